@@ -1,0 +1,409 @@
+// Package config is TYPES: the one typed configuration of the agent.
+//
+// It reads KubeletConfiguration, KubeProxyConfiguration and NodeAgentConfiguration documents and flags, and writes
+// nothing. A Config is made by Load, is defaulted and validated once there, and is never changed afterwards: every
+// component receives the sub-struct that it needs and trusts it.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Config is the whole configuration of one agent, one sub-struct per component. All paths are absolute.
+type Config struct {
+	Node     Node
+	Identity Identity
+	Paths    Paths
+	API      API
+	Pods     Pods
+	Restart  Restart
+	Images   Images
+	Volumes  Volumes
+	Runtime  Runtime
+	Network  Network
+	Cgroups  Cgroups
+	Reserved Reserved
+	Eviction Eviction
+	Shutdown Shutdown
+	Server   Server
+	Auth     Auth
+	Proxy    Proxy
+	Log      Log
+}
+
+// Node says how this machine presents itself to the cluster.
+type Node struct {
+	// Name is the Node object's name: --hostname-override, else the lower-cased host name. A DNS subdomain.
+	Name string
+	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found from the default route.
+	IPs []netip.Addr
+	// Labels are set on registration, besides the well-known ones.
+	Labels map[string]string
+	// Taints are set on registration only.
+	Taints []corev1.Taint
+	// ProviderID is spec.providerID.
+	ProviderID string
+	// Register creates the Node object; default true.
+	Register bool
+	// StatusUpdateFrequency is how often the status is computed; default 10s.
+	StatusUpdateFrequency time.Duration
+	// StatusReportFrequency is how often an unchanged status is sent all the same; default 5m.
+	StatusReportFrequency time.Duration
+	// LeaseDuration is the lease's life, renewed at a quarter of it; default 40s.
+	LeaseDuration time.Duration
+	// MaxPods is the capacity "pods"; default 110. PodsPerCore, when over 0, lowers it.
+	MaxPods, PodsPerCore int
+	// MaxImages is how many images status.images lists; default 50, -1 for all.
+	MaxImages int
+	// PodCIDR is used only when the API server gives none.
+	PodCIDR string
+	// ControllerAttachDetach announces that the controller attaches volumes; default true.
+	ControllerAttachDetach bool
+	// FailSwapOn refuses to start with swap on; default true.
+	FailSwapOn bool
+}
+
+// Identity is what the agent proves itself with.
+type Identity struct {
+	// Kubeconfig is the agent's kubeconfig; default /etc/kubernetes/kubelet.conf. Written by bootstrap.
+	Kubeconfig string
+	// BootstrapKubeconfig is used once to get the first certificate, when Kubeconfig does not exist.
+	BootstrapKubeconfig string
+	// CertDir holds kubelet-client-current.pem and the serving certificate; default <root>/pki.
+	CertDir string
+	// RotateClient renews the client certificate; default true (kubelet: false, but kubeadm always writes true).
+	RotateClient bool
+	// ServingBootstrap requests the serving certificate by CSR instead of self-signing; default false.
+	ServingBootstrap bool
+	// ClusterCA is the CA file that join writes; default /etc/kubernetes/pki/ca.crt.
+	ClusterCA string
+}
+
+// Paths are the folders of one agent. Two agents on one machine differ in every one of them.
+type Paths struct {
+	// Root is kubelet's root folder, named by CSI drivers and DaemonSets; default /var/lib/kubelet.
+	Root string
+	// Run holds sockets, namespaces and FIFOs that need not survive a reboot; default /run/nodeagent.
+	Run string
+	// PodLogs is the folder of container logs; default /var/log/pods.
+	PodLogs string
+	// ContainerLogs is the folder of links to them; default /var/log/containers.
+	ContainerLogs string
+	// StaticPods is the folder of static pod manifests; empty: none.
+	StaticPods string
+	// Pump is the program that writes container logs; default nodeagent-pump beside the agent's own binary.
+	Pump string
+	// StatusSocket is where `nodeagent status` asks the daemon; default <run>/status.sock.
+	StatusSocket string
+}
+
+// API are the limits of the connection to the API server.
+type API struct {
+	// QPS and Burst limit requests (not lease and status); default 50 and 100. QPS below 0: no limit.
+	QPS   float32
+	Burst int
+	// ContentType is the wire encoding; default application/vnd.kubernetes.protobuf.
+	ContentType string
+	// EventQPS and EventBurst limit events; default 50 and 100. EventQPS 0: no limit.
+	EventQPS   float32
+	EventBurst int
+}
+
+// Pods is the pods half.
+type Pods struct {
+	// Enabled runs the pods half; default true.
+	Enabled bool
+	// ClusterDNS and ClusterDomain make resolv.conf for dnsPolicy ClusterFirst; default none.
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	// ResolvConf is the host's resolver file; default /etc/resolv.conf, empty: none.
+	ResolvConf string
+	// SyncFrequency is how often a pod is looked at without an event; default 1m.
+	SyncFrequency time.Duration
+	// FileCheckFrequency is how often the static pod folder is read; default 20s.
+	FileCheckFrequency time.Duration
+	// PidsLimit is the most processes of a pod; default -1 for the machine's limit.
+	PidsLimit int64
+	// CPUCFSQuota enforces CPU limits; default true. CPUCFSQuotaPeriod defaults to 100ms.
+	CPUCFSQuota       bool
+	CPUCFSQuotaPeriod time.Duration
+	// SeccompDefault uses RuntimeDefault where a pod says nothing; default false.
+	SeccompDefault bool
+	// AllowedUnsafeSysctls are names or prefixes with "*" that pods may set beyond the safe ones.
+	AllowedUnsafeSysctls []string
+	// UserNamespaceIDs is how many ids a pod's user namespace has; default 65536.
+	UserNamespaceIDs int64
+	// RequestTimeout bounds every runtime call but pull, logs, exec and attach; default 2m.
+	RequestTimeout time.Duration
+}
+
+// Restart is the crash-loop back-off.
+type Restart struct {
+	// Initial is the first wait after a crash; 10s.
+	Initial time.Duration
+	// Max is the longest wait; default 5m, at least 1s.
+	Max time.Duration
+	// Reset is how long a container must run for its waits to start again; twice Max.
+	Reset time.Duration
+}
+
+// Images is pulling and collecting.
+type Images struct {
+	// PullQPS and PullBurst limit pulls; default 5 and 10. PullQPS 0: no limit.
+	PullQPS   float32
+	PullBurst int
+	// Serialize pulls one after the other; default true, false when MaxParallel is over 1.
+	Serialize bool
+	// MaxParallel is the most pulls at a time; 0: no limit.
+	MaxParallel int
+	// MinAge keeps an unused image at least so long; default 2m.
+	MinAge time.Duration
+	// MaxAge removes an image unused for so long; 0: never.
+	MaxAge time.Duration
+	// HighPercent of disk use starts collection, LowPercent ends it; default 85 and 80.
+	HighPercent, LowPercent int
+	// PullProgressTimeout cancels a pull without progress; default 1m.
+	PullProgressTimeout time.Duration
+}
+
+// Volumes is the volume half of pods.
+type Volumes struct {
+	// RefreshInterval is how often configMap, secret and projected volumes are compared; SyncFrequency.
+	RefreshInterval time.Duration
+	// StatsPeriod is how often volume sizes are measured; default 1m, below 0: never.
+	StatsPeriod time.Duration
+	// PluginDir is the folder of flex volumes, kept for the mount of old DaemonSets.
+	PluginDir string
+}
+
+// Runtime is containerd and the logs of its containers.
+type Runtime struct {
+	// Address is containerd's socket; default /run/containerd/containerd.sock.
+	Address string
+	// Namespace in containerd; default k8s.io.
+	Namespace string
+	// Snapshotter; default: overlayfs.
+	Snapshotter string
+	// Handlers map a RuntimeClass handler to its runtime; "" is the default handler, always present.
+	Handlers map[string]Handler
+	// RegistryConfigDir is containerd's hosts.toml folder; default /etc/containerd/certs.d.
+	RegistryConfigDir string
+	// LogMaxSize is the size in bytes at which a container log is rotated; default 10 MiB.
+	LogMaxSize int64
+	// LogMaxFiles is how many files a container keeps; default 5.
+	LogMaxFiles int
+}
+
+// Handler is one way to run a container.
+type Handler struct {
+	// Type is containerd's runtime name; default io.containerd.runc.v2.
+	Type string `json:"type,omitempty"`
+	// Binary is runc's path or name; empty: runc from PATH.
+	Binary string `json:"binary,omitempty"`
+}
+
+// Network is CNI.
+type Network struct {
+	// CNIBinDirs are searched for plugins in order; default /opt/cni/bin.
+	CNIBinDirs []string
+	// CNIConfDir holds the network list, first in lexical order wins; default /etc/cni/net.d.
+	CNIConfDir string
+	// CNICacheDir is libcni's result cache; default /var/lib/cni/cache.
+	CNICacheDir string
+	// StateDir is where network namespaces are pinned; default <run>/netns.
+	StateDir string
+	// HairpinMode is kubelet's hairpinMode, carried out by the CNI plugin; default promiscuous-bridge.
+	HairpinMode string
+	// UtilChains keeps KUBE-IPTABLES-HINT and KUBE-FIREWALL; default true.
+	UtilChains bool
+}
+
+// Cgroups says where pods' cgroups hang and how they are limited.
+type Cgroups struct {
+	// Driver is "cgroupfs" (default) or "systemd".
+	Driver string
+	// Root is the cgroup under which kubepods hangs; default "/".
+	Root string
+	// PerQOS makes burstable and besteffort levels; default true.
+	PerQOS bool
+	// FailV1 refuses to start on cgroup v1. Default false, unlike kubelet's true: v1 is warned about instead.
+	FailV1 bool
+	// Kubelet and System are the cgroups the agent and the other daemons are reported under.
+	Kubelet, System string
+	// SingleProcessOOMKill kills one process only on cgroup v2; default false there.
+	SingleProcessOOMKill bool
+	// SwapBehavior is NoSwap (default) or LimitedSwap.
+	SwapBehavior string
+	// MemoryThrottlingFactor for memory.high; default 0.9.
+	MemoryThrottlingFactor float64
+	// OOMScoreAdj of the agent itself; default -999.
+	OOMScoreAdj int
+}
+
+// Reserved is what is taken from capacity before pods get it.
+type Reserved struct {
+	// System and Kube are subtracted from capacity.
+	System, Kube corev1.ResourceList
+	// SystemCgroup and KubeCgroup are limited to them when Enforce says so.
+	SystemCgroup, KubeCgroup string
+	// CPUs are kept for the system, as a cpuset list.
+	CPUs string
+	// Enforce is a list of none, pods (default), system-reserved, kube-reserved.
+	Enforce []string
+	// LocalStorage counts ephemeral storage; default true.
+	LocalStorage bool
+}
+
+// Eviction is node-pressure eviction. Thresholds are signal → quantity or percentage.
+type Eviction struct {
+	// Hard defaults to memory.available 100Mi, nodefs.available 10%, imagefs.available 15%, nodefs.inodesFree 5%.
+	Hard, Soft map[string]string
+	// SoftGrace is how long a soft threshold must hold.
+	SoftGrace map[string]time.Duration
+	// MinimumReclaim is what is taken beyond the threshold.
+	MinimumReclaim map[string]string
+	// TransitionPeriod is how long a pressure condition stays; default 5m.
+	TransitionPeriod time.Duration
+	// MaxPodGrace bounds a pod's grace in a soft eviction; seconds, 0: its own.
+	MaxPodGrace time.Duration
+}
+
+// Shutdown is the graceful shutdown of the node.
+type Shutdown struct {
+	// Grace is the whole time, Critical its last part, for critical pods; default 0: off.
+	Grace, Critical time.Duration
+	// ByPriority replaces the two; sorted by priority.
+	ByPriority []PriorityGrace
+}
+
+// PriorityGrace is the shutdown time of pods from this priority up.
+type PriorityGrace struct {
+	Priority int32
+	Grace    time.Duration
+}
+
+// Server is the node's API on 10250 and its health page on 10248.
+type Server struct {
+	// Enabled serves 10250; default true.
+	Enabled bool
+	// Listen is address and port; default 0.0.0.0:10250.
+	Listen netip.AddrPort
+	// ReadOnly is the plain port; zero: off, the default.
+	ReadOnly netip.AddrPort
+	// Healthz is address and port; default 127.0.0.1:10248, zero: off.
+	Healthz netip.AddrPort
+	// CertFile and KeyFile are a serving certificate given by the user; empty: CertDir's.
+	CertFile, KeyFile string
+	// CipherSuites (names) and MinVersion ("VersionTLS12") as crypto/tls has them; empty: its defaults, at least 1.2.
+	CipherSuites []string
+	MinVersion   string
+	// Debugging serves logs, exec, attach, port-forward; default true.
+	Debugging bool
+	// Profiling serves /debug/pprof; default true. Contention adds block profiles.
+	Profiling, Contention bool
+	// SystemLogs serves /logs; default true.
+	SystemLogs bool
+	// StreamIdle closes an idle exec or port-forward; default 4h.
+	StreamIdle time.Duration
+}
+
+// Auth is who may call Server.
+type Auth struct {
+	// ClientCAFile signs client certificates; default: Identity.ClusterCA if it exists at start.
+	ClientCAFile string
+	// Anonymous lets requests in as system:anonymous; default false.
+	Anonymous bool
+	// Webhook checks bearer tokens by TokenReview; default true. WebhookTTL caches answers; default 2m.
+	Webhook    bool
+	WebhookTTL time.Duration
+	// AlwaysAllow allows everything; default false: SubjectAccessReview.
+	AlwaysAllow bool
+	// AllowTTL and DenyTTL cache its answers; default 5m and 30s.
+	AllowTTL, DenyTTL time.Duration
+}
+
+// ProxyMode is the backend of the services half.
+type ProxyMode string
+
+// The modes that exist here.
+const (
+	ProxyOff      ProxyMode = "off"
+	ProxyIPTables ProxyMode = "iptables"
+	ProxyIPVS     ProxyMode = "ipvs"
+)
+
+// Proxy is the services half.
+type Proxy struct {
+	// Mode is off, iptables (default) or ipvs.
+	Mode     ProxyMode
+	IPTables IPTables
+	IPVS     IPVS
+	// ClusterCIDRs are the pods' addresses, at most one per family, for detectLocalMode ClusterCIDR.
+	ClusterCIDRs []netip.Prefix
+	// DetectLocal is ClusterCIDR (default), NodeCIDR, BridgeInterface or InterfaceNamePrefix.
+	DetectLocal string
+	// Interface is the bridge's name or the name prefix of DetectLocal.
+	Interface string
+	// NodePortAddresses are CIDRs, or the single word "primary"; empty: all addresses.
+	NodePortAddresses []string
+	Conntrack         Conntrack
+	// Healthz is /healthz of the proxy; default 0.0.0.0:10256, zero: off.
+	Healthz netip.AddrPort
+	// Metrics is /metrics and /proxyMode; default 127.0.0.1:10249, zero: off.
+	Metrics netip.AddrPort
+	// BindHardFail makes a port that is in use fatal; default false.
+	BindHardFail bool
+	// Profiling serves /debug/pprof on Metrics; default false.
+	Profiling bool
+	// ResyncPeriod of the informers; default 15m.
+	ResyncPeriod time.Duration
+}
+
+// IPTables is proxy mode iptables.
+type IPTables struct {
+	// MasqueradeBit is the fwmark bit for packets to masquerade, 0..31; default 14.
+	MasqueradeBit int
+	// MasqueradeAll masquerades all traffic to cluster IPs; default false.
+	MasqueradeAll bool
+	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default true.
+	LocalhostNodePorts bool
+	// MinSyncPeriod gathers changes; default 1s. SyncPeriod looks for drift; default 30s.
+	MinSyncPeriod, SyncPeriod time.Duration
+}
+
+// IPVS is proxy mode ipvs; masquerading as in IPTables.
+type IPVS struct {
+	// Scheduler; default rr.
+	Scheduler string
+	// ExcludeCIDRs are left alone.
+	ExcludeCIDRs []netip.Prefix
+	// StrictARP sets arp_ignore and arp_announce; default false.
+	StrictARP bool
+	// TCPTimeout, TCPFinTimeout and UDPTimeout; 0: the kernel's.
+	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
+	// MinSyncPeriod gathers changes; default 0. SyncPeriod looks for drift; default 30s.
+	MinSyncPeriod, SyncPeriod time.Duration
+}
+
+// Conntrack are the sysctls kube-proxy sets; 0 leaves a value alone.
+type Conntrack struct {
+	// MaxPerCore and Min bound nf_conntrack_max; default 32768 and 131072.
+	MaxPerCore, Min int
+	// TCPEstablished and TCPCloseWait; default 24h and 1h.
+	TCPEstablished, TCPCloseWait time.Duration
+	// TCPBeLiberal sets nf_conntrack_tcp_be_liberal; default false.
+	TCPBeLiberal bool
+	// UDP and UDPStream timeouts; default 0.
+	UDP, UDPStream time.Duration
+}
+
+// Log is the agent's own log.
+type Log struct {
+	// Level is klog's verbosity: 0 and 1 info, 4 and up debug; default 2.
+	Level int
+	// Format is "text" (default) or "json".
+	Format string
+}

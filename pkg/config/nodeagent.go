@@ -1,0 +1,78 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NodeAgentConfiguration (nodeagent.dev/v1alpha1) says what neither KubeletConfiguration nor KubeProxyConfiguration can.
+type NodeAgentConfiguration struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// Pods and Proxier switch one half off.
+	Pods    Switch `json:"pods,omitempty"`
+	Proxier Switch `json:"proxier,omitempty"`
+
+	// NodeName, NodeIPs and NodeLabels are what --hostname-override, --node-ip and --node-labels set.
+	NodeName   string            `json:"nodeName,omitempty"`
+	NodeIPs    []string          `json:"nodeIPs,omitempty"`
+	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
+
+	Containerd ContainerdConfiguration `json:"containerd,omitempty"`
+	CNI        CNIConfiguration        `json:"cni,omitempty"`
+	Paths      PathsConfiguration      `json:"paths,omitempty"`
+}
+
+// ContainerdConfiguration is where containerd is and how it is used.
+type ContainerdConfiguration struct {
+	Address           string             `json:"address,omitempty"`
+	Namespace         string             `json:"namespace,omitempty"`
+	Snapshotter       string             `json:"snapshotter,omitempty"`
+	RegistryConfigDir string             `json:"registryConfigDir,omitempty"`
+	Handlers          map[string]Handler `json:"handlers,omitempty"`
+}
+
+// CNIConfiguration is where CNI's programs, configuration and state are.
+type CNIConfiguration struct {
+	BinDirs  []string `json:"binDirs,omitempty"`
+	ConfDir  string   `json:"confDir,omitempty"`
+	CacheDir string   `json:"cacheDir,omitempty"`
+	StateDir string   `json:"stateDir,omitempty"`
+}
+
+// PathsConfiguration are the folders and files of one agent.
+type PathsConfiguration struct {
+	Kubeconfig          string `json:"kubeconfig,omitempty"`
+	BootstrapKubeconfig string `json:"bootstrapKubeconfig,omitempty"`
+	RootDir             string `json:"rootDir,omitempty"`
+	RunDir              string `json:"runDir,omitempty"`
+	CertDir             string `json:"certDir,omitempty"`
+	ContainerLogsDir    string `json:"containerLogsDir,omitempty"`
+	Pump                string `json:"pump,omitempty"`
+	StatusSocket        string `json:"statusSocket,omitempty"`
+}
+
+// Switch is on, off or unset (as if on).
+type Switch string
+
+// UnmarshalJSON accepts on, off, true, false, and YAML's booleans.
+func (s *Switch) UnmarshalJSON(b []byte) error {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	switch v {
+	case true, "on", "true":
+		*s = "on"
+	case false, "off", "false":
+		*s = "off"
+	default:
+		return fmt.Errorf("must be on or off, is %s", b)
+	}
+	return nil
+}
+
+// On reports whether the half runs.
+func (s Switch) On() bool { return s != "off" }
