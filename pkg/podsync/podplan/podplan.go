@@ -1,0 +1,194 @@
+// Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what the host has of it, which
+// steps may be taken now, and when to look again. It reads nothing but its arguments, has no clock, and waits for nothing:
+// order is "not yet", so that every step it returns may run side by side with the others.
+package podplan
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Want is the newest that is wanted of a pod. It is never written to.
+type Want struct {
+	UID types.UID
+	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended and removed.
+	Pod *corev1.Pod
+	// Reported is the status that the API server holds, the seed for what the host cannot remember across a restart of
+	// the agent: readiness, start time, restart counts of removed containers.
+	Reported corev1.PodStatus
+	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission, evicted, node shutdown.
+	Outcome *Outcome
+	HostIPs []netip.Addr // addresses of the node, primary first
+	// Static says that the pod is defined on this node: no API object to delete when it has ended.
+	Static bool
+}
+
+// Outcome is a verdict on a whole pod, in kubelet's words.
+type Outcome struct {
+	Reason, Message string
+	Grace           *time.Duration // nil: the pod's own
+	// Disruption, when not "", sets the DisruptionTarget condition with this reason.
+	Disruption string
+}
+
+// Have is what the host has of a pod.
+type Have struct {
+	Runtime runtime.Pod
+	// Residue is what else is left of the pod on the host; only filled when the pod is ending or has ended.
+	Residue Residue
+	// Probes has the newest results by container id.
+	Probes map[string]Probes
+	// Messages has the termination messages of exited containers by container id.
+	Messages map[string]string
+	// Busy has the keys (Action.Key) of the actions under way.
+	Busy map[string]bool
+	// Memory is what the host cannot hold; losing it is safe.
+	Memory *Memory
+}
+
+// Residue is what is left on the host beside sandbox and containers.
+type Residue struct {
+	Volumes bool // anything below the pod's volumes folder
+	Dir     bool // the pod's folder, its log folder or its cgroup
+}
+
+// Result of a probe; the zero value is "not probed yet".
+type Result string
+
+// Results of a probe that ran often enough for its thresholds.
+const (
+	NotProbed Result = ""
+	Success   Result = "Success"
+	Failure   Result = "Failure"
+)
+
+// Probes are one container's newest probe results. Message tells why the liveness or startup probe fails.
+type Probes struct {
+	Startup, Liveness, Readiness Result
+	Message                      string
+	// LivenessGrace is the failed probe's own terminationGracePeriodSeconds, nil for the pod's.
+	Grace *int64
+}
+
+// Action is one step that may be taken now.
+type Action interface {
+	fmt.Stringer // one line for people, stable: golden tests print it
+	// Key names what the action works on; no two actions with one key are under way at a time.
+	Key() string
+	action()
+}
+
+// HookKind says which lifecycle hook.
+type HookKind string
+
+// The two hooks of a container.
+const (
+	PostStart HookKind = "PostStart"
+	PreStop   HookKind = "PreStop"
+)
+
+// The actions.
+type (
+	// MountVolume makes one volume of the pod ready on the host; it is idempotent and also run after a restart of the agent.
+	MountVolume struct{ Volume string }
+	// StartSandbox pins the namespaces and sets up the network.
+	StartSandbox struct{ Attempt int }
+	// EnsureImage finds the container's image or pulls it, by its pull policy.
+	EnsureImage struct {
+		Container, Ref string
+		Attempt        int
+		Policy         corev1.PullPolicy
+	}
+	// StartContainer creates and starts one attempt.
+	StartContainer struct {
+		Container string
+		Attempt   int
+		ImageID   string
+	}
+	// RunHook runs a lifecycle hook of a running container.
+	RunHook struct {
+		Container, ContainerID string
+		Kind                   HookKind
+		// Grace bounds a PreStop hook.
+		Grace time.Duration
+	}
+	// StopContainer signals: the image's stop signal, or SIGKILL with Kill.
+	StopContainer struct {
+		Container, ContainerID string
+		Kill                   bool
+		Message                string // why, for the Killing event
+	}
+	// RemoveContainer removes one attempt's record, snapshot and pipes.
+	RemoveContainer struct{ Container, ContainerID string }
+	// RemoveSandbox tears down network and namespaces.
+	RemoveSandbox struct{}
+	// UnmountVolumes unmounts and removes everything below the pod's volumes folder.
+	UnmountVolumes struct{}
+	// Cleanup removes the pod's cgroup, folder and logs.
+	Cleanup struct{}
+)
+
+// Plan is what may be done now.
+type Plan struct {
+	Actions []Action
+	// WakeAt is the next moment at which the answer could change with no event; zero for none.
+	WakeAt time.Time
+	// Stopped says that no container of an ending pod runs, or will: from here on the pod's status is final.
+	Stopped bool
+	// Done says that nothing is left on the host; the worker may end.
+	Done bool
+}
+
+// The String methods are what plans print as, in logs, in `nodeagent status` and in golden files.
+
+func (a MountVolume) String() string  { return "mount volume " + a.Volume }
+func (a StartSandbox) String() string { return fmt.Sprintf("start sandbox attempt %d", a.Attempt) }
+func (a EnsureImage) String() string {
+	return fmt.Sprintf("ensure image %s for %s attempt %d (%s)", a.Ref, a.Container, a.Attempt, a.Policy)
+}
+func (a StartContainer) String() string {
+	return fmt.Sprintf("start container %s attempt %d", a.Container, a.Attempt)
+}
+func (a RunHook) String() string { return fmt.Sprintf("run %s hook of %s", a.Kind, a.Container) }
+func (a StopContainer) String() string {
+	if a.Kill {
+		return fmt.Sprintf("kill container %s: %s", a.Container, a.Message)
+	}
+	return fmt.Sprintf("stop container %s: %s", a.Container, a.Message)
+}
+func (a RemoveContainer) String() string {
+	return fmt.Sprintf("remove container %s %.12s", a.Container, a.ContainerID)
+}
+func (RemoveSandbox) String() string  { return "remove sandbox" }
+func (UnmountVolumes) String() string { return "unmount volumes" }
+func (Cleanup) String() string        { return "clean up" }
+
+// Key of each action; see Action.
+
+func (a MountVolume) Key() string     { return "volume/" + a.Volume }
+func (StartSandbox) Key() string      { return "sandbox" }
+func (a EnsureImage) Key() string     { return "image/" + a.Container }
+func (a StartContainer) Key() string  { return "container/" + a.Container }
+func (a RunHook) Key() string         { return "hook/" + string(a.Kind) + "/" + a.ContainerID }
+func (a StopContainer) Key() string   { return "stop/" + a.ContainerID }
+func (a RemoveContainer) Key() string { return "remove/" + a.ContainerID }
+func (RemoveSandbox) Key() string     { return "sandbox" }
+func (UnmountVolumes) Key() string    { return "volumes" }
+func (Cleanup) Key() string           { return "cleanup" }
+
+func (MountVolume) action()     {}
+func (StartSandbox) action()    {}
+func (EnsureImage) action()     {}
+func (StartContainer) action()  {}
+func (RunHook) action()         {}
+func (StopContainer) action()   {}
+func (RemoveContainer) action() {}
+func (RemoveSandbox) action()   {}
+func (UnmountVolumes) action()  {}
+func (Cleanup) action()         {}

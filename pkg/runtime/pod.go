@@ -1,0 +1,195 @@
+package runtime
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrNotFound means that the image or container does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrUnavailable means that the runtime itself did not answer: the node is not ready, no container is to blame.
+	ErrUnavailable = errors.New("container runtime is not available")
+	// ErrNetworkNotReady means that no usable CNI configuration exists yet.
+	ErrNetworkNotReady = errors.New("network is not ready")
+)
+
+// ContainerID is the id of one attempt of one container: 64 hex digits, a function of its arguments alone.
+func ContainerID(uid types.UID, name string, attempt int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", uid, name, attempt))
+	return hex.EncodeToString(sum[:])
+}
+
+// SandboxID is the id of one attempt of a pod's sandbox. Container names are never empty, so it meets no ContainerID.
+func SandboxID(uid types.UID, attempt int) string { return ContainerID(uid, "", attempt) }
+
+// PodRef names a pod to the runtime.
+type PodRef struct {
+	UID             types.UID
+	Namespace, Name string
+}
+
+// Pod is what the host holds of one pod.
+type Pod struct {
+	PodRef
+	Sandbox *Sandbox // nil if none
+	// Containers has every attempt that still has a record, in order of name, then attempt.
+	Containers []Container
+}
+
+// Empty says that the host holds nothing of the pod.
+func (p Pod) Empty() bool { return p.Sandbox == nil && len(p.Containers) == 0 }
+
+// Latest returns the container's newest attempt, or nil.
+func (p Pod) Latest(name string) *Container {
+	var found *Container
+	for i := range p.Containers {
+		if c := &p.Containers[i]; c.Name == name && (found == nil || c.Attempt > found.Attempt) {
+			found = c
+		}
+	}
+	return found
+}
+
+// Previous returns the attempt before the newest one that still has a record, or nil.
+func (p Pod) Previous(name string) *Container {
+	latest := p.Latest(name)
+	var found *Container
+	for i := range p.Containers {
+		c := &p.Containers[i]
+		if c.Name == name && c.Attempt < latest.Attempt && (found == nil || c.Attempt > found.Attempt) {
+			found = c
+		}
+	}
+	return found
+}
+
+// Sandbox is one attempt of a pod's shared namespaces.
+type Sandbox struct {
+	ID      string
+	Attempt int
+	// Ready is false when the namespaces are gone (a reboot) or the shared PID namespace's process ended.
+	Ready       bool
+	HostNetwork bool
+	IPs         []netip.Addr // pod addresses, primary first; empty with HostNetwork
+	CreatedAt   time.Time
+	Namespaces  Namespaces
+}
+
+// Namespaces are paths of pinned namespace files; "" means the host's own.
+type Namespaces struct {
+	Net, IPC, UTS string
+	PID           string // only with shareProcessNamespace
+	User          string
+}
+
+// PortMapping is one hostPort, for CNI's portMappings capability.
+type PortMapping struct {
+	HostPort, ContainerPort int32
+	Protocol                string // "tcp", "udp", "sctp"
+	HostIP                  string
+}
+
+// SandboxConfig is what a sandbox is made from.
+type SandboxConfig struct {
+	Pod                               PodRef
+	Attempt                           int
+	Hostname                          string // in the UTS namespace, at most 64 bytes
+	HostNetwork, HostPID, HostIPC     bool
+	ShareProcessNamespace             bool
+	Ports                             []PortMapping
+	Sysctls                           map[string]string // set inside the network and IPC namespaces
+	CgroupParent                      string            // the pod's cgroup, for the reaping process
+	Annotations                       map[string]string // the pod's own; CNI reads kubernetes.io/{in,e}gress-bandwidth
+	RuntimeHandler                    string
+	IngressBandwidth, EgressBandwidth int64 // bits per second, 0 for none
+}
+
+// State is the state of a container.
+type State string
+
+// A container is Created for the moment between its record and its start, then Running, then Exited. Unknown is a
+// container whose task cannot be asked.
+const (
+	Created State = "Created"
+	Running State = "Running"
+	Exited  State = "Exited"
+	Unknown State = "Unknown"
+)
+
+// Container is one attempt of a container.
+type Container struct {
+	ID      string
+	Name    string // of the container in the pod spec
+	Attempt int    // 0 for the first; the restart count
+	State   State
+	Pid     int
+	Image   string // the reference that the pod spec named
+	ImageID string // image id of the store, as status.imageID wants it
+
+	CreatedAt, StartedAt, FinishedAt time.Time // zero when not yet
+
+	ExitCode  int  // when Exited: 0 to 255, 128+n after signal n
+	OOMKilled bool // the kernel killed a process of it for memory
+	// StartError is why the container never ran (a missing command, a refused mount): Exited with code 128.
+	StartError string
+	SpecHash   string // of the container in the pod spec that it was made from
+	LogPath    string // the CRI-format log file
+	// MessagePath is the host path of its termination message file, "" if none.
+	MessagePath string
+	Resources   *specs.LinuxResources // as last applied
+}
+
+// ContainerConfig is what a container is made from.
+type ContainerConfig struct {
+	Pod         PodRef
+	Name        string
+	Attempt     int
+	Image       Image
+	ImageRef    string // as in the pod spec
+	Spec        *specs.Spec
+	LogPath     string
+	MessagePath string
+	SpecHash    string
+	Stdin       bool // keep stdin open for attach
+	StdinOnce   bool
+	TTY         bool
+	// SandboxID groups the pod's containers in one shim.
+	SandboxID      string
+	RuntimeHandler string
+}
+
+// ID is the container's id.
+func (c ContainerConfig) ID() string { return ContainerID(c.Pod.UID, c.Name, c.Attempt) }
+
+// Image is one image of the store.
+type Image struct {
+	ID      string   // "sha256:…" of the config
+	Tags    []string // references "repo:tag"
+	Digests []string // references "repo@sha256:…"
+	Size    int64    // bytes, of the content as pulled
+	Config  imagespec.ImageConfig
+	Pinned  bool // never collected
+}
+
+// Credentials are one way to log in to a registry.
+type Credentials struct {
+	Username, Password, IdentityToken, RegistryToken, Server string
+}
+
+// User is a user string resolved in an image.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // supplementary, from /etc/group
+	Name     string   // "" when the image does not name the uid
+	Home     string
+}
