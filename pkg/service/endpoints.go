@@ -1,0 +1,234 @@
+package service
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+type portKey struct {
+	name     string
+	protocol corev1.Protocol
+}
+
+// collect reads every valid endpoint of the slices, by port, sorted. An
+// address that is in two slices, as happens while the controller moves it, is
+// taken in its better state.
+func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *report) map[portKey][]Endpoint {
+	out := map[portKey][]Endpoint{}
+	for _, slice := range sls {
+		object := "EndpointSlice " + slice.Namespace + "/" + slice.Name
+		for _, port := range slice.Ports {
+			key, number, ok := endpointPort(port, object, r)
+			if !ok {
+				continue
+			}
+			for i := range slice.Endpoints {
+				if e, ok := endpoint(&slice.Endpoints[i], number, n, f, object, r); ok {
+					out[key] = append(out[key], e)
+				}
+			}
+		}
+	}
+	for key, list := range out {
+		slices.SortStableFunc(list, func(a, b Endpoint) int {
+			if c := a.AddrPort.Compare(b.AddrPort); c != 0 {
+				return c
+			}
+			return rank(b) - rank(a)
+		})
+		out[key] = slices.CompactFunc(list, func(a, b Endpoint) bool { return a.AddrPort == b.AddrPort })
+	}
+	return out
+}
+
+func rank(e Endpoint) int {
+	switch {
+	case e.Ready:
+		return 3
+	case e.Serving && e.Terminating:
+		return 2
+	case e.Serving:
+		return 1
+	}
+	return 0
+}
+
+func endpointPort(p discoveryv1.EndpointPort, object string, r *report) (portKey, uint16, bool) {
+	key := portKey{protocol: corev1.ProtocolTCP}
+	if p.Name != nil {
+		key.name = *p.Name
+	}
+	if p.Protocol != nil {
+		key.protocol = protocolOf(*p.Protocol)
+	}
+	if p.Port == nil {
+		r.addTo(object, "port %s has no number", quote(key.name))
+		return key, 0, false
+	}
+	number, ok := validPort(*p.Port)
+	if !ok {
+		r.addTo(object, "port %s has number %s", quote(key.name), itoa(*p.Port))
+	}
+	return key, number, ok
+}
+
+// endpoint uses the first address only: the others are not defined (KEP-752).
+func endpoint(in *discoveryv1.Endpoint, port uint16, n Node, f corev1.IPFamily, object string, r *report) (Endpoint, bool) {
+	if len(in.Addresses) == 0 {
+		r.addTo(object, "an endpoint has no address")
+		return Endpoint{}, false
+	}
+	a, err := netip.ParseAddr(in.Addresses[0])
+	if err != nil {
+		r.addTo(object, "endpoint %s is not an address", quote(in.Addresses[0]))
+		return Endpoint{}, false
+	}
+	if reason := unusable(a); reason != "" {
+		r.addTo(object, "endpoint %s %s", a, reason)
+		return Endpoint{}, false
+	}
+	if !isFamily(a, f) {
+		r.addTo(object, "endpoint %s is not %s", a, f)
+		return Endpoint{}, false
+	}
+	c := in.Conditions
+	out := Endpoint{
+		AddrPort:    netip.AddrPortFrom(a, port),
+		Local:       in.NodeName != nil && *in.NodeName == n.Name && n.Name != "",
+		Ready:       c.Ready == nil || *c.Ready,
+		Terminating: c.Terminating != nil && *c.Terminating,
+	}
+	out.Serving = out.Ready
+	if c.Serving != nil {
+		out.Serving = *c.Serving
+	}
+	if in.TargetRef != nil && in.TargetRef.Kind == "Pod" {
+		out.pod = in.TargetRef.UID
+	}
+	if in.Hints != nil {
+		for _, hint := range in.Hints.ForZones {
+			out.zoneHints = append(out.zoneHints, hint.Name)
+		}
+		for _, hint := range in.Hints.ForNodes {
+			out.nodeHints = append(out.nodeHints, hint.Name)
+		}
+	}
+	return out, true
+}
+
+func localReady(byPort map[portKey][]Endpoint) int {
+	seen := map[netip.Addr]bool{}
+	for _, list := range byPort {
+		for _, e := range list {
+			if e.Local && e.Ready {
+				seen[e.Addr()] = true
+			}
+		}
+	}
+	return len(seen)
+}
+
+// categorize chooses among p.Endpoints for this node: ready ones, narrowed by
+// topology hints; where there are none, those that serve while they terminate
+// (KEP-1669), for the policies Cluster and Local separately.
+func categorize(p *Port, n Node) {
+	usable := withdraw(p.Endpoints, n)
+	if p.UsesCluster() {
+		p.Cluster = fallback(filter(usable, nearest(usable, n)), usable, anyEndpoint)
+		p.HasEndpoints = len(p.Cluster) > 0
+	}
+	if !p.UsesLocal() {
+		p.Reachable = p.Cluster
+		return
+	}
+	p.Local = fallback(filter(usable, func(e Endpoint) bool { return e.Local && e.Ready }), usable, isLocal)
+	if slices.ContainsFunc(usable, func(e Endpoint) bool { return e.Ready || e.Serving && e.Terminating }) {
+		p.HasEndpoints = true
+	}
+	p.Reachable = union(p.Cluster, p.Local)
+}
+
+func anyEndpoint(Endpoint) bool { return true }
+
+func isLocal(e Endpoint) bool { return e.Local }
+
+func fallback(chosen, from []Endpoint, eligible func(Endpoint) bool) []Endpoint {
+	if len(chosen) > 0 {
+		return chosen
+	}
+	return filter(from, func(e Endpoint) bool { return e.Serving && e.Terminating && eligible(e) })
+}
+
+// withdraw takes the readiness of pods that this node knows better about,
+// unless no ready endpoint would be left.
+func withdraw(all []Endpoint, n Node) []Endpoint {
+	if len(n.Withdrawn) == 0 {
+		return all
+	}
+	gone := func(e Endpoint) bool { return e.Local && e.pod != "" && n.Withdrawn[e.pod] }
+	ready := func(e Endpoint) bool { return e.Ready && !gone(e) }
+	if !slices.ContainsFunc(all, gone) || !slices.ContainsFunc(all, ready) {
+		return all
+	}
+	out := slices.Clone(all)
+	for i := range out {
+		if gone(out[i]) {
+			out[i].Ready = false
+		}
+	}
+	return out
+}
+
+// nearest follows the hints of the endpoints controller, if every ready
+// endpoint has one and one is meant for this node, or else for its zone
+// (KEP-2433, KEP-3015).
+func nearest(all []Endpoint, n Node) func(Endpoint) bool {
+	node := hinted(all, n.Name, func(e Endpoint) []string { return e.nodeHints })
+	if node != nil {
+		return node
+	}
+	if zone := hinted(all, n.Zone, func(e Endpoint) []string { return e.zoneHints }); zone != nil {
+		return zone
+	}
+	return func(e Endpoint) bool { return e.Ready }
+}
+
+func hinted(all []Endpoint, place string, hints func(Endpoint) []string) func(Endpoint) bool {
+	here := false
+	for _, e := range all {
+		if !e.Ready {
+			continue
+		}
+		if len(hints(e)) == 0 {
+			return nil
+		}
+		here = here || slices.Contains(hints(e), place)
+	}
+	if !here {
+		return nil
+	}
+	return func(e Endpoint) bool { return e.Ready && slices.Contains(hints(e), place) }
+}
+
+func filter(list []Endpoint, keep func(Endpoint) bool) []Endpoint {
+	var out []Endpoint
+	for _, e := range list {
+		if keep(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// union merges two sorted lists.
+func union(a, b []Endpoint) []Endpoint {
+	if len(b) == 0 {
+		return a
+	}
+	out := append(slices.Clone(a), b...)
+	slices.SortStableFunc(out, func(x, y Endpoint) int { return x.AddrPort.Compare(y.AddrPort) })
+	return slices.CompactFunc(out, func(x, y Endpoint) bool { return x.AddrPort == y.AddrPort })
+}
