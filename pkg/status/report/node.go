@@ -1,0 +1,240 @@
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
+
+	"github.com/nodeagent/nodeagent/pkg/status"
+)
+
+// NodeConfig is what a Node reporter is made from.
+type NodeConfig struct {
+	Client kubernetes.Interface // without limits
+	// Facts gathers what the node's object is computed from.
+	Facts func(ctx context.Context) (status.Facts, error)
+	Name  string
+	// Register creates the Node if there is none.
+	Register bool
+	// UpdateEvery is how often the status is computed; ReportEvery, how often it is sent although nothing changed.
+	UpdateEvery, ReportEvery time.Duration
+	Clock                    clock.WithTicker
+	Log                      *slog.Logger
+	// OnFailure is called when a report failed, to drop dead connections.
+	OnFailure func()
+}
+
+// Node keeps the node's object registered and its status reported.
+//
+//	Run: register (retried until it succeeds) → status at once → each UpdateEvery or on Changed: compute; differs or ReportEvery over → patch
+type Node struct {
+	config   NodeConfig
+	changed  chan struct{}
+	current  atomic.Pointer[corev1.Node] // as the API server last answered
+	reported time.Time                   // of the last patch; only Run's goroutine uses it
+	done     chan struct{}               // closed when registered
+}
+
+// NewNode makes a reporter; it does nothing until Run.
+func NewNode(c NodeConfig) (*Node, error) {
+	if c.Name == "" || c.UpdateEvery <= 0 || c.ReportEvery <= 0 {
+		return nil, fmt.Errorf("making the node reporter: name %q and intervals %s and %s must be set", c.Name, c.UpdateEvery, c.ReportEvery)
+	}
+	return &Node{config: c, changed: make(chan struct{}, 1), done: make(chan struct{})}, nil
+}
+
+// Changed asks for a status now: the runtime went away or came back, a CNI configuration appeared.
+func (n *Node) Changed() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Current is the node's object as the API server last answered; nil before registration. It must not be written to.
+func (n *Node) Current() *corev1.Node { return n.current.Load() }
+
+// UID is the registered node's UID, "" before.
+func (n *Node) UID() types.UID {
+	if node := n.current.Load(); node != nil {
+		return node.UID
+	}
+	return ""
+}
+
+// Registered is closed once the API server has the node.
+func (n *Node) Registered() <-chan struct{} { return n.done }
+
+// Run registers and reports until ctx ends.
+func (n *Node) Run(ctx context.Context) error {
+	if !n.register(ctx) {
+		return nil
+	}
+	close(n.done)
+	tick := n.config.Clock.NewTicker(n.config.UpdateEvery)
+	defer tick.Stop()
+	for {
+		if err := n.report(ctx); err != nil && ctx.Err() == nil {
+			n.config.Log.Error("Node status was not reported", "err", err)
+			n.config.OnFailure()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C():
+		case <-n.changed:
+		}
+	}
+}
+
+// register tries until the node exists in the API server, with back-off from 100 ms to 7 s; false when ctx ended first.
+func (n *Node) register(ctx context.Context) bool {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 7*time.Second) {
+		err := n.tryRegister(ctx)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() == nil {
+			n.config.Log.Error("Node was not registered", "err", err, "retryIn", wait)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-n.config.Clock.After(wait):
+		}
+	}
+}
+
+func (n *Node) tryRegister(ctx context.Context) error {
+	facts, err := n.config.Facts(ctx)
+	if err != nil {
+		return fmt.Errorf("gathering the node's facts: %w", err)
+	}
+	nodes := n.config.Client.CoreV1().Nodes()
+	wanted := status.Node(nil, facts, n.config.Clock.Now())
+	existing, err := nodes.Get(ctx, n.config.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err) && n.config.Register:
+		created, err := nodes.Create(ctx, wanted, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("creating node %q: %w", n.config.Name, err)
+		}
+		n.reported = n.config.Clock.Now()
+		n.current.Store(created)
+		n.config.Log.Info("Node registered", "node", created.Name)
+		return nil
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("node %q does not exist and registerNode is false: create it, or set registerNode: true", n.config.Name)
+	case err != nil:
+		return fmt.Errorf("getting node %q: %w", n.config.Name, err)
+	}
+	node, changed := status.Register(existing, wanted)
+	if changed {
+		patch, err := twoWay(existing, node)
+		if err != nil {
+			return err
+		}
+		if existing, err = nodes.Patch(ctx, n.config.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("reconciling node %q: %w", n.config.Name, err)
+		}
+	}
+	n.current.Store(existing)
+	return nil
+}
+
+// report computes the status and sends it if it says something new.
+func (n *Node) report(ctx context.Context) error {
+	facts, err := n.config.Facts(ctx)
+	if err != nil {
+		return fmt.Errorf("gathering the node's facts: %w", err)
+	}
+	now := n.config.Clock.Now()
+	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others changed.
+	prev, err := n.config.Client.CoreV1().Nodes().Get(ctx, n.config.Name, metav1.GetOptions{ResourceVersion: "0"})
+	switch {
+	case apierrors.IsNotFound(err):
+		return n.tryRegister(ctx)
+	case err != nil:
+		return fmt.Errorf("getting node %q: %w", n.config.Name, err)
+	}
+	n.current.Store(prev)
+	next := status.Node(prev, facts, now)
+	if now.Sub(n.reported) < n.config.ReportEvery && sameStatus(prev.Status, next.Status) {
+		return nil
+	}
+	patch, err := twoWay(prev, next)
+	if err != nil {
+		return err
+	}
+	patched, err := n.config.Client.CoreV1().Nodes().PatchStatus(ctx, n.config.Name, patch)
+	if err != nil {
+		return fmt.Errorf("patching the status of node %q: %w", n.config.Name, err)
+	}
+	n.reported = now
+	n.current.Store(patched)
+	return nil
+}
+
+// sameStatus compares all but the heartbeat times, which always differ.
+func sameStatus(a, b corev1.NodeStatus) bool {
+	timeless := func(s corev1.NodeStatus) corev1.NodeStatus {
+		s = *s.DeepCopy()
+		for i := range s.Conditions {
+			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+		return s
+	}
+	return equality.Semantic.DeepEqual(timeless(a), timeless(b))
+}
+
+// twoWay is the strategic merge patch from old to new. Address lists are replaced whole: two addresses may share a type,
+// which is the list's merge key.
+func twoWay(prev, next *corev1.Node) ([]byte, error) {
+	was, err := json.Marshal(prev)
+	if err != nil {
+		return nil, fmt.Errorf("encoding node %q: %w", prev.Name, err)
+	}
+	is, err := json.Marshal(next)
+	if err != nil {
+		return nil, fmt.Errorf("encoding node %q: %w", next.Name, err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(was, is, corev1.Node{})
+	if err != nil {
+		return nil, fmt.Errorf("making a patch of node %q: %w", next.Name, err)
+	}
+	return replaceAddresses(patch, next.Status.Addresses)
+}
+
+// replaceAddresses puts the whole list with a "$patch: replace" directive where the patch touches addresses.
+func replaceAddresses(patch []byte, addresses []corev1.NodeAddress) ([]byte, error) {
+	var tree map[string]any
+	if err := json.Unmarshal(patch, &tree); err != nil {
+		return nil, fmt.Errorf("reading a patch back: %w", err)
+	}
+	body, ok := tree["status"].(map[string]any)
+	if !ok {
+		return patch, nil
+	}
+	if _, touched := body["addresses"]; !touched {
+		return patch, nil
+	}
+	delete(body, "$setElementOrder/addresses")
+	list := make([]any, 0, len(addresses)+1)
+	for _, a := range addresses {
+		list = append(list, a)
+	}
+	body["addresses"] = append(list, map[string]string{"$patch": "replace"})
+	return json.Marshal(tree)
+}
