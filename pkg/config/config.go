@@ -402,7 +402,7 @@ type Conntrack struct {
 
 // Log is the agent's own log.
 type Log struct {
-	// Level is klog's verbosity: 0 and 1 info, 4 and up debug; default 2.
+	// Level is klog's verbosity: up to 3 info, from 4 debug; default 2.
 	Level int
 	// Format is "text" (default) or "json".
 	Format string

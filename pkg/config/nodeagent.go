@@ -2,7 +2,7 @@ package config
 
 import (
 	"encoding/json"
-	"fmt"
+	"reflect"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -49,6 +49,7 @@ type PathsConfiguration struct {
 	RootDir             string `json:"rootDir,omitempty"`
 	RunDir              string `json:"runDir,omitempty"`
 	CertDir             string `json:"certDir,omitempty"`
+	ClusterCA           string `json:"clusterCA,omitempty"`
 	ContainerLogsDir    string `json:"containerLogsDir,omitempty"`
 	Pump                string `json:"pump,omitempty"`
 	StatusSocket        string `json:"statusSocket,omitempty"`
@@ -69,7 +70,7 @@ func (s *Switch) UnmarshalJSON(b []byte) error {
 	case false, "off", "false":
 		*s = "off"
 	default:
-		return fmt.Errorf("must be on or off, is %s", b)
+		return &json.UnmarshalTypeError{Value: string(b), Type: reflect.TypeFor[Switch]()}
 	}
 	return nil
 }

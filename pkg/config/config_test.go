@@ -1,0 +1,271 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/nodeagent/nodeagent/internal/golden"
+)
+
+func testHost() Host {
+	return Host{Hostname: "Worker-1", Executable: "/usr/local/bin/nodeagent", Exists: func(string) bool { return false }}
+}
+
+func parseFlags(t testing.TB, args []string) *Flags {
+	t.Helper()
+	var f Flags
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	f.AddFlags(fs)
+	if err := fs.Parse(args); err != nil {
+		t.Fatalf("parsing flags %q: %v", args, err)
+	}
+	return &f
+}
+
+// TestResolve: files in*.yaml and flags, one a line, in; what differs from the defaults, notes and errors out.
+func TestResolve(t *testing.T) {
+	t.Parallel()
+	defaults, _, err := Resolve(nil, &Flags{}, testHost())
+	if err != nil {
+		t.Fatalf("resolving nothing: %v", err)
+	}
+	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
+		var sources []Source
+		names := make([]string, 0, len(files))
+		for name := range files {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			if strings.HasSuffix(name, ".yaml") {
+				sources = append(sources, Source{Name: name, Data: files[name]})
+			}
+		}
+		c, notes, err := Resolve(sources, parseFlags(t, strings.Fields(string(files["flags"]))), testHost())
+		out := map[string][]byte{}
+		if err != nil {
+			out["want-errors"] = []byte(err.Error() + "\n")
+			return out
+		}
+		var b strings.Builder
+		for _, n := range notes {
+			fmt.Fprintln(&b, n)
+		}
+		if b.Len() > 0 {
+			out["want-notes"] = []byte(b.String())
+		}
+		b.Reset()
+		known := Lines(defaults)
+		for _, l := range Lines(c) {
+			if !slices.Contains(known, l) || string(files["all"]) != "" {
+				fmt.Fprintln(&b, l)
+			}
+		}
+		out["want-config"] = []byte(b.String())
+		return out
+	})
+}
+
+// sample is a value that is valid for a field and not its default.
+func sample(path string, t reflect.Type) string {
+	special := map[string]string{
+		"KubeletConfiguration.address": "10.0.0.1", "KubeletConfiguration.healthzBindAddress": "10.0.0.1",
+		"KubeletConfiguration.authorization.mode": "AlwaysAllow", "KubeletConfiguration.cgroupDriver": "systemd",
+		"KubeletConfiguration.clusterDNS": "[10.96.0.10]", "KubeletConfiguration.containerLogMaxSize": "1Mi",
+		"KubeletConfiguration.containerRuntimeEndpoint": "unix:///x", "KubeletConfiguration.contentType": "application/json",
+		"KubeletConfiguration.enforceNodeAllocatable": "[none]", "KubeletConfiguration.evictionHard": "{memory.available: 1Gi}",
+		"KubeletConfiguration.evictionMinimumReclaim": "{memory.available: 1Gi}", "KubeletConfiguration.evictionSoft": "{memory.available: 1Gi}",
+		"KubeletConfiguration.evictionSoftGracePeriod": "{memory.available: 1m}", "KubeletConfiguration.hairpinMode": "none",
+		"KubeletConfiguration.kubeReserved": "{cpu: 1}", "KubeletConfiguration.systemReserved": "{cpu: 1}",
+		"KubeletConfiguration.logging.format": "json", "KubeletConfiguration.memorySwap.swapBehavior": "LimitedSwap",
+		"KubeletConfiguration.memoryThrottlingFactor": "0.5", "KubeletConfiguration.podCIDR": "10.1.0.0/24",
+		"KubeletConfiguration.podLogsDir": "/x", "KubeletConfiguration.tlsCertFile": "/x", "KubeletConfiguration.tlsPrivateKeyFile": "/x", "KubeletConfiguration.cgroupRoot": "/x", "KubeletConfiguration.staticPodPath": "/x",
+		"KubeletConfiguration.volumePluginDir": "/x", "KubeletConfiguration.resolvConf": "/x",
+		"KubeletConfiguration.authentication.x509.clientCAFile": "/x",
+		"KubeletConfiguration.registerWithTaints":               "[{key: a, effect: NoSchedule}]",
+		"KubeletConfiguration.reservedMemory":                   "[{numaNode: 1, limits: {memory: 1Gi}}]",
+		"KubeletConfiguration.shutdownGracePeriodByPodPriority": "[{priority: 1, shutdownGracePeriodSeconds: 5}]",
+		"KubeletConfiguration.tlsCipherSuites":                  "[TLS_AES_128_GCM_SHA256]", "KubeletConfiguration.tlsMinVersion": "VersionTLS13",
+		"KubeletConfiguration.userNamespaces.idsPerPod": "131072", "KubeletConfiguration.clusterDomain": "x.local",
+		"KubeProxyConfiguration.bindAddress": "10.0.0.1", "KubeProxyConfiguration.clusterCIDR": "10.1.0.0/16",
+		"KubeProxyConfiguration.detectLocalMode": "NodeCIDR", "KubeProxyConfiguration.healthzBindAddress": "10.0.0.1:1",
+		"KubeProxyConfiguration.metricsBindAddress": "10.0.0.1:1", "KubeProxyConfiguration.mode": "ipvs",
+		"KubeProxyConfiguration.ipvs.scheduler": "lc", "KubeProxyConfiguration.ipvs.excludeCIDRs": "[10.1.0.0/16]",
+		"KubeProxyConfiguration.nodePortAddresses": "[primary]",
+		"NodeAgentConfiguration.pods":              "off", "NodeAgentConfiguration.proxier": "off", "NodeAgentConfiguration.nodeIPs": "[10.0.0.1]",
+		"NodeAgentConfiguration.containerd.handlers": "{crun: {binary: crun}}", "NodeAgentConfiguration.cni.binDirs": "[/x]",
+		"KubeletConfiguration.crashLoopBackOff.maxContainerRestartPeriod": "1m", "KubeletConfiguration.cpuCFSQuotaPeriod": "10ms",
+		"KubeletConfiguration.logging.vmodule":   "[{filePattern: a, verbosity: 1}]",
+		"KubeProxyConfiguration.logging.vmodule": "[{filePattern: a, verbosity: 1}]",
+	}
+	if s, ok := special[path]; ok {
+		return s
+	}
+	switch {
+	case strings.HasSuffix(t.String(), "Duration"):
+		return "7s"
+	case strings.Contains(t.String(), "Quantity"):
+		return "7"
+	case strings.HasPrefix(path, kindAgent+".paths"), strings.HasPrefix(path, kindAgent+".cni"), strings.HasPrefix(path, kindAgent+".containerd.re"),
+		path == kindAgent+".containerd.address":
+		return "/x"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true"
+	case reflect.Map:
+		if t.Elem().Kind() == reflect.Bool {
+			return "{a: true}"
+		}
+		if t.Elem().Kind() == reflect.Slice {
+			return "{a: [b]}"
+		}
+		return "{a: b}"
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Int32 {
+			return "[1]"
+		}
+		return "[a]"
+	case reflect.String:
+		return "abc"
+	}
+	return "7"
+}
+
+// TestEveryFieldCounts: a field that is known either changes the configuration or is listed as without effect.
+func TestEveryFieldCounts(t *testing.T) {
+	t.Parallel()
+	defaults, _, err := Resolve(nil, &Flags{}, testHost())
+	if err != nil {
+		t.Fatal(err)
+	}
+	companions := map[string]string{ // fields that are valid only with another
+		"KubeletConfiguration.tlsCertFile": "tlsPrivateKeyFile: /y", "KubeletConfiguration.tlsPrivateKeyFile": "tlsCertFile: /y",
+		"KubeletConfiguration.evictionSoft":                          "evictionSoftGracePeriod: {memory.available: 1m}",
+		"KubeletConfiguration.shutdownGracePeriodCriticalPods":       "shutdownGracePeriod: 1m",
+		"KubeProxyConfiguration.detectLocal.bridgeInterface":         "detectLocalMode: BridgeInterface",
+		"KubeProxyConfiguration.detectLocal.interfaceNamePrefix":     "detectLocalMode: InterfaceNamePrefix",
+		"KubeletConfiguration.mergeDefaultEvictionSettings":          "evictionHard: {memory.available: 1Gi}",
+		"KubeletConfiguration.imageMaximumGCAge":                     "imageMinimumGCAge: 1s",
+		"KubeletConfiguration.imageGCHighThresholdPercent":           "imageGCLowThresholdPercent: 5",
+		"KubeletConfiguration.maxParallelImagePulls":                 "serializeImagePulls: false",
+		"KubeletConfiguration.enableContentionProfiling":             "enableProfilingHandler: true",
+		"KubeletConfiguration.authentication.webhook.cacheTTL":       "",
+		"KubeletConfiguration.authorization.webhook.cacheAuthorized": "",
+	}
+	var d documents
+	for _, path := range everyField() {
+		kind, rest, _ := strings.Cut(path, ".")
+		into, version, _ := d.target(kind)
+		ft := fieldType(reflect.TypeOf(into).Elem(), strings.Split(rest, "."))
+		texts := []string{sample(path, ft)}
+		if ft.Kind() == reflect.Bool { // one of the two is not the default
+			texts = []string{"true", "false"}
+		}
+		ok := false
+		for _, text := range texts {
+			for _, withCompanion := range []bool{false, true} {
+				doc := fmt.Sprintf("apiVersion: %s\nkind: %s\n", version, kind) + nested(strings.Split(rest, "."), text)
+				if companions[path] == "" && withCompanion {
+					continue
+				}
+				if companions[path] != "" && !withCompanion {
+					continue
+				}
+				base := defaults
+				if withCompanion {
+					head := fmt.Sprintf("apiVersion: %s\nkind: %s\n%s\n", version, kind, companions[path])
+					doc += companions[path] + "\n"
+					if b, _, err := Resolve([]Source{{"base", []byte(head)}}, &Flags{}, testHost()); err == nil {
+						base = b
+					}
+				}
+				c, notes, err := Resolve([]Source{{"f", []byte(doc)}}, &Flags{}, testHost())
+				if err != nil {
+					t.Errorf("%s: %v\n%s", path, err, doc)
+					ok = true
+					continue
+				}
+				ok = ok || len(notes) > 0 || !slices.Equal(Lines(c), Lines(base))
+			}
+		}
+		if !ok {
+			t.Errorf("%s: is known, changes nothing, and is not listed as without effect", path)
+		}
+	}
+}
+
+func nested(names []string, text string) string {
+	var b strings.Builder
+	for i, n := range names {
+		b.WriteString(strings.Repeat("  ", i) + n + ":")
+		if i < len(names)-1 {
+			b.WriteString("\n")
+		}
+	}
+	return b.String() + " " + text + "\n"
+}
+
+func fieldType(t reflect.Type, names []string) reflect.Type {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if len(names) == 0 {
+		return t
+	}
+	fields := map[string]reflect.Value{}
+	collect(reflect.New(t).Elem(), fields)
+	return fieldType(fields[names[0]].Type(), names[1:])
+}
+
+// TestFlagsCount: every flag reaches its field and is named as the place of an error.
+func TestFlagsCount(t *testing.T) {
+	t.Parallel()
+	known := everyField()
+	for _, def := range flagTable() {
+		if !slices.Contains(known, def.path) {
+			t.Errorf("--%s sets %s, which is not a field", def.name, def.path)
+		}
+	}
+}
+
+func TestTypesAreSmall(t *testing.T) {
+	t.Parallel()
+	c := reflect.TypeOf(Config{})
+	for i := range c.NumField() {
+		if f := c.Field(i); f.Type.NumField() > 20 {
+			t.Errorf("%s has %d fields, 20 are allowed", f.Name, f.Type.NumField())
+		}
+	}
+}
+
+// FuzzResolve: no text makes the loader panic, hang or accept something that it then cannot print.
+func FuzzResolve(f *testing.F) {
+	head := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+	f.Add(head + "port: 10250\nevictionHard: {memory.available: 1%}\n")
+	f.Add(head + "a: &a [*a]\n")
+	f.Add(head + "<<: *a\n---\n- x\n")
+	f.Add(head + "authentication:\n  <<: {webhook: {enabled: no}}\n  webhook: 5\n")
+	f.Add("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\niptables: {masqueradeBit: 99}\nclusterCIDR: '::/0,1.2.3.4'\n")
+	f.Add("apiVersion: nodeagent.dev/v1alpha1\nkind: NodeAgentConfiguration\npods: maybe\nnodeIPs: [1, 2.2.2.2, ::1]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, _, err := Resolve([]Source{{"f.yaml", []byte(text)}}, &Flags{}, testHost())
+		if err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if line == "" {
+					continue
+				}
+				return
+			}
+			t.Fatalf("empty error for %q", text)
+		}
+		if len(Lines(c)) < 100 {
+			t.Fatal("configuration does not print")
+		}
+	})
+}

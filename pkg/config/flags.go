@@ -1,0 +1,207 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Flags are what the command line says. They win over files.
+type Flags struct {
+	paths []string
+	given []assignment
+}
+
+type assignment struct {
+	flag, path string
+	value      any
+}
+
+type flagDef struct {
+	name, path, usage string
+	parse             func(string) (any, error) // nil: text, read as the field's type wants it
+}
+
+// flagTable maps each flag to the field that it sets; names are kubelet's and kube-proxy's where those have them.
+func flagTable() []flagDef {
+	return []flagDef{
+		{"kubeconfig", kindAgent + ".paths.kubeconfig", "kubeconfig of this node (default /etc/kubernetes/kubelet.conf)", nil},
+		{"bootstrap-kubeconfig", kindAgent + ".paths.bootstrapKubeconfig", "kubeconfig that gets the first certificate when --kubeconfig is missing", nil},
+		{"hostname-override", kindAgent + ".nodeName", "name of the Node (default the host name)", nil},
+		{"node-ip", kindAgent + ".nodeIPs", "the node's addresses, one per family, comma-separated", list},
+		{"node-labels", kindAgent + ".nodeLabels", "labels to register with, as k=v,k=v", pairs},
+		{"register-with-taints", kindKubelet + ".registerWithTaints", "taints to register with, as k=v:Effect,k:Effect", taints},
+		{"register-node", kindKubelet + ".registerNode", "create the Node object (default true)", boolean},
+		{"provider-id", kindKubelet + ".providerID", "spec.providerID of the Node", nil},
+		{"root-dir", kindAgent + ".paths.rootDir", "folder of pods' volumes and state (default /var/lib/kubelet)", nil},
+		{"run-dir", kindAgent + ".paths.runDir", "folder of sockets and namespaces (default /run/nodeagent)", nil},
+		{"cert-dir", kindAgent + ".paths.certDir", "folder of certificates (default ROOT/pki)", nil},
+		{"cluster-ca", kindAgent + ".paths.clusterCA", "CA file that join writes (default /etc/kubernetes/pki/ca.crt)", nil},
+		{"status-socket", kindAgent + ".paths.statusSocket", "socket of `nodeagent status` (default RUN/status.sock)", nil},
+		{"pump", kindAgent + ".paths.pump", "log pump program (default nodeagent-pump beside this program)", nil},
+		{"pod-logs-dir", kindKubelet + ".podLogsDir", "folder of container logs (default /var/log/pods)", nil},
+		{"container-logs-dir", kindAgent + ".paths.containerLogsDir", "folder of links to container logs (default /var/log/containers)", nil},
+		{"pod-manifest-path", kindKubelet + ".staticPodPath", "folder of static pods", nil},
+		{"containerd-address", kindAgent + ".containerd.address", "containerd's socket (default /run/containerd/containerd.sock)", nil},
+		{"containerd-namespace", kindAgent + ".containerd.namespace", "containerd namespace (default k8s.io)", nil},
+		{"snapshotter", kindAgent + ".containerd.snapshotter", "containerd snapshotter (default overlayfs)", nil},
+		{"container-runtime-endpoint", kindKubelet + ".containerRuntimeEndpoint", "as --containerd-address, with unix://", nil},
+		{"cni-bin-dir", kindAgent + ".cni.binDirs", "folders of CNI plugins, comma-separated (default /opt/cni/bin)", list},
+		{"cni-conf-dir", kindAgent + ".cni.confDir", "folder of CNI configuration (default /etc/cni/net.d)", nil},
+		{"cni-cache-dir", kindAgent + ".cni.cacheDir", "folder of CNI results (default /var/lib/cni/cache)", nil},
+		{"cgroup-root", kindKubelet + ".cgroupRoot", "cgroup under which kubepods hangs (default /)", nil},
+		{"cgroup-driver", kindKubelet + ".cgroupDriver", "cgroupfs or systemd (default cgroupfs)", nil},
+		{"cluster-dns", kindKubelet + ".clusterDNS", "addresses of the cluster's DNS, comma-separated", list},
+		{"cluster-domain", kindKubelet + ".clusterDomain", "domain of the cluster's DNS", nil},
+		{"max-pods", kindKubelet + ".maxPods", "most pods on this node (default 110)", number},
+		{"address", kindKubelet + ".address", "address of the node's API (default 0.0.0.0)", nil},
+		{"port", kindKubelet + ".port", "port of the node's API (default 10250)", number},
+		{"healthz-bind-address", kindKubelet + ".healthzBindAddress", "address of /healthz (default 127.0.0.1)", nil},
+		{"healthz-port", kindKubelet + ".healthzPort", "port of /healthz, 0: off (default 10248)", number},
+		{"client-ca-file", kindKubelet + ".authentication.x509.clientCAFile", "CA of the node API's clients (default --cluster-ca if it exists)", nil},
+		{"tls-cert-file", kindKubelet + ".tlsCertFile", "serving certificate (default: from --cert-dir)", nil},
+		{"tls-private-key-file", kindKubelet + ".tlsPrivateKeyFile", "its key", nil},
+		{"rotate-certificates", kindKubelet + ".rotateCertificates", "renew the client certificate (default true)", boolean},
+		{"rotate-server-certificates", kindKubelet + ".serverTLSBootstrap", "get the serving certificate by CSR (default false: self-signed)", boolean},
+		{"fail-swap-on", kindKubelet + ".failSwapOn", "refuse to start with swap on (default true)", boolean},
+		{"fail-cgroupv1", kindKubelet + ".failCgroupV1", "refuse to start on cgroup v1 (default false: warn)", boolean},
+		{"v", kindKubelet + ".logging.verbosity", "log level, 0 to 10 (default 2)", number},
+		{"log-format", kindKubelet + ".logging.format", "text or json (default text)", nil},
+		{"pods", kindAgent + ".pods", "pods half: on or off (default on)", nil},
+		{"proxier", kindAgent + ".proxier", "services half: on or off (default on)", nil},
+		{"proxy-mode", kindProxy + ".mode", "iptables or ipvs (default iptables)", nil},
+		{"cluster-cidr", kindProxy + ".clusterCIDR", "the pods' addresses, one CIDR per family", nil},
+		{"proxy-healthz-bind-address", kindProxy + ".healthzBindAddress", "address:port of the proxy's /healthz (default 0.0.0.0:10256)", nil},
+		{"proxy-metrics-bind-address", kindProxy + ".metricsBindAddress", "address:port of the proxy's /metrics (default 127.0.0.1:10249)", nil},
+	}
+}
+
+// AddFlags defines the flags. Values are checked by Load, with the files'.
+func (f *Flags) AddFlags(fs *pflag.FlagSet) {
+	fs.StringSliceVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
+	for _, def := range flagTable() {
+		p := fs.VarPF(&setter{f, def, ""}, def.name, "", def.usage)
+		if def.path == kindKubelet+".registerNode" || isBoolean(def) {
+			p.NoOptDefVal = "true"
+		}
+	}
+}
+
+// Paths are the values of --config.
+func (f *Flags) Paths() []string { return f.paths }
+
+// Args are the flags as given, in order, for a unit's environment file. No flag holds a secret.
+func (f *Flags) Args() []string {
+	var args []string
+	for _, p := range f.paths {
+		args = append(args, "--config="+p)
+	}
+	for _, a := range f.given {
+		args = append(args, fmt.Sprintf("%s=%s", a.flag, a.value))
+	}
+	return args
+}
+
+type setter struct {
+	flags *Flags
+	def   flagDef
+	text  string
+}
+
+func (s *setter) String() string { return s.text }
+func (s *setter) Type() string {
+	if isBoolean(s.def) {
+		return "bool"
+	}
+	return "string"
+}
+
+func (s *setter) Set(text string) error {
+	if s.def.parse != nil {
+		if _, err := s.def.parse(text); err != nil {
+			return err
+		}
+	}
+	s.text = text
+	s.flags.given = append(s.flags.given, assignment{"--" + s.def.name, s.def.path, text})
+	return nil
+}
+
+// apply puts the flags into the documents, after the files.
+func (f *Flags) apply(d *documents) {
+	parse := map[string]func(string) (any, error){}
+	for _, def := range flagTable() {
+		parse["--"+def.name] = def.parse
+	}
+	for _, a := range f.given {
+		value := a.value
+		if p := parse[a.flag]; p != nil {
+			value, _ = p(a.value.(string)) // Set has checked it
+		}
+		d.assign(a.flag, a.path, value)
+	}
+}
+
+func isBoolean(def flagDef) bool {
+	if def.parse == nil {
+		return false
+	}
+	v, err := def.parse("true")
+	_, ok := v.(bool)
+	return err == nil && ok
+}
+
+func boolean(s string) (any, error) {
+	b, err := strconv.ParseBool(s)
+	return b, err
+}
+
+func number(s string) (any, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	return n, err
+}
+
+func list(s string) (any, error) {
+	var l []string
+	for e := range strings.SplitSeq(s, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			l = append(l, e)
+		}
+	}
+	return l, nil
+}
+
+func pairs(s string) (any, error) {
+	m := map[string]string{}
+	for e := range strings.SplitSeq(s, ",") {
+		if e == "" {
+			continue
+		}
+		k, v, _ := strings.Cut(e, "=")
+		m[strings.TrimSpace(k)] = strings.TrimSpace(v)
+	}
+	return m, nil
+}
+
+// taints reads key[=value]:Effect, as kubectl taint does.
+func taints(s string) (any, error) {
+	var l []map[string]string
+	for e := range strings.SplitSeq(s, ",") {
+		if e == "" {
+			continue
+		}
+		i := strings.LastIndexByte(e, ':')
+		if i < 0 {
+			return nil, fmt.Errorf("reading taint %q: want key=value:Effect or key:Effect", e)
+		}
+		k, v, _ := strings.Cut(e[:i], "=")
+		t := map[string]string{"key": k, "effect": e[i+1:]}
+		if v != "" {
+			t["value"] = v
+		}
+		l = append(l, t)
+	}
+	return l, nil
+}

@@ -1,0 +1,106 @@
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxFile is more than any configuration needs and less than an accident holds.
+const maxFile = 1 << 20
+
+// Load reads the files and folders of --config and the flags, and the machine's name. It returns the configuration,
+// defaulted and validated, and the known fields that have no effect here. The error is an Errors, or of reading a file.
+func Load(f *Flags) (Config, []Note, error) {
+	sources, err := Read(f.paths)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return Config{}, nil, fmt.Errorf("reading the host name: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return Config{}, nil, fmt.Errorf("finding the path of this program: %w", err)
+	}
+	exists := func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil
+	}
+	return Resolve(sources, f, Host{Hostname: name, Executable: self, Exists: exists})
+}
+
+// Resolve is Load without effects.
+func Resolve(sources []Source, f *Flags, h Host) (Config, []Note, error) {
+	d := parse(sources)
+	f.apply(d)
+	if len(d.errs) > 0 { // values of fields that did not decode would only be blamed again
+		return Config{}, d.notes, d.errs.byPlace()
+	}
+	c := d.resolve(h)
+	if len(d.errs) > 0 {
+		return Config{}, d.notes, d.errs.byPlace()
+	}
+	return c, d.notes, nil
+}
+
+// Read returns the text of each file, and of each *.yaml, *.yml, *.json and *.conf in each folder in lexical order.
+func Read(paths []string) ([]Source, error) {
+	var sources []Source
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, fmt.Errorf("reading configuration: %w", err)
+		}
+		files := []string{p}
+		if info.IsDir() {
+			if files, err = inFolder(p); err != nil {
+				return nil, fmt.Errorf("reading configuration folder %q: %w", p, err)
+			}
+		}
+		for _, file := range files {
+			s, err := readFile(file)
+			if err != nil {
+				return nil, err
+			}
+			sources = append(sources, s)
+		}
+	}
+	return sources, nil
+}
+
+func readFile(file string) (Source, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return Source{}, fmt.Errorf("reading configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return Source{}, fmt.Errorf("reading configuration %q: is %d bytes, more than the %d allowed", file, info.Size(), maxFile)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return Source{}, fmt.Errorf("reading configuration: %w", err)
+	}
+	return Source{Name: file, Data: data}, nil
+}
+
+func inFolder(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if e.Type()&fs.ModeDir != 0 || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if slices.Contains([]string{".yaml", ".yml", ".json", ".conf"}, filepath.Ext(e.Name())) {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	return files, nil
+}

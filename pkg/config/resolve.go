@@ -1,0 +1,293 @@
+package config
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+)
+
+// Host is what the configuration takes from the machine.
+type Host struct {
+	// Hostname is the kernel's; Executable the path of the running program.
+	Hostname, Executable string
+	// Exists reports whether a file is there; nil: no file is.
+	Exists func(path string) bool
+}
+
+// Documents with a zero where kubelet has a default mean the default: kubeadm writes zeros for all it does not set.
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// sorted keeps the order of errors the same from run to run.
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func deref[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+func duration(d metav1.Duration, otherwise time.Duration) time.Duration {
+	return or(d.Duration, otherwise)
+}
+
+func period(d *metav1.Duration, otherwise time.Duration) time.Duration {
+	if d == nil {
+		return otherwise
+	}
+	return d.Duration
+}
+
+// resolve turns the documents into the configuration. What cannot be goes to d.errs.
+func (d *documents) resolve(h Host) Config {
+	var c Config
+	d.identity(&c)
+	d.paths(&c, h)
+	d.node(&c, h)
+	d.api(&c)
+	d.pods(&c)
+	d.images(&c)
+	d.runtime(&c)
+	d.network(&c)
+	d.cgroups(&c)
+	d.reserved(&c)
+	d.eviction(&c)
+	d.shutdown(&c)
+	d.server(&c)
+	d.auth(&c, h)
+	d.services(&c)
+	d.log(&c)
+	return c
+}
+
+func (d *documents) paths(c *Config, h Host) {
+	p := d.agent.Paths
+	c.Paths = Paths{
+		Root:          d.path(kindAgent+".paths.rootDir", p.RootDir, "/var/lib/kubelet"),
+		Run:           d.path(kindAgent+".paths.runDir", p.RunDir, "/run/nodeagent"),
+		PodLogs:       d.path(kindKubelet+".podLogsDir", d.kubelet.PodLogsDir, "/var/log/pods"),
+		ContainerLogs: d.path(kindAgent+".paths.containerLogsDir", p.ContainerLogsDir, "/var/log/containers"),
+		StaticPods:    d.path(kindKubelet+".staticPodPath", d.kubelet.StaticPodPath, ""),
+		Pump:          d.path(kindAgent+".paths.pump", p.Pump, filepath.Join(filepath.Dir(or(h.Executable, "/usr/local/bin/nodeagent")), "nodeagent-pump")),
+	}
+	c.Paths.StatusSocket = d.path(kindAgent+".paths.statusSocket", p.StatusSocket, filepath.Join(c.Paths.Run, "status.sock"))
+	c.Identity.CertDir = d.path(kindAgent+".paths.certDir", p.CertDir, filepath.Join(c.Paths.Root, "pki"))
+}
+
+func (d *documents) identity(c *Config) {
+	p := d.agent.Paths
+	c.Identity = Identity{
+		Kubeconfig:          d.path(kindAgent+".paths.kubeconfig", p.Kubeconfig, "/etc/kubernetes/kubelet.conf"),
+		BootstrapKubeconfig: d.path(kindAgent+".paths.bootstrapKubeconfig", p.BootstrapKubeconfig, "/etc/kubernetes/bootstrap-kubelet.conf"),
+		ClusterCA:           d.path(kindAgent+".paths.clusterCA", p.ClusterCA, "/etc/kubernetes/pki/ca.crt"),
+		RotateClient:        !d.given(kindKubelet+".rotateCertificates") || d.kubelet.RotateCertificates,
+		ServingBootstrap:    d.kubelet.ServerTLSBootstrap,
+	}
+}
+
+func (d *documents) given(path string) bool { _, ok := d.origin[path]; return ok }
+
+func (d *documents) api(c *Config) {
+	k := &d.kubelet
+	c.API = API{
+		QPS:         float32(deref(k.KubeAPIQPS, 50)),
+		Burst:       int(or(k.KubeAPIBurst, 100)),
+		ContentType: or(k.ContentType, "application/vnd.kubernetes.protobuf"),
+		EventQPS:    float32(deref(k.EventRecordQPS, 50)),
+		EventBurst:  int(or(k.EventBurst, 100)),
+	}
+	d.oneOf(kindKubelet+".contentType", c.API.ContentType, "application/vnd.kubernetes.protobuf", "application/json")
+	d.atLeast(kindKubelet+".kubeAPIBurst", c.API.Burst, 1)
+	d.atLeast(kindKubelet+".eventRecordQPS", int(c.API.EventQPS), 0)
+	d.atLeast(kindKubelet+".eventBurst", c.API.EventBurst, 1)
+}
+
+func (d *documents) pods(c *Config) {
+	k := &d.kubelet
+	c.Pods = Pods{
+		Enabled:              d.agent.Pods.On(),
+		ClusterDNS:           d.addresses(kindKubelet+".clusterDNS", k.ClusterDNS),
+		ClusterDomain:        strings.TrimSuffix(k.ClusterDomain, "."),
+		ResolvConf:           deref(k.ResolverConfig, "/etc/resolv.conf"),
+		SyncFrequency:        d.positive(kindKubelet+".syncFrequency", duration(k.SyncFrequency, time.Minute)),
+		FileCheckFrequency:   d.positive(kindKubelet+".fileCheckFrequency", duration(k.FileCheckFrequency, 20*time.Second)),
+		PidsLimit:            deref(k.PodPidsLimit, -1),
+		CPUCFSQuota:          deref(k.CPUCFSQuota, true),
+		CPUCFSQuotaPeriod:    period(k.CPUCFSQuotaPeriod, 100*time.Millisecond),
+		SeccompDefault:       deref(k.SeccompDefault, false),
+		AllowedUnsafeSysctls: k.AllowedUnsafeSysctls,
+		UserNamespaceIDs:     65536,
+		RequestTimeout:       d.positive(kindKubelet+".runtimeRequestTimeout", duration(k.RuntimeRequestTimeout, 2*time.Minute)),
+	}
+	if k.UserNamespaces != nil {
+		c.Pods.UserNamespaceIDs = deref(k.UserNamespaces.IDsPerPod, 65536)
+	}
+	if n := c.Pods.UserNamespaceIDs; n < 65536 || n%65536 != 0 {
+		d.bad(kindKubelet+".userNamespaces.idsPerPod", "must be a multiple of 65536, is %d", n)
+	}
+	if p := c.Pods.CPUCFSQuotaPeriod; p < time.Millisecond || p > time.Second {
+		d.bad(kindKubelet+".cpuCFSQuotaPeriod", "must be from 1ms to 1s, is %s", p)
+	}
+	if n := c.Pods.PidsLimit; n == 0 || n < -1 {
+		d.bad(kindKubelet+".podPidsLimit", "must be -1 or at least 1, is %d", n)
+	}
+	if c.Pods.ResolvConf != "" {
+		d.path(kindKubelet+".resolvConf", c.Pods.ResolvConf, "")
+	}
+	d.domain(c.Pods.ClusterDomain)
+	d.restart(c)
+	c.Volumes = Volumes{
+		RefreshInterval: c.Pods.SyncFrequency,
+		StatsPeriod:     duration(k.VolumeStatsAggPeriod, time.Minute),
+		PluginDir:       d.path(kindKubelet+".volumePluginDir", k.VolumePluginDir, "/usr/libexec/kubernetes/kubelet-plugins/volume/exec"),
+	}
+}
+
+func (d *documents) restart(c *Config) {
+	longest := period(d.kubelet.CrashLoopBackOff.MaxContainerRestartPeriod, 5*time.Minute)
+	if longest < time.Second || longest > 5*time.Minute { // KEP-4603 allows no other range
+		d.bad(kindKubelet+".crashLoopBackOff.maxContainerRestartPeriod", "must be from 1s to 5m, is %s", longest)
+	}
+	c.Restart = Restart{Initial: min(10*time.Second, longest), Max: longest, Reset: 2 * longest}
+}
+
+func (d *documents) images(c *Config) {
+	k := &d.kubelet
+	c.Images = Images{
+		PullQPS: float32(deref(k.RegistryPullQPS, 5)), PullBurst: int(or(k.RegistryBurst, 10)),
+		Serialize: deref(k.SerializeImagePulls, true), MaxParallel: int(deref(k.MaxParallelImagePulls, 0)),
+		MinAge: duration(k.ImageMinimumGCAge, 2*time.Minute), MaxAge: k.ImageMaximumGCAge.Duration,
+		HighPercent: int(deref(k.ImageGCHighThresholdPercent, 85)), LowPercent: int(deref(k.ImageGCLowThresholdPercent, 80)),
+		PullProgressTimeout: time.Minute,
+	}
+	if k.SerializeImagePulls == nil && c.Images.MaxParallel > 1 {
+		c.Images.Serialize = false
+	}
+	if c.Images.Serialize && c.Images.MaxParallel > 1 {
+		d.bad(kindKubelet+".maxParallelImagePulls", "is %d, but serializeImagePulls is true", c.Images.MaxParallel)
+	}
+	d.atLeast(kindKubelet+".registryPullQPS", int(c.Images.PullQPS), 0)
+	d.atLeast(kindKubelet+".registryBurst", c.Images.PullBurst, 1)
+	d.within(kindKubelet+".imageGCHighThresholdPercent", c.Images.HighPercent, 0, 100)
+	d.within(kindKubelet+".imageGCLowThresholdPercent", c.Images.LowPercent, 0, 100)
+	if c.Images.LowPercent >= c.Images.HighPercent && c.Images.HighPercent > 0 && c.Images.HighPercent < 100 {
+		d.bad(kindKubelet+".imageGCLowThresholdPercent", "must be below imageGCHighThresholdPercent %d, is %d",
+			c.Images.HighPercent, c.Images.LowPercent)
+	}
+	if c.Images.MaxAge != 0 && c.Images.MaxAge <= c.Images.MinAge {
+		d.bad(kindKubelet+".imageMaximumGCAge", "must be over imageMinimumGCAge %s, is %s", c.Images.MinAge, c.Images.MaxAge)
+	}
+}
+
+func (d *documents) runtime(c *Config) {
+	k, r := &d.kubelet, d.agent.Containerd
+	where, address := kindAgent+".containerd.address", r.Address
+	if address == "" {
+		where, address = kindKubelet+".containerRuntimeEndpoint", k.ContainerRuntimeEndpoint
+	}
+	c.Runtime = Runtime{
+		Address:           d.path(where, strings.TrimPrefix(address, "unix://"), "/run/containerd/containerd.sock"),
+		Namespace:         or(r.Namespace, "k8s.io"),
+		Snapshotter:       or(r.Snapshotter, "overlayfs"),
+		Handlers:          map[string]Handler{"": {Type: runcType}},
+		RegistryConfigDir: d.path(kindAgent+".containerd.registryConfigDir", r.RegistryConfigDir, "/etc/containerd/certs.d"),
+		LogMaxFiles:       int(deref(k.ContainerLogMaxFiles, 5)),
+	}
+	for name, h := range r.Handlers {
+		h.Type = or(h.Type, runcType)
+		c.Runtime.Handlers[name] = h
+	}
+	q, err := resource.ParseQuantity(or(k.ContainerLogMaxSize, "10Mi"))
+	if err != nil || q.Value() < 1 {
+		d.bad(kindKubelet+".containerLogMaxSize", "must be a size such as 10Mi, is %q", k.ContainerLogMaxSize)
+	}
+	c.Runtime.LogMaxSize = q.Value()
+	d.atLeast(kindKubelet+".containerLogMaxFiles", c.Runtime.LogMaxFiles, 2)
+}
+
+const runcType = "io.containerd.runc.v2"
+
+func (d *documents) network(c *Config) {
+	n := d.agent.CNI
+	c.Network = Network{
+		CNIBinDirs:  n.BinDirs,
+		CNIConfDir:  d.path(kindAgent+".cni.confDir", n.ConfDir, "/etc/cni/net.d"),
+		CNICacheDir: d.path(kindAgent+".cni.cacheDir", n.CacheDir, "/var/lib/cni/cache"),
+		StateDir:    d.path(kindAgent+".cni.stateDir", n.StateDir, filepath.Join(c.Paths.Run, "netns")),
+		HairpinMode: or(d.kubelet.HairpinMode, kubeletv1beta1.PromiscuousBridge),
+		UtilChains:  deref(d.kubelet.MakeIPTablesUtilChains, true),
+	}
+	if len(n.BinDirs) == 0 {
+		c.Network.CNIBinDirs = []string{"/opt/cni/bin"}
+	}
+	for _, dir := range c.Network.CNIBinDirs {
+		d.path(kindAgent+".cni.binDirs", dir, "")
+	}
+	d.oneOf(kindKubelet+".hairpinMode", c.Network.HairpinMode, "promiscuous-bridge", "hairpin-veth", "none")
+}
+
+func (d *documents) cgroups(c *Config) {
+	k := &d.kubelet
+	c.Cgroups = Cgroups{
+		Driver: or(k.CgroupDriver, "cgroupfs"), Root: d.path(kindKubelet+".cgroupRoot", k.CgroupRoot, "/"), PerQOS: deref(k.CgroupsPerQOS, true),
+		FailV1: deref(k.FailCgroupV1, false), Kubelet: k.KubeletCgroups, System: k.SystemCgroups,
+		SingleProcessOOMKill: deref(k.SingleProcessOOMKill, false), SwapBehavior: or(k.MemorySwap.SwapBehavior, "NoSwap"),
+		MemoryThrottlingFactor: deref(k.MemoryThrottlingFactor, 0.9), OOMScoreAdj: int(deref(k.OOMScoreAdj, -999)),
+	}
+	d.oneOf(kindKubelet+".cgroupDriver", c.Cgroups.Driver, "cgroupfs", "systemd")
+	d.oneOf(kindKubelet+".memorySwap.swapBehavior", c.Cgroups.SwapBehavior, "NoSwap", "LimitedSwap")
+	d.within(kindKubelet+".oomScoreAdj", c.Cgroups.OOMScoreAdj, -1000, 1000)
+	if f := c.Cgroups.MemoryThrottlingFactor; f <= 0 || f > 1 {
+		d.bad(kindKubelet+".memoryThrottlingFactor", "must be over 0 and at most 1, is %v", f)
+	}
+}
+
+func (d *documents) reserved(c *Config) {
+	k := &d.kubelet
+	c.Reserved = Reserved{
+		System: d.quantities(kindKubelet+".systemReserved", k.SystemReserved), Kube: d.quantities(kindKubelet+".kubeReserved", k.KubeReserved),
+		SystemCgroup: k.SystemReservedCgroup, KubeCgroup: k.KubeReservedCgroup, CPUs: k.ReservedSystemCPUs,
+		Enforce: k.EnforceNodeAllocatable, LocalStorage: deref(k.LocalStorageCapacityIsolation, true),
+	}
+	if c.Reserved.Enforce == nil {
+		c.Reserved.Enforce = []string{"pods"}
+	}
+	for _, e := range c.Reserved.Enforce {
+		d.oneOf(kindKubelet+".enforceNodeAllocatable", e, "none", "pods", "system-reserved", "kube-reserved", "system-reserved-compressible", "kube-reserved-compressible")
+	}
+	if slices.Contains(c.Reserved.Enforce, "system-reserved") && c.Reserved.SystemCgroup == "" {
+		d.bad(kindKubelet+".enforceNodeAllocatable", "says system-reserved, but systemReservedCgroup is empty")
+	}
+	if slices.Contains(c.Reserved.Enforce, "kube-reserved") && c.Reserved.KubeCgroup == "" {
+		d.bad(kindKubelet+".enforceNodeAllocatable", "says kube-reserved, but kubeReservedCgroup is empty")
+	}
+}
+
+func (d *documents) quantities(path string, given map[string]string) corev1.ResourceList {
+	list := corev1.ResourceList{}
+	for _, name := range sorted(given) {
+		text := given[name]
+		q, err := resource.ParseQuantity(text)
+		if err != nil || q.Sign() < 0 {
+			d.bad(join(path, name), "must be a quantity such as 100m or 1Gi, is %q", text)
+			continue
+		}
+		d.oneOf(join(path, name), name, "cpu", "memory", "ephemeral-storage", "pid")
+		list[corev1.ResourceName(name)] = q
+	}
+	return list
+}
