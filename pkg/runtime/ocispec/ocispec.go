@@ -1,0 +1,227 @@
+// Package ocispec is PURE: pod + container + image config + what was resolved for them (user, environment, mounts, cgroup,
+// namespaces) → a finished OCI runtime spec. It reads nothing but its Input and has no opinion on where things come from; a
+// runtime runs the result as it is.
+//
+// Sources of the rules: the OCI runtime spec 1.3, Kubernetes' API reference of PodSecurityContext and SecurityContext,
+// KEP-3619 (supplementalGroupsPolicy), KEP-3857 (recursive read-only mounts), KEP-127 (user namespaces).
+package ocispec
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// groupAnnotation tells containerd's runc shim which containers share one shim process.
+const groupAnnotation = "io.containerd.runc.v2.group"
+
+// Input is one attempt of one container, with everything resolved.
+type Input struct {
+	Pod       *corev1.Pod
+	Container *corev1.Container // for an ephemeral container its common part
+	ID        string
+	SandboxID string // groups the pod's containers in one shim; "" for a shim of its own
+	Image     imagespec.ImageConfig
+	// User is the image's user, or the security context's, resolved in the image; see UserString.
+	User runtime.User
+	// Env is the pod spec's part of the environment, "NAME=value" with every reference resolved. It wins over the image's.
+	Env []string
+	// Mounts are volumes and managed files in the order of the pod spec.
+	Mounts     []Mount
+	Namespaces runtime.Namespaces
+	// TargetPID is the PID namespace that an ephemeral container joins; "" for none.
+	TargetPID string
+	// Hostname is what HOSTNAME says; the name itself is set in the UTS namespace.
+	Hostname string
+	// CgroupsPath is in the form of the node's cgroup driver.
+	CgroupsPath string
+	Annotations map[string]string
+	Seccomp     Seccomp
+	// IDs map a pod's user namespace; empty without one.
+	IDs  IDMappings
+	Node Node
+}
+
+// Mount is one bind mount of a host path.
+type Mount struct {
+	Source, Destination string // absolute; the source exists
+	ReadOnly            bool
+	RecursiveReadOnly   bool // read-only for mounts below the source as well
+	// Propagation is None when empty.
+	Propagation corev1.MountPropagationMode
+	// Managed marks the agent's own mounts (/etc/hosts, /dev/shm …), which give way to a volume at the same path.
+	Managed bool
+}
+
+// Seccomp are the profiles that a container may be given.
+type Seccomp struct {
+	// Default gives RuntimeDefault to containers that say nothing (KubeletConfiguration.seccompDefault).
+	Default bool
+	// RuntimeDefault derives the default profile for a spec whose capabilities are set; nil: not built in.
+	RuntimeDefault func(*specs.Spec) (*specs.LinuxSeccomp, error)
+	// Localhost is the content of the container's localhostProfile; nil when it names none.
+	Localhost *specs.LinuxSeccomp
+}
+
+// IDMappings are those of a user namespace.
+type IDMappings struct {
+	UIDs, GIDs []specs.LinuxIDMapping
+}
+
+// Node are facts and settings of the machine.
+type Node struct {
+	MemoryCapacity int64 // bytes
+	// MinOOMScoreAdj is the lowest oom_score_adj that the agent may give (its own, without CAP_SYS_RESOURCE).
+	MinOOMScoreAdj int
+	CgroupV2       bool
+	// CPUQuotaPeriod of CPU limits in microseconds; 0: limits are not enforced.
+	CPUQuotaPeriod int64
+	// Capabilities that a privileged container gets ("CAP_…"); all that this package knows when empty.
+	Capabilities []string
+	// Devices that a privileged container gets.
+	Devices []specs.LinuxDevice
+	// HugePageSizes ("2MB") that the hugetlb controller limits; empty without the controller.
+	HugePageSizes []string
+	// SwapControl says that cgroups can limit swap; containers then get none.
+	SwapControl          bool
+	SingleProcessOOMKill bool
+	AppArmor             bool // the kernel has it
+}
+
+// Build makes the spec. Its errors are the pod author's to mend.
+func Build(in Input) (*specs.Spec, error) {
+	if in.Pod == nil || in.Container == nil {
+		return nil, errors.New("building spec: pod or container is missing")
+	}
+	sc := effective(in.Pod, in.Container)
+	if err := checkNonRoot(in, sc); err != nil {
+		return nil, err
+	}
+	process, err := process(in, sc)
+	if err != nil {
+		return nil, err
+	}
+	mounts, propagation, err := mounts(in, sc)
+	if err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{
+		Version:     specs.Version,
+		Process:     process,
+		Root:        &specs.Root{Path: "rootfs", Readonly: isTrue(sc.ReadOnlyRootFilesystem)},
+		Mounts:      mounts,
+		Annotations: annotations(in),
+		Linux: &specs.Linux{
+			UIDMappings:       in.IDs.UIDs,
+			GIDMappings:       in.IDs.GIDs,
+			CgroupsPath:       in.CgroupsPath,
+			Namespaces:        namespaces(in, sc),
+			Resources:         resources(in, sc),
+			RootfsPropagation: propagation,
+		},
+	}
+	if isTrue(sc.Privileged) {
+		spec.Linux.Devices = in.Node.Devices
+	}
+	hidePaths(spec.Linux, sc)
+	if err := confine(spec, in, sc); err != nil {
+		return nil, fmt.Errorf("building spec of container %q: %w", in.Container.Name, err)
+	}
+	return spec, nil
+}
+
+func annotations(in Input) map[string]string {
+	all := maps.Clone(in.Annotations)
+	if in.SandboxID != "" {
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[groupAnnotation] = in.SandboxID
+	}
+	return all
+}
+
+// namespaces: "" in runtime.Namespaces is the host's own, so only what is pinned is joined; mount and PID are new.
+func namespaces(in Input, sc *corev1.SecurityContext) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	add := func(kind specs.LinuxNamespaceType, path string) {
+		if path != "" {
+			list = append(list, specs.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	switch {
+	case in.Pod.Spec.HostPID:
+	case in.TargetPID != "":
+		add(specs.PIDNamespace, in.TargetPID)
+	case in.Namespaces.PID != "":
+		add(specs.PIDNamespace, in.Namespaces.PID)
+	default:
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	add(specs.NetworkNamespace, in.Namespaces.Net)
+	add(specs.IPCNamespace, in.Namespaces.IPC)
+	add(specs.UTSNamespace, in.Namespaces.UTS)
+	add(specs.UserNamespace, in.Namespaces.User)
+	if in.Node.CgroupV2 && !isTrue(sc.Privileged) {
+		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return list
+}
+
+// effective lays the container's security context over the pod's.
+func effective(pod *corev1.Pod, c *corev1.Container) *corev1.SecurityContext {
+	out := &corev1.SecurityContext{}
+	if c.SecurityContext != nil {
+		out = c.SecurityContext.DeepCopy()
+	}
+	p := pod.Spec.SecurityContext
+	if p == nil {
+		return out
+	}
+	out.RunAsUser = first(out.RunAsUser, p.RunAsUser)
+	out.RunAsGroup = first(out.RunAsGroup, p.RunAsGroup)
+	out.RunAsNonRoot = first(out.RunAsNonRoot, p.RunAsNonRoot)
+	out.SELinuxOptions = first(out.SELinuxOptions, p.SELinuxOptions)
+	out.SeccompProfile = first(out.SeccompProfile, p.SeccompProfile)
+	out.AppArmorProfile = first(out.AppArmorProfile, p.AppArmorProfile)
+	return out
+}
+
+func first[T any](a, b *T) *T {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
+
+// UserString is what the image's passwd and group files are to be asked for: the security context's ids over the image's user.
+func UserString(pod *corev1.Pod, c *corev1.Container, image imagespec.ImageConfig) string {
+	sc := effective(pod, c)
+	user := image.User
+	if sc.RunAsUser != nil {
+		user = fmt.Sprint(*sc.RunAsUser)
+	}
+	if sc.RunAsGroup != nil {
+		name, _, _ := cut(user)
+		user = fmt.Sprintf("%s:%d", orZero(name), *sc.RunAsGroup)
+	}
+	return user
+}
+
+func orZero(name string) string {
+	if name == "" {
+		return "0"
+	}
+	return name
+}
+
+func sorted(set map[string]bool) []string { return slices.Sorted(maps.Keys(set)) }

@@ -1,0 +1,152 @@
+package ocispec
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
+)
+
+// defaultPath is what programs are searched in when the image does not say.
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func process(in Input, sc *corev1.SecurityContext) (*specs.Process, error) {
+	args, err := arguments(in)
+	if err != nil {
+		return nil, err
+	}
+	adj := max(qos.OOMScoreAdj(in.Pod, in.Container, in.Node.MemoryCapacity), in.Node.MinOOMScoreAdj)
+	return &specs.Process{
+		Terminal: in.Container.TTY,
+		User: specs.User{
+			UID:            in.User.UID,
+			GID:            in.User.GID,
+			AdditionalGids: groups(in),
+		},
+		Args:            args,
+		Env:             environment(in),
+		Cwd:             workingDir(in),
+		Capabilities:    capabilities(sc, in.Node.Capabilities),
+		NoNewPrivileges: sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation,
+		OOMScoreAdj:     &adj,
+	}, nil
+}
+
+// arguments: the spec's command stands for the image's entrypoint and cmd together, its args for cmd alone.
+func arguments(in Input) ([]string, error) {
+	lookup := Lookup(in.Env)
+	entrypoint, cmd := expandAll(in.Container.Command, lookup), expandAll(in.Container.Args, lookup)
+	if len(entrypoint) == 0 {
+		entrypoint = in.Image.Entrypoint
+		if len(cmd) == 0 {
+			cmd = in.Image.Cmd
+		}
+	}
+	args := slices.Concat(entrypoint, cmd)
+	if len(args) == 0 {
+		return nil, fmt.Errorf("building spec of container %q: no command specified: neither the container nor its image has one",
+			in.Container.Name)
+	}
+	return args, nil
+}
+
+func expandAll(list []string, lookup func(string) (string, bool)) []string {
+	out := make([]string, 0, len(list))
+	for _, s := range list {
+		out = append(out, Expand(s, lookup))
+	}
+	return out
+}
+
+// environment lays TERM and HOSTNAME over the image's, and the pod spec's over all, keeping the place of the first mention.
+func environment(in Input) []string {
+	var env []string
+	if !slices.ContainsFunc(in.Image.Env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
+		env = append(env, defaultPath)
+	}
+	env = append(env, in.Image.Env...)
+	if in.Container.TTY {
+		env = append(env, "TERM=xterm")
+	}
+	if in.Hostname != "" {
+		env = append(env, "HOSTNAME="+in.Hostname)
+	}
+	place := map[string]int{}
+	out := make([]string, 0, len(env)+len(in.Env))
+	for _, e := range slices.Concat(env, in.Env) {
+		name, _, _ := strings.Cut(e, "=")
+		if i, seen := place[name]; seen {
+			out[i] = e
+			continue
+		}
+		place[name] = len(out)
+		out = append(out, e)
+	}
+	return out
+}
+
+func workingDir(in Input) string {
+	dir := in.Container.WorkingDir
+	if dir == "" {
+		dir = in.Image.WorkingDir
+	}
+	return path.Join("/", dir)
+}
+
+// groups are the primary group, what the image's /etc/group says of the user (unless the policy is Strict), fsGroup and
+// supplementalGroups, each once.
+func groups(in Input) []uint32 {
+	list := []uint32{in.User.GID}
+	psc := in.Pod.Spec.SecurityContext
+	if psc == nil || psc.SupplementalGroupsPolicy == nil || *psc.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyMerge {
+		list = append(list, in.User.Groups...)
+	}
+	if psc != nil {
+		if psc.FSGroup != nil {
+			list = append(list, uint32(*psc.FSGroup))
+		}
+		for _, g := range psc.SupplementalGroups {
+			list = append(list, uint32(g))
+		}
+	}
+	seen := map[uint32]bool{}
+	return slices.DeleteFunc(list, func(g uint32) bool {
+		double := seen[g]
+		seen[g] = true
+		return double
+	})
+}
+
+// checkNonRoot refuses to run as root what asked not to, in kubelet's words.
+func checkNonRoot(in Input, sc *corev1.SecurityContext) error {
+	if !isTrue(sc.RunAsNonRoot) {
+		return nil
+	}
+	where := fmt.Sprintf("(pod: %q, container: %s)",
+		fmt.Sprintf("%s_%s(%s)", in.Pod.Name, in.Pod.Namespace, in.Pod.UID), in.Container.Name)
+	if sc.RunAsUser != nil {
+		if *sc.RunAsUser == 0 {
+			return fmt.Errorf("container's runAsUser breaks non-root policy %s", where)
+		}
+		return nil
+	}
+	name, _, _ := cut(in.Image.User)
+	if name != "" && !numeric(name) {
+		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root %s", name, where)
+	}
+	if in.User.UID == 0 {
+		return fmt.Errorf("container has runAsNonRoot and image will run as root %s", where)
+	}
+	return nil
+}
+
+func cut(user string) (name, group string, found bool) { return strings.Cut(user, ":") }
+
+func numeric(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}

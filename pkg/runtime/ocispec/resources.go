@@ -1,0 +1,92 @@
+package ocispec
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
+)
+
+func resources(in Input, sc *corev1.SecurityContext) *specs.LinuxResources {
+	r := Resources(in.Pod, in.Container, in.Node)
+	// The runtime adds the harmless devices (null, zero, full, random, urandom, tty, ptmx, pts) to what is allowed.
+	r.Devices = []specs.LinuxDeviceCgroup{{Allow: isTrue(sc.Privileged), Access: "rwm"}}
+	return r
+}
+
+// Resources are the limits of one container as its pod spec has them, without device rules: also what an in-place resize
+// applies.
+func Resources(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResources {
+	request, limit := qos.ContainerCPU(pod, c)
+	shares := qos.Shares(request)
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}
+	if n.CPUQuotaPeriod > 0 && limit > 0 {
+		period, quota := uint64(n.CPUQuotaPeriod), qos.Quota(limit, n.CPUQuotaPeriod)
+		r.CPU.Period, r.CPU.Quota = &period, &quota
+	}
+	if memory := qos.ContainerMemory(pod, c); memory > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &memory}
+		if n.SwapControl && !n.CgroupV2 {
+			r.Memory.Swap = &memory // memory and swap together: none is left for swap
+		}
+	}
+	if n.CgroupV2 {
+		r.Unified = unified(n)
+	}
+	r.HugepageLimits = hugePages(c, n.HugePageSizes)
+	return r
+}
+
+func unified(n Node) map[string]string {
+	u := map[string]string{}
+	if !n.SingleProcessOOMKill {
+		u["memory.oom.group"] = "1"
+	}
+	if n.SwapControl {
+		u["memory.swap.max"] = "0"
+	}
+	if len(u) == 0 {
+		return nil
+	}
+	return u
+}
+
+// hugePages limits every size that the machine has: to nothing, unless the container asks for it.
+func hugePages(c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
+	var list []specs.LinuxHugepageLimit
+	for _, size := range sizes {
+		list = append(list, specs.LinuxHugepageLimit{Pagesize: size, Limit: 0})
+	}
+	for name, q := range c.Resources.Limits {
+		page, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
+		if !ok {
+			continue
+		}
+		for i := range list {
+			if list[i].Pagesize == kernelSize(page) {
+				list[i].Limit = uint64(q.Value())
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b specs.LinuxHugepageLimit) int { return strings.Compare(a.Pagesize, b.Pagesize) })
+	return list
+}
+
+// kernelSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB".
+func kernelSize(page string) string {
+	q, err := resource.ParseQuantity(page)
+	if err != nil {
+		return ""
+	}
+	units := []string{"B", "KB", "MB", "GB"}
+	v, unit := q.Value(), 0
+	for v >= 1024 && v%1024 == 0 && unit < len(units)-1 {
+		v, unit = v/1024, unit+1
+	}
+	return strconv.FormatInt(v, 10) + units[unit]
+}
