@@ -131,10 +131,12 @@ type Container struct {
 	ID      string
 	Name    string // of the container in the pod spec
 	Attempt int    // 0 for the first; the restart count
-	State   State
-	Pid     int
-	Image   string // the reference that the pod spec named
-	ImageID string // image id of the store, as status.imageID wants it
+	// SandboxID is the sandbox whose namespaces it was made in.
+	SandboxID string
+	State     State
+	Pid       int
+	Image     string // the reference that the pod spec named
+	ImageID   string // image id of the store, as status.imageID wants it
 
 	CreatedAt, StartedAt, FinishedAt time.Time // zero when not yet
 
