@@ -1,0 +1,262 @@
+// Package logpump is EDGE: the agent's side of the log pump. It starts the pump, keeps it running, asks it to join
+// containers' streams, and reads the log files that the pump writes. The pump itself is in package pump, a process of its
+// own (cmd/nodeagent-pump) that outlives the agent.
+package logpump
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Config is what a Client is made from.
+type Config struct {
+	// Program is the path of nodeagent-pump.
+	Program string
+	// Socket is the path that the pump answers on. An agent finds the pump of its predecessor by it.
+	Socket string
+	// Build, when not "", is the build of Program: a pump of another one is replaced when it holds no container.
+	Build string
+	// MaxSize (bytes) and MaxFiles are kubelet's containerLogMaxSize and containerLogMaxFiles.
+	MaxSize  int64
+	MaxFiles int
+	Logger   *slog.Logger
+}
+
+// Client talks to the pump. Its methods start the pump when there is none.
+type Client struct {
+	c Config
+
+	starting sync.Mutex
+	mu       sync.Mutex
+	open     map[string]runtime.Output // what the pump must know, to tell it again when it was restarted
+}
+
+// New checks the configuration.
+func New(c Config) (*Client, error) {
+	if c.Program == "" || c.Socket == "" || c.Logger == nil {
+		return nil, errors.New("log pump: program, socket and logger are required")
+	}
+	if c.MaxSize < 1 || c.MaxFiles < 2 {
+		return nil, fmt.Errorf("log pump: containerLogMaxSize %d and containerLogMaxFiles %d: at least 1 byte and 2 files", c.MaxSize, c.MaxFiles)
+	}
+	return &Client{c: c, open: map[string]runtime.Output{}}, nil
+}
+
+// Run keeps a pump running until ctx ends; the pump stays.
+func (c *Client) Run(ctx context.Context) error {
+	for first := true; ctx.Err() == nil; first = false {
+		if err := c.watch(ctx, first); err != nil && ctx.Err() == nil {
+			c.c.Logger.Warn("log pump ended, starting it again", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// watch returns when the pump has gone.
+func (c *Client) watch(ctx context.Context, first bool) error {
+	if first {
+		c.replaceIdle(ctx)
+	}
+	conn, hello, err := c.ask(ctx, wire.Request{Op: wire.Watch})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	c.c.Logger.Info("log pump is running", "pid", hello.Pid, "build", hello.Build, "containers", len(hello.Containers))
+	_, err = conn.Read(make([]byte, 1))
+	return err
+}
+
+// replaceIdle ends a pump of another build. One that holds containers is left alone: it speaks the same protocol.
+func (c *Client) replaceIdle(ctx context.Context) {
+	conn, hello, err := c.ask(ctx, wire.Request{Op: wire.Hello})
+	if err != nil {
+		return
+	}
+	conn.Close()
+	if c.c.Build == "" || hello.Build == c.c.Build || len(hello.Containers) > 0 {
+		return
+	}
+	if conn, _, err := c.ask(ctx, wire.Request{Op: wire.Quit}); err == nil {
+		conn.Read(make([]byte, 1)) // until it is gone
+		conn.Close()
+	}
+}
+
+// Open joins the streams of a container; see runtime.Output.
+func (c *Client) Open(ctx context.Context, out runtime.Output) error {
+	c.mu.Lock()
+	c.open[out.ID] = out
+	c.mu.Unlock()
+	if err := c.do(ctx, wire.Request{Op: wire.Open, Output: &out}); err != nil {
+		return fmt.Errorf("joining streams of container %.12s: %w", out.ID, err)
+	}
+	return nil
+}
+
+// Seal says that the container's task runs, so that the end of its pipes is the end of its output.
+func (c *Client) Seal(ctx context.Context, id string) error {
+	c.mu.Lock()
+	if out, ok := c.open[id]; ok {
+		out.Sealed = true
+		c.open[id] = out
+	}
+	c.mu.Unlock()
+	return c.do(ctx, wire.Request{Op: wire.Seal, ID: id})
+}
+
+// Drain returns when all output of an ended container is in its file, also when the pump does not know the container.
+func (c *Client) Drain(ctx context.Context, id string) error {
+	err := c.do(ctx, wire.Request{Op: wire.Drain, ID: id})
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Close leaves the container's streams.
+func (c *Client) Close(ctx context.Context, id string) error {
+	c.mu.Lock()
+	delete(c.open, id)
+	c.mu.Unlock()
+	err := c.do(ctx, wire.Request{Op: wire.Close, ID: id})
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) do(ctx context.Context, q wire.Request) error {
+	conn, _, err := c.ask(ctx, q)
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+// ask sends one request, starting the pump if need be. The connection is left open for what follows the response.
+func (c *Client) ask(ctx context.Context, q wire.Request) (net.Conn, wire.Response, error) {
+	conn, r, err := c.askOnce(ctx, q)
+	if !gone(err) || ctx.Err() != nil {
+		return conn, r, err
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, wire.Response{}, err
+	}
+	return c.askOnce(ctx, q)
+}
+
+// gone says that nobody answers on the socket.
+func gone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+}
+
+func (c *Client) askOnce(ctx context.Context, q wire.Request) (_ net.Conn, r wire.Response, err error) {
+	if q.Op == wire.Open {
+		q.Limits = &wire.Limits{MaxSize: c.c.MaxSize, MaxFiles: c.c.MaxFiles}
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.c.Socket)
+	if err != nil {
+		return nil, r, fmt.Errorf("reaching the log pump: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		stop()
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	b, err := json.Marshal(q)
+	if err != nil {
+		return nil, r, err
+	}
+	if _, err := conn.Write(append(b, '\n')); err != nil {
+		return nil, r, fmt.Errorf("asking the log pump: %w", err)
+	}
+	line, err := readLine(conn)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, r, fmt.Errorf("asking the log pump: %w", err)
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return nil, r, fmt.Errorf("reading the log pump's answer: %w", err)
+	}
+	if r.NotFound {
+		return nil, r, fmt.Errorf("log pump: %s: %w", r.Error, runtime.ErrNotFound)
+	}
+	if r.Error != "" {
+		return nil, r, fmt.Errorf("log pump: %s", r.Error)
+	}
+	return conn, r, nil
+}
+
+// readLine takes nothing of the frames behind the line: answers are short, so byte by byte is good enough.
+func readLine(conn net.Conn) ([]byte, error) {
+	var line []byte
+	b := make([]byte, 1)
+	for len(line) < 1<<20 {
+		if _, err := conn.Read(b); err != nil {
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+		line = append(line, b[0])
+	}
+	return nil, wire.ErrFrame
+}
+
+// start starts the pump and tells it what its predecessor knew.
+func (c *Client) start(ctx context.Context) error {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Hello}); err == nil {
+		return conn.Close() // somebody else was faster
+	}
+	if err := os.MkdirAll(filepath.Dir(c.c.Socket), 0o711); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, c.c.Program, "logs", "--socket", c.c.Socket).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("starting the log pump %q: %w: %s", c.c.Program, err, out)
+	}
+	c.mu.Lock()
+	known := make([]runtime.Output, 0, len(c.open))
+	for _, o := range c.open {
+		known = append(known, o)
+	}
+	c.mu.Unlock()
+	for _, o := range known {
+		conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Open, Output: &o})
+		if err != nil {
+			c.c.Logger.Warn("container's log cannot be continued", "container", o.ID, "err", err)
+			continue
+		}
+		conn.Close()
+	}
+	return nil
+}

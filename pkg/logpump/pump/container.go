@@ -1,0 +1,298 @@
+package pump
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
+	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// readSize is what a pipe holds at most by default.
+const readSize = 64 << 10
+
+// container is one container's streams.
+//
+//	opened ──seal──▶ sealed ──both pipes ended──▶ ended (log complete) ──close──▶ gone
+type container struct {
+	pump  *Pump
+	out   runtime.Output
+	ended chan struct{} // closed when all output is in the file
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	log     logFile
+	streams []*stream
+	stdin   *os.File // keeps the container's stdin open
+	keepers []*os.File
+	clients map[*client]struct{}
+	failed  time.Time // when the last write failed
+}
+
+// stream is one of the two outputs.
+type stream struct {
+	c     *container
+	kind  wire.Kind
+	file  *os.File
+	split crilog.Splitter
+}
+
+func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container, err error) {
+	c := &container{pump: p, out: out, ended: make(chan struct{}), clients: map[*client]struct{}{}}
+	defer func() {
+		if err != nil {
+			c.closeFiles()
+		}
+	}()
+	if err := os.MkdirAll(filepath.Dir(out.LogPath), 0o755); err != nil {
+		return nil, err
+	}
+	c.log = logFile{path: out.LogPath, limits: limits, tidy: p.tidy}
+	if err := c.log.open(); err != nil {
+		return nil, fmt.Errorf("opening log: %w", err)
+	}
+	if err := c.link(); err != nil {
+		return nil, err
+	}
+	if out.Stdin != "" {
+		// Read and write: never blocks, and is no end of input when a client goes.
+		if c.stdin, err = openFIFO(out.Stdin, os.O_RDWR); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.openStream(out.Stdout, wire.FrameStdout, crilog.Stdout); err != nil {
+		return nil, err
+	}
+	if err := c.openStream(out.Stderr, wire.FrameStderr, crilog.Stderr); err != nil {
+		return nil, err
+	}
+	for _, s := range c.streams {
+		c.wg.Go(s.run)
+	}
+	go func() {
+		c.wg.Wait()
+		c.end()
+	}()
+	return c, nil
+}
+
+func openFIFO(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening pipe: %w", err)
+	}
+	return f, nil
+}
+
+func (c *container) openStream(path string, kind wire.Kind, name crilog.Stream) error {
+	if path == "" {
+		return nil
+	}
+	f, err := openFIFO(path, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	c.streams = append(c.streams, &stream{c: c, kind: kind, file: f, split: crilog.Splitter{Stream: name}})
+	if c.out.Sealed {
+		return nil
+	}
+	keeper, err := openFIFO(path, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	c.keepers = append(c.keepers, keeper)
+	return nil
+}
+
+// link makes the link that log shippers watch.
+func (c *container) link() error {
+	if c.out.LinkPath == "" {
+		return nil
+	}
+	if have, err := os.Readlink(c.out.LinkPath); err == nil && have == c.out.LogPath {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(c.out.LinkPath), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(c.out.LinkPath); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return os.Symlink(c.out.LogPath, c.out.LinkPath)
+}
+
+// seal lets go of the write ends.
+func (c *container) seal() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.keepers {
+		k.Close()
+	}
+	c.keepers = nil
+}
+
+func (c *container) isEnded() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// run reads one pipe to its end.
+func (s *stream) run() {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	var out []byte
+	for {
+		n, buf, err := s.read(raw)
+		if n > 0 {
+			now := time.Now()
+			out = s.split.Split(out[:0], buf[:n], now)
+			s.c.deliver(s.kind, buf[:n], out)
+		}
+		if buf != nil {
+			s.c.pump.buffers.Put(buf)
+		}
+		if cap(out) > 4<<10 {
+			out = nil // an idle container holds no memory
+		}
+		if n <= 0 && err == nil || err != nil {
+			break
+		}
+	}
+	if rest := s.split.Flush(nil, time.Now()); len(rest) > 0 {
+		s.c.deliver(s.kind, nil, rest)
+	}
+}
+
+// read waits for data, and takes a buffer only when there is some.
+func (s *stream) read(raw syscall.RawConn) (n int, buf *[readSize]byte, err error) {
+	waitErr := raw.Read(func(fd uintptr) bool {
+		buf = s.c.pump.buffers.Get().(*[readSize]byte)
+		for {
+			n, err = syscall.Read(int(fd), buf[:])
+			if !errors.Is(err, syscall.EINTR) {
+				break
+			}
+		}
+		if errors.Is(err, syscall.EAGAIN) {
+			s.c.pump.buffers.Put(buf)
+			buf, n = nil, 0
+			return false
+		}
+		return true
+	})
+	if waitErr != nil {
+		return 0, buf, waitErr
+	}
+	return n, buf, err
+}
+
+// deliver writes entries to the file and data to the clients. A full disk drops the entries: a container must not stand
+// still for its log.
+func (c *container) deliver(kind wire.Kind, data, entries []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(entries) > 0 {
+		if err := c.log.write(entries); err != nil {
+			c.report(err)
+		}
+	}
+	for cl := range c.clients {
+		if len(data) > 0 {
+			cl.send(kind, data)
+		}
+	}
+}
+
+// report complains at most each ten seconds for a container.
+func (c *container) report(err error) {
+	if now := time.Now(); now.Sub(c.failed) > 10*time.Second {
+		c.failed = now
+		fmt.Fprintf(os.Stderr, "writing log of container %.12s: %v\n", c.out.ID, err)
+	}
+}
+
+// end is when both pipes have ended.
+func (c *container) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeFilesLocked()
+	close(c.ended)
+	for cl := range c.clients {
+		cl.finish(wire.FrameEnd)
+	}
+	c.clients = map[*client]struct{}{}
+}
+
+// close ends reading, whatever the pipes hold, and removes the link.
+func (c *container) close() {
+	c.seal()
+	for _, s := range c.streams {
+		s.file.SetReadDeadline(time.Unix(1, 0))
+	}
+	<-c.ended
+	if c.out.LinkPath != "" {
+		if have, err := os.Readlink(c.out.LinkPath); err == nil && have == c.out.LogPath {
+			os.Remove(c.out.LinkPath)
+		}
+	}
+}
+
+func (c *container) closeFiles() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeFilesLocked()
+}
+
+func (c *container) closeFilesLocked() {
+	for _, s := range c.streams {
+		s.file.Close()
+	}
+	for _, k := range c.keepers {
+		k.Close()
+	}
+	c.keepers = nil
+	c.closeStdinLocked()
+	c.log.close()
+}
+
+func (c *container) closeStdinLocked() {
+	if c.stdin != nil {
+		c.stdin.Close()
+		c.stdin = nil
+	}
+}
+
+// writeStdin hands a client's input to the container; it waits while the container does not read.
+func (c *container) writeStdin(data []byte) error {
+	c.mu.Lock()
+	stdin := c.stdin
+	c.mu.Unlock()
+	if stdin == nil {
+		return io.ErrClosedPipe
+	}
+	_, err := stdin.Write(data)
+	return err
+}
+
+// endStdin is the end of a client's input.
+func (c *container) endStdin() {
+	if !c.out.StdinOnce {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeStdinLocked()
+}

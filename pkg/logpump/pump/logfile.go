@@ -1,0 +1,204 @@
+package pump
+
+import (
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/logpump/logdir"
+	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
+)
+
+// logFile is the file of one container. Its owner serialises the calls.
+type logFile struct {
+	path   string
+	limits wire.Limits
+	tidy   func(path string, limits wire.Limits) // called after a rotation
+	file   *os.File
+	size   int64
+	last   time.Time // stamp of the newest rotated file
+}
+
+// open continues the file where an earlier pump left it.
+func (l *logFile) open() error {
+	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return err
+	}
+	l.file, l.size = f, info.Size()
+	return l.mendTail()
+}
+
+// mendTail ends a line that a killed pump left half written, so that the next one stays readable.
+func (l *logFile) mendTail() error {
+	if l.size == 0 {
+		return nil
+	}
+	var b [1]byte
+	if _, err := l.file.ReadAt(b[:], l.size-1); err != nil || b[0] == '\n' {
+		return err
+	}
+	n, err := l.file.WriteString("\n")
+	l.size += int64(n)
+	return err
+}
+
+// write appends whole entries and rotates between them, so that no file gets longer than the limit.
+func (l *logFile) write(entries []byte) error {
+	for len(entries) > 0 {
+		if l.file == nil {
+			if err := l.open(); err != nil {
+				return err
+			}
+		}
+		n := fit(entries, l.limits.MaxSize-l.size)
+		if n == 0 && l.size > 0 {
+			if err := l.rotate(); err != nil {
+				return err
+			}
+			continue
+		}
+		if n == 0 { // one entry that is longer than a file may be
+			n = nextEntry(entries)
+		}
+		if err := l.append(entries[:n]); err != nil {
+			return err
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// append leaves no half entry behind when the disk is full.
+func (l *logFile) append(b []byte) error {
+	n, err := l.file.Write(b)
+	if err != nil && n > 0 {
+		if l.file.Truncate(l.size) == nil {
+			n = 0
+		}
+	}
+	l.size += int64(n)
+	return err
+}
+
+// fit is how many bytes of whole entries go into room.
+func fit(entries []byte, room int64) int {
+	if int64(len(entries)) <= room {
+		return len(entries)
+	}
+	n := 0
+	for {
+		next := nextEntry(entries[n:])
+		if next == 0 || int64(n+next) > room {
+			return n
+		}
+		n += next
+	}
+}
+
+func nextEntry(b []byte) int {
+	for i, c := range b {
+		if c == '\n' {
+			return i + 1
+		}
+	}
+	return len(b)
+}
+
+// rotate moves the file aside. Stamps have a resolution of a second: a second rotation within it takes the next free one,
+// which keeps names in order.
+func (l *logFile) rotate() error {
+	stamp := time.Now().Truncate(time.Second)
+	if !stamp.After(l.last) {
+		stamp = l.last.Add(time.Second)
+	}
+	for taken(l.path, stamp) {
+		stamp = stamp.Add(time.Second)
+	}
+	if err := os.Rename(l.path, logdir.Name(l.path, stamp)); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("rotating %q: %w", l.path, err)
+	}
+	l.last = stamp
+	l.close()
+	if err := l.open(); err != nil {
+		return err
+	}
+	removeExcess(l.path, l.limits)
+	l.tidy(l.path, l.limits)
+	return nil
+}
+
+func (l *logFile) close() {
+	if l.file != nil {
+		l.file.Close()
+		l.file = nil
+	}
+}
+
+func taken(path string, stamp time.Time) bool {
+	name := logdir.Name(path, stamp)
+	for _, suffix := range []string{"", ".gz"} {
+		if _, err := os.Lstat(name + suffix); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// removeExcess keeps the newest files, one place being that of the file in use.
+func removeExcess(path string, limits wire.Limits) {
+	names := logdir.Rotated(path)
+	for len(names) > max(limits.MaxFiles-1, 1) {
+		os.Remove(names[0])
+		names = names[1:]
+	}
+}
+
+// compressOlder compresses all rotated files but the newest, which readers are most likely still in.
+func compressOlder(path string, limits wire.Limits) {
+	names := logdir.Rotated(path)
+	for i, name := range names {
+		if i == len(names)-1 || strings.HasSuffix(name, ".gz") {
+			continue
+		}
+		compress(name)
+	}
+	removeExcess(path, limits)
+}
+
+func compress(name string) {
+	in, err := os.Open(name)
+	if err != nil {
+		return
+	}
+	defer in.Close()
+	tmp := name + ".tmp"
+	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return
+	}
+	z, _ := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	_, err = io.Copy(z, in)
+	if cerr := z.Close(); err == nil {
+		err = cerr
+	}
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, name+".gz")
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return
+	}
+	os.Remove(name)
+}

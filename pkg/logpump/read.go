@@ -1,0 +1,357 @@
+package logpump
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
+	"github.com/nodeagent/nodeagent/pkg/logpump/logdir"
+)
+
+// Options are those of `kubectl logs`; the zero value reads everything that is kept, once.
+type Options struct {
+	// Follow goes on with what is written later, until Ended says that nothing will be, or the context ends.
+	Follow bool
+	// Ended says that the container has ended and its output is all in the file. It is asked about once a second and after
+	// each change of the file, when all there is has been read. Nil means never.
+	Ended func() bool
+	// Timestamps puts the time before each line.
+	Timestamps bool
+	// Tail, when not nil, starts that many lines before the end.
+	Tail *int64
+	// Since leaves out what is older.
+	Since time.Time
+	// LimitBytes, when not nil, ends after that many bytes of output.
+	LimitBytes *int64
+	// Stream chooses one stream; "" is both.
+	Stream crilog.Stream
+}
+
+// stampFormat is the one of `kubectl logs --timestamps`: nine digits always.
+const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+// errEnough ends a read that reached its limit.
+var errEnough = errors.New("enough")
+
+// Read copies the log at path, rotated files included, to stdout and stderr; both may be the same writer, in which case the
+// order of entries is kept. It crosses rotations while it follows. An end of ctx while following is no error.
+func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
+	current, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("opening log: %w", err)
+	}
+	r := &reader{path: path, o: o, current: current, out: printer{o: o, stdout: stdout, stderr: stderr}}
+	defer func() { r.current.Close() }()
+	if o.LimitBytes != nil {
+		r.out.left = *o.LimitBytes
+	}
+	var changes <-chan fsnotify.Event
+	if o.Follow {
+		watcher, err := fsnotify.NewWatcher()
+		if err == nil { // without one (out of watches) the clock alone must do
+			defer watcher.Close()
+			if watcher.Add(filepath.Dir(path)) == nil {
+				changes = watcher.Events
+			}
+		}
+	}
+	err = r.old(ctx)
+	if err == nil {
+		err = r.follow(ctx, changes)
+	}
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// reader walks the files of one log, oldest first.
+type reader struct {
+	path    string
+	o       Options
+	current *os.File
+	buf     *bufio.Reader
+	line    []byte // of the current file, not ended yet
+	out     printer
+}
+
+// old reads what was rotated before the current file was opened, and brings the current file to where reading starts.
+func (r *reader) old(ctx context.Context) error {
+	var older []string
+	for _, name := range logdir.Rotated(r.path) {
+		if r.before(name) {
+			older = append(older, name)
+		}
+	}
+	if r.o.Tail == nil {
+		for _, name := range older {
+			if err := r.whole(ctx, name, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	offset, missing, err := tailOffset(r.current, *r.o.Tail)
+	if err != nil {
+		return err
+	}
+	if err := r.tailOlder(ctx, older, missing); err != nil {
+		return err
+	}
+	_, err = r.current.Seek(offset, io.SeekStart)
+	return err
+}
+
+// before says whether a rotated file is older than the current one, which may itself have been rotated by now.
+func (r *reader) before(name string) bool {
+	own, _ := r.currentName()
+	return own == r.path || strings.TrimSuffix(name, ".gz") < own
+}
+
+// tailOlder prints the last lines of the older files.
+func (r *reader) tailOlder(ctx context.Context, older []string, lines int64) error {
+	first, skip := len(older), int64(0)
+	for first > 0 && lines > 0 {
+		first--
+		n, err := countLines(older[first])
+		if err != nil {
+			return err
+		}
+		skip = max(0, n-lines)
+		lines -= n - skip
+	}
+	for _, name := range older[first:] {
+		if err := r.whole(ctx, name, skip); err != nil {
+			return err
+		}
+		skip = 0
+	}
+	return nil
+}
+
+// openOld opens a rotated file, compressed by now or not. A file that is gone was too old to keep.
+func openOld(name string) (io.ReadCloser, error) {
+	plain := strings.TrimSuffix(name, ".gz")
+	f, err := os.Open(plain)
+	if err == nil {
+		return f, nil
+	}
+	f, err = os.Open(plain + ".gz")
+	if os.IsNotExist(err) {
+		return io.NopCloser(bytes.NewReader(nil)), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading %q: %w", f.Name(), err)
+	}
+	return gzipFile{z, f}, nil
+}
+
+type gzipFile struct {
+	*gzip.Reader
+	file *os.File
+}
+
+func (g gzipFile) Close() error { return g.file.Close() }
+
+// whole prints a rotated file but for its first lines.
+func (r *reader) whole(ctx context.Context, name string, skip int64) error {
+	f, err := openOld(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := bufio.NewReaderSize(f, 64<<10)
+	for n := int64(0); ; n++ {
+		if n%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		line, err := b.ReadBytes('\n')
+		if err == nil && n >= skip {
+			err = r.out.entry(line)
+		}
+		if errors.Is(err, io.EOF) {
+			return r.out.flush()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func countLines(name string) (int64, error) {
+	f, err := openOld(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	buf := make([]byte, 64<<10)
+	var lines int64
+	for {
+		n, err := f.Read(buf)
+		lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
+		if errors.Is(err, io.EOF) {
+			return lines, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// tailOffset finds where the last lines of f start, and how many lines it has too few.
+func tailOffset(f *os.File, lines int64) (offset, missing int64, err error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || lines <= 0 {
+		return end, 0, err
+	}
+	buf := make([]byte, 64<<10)
+	found := int64(-1) // the newline at the very end begins no line
+	for pos := end; pos > 0; {
+		n := min(pos, int64(len(buf)))
+		pos -= n
+		if _, err := f.ReadAt(buf[:n], pos); err != nil {
+			return 0, 0, err
+		}
+		for i := n - 1; i >= 0; i-- {
+			if buf[i] != '\n' {
+				continue
+			}
+			if found++; found == lines {
+				return pos + i + 1, 0, nil
+			}
+		}
+	}
+	return 0, lines - max(found+1, 0), nil
+}
+
+// follow prints the current file and those that follow it.
+func (r *reader) follow(ctx context.Context, changes <-chan fsnotify.Event) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	r.buf = bufio.NewReaderSize(r.current, 64<<10)
+	for {
+		ended := r.o.Follow && r.o.Ended != nil && r.o.Ended()
+		next, err := r.advance(ctx)
+		if err != nil {
+			return err
+		}
+		if next {
+			continue
+		}
+		if !r.o.Follow || ended {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-changes:
+			drainEvents(changes)
+		}
+	}
+}
+
+func drainEvents(changes <-chan fsnotify.Event) {
+	for {
+		select {
+		case <-changes:
+		default:
+			return
+		}
+	}
+}
+
+// advance prints the current file to its present end, and goes on to the next one if it was rotated. Whether it was is
+// found out before the last read, so that nothing written to it before is missed.
+func (r *reader) advance(ctx context.Context) (next bool, err error) {
+	name, gone := r.currentName()
+	if err := r.lines(ctx); err != nil {
+		return false, err
+	}
+	if name == r.path && !gone {
+		return false, nil
+	}
+	f, err := r.successor(ctx, name)
+	if err != nil || f == nil {
+		return false, err
+	}
+	r.current.Close()
+	r.current, r.line = f, nil
+	r.buf.Reset(f)
+	return true, nil
+}
+
+// lines prints the whole lines up to the present end of the file.
+func (r *reader) lines(ctx context.Context) error {
+	for n := 0; ; n++ {
+		if n%1024 == 0 && ctx.Err() != nil {
+			return r.out.flush()
+		}
+		part, err := r.buf.ReadSlice('\n')
+		r.line = append(r.line, part...)
+		switch {
+		case err == nil:
+			err = r.out.entry(r.line)
+			r.line = r.line[:0]
+			if err != nil {
+				return err
+			}
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			return r.out.flush()
+		default:
+			return err
+		}
+	}
+}
+
+// currentName is the present name of the open file, without .gz; the kernel follows renames.
+func (r *reader) currentName() (name string, gone bool) {
+	link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.current.Fd()))
+	if err != nil {
+		return r.path, false
+	}
+	base, gone := strings.CutSuffix(filepath.Base(link), " (deleted)")
+	return filepath.Join(filepath.Dir(r.path), base), gone
+}
+
+// successor opens the file after the one of that name; nil when there is none yet.
+func (r *reader) successor(ctx context.Context, name string) (*os.File, error) {
+	for _, other := range logdir.Rotated(r.path) {
+		if name == r.path || strings.TrimSuffix(other, ".gz") <= name {
+			continue
+		}
+		if strings.HasSuffix(other, ".gz") { // compressed while the reader was busy with an older one
+			if err := r.whole(ctx, other, 0); err != nil {
+				return nil, err
+			}
+			name = strings.TrimSuffix(other, ".gz")
+			continue
+		}
+		f, err := os.Open(other)
+		if err == nil {
+			return f, nil
+		}
+	}
+	f, err := os.Open(r.path)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	return f, err
+}
