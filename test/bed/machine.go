@@ -1,0 +1,175 @@
+package bed
+
+import (
+	"bufio"
+	"context"
+	_ "embed" // the holder's script is a file of its own, for the sake of its readers
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed machine.sh
+var machineScript string
+
+// machine is a network namespace with a name, and a holder whose mount, pid, hostname and IPC namespaces go with it.
+type machine struct {
+	run    *run
+	name   string // "cp", or the node's name
+	netns  string // name below /run/netns
+	holder processID
+	cmd    *exec.Cmd // nil in a process other than the one that started it
+	life   io.Closer // its closing ends the holder; nil for a detached machine
+}
+
+// netnsDir is where ip(8) pins network namespaces.
+const netnsDir = "/run/netns/"
+
+// newMachine makes the network namespace and starts the holder. kind is "node" or "plain".
+func newMachine(ctx context.Context, r *run, name, kind string) (*machine, error) {
+	m := &machine{run: r, name: name, netns: "bed-" + r.rec.ID + "-" + name}
+	// Recorded before it exists: a kill between the two must not leave a namespace that nobody knows.
+	err := r.update(func(rec *record) { rec.machine(name).NetNS = m.netns })
+	if err != nil {
+		return nil, err
+	}
+	if err := ip(ctx, "netns", "add", m.netns); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(m.dir(), 0o755); err != nil {
+		return nil, fmt.Errorf("making folder of machine %q: %w", name, err)
+	}
+	if err := m.startHolder(ctx, kind); err != nil {
+		return nil, fmt.Errorf("starting machine %q: %w", name, err)
+	}
+	return m, r.update(func(rec *record) { rec.machine(name).Holder = m.holder })
+}
+
+// dir is the machine's part of the run folder.
+func (m *machine) dir() string { return m.run.path(m.name) }
+
+func (m *machine) startHolder(ctx context.Context, kind string) error {
+	lifeR, lifeW, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making a pipe: %w", err)
+	}
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		return errors.Join(fmt.Errorf("making a pipe: %w", err), lifeR.Close(), lifeW.Close())
+	}
+	defer func() { _, _ = lifeR.Close(), readyR.Close() }()
+	log, err := openLog(m.run.path("log", m.name+"-holder.log"))
+	if err != nil {
+		return errors.Join(err, lifeW.Close(), readyW.Close())
+	}
+	defer func() { _ = log.Close() }()
+
+	life := "attached"
+	if m.run.snapshot().Detached {
+		life = "detached"
+	}
+	// Not CommandContext: the machine outlives the context of its start.
+	m.cmd = exec.Command("nsenter", "--net="+netnsDir+m.netns, "--", "bash", "-c", machineScript, "bed-machine", m.name, m.dir(), kind, life) //nolint:noctx // see above
+	m.cmd.Stdout, m.cmd.Stderr = log, log
+	m.cmd.ExtraFiles = []*os.File{lifeR, readyW}
+	m.cmd.SysProcAttr = &unix.SysProcAttr{
+		Setsid:     true, // the terminal's Ctrl-C is for the owner, which then stops the cluster in order
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+	}
+	err = m.cmd.Start()
+	_ = readyW.Close()
+	if err != nil {
+		return errors.Join(fmt.Errorf("starting holder: %w", err), lifeW.Close())
+	}
+	m.life = lifeW
+	go func() { _ = m.cmd.Wait() }()
+	if m.holder, err = identify(m.cmd.Process.Pid); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = readyR.Close() })
+	defer stop()
+	if line, err := bufio.NewReader(readyR).ReadString('\n'); err != nil || line != "ready\n" {
+		return fmt.Errorf("holder ended early (%w): %s", err, logTail(log.Name(), 5))
+	}
+	return nil
+}
+
+// stop ends everything in the machine. The network namespace's name stays until it is deleted.
+func (m *machine) stop() error {
+	if m.life != nil {
+		_ = m.life.Close()
+	}
+	return m.holder.kill()
+}
+
+// root is where this machine's files are seen from outside, mounts and sockets included.
+func (m *machine) root() string { return "/proc/" + strconv.Itoa(m.holder.PID) + "/root" }
+
+// command prepares a program inside all namespaces of the machine. Standard streams are the caller's to set.
+func (m *machine) command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
+	pid := strconv.Itoa(m.holder.PID)
+	all := append([]string{"-t", pid, "--mount", "--pid", "--uts", "--ipc", "--net=" + netnsDir + m.netns, "--", name}, args...)
+	cmd := exec.CommandContext(ctx, "nsenter", all...)
+	cmd.Env = append(os.Environ(), env...)
+	return cmd
+}
+
+// output runs a program inside the machine and returns what it prints.
+func (m *machine) output(ctx context.Context, env []string, name string, args ...string) (string, error) {
+	return output(m.command(ctx, env, name, args...))
+}
+
+// output runs a command; its error holds what the command wrote to standard error.
+func output(cmd *exec.Cmd) (string, error) {
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("running %q: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()+" "+string(out)))
+	}
+	return string(out), nil
+}
+
+// dial connects from inside the machine's network namespace. The address must be an IP address with a port, or the
+// path of a socket on the outside. A socket belongs for good to the namespace that it was made in, so only the making
+// happens on a thread that has entered it.
+func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Never unlocked: the thread, which is in another namespace now, ends with this goroutine.
+		runtime.LockOSThread()
+		ns, err := os.Open(netnsDir + m.netns)
+		if err != nil {
+			done <- result{err: fmt.Errorf("opening network namespace of machine %q: %w", m.name, err)}
+			return
+		}
+		defer func() { _ = ns.Close() }()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{err: fmt.Errorf("entering network namespace of machine %q: %w", m.name, err)}
+			return
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
+// ip runs ip(8) in the namespace that the test runs in; "-n NAME" as first arguments acts on another.
+func ip(ctx context.Context, args ...string) error {
+	_, err := output(exec.CommandContext(ctx, "ip", args...))
+	return err
+}

@@ -1,0 +1,101 @@
+package bed
+
+import (
+	"context"
+	"fmt"
+)
+
+// Peer is a node that runs upstream's kubelet and kube-proxy, the yardstick for ours.
+type Peer struct {
+	// KubeletConfig is YAML that is added to the KubeletConfiguration.
+	KubeletConfig string
+	// ProxyMode is kube-proxy's: "iptables" (default), "ipvs" or "nftables".
+	ProxyMode string
+}
+
+// Tools implements Kind.
+func (Peer) Tools() []string { return []string{"kubelet", "kube-proxy"} }
+
+// Start implements Kind: the kubelet joins by bootstrap token, as it does under kubeadm.
+func (p Peer) Start(ctx context.Context, n *Node) error {
+	c := n.Cluster()
+	config, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-system", "kubelet-config", "-o", "jsonpath={.data.kubelet}")
+	if err != nil {
+		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)
+	}
+	mode := p.ProxyMode
+	if mode == "" {
+		mode = "iptables"
+	}
+	proxy := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: %s
+clusterCIDR: %s
+oomScoreAdj: 0
+conntrack:
+  maxPerCore: 0
+clientConnection:
+  kubeconfig: /etc/kubernetes/kube-proxy.conf
+`, mode, PodNetwork)
+	for path, content := range map[string]string{
+		"/var/lib/kubelet/config.yaml":           config,
+		"/var/lib/kubelet/config.d/50-bed.conf":  n.KubeletSettings(),
+		"/var/lib/kubelet/config.d/60-test.conf": kubeletKind + p.KubeletConfig,
+		"/etc/kubernetes/pki/ca.crt":             c.caPEM,
+		"/var/lib/kube-proxy/config.yaml":        proxy,
+		"/etc/kubernetes/bootstrap-kubelet.conf": c.BootstrapKubeconfig(),
+	} {
+		if err := n.WriteFile(path, []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	_, err = n.Start(Spec{Name: "kubelet", Path: c.Tools().Get("kubelet"), Args: []string{
+		"--config=/var/lib/kubelet/config.yaml", "--config-dir=/var/lib/kubelet/config.d", "--kubeconfig=/etc/kubernetes/kubelet.conf",
+		"--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf", "--cert-dir=/var/lib/kubelet/pki",
+		"--hostname-override=" + n.Name, "--node-ip=" + n.IP.String(),
+	}})
+	if err != nil {
+		return err
+	}
+	return p.startProxy(ctx, n)
+}
+
+// startProxy gives kube-proxy the identity that the API server's own rules give its rights to.
+func (Peer) startProxy(ctx context.Context, n *Node) error {
+	c := n.Cluster()
+	kubeconfig, err := c.cp.output(ctx, c.Env(), "kubeadm", "kubeconfig", "user", "--config", c.run.path("cp/kubeadm.yaml"), "--client-name", "system:kube-proxy")
+	if err != nil {
+		return err
+	}
+	if err := n.WriteFile("/etc/kubernetes/kube-proxy.conf", []byte(kubeconfig), 0o600); err != nil {
+		return err
+	}
+	_, err = n.Start(Spec{Name: "kube-proxy", Path: c.Tools().Get("kube-proxy"), Args: []string{
+		"--config=/var/lib/kube-proxy/config.yaml", "--hostname-override=" + n.Name,
+	}})
+	return err
+}
+
+const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+
+// KubeletSettings is a KubeletConfiguration with what this node has that others have not.
+func (n *Node) KubeletSettings() string {
+	return kubeletKind + fmt.Sprintf("cgroupRoot: /%s\noomScoreAdj: 0\ncontainerRuntimeEndpoint: unix://%s\n", n.Cgroup(), ContainerdAddress)
+}
+
+// BootstrapKubeconfig is a kubeconfig that holds the bootstrap token.
+func (c *Cluster) BootstrapKubeconfig() string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: bed
+  cluster: {server: "https://%s", certificate-authority: /etc/kubernetes/pki/ca.crt}
+users:
+- name: bootstrap
+  user: {token: %q}
+contexts:
+- name: bed
+  context: {cluster: bed, user: bootstrap}
+current-context: bed
+`, c.Server(), c.Token())
+}

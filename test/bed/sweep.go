@@ -1,0 +1,282 @@
+package bed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sweep removes what killed runs left. Clusters that are in use stay.
+func Sweep(ctx context.Context) error {
+	unlock, err := lockBase(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return sweepLocked(ctx)
+}
+
+// List names the clusters that are in use, detached ones and those of running tests.
+func List() ([]string, error) {
+	dirs, err := runDirs()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, d := range dirs {
+		if r, err := loadRun(d); err == nil && r.rec.alive() {
+			out = append(out, r.rec.ID)
+		}
+	}
+	return out, nil
+}
+
+// Env returns the environment (NAME=VALUE) that goes with a running cluster: KUBECONFIG, PATH, BED_ID, BED_NETNS.
+func Env(id string) ([]string, error) {
+	r, err := loadRun(filepath.Join(BaseDir(), id))
+	if err != nil {
+		return nil, fmt.Errorf("finding cluster %q (`bed list` names those that run): %w", id, err)
+	}
+	return r.rec.Env, nil
+}
+
+// Down takes a cluster down that any process started. That there is none is an error of class fs.ErrNotExist.
+func Down(ctx context.Context, id string) error {
+	unlock, err := lockBase(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := loadRun(filepath.Join(BaseDir(), id))
+	if err != nil {
+		return fmt.Errorf("finding cluster %q: %w", id, err)
+	}
+	return removeRun(ctx, r)
+}
+
+func runDirs() ([]string, error) {
+	entries, err := os.ReadDir(BaseDir())
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("listing run folders: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, filepath.Join(BaseDir(), e.Name()))
+		}
+	}
+	return out, nil
+}
+
+// sweepLocked removes dead runs. The caller has the base folder's lock, so no run is half made.
+func sweepLocked(ctx context.Context) error {
+	dirs, err := runDirs()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range dirs {
+		r, err := loadRun(d)
+		if err != nil {
+			// Killed between making the folder and its record: there is nothing else of it yet.
+			errs = append(errs, os.RemoveAll(d))
+			continue
+		}
+		if !r.rec.alive() {
+			errs = append(errs, removeRun(ctx, r))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeRun ends and removes everything a run has recorded, then its folder. What cannot be removed keeps the folder,
+// so that the next sweep tries again. It goes through all steps whatever fails.
+func removeRun(ctx context.Context, r *run) error {
+	rec := r.snapshot()
+	var errs []error
+	for _, p := range rec.Foreign {
+		errs = append(errs, p.kill())
+	}
+	// Nodes first: with the API server gone an agent would fill its log while it waits for its turn.
+	for i := len(rec.Machines) - 1; i >= 0; i-- {
+		errs = append(errs, rec.Machines[i].Holder.kill())
+	}
+	for _, m := range rec.Machines {
+		errs = append(errs, removeNetNS(ctx, m.NetNS))
+	}
+	errs = append(errs, unmountBelow(r.dir))
+	for _, g := range rec.Cgroups {
+		errs = append(errs, removeCgroup(g))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("taking down cluster %q: %w", rec.ID, err)
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		return fmt.Errorf("removing run folder: %w", err)
+	}
+	return nil
+}
+
+// removeNetNS ends what still runs in a network namespace of ours, such as a kubectl, and deletes it with its links.
+func removeNetNS(ctx context.Context, name string) error {
+	if name == "" { // a node with a kernel of its own
+		return nil
+	}
+	if _, err := os.Stat(netnsDir + name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	pids, err := exec.CommandContext(ctx, "ip", "netns", "pids", name).Output()
+	if err == nil {
+		for _, f := range strings.Fields(string(pids)) {
+			pid, err := strconv.Atoi(f)
+			if err != nil {
+				continue
+			}
+			if id, err := identify(pid); err == nil {
+				_ = id.kill()
+			}
+		}
+	}
+	return ip(ctx, "netns", "delete", name)
+}
+
+// unmountBelow unmounts every mount below a folder, the deepest first.
+func unmountBelow(dir string) error {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("listing mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(info)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			points = append(points, f[4])
+		}
+	}
+	sort.Sort(sort.Reverse(sort.StringSlice(points)))
+	var errs []error
+	for _, p := range points {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmounting %q: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cgroupRoots lists the roots of the cgroup hierarchies: one on version 2, one for each controller on version 1.
+func cgroupRoots() ([]string, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("listing mounts: %w", err)
+	}
+	var out []string
+	for line := range strings.Lines(string(info)) {
+		before, after, ok := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		if !ok || len(f) < 5 {
+			continue
+		}
+		if t := strings.Fields(after)[0]; t == "cgroup" || t == "cgroup2" {
+			out = append(out, f[4])
+		}
+	}
+	sort.Strings(out)
+	return out, nil
+}
+
+// makeCgroup makes a cgroup of this name below every hierarchy's root. On version 1 a new cpuset is empty until told
+// otherwise; on version 2 the controllers are handed down.
+func makeCgroup(name string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		dir := filepath.Join(root, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making cgroup: %w", err)
+		}
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+			if content, err := os.ReadFile(filepath.Join(root, f)); err == nil {
+				if err := os.WriteFile(filepath.Join(dir, f), content, 0); err != nil {
+					return fmt.Errorf("setting up cgroup: %w", err)
+				}
+			}
+		}
+		if err := delegate(root, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delegate hands every controller of a version 2 hierarchy down to dir's children.
+func delegate(root, dir string) error {
+	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		return nil //nolint:nilerr // version 1 has no such file and nothing to hand down
+	}
+	for _, d := range []string{root, dir} {
+		for _, c := range strings.Fields(string(controllers)) {
+			// A controller that the root cannot hand down is one that nobody below it has.
+			_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0)
+		}
+	}
+	return nil
+}
+
+// removeCgroup removes the cgroups of this name and all below them. A cgroup is busy for a moment after its last
+// process ended.
+func removeCgroup(name string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range roots {
+		dir := filepath.Join(root, name)
+		for range 300 {
+			if err = removeCgroupTree(dir); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeCgroupTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listing cgroup: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroupTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing cgroup: %w", err)
+	}
+	return nil
+}
