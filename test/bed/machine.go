@@ -148,24 +148,39 @@ func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, 
 	}
 	done := make(chan result, 1)
 	go func() {
-		// Never unlocked: the thread, which is in another namespace now, ends with this goroutine.
-		runtime.LockOSThread()
-		ns, err := os.Open(netnsDir + m.netns)
-		if err != nil {
-			done <- result{err: fmt.Errorf("opening network namespace of machine %q: %w", m.name, err)}
-			return
-		}
-		defer func() { _ = ns.Close() }()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("entering network namespace of machine %q: %w", m.name, err)}
-			return
-		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
-		done <- result{conn, err}
+		var r result
+		err := inNetNS(m.netns, func() { r.conn, r.err = new(net.Dialer).DialContext(ctx, network, address) })
+		done <- result{r.conn, errors.Join(err, r.err)}
 	}()
 	r := <-done
 	return r.conn, r.err
+}
+
+// inNetNS calls do on a thread that is in the named network namespace meanwhile.
+func inNetNS(name string, do func()) error {
+	target, err := os.Open(netnsDir + name)
+	if err != nil {
+		return fmt.Errorf("opening network namespace %q: %w", name, err)
+	}
+	defer func() { _ = target.Close() }()
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("opening this thread's network namespace: %w", err)
+	}
+	defer func() { _ = home.Close() }()
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("entering network namespace %q: %w", name, err)
+	}
+	do()
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		// The thread stays locked, so nothing else ever runs on it.
+		return fmt.Errorf("returning from network namespace %q: %w", name, err)
+	}
+	runtime.UnlockOSThread()
+	return nil
 }
 
 // ip runs ip(8) in the namespace that the test runs in; "-n NAME" as first arguments acts on another.

@@ -142,7 +142,7 @@ func removeNetNS(ctx context.Context, name string) error {
 	if err == nil {
 		for _, f := range strings.Fields(string(pids)) {
 			pid, err := strconv.Atoi(f)
-			if err != nil {
+			if err != nil || pid == os.Getpid() {
 				continue
 			}
 			if id, err := identify(pid); err == nil {
