@@ -1,0 +1,166 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// target is the container that a request is about.
+type target struct {
+	pod       *corev1.Pod
+	have      runtime.Pod
+	container string
+}
+
+// target finds the pod and checks that its spec has the container; it answers the request itself when not.
+func (s *Server) target(w http.ResponseWriter, r *http.Request) (target, bool) {
+	pod, have, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	if !ok || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {
+		http.Error(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
+		return target{}, false
+	}
+	return target{pod, have, r.PathValue("container")}, true
+}
+
+// containerLogs serves a container's log; the parameters are PodLogOptions' of the API.
+func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
+	t, ok := s.target(w, r)
+	if !ok {
+		return
+	}
+	o, previous, err := logOptions(r, s.config.Now())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !hasContainer(t.pod, t.container) {
+		http.Error(w, fmt.Sprintf("container %q not found in pod %q", t.container, t.pod.Name), http.StatusNotFound)
+		return
+	}
+	c := t.have.Latest(t.container)
+	if c != nil && previous {
+		c = t.have.Previous(t.container)
+		if c == nil {
+			http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", t.container, t.pod.Name), http.StatusBadRequest)
+			return
+		}
+	}
+	if c == nil {
+		http.Error(w, fmt.Sprintf("container %q in pod %q is waiting to start%s", t.container, t.pod.Name, waiting(t.pod, t.container)), http.StatusBadRequest)
+		return
+	}
+	id := c.ID
+	o.Running = func() bool {
+		_, have, ok := s.config.Pods.Pod(t.pod.Namespace, t.pod.Name)
+		if !ok {
+			return false
+		}
+		now := have.Latest(t.container)
+		return now != nil && now.ID == id && now.State != runtime.Exited
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Set("Transfer-Encoding", "chunked")
+	out := &flushing{w: w, c: http.NewResponseController(w)}
+	if err := s.config.Logs(r.Context(), c.LogPath, o, out); err != nil && r.Context().Err() == nil {
+		s.config.Log.Warn("Container log was not read", "path", c.LogPath, "err", err)
+		if !out.written {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = fmt.Fprintf(out, "failed to read the log: %v\n", err)
+	}
+}
+
+// flushing sends each piece at once: somebody is watching.
+type flushing struct {
+	w       io.Writer
+	c       *http.ResponseController
+	written bool
+}
+
+func (f *flushing) Write(b []byte) (int, error) {
+	f.written = true
+	n, err := f.w.Write(b)
+	if err != nil {
+		return n, err
+	}
+	return n, f.c.Flush()
+}
+
+func hasContainer(pod *corev1.Pod, name string) bool {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for _, c := range list {
+			if c.Name == name {
+				return true
+			}
+		}
+	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		if c.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// waiting is ": reason" of a container that has not run.
+func waiting(pod *corev1.Pod, name string) string {
+	for _, list := range [][]corev1.ContainerStatus{
+		pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses,
+	} {
+		for _, c := range list {
+			if c.Name == name && c.State.Waiting != nil {
+				return ": " + c.State.Waiting.Reason
+			}
+		}
+	}
+	return ""
+}
+
+// logOptions reads PodLogOptions from the query.
+func logOptions(r *http.Request, now time.Time) (o LogOptions, previous bool, err error) {
+	q := r.URL.Query()
+	o = LogOptions{TailLines: -1, LimitBytes: -1, Stream: "All"}
+	flag := func(name string) (v bool) {
+		if s := q.Get(name); s != "" && err == nil {
+			if v, err = strconv.ParseBool(s); err != nil {
+				err = fmt.Errorf("invalid value %q of %s: must be true or false", s, name)
+			}
+		}
+		return v
+	}
+	number := func(name string, into *int64, least int64) {
+		if s := q.Get(name); s != "" && err == nil {
+			if *into, err = strconv.ParseInt(s, 10, 64); err != nil || *into < least {
+				err = fmt.Errorf("invalid value %q of %s: must be a number of at least %d", s, name, least)
+			}
+		}
+	}
+	o.Follow, o.Timestamps, previous = flag("follow"), flag("timestamps"), flag("previous")
+	number("tailLines", &o.TailLines, 0)
+	number("limitBytes", &o.LimitBytes, 1)
+	seconds := int64(-1)
+	number("sinceSeconds", &seconds, 1)
+	if seconds > 0 {
+		o.Since = now.Add(-time.Duration(seconds) * time.Second)
+	}
+	if s := q.Get("sinceTime"); s != "" && err == nil {
+		if o.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
+			err = fmt.Errorf("invalid value %q of sinceTime: must be an RFC 3339 time", s)
+		}
+	}
+	if s := q.Get("stream"); s != "" && err == nil {
+		o.Stream = s
+		if s != "All" && s != "Stdout" && s != "Stderr" {
+			err = fmt.Errorf("invalid value %q of stream: must be All, Stdout or Stderr", s)
+		}
+	}
+	return o, previous, err
+}

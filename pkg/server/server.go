@@ -1,0 +1,240 @@
+// Package server is EDGE: the node's API on port 10250 that the API server, and through it `kubectl logs`, `exec`, `attach`
+// and `port-forward`, metrics collectors and people use, and the health page on 10248. It reads pods and streams; it changes
+// nothing. Every request to 10250 is authenticated (client certificate or TokenReview) and authorized (SubjectAccessReview)
+// before anything of it is looked at.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Pods tells of the pods of this node.
+type Pods interface {
+	// Pod returns the pod with its newest status, and what runs of it; false if there is none.
+	Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool)
+	// Pods returns all of them with their newest statuses.
+	Pods() []*corev1.Pod
+}
+
+// LogOptions choose lines of a container's log.
+type LogOptions struct {
+	Follow     bool
+	Timestamps bool
+	Since      time.Time // zero: from the start
+	TailLines  int64     // negative: all
+	LimitBytes int64     // negative: no limit
+	Stream     string    // "All", "Stdout" or "Stderr"
+	// Running says whether the container may still write; a follower ends when it may not.
+	Running func() bool
+}
+
+// LogReader copies a container's log file to w.
+type LogReader func(ctx context.Context, path string, o LogOptions, w io.Writer) error
+
+// Config of a Server. Fields without a default are required.
+type Config struct {
+	Listen  netip.AddrPort
+	Pods    Pods
+	Streams runtime.Streams
+	Logs    LogReader
+	Auth    Authenticator
+	Access  Authorizer
+	// Certificate is asked for at each handshake, so that a rotated one is used at once.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// ClientCA is asked for at each handshake; nil pool: no client certificates.
+	ClientCA     func() *x509.CertPool
+	MinVersion   uint16 // of TLS; at least 1.2
+	CipherSuites []uint16
+	Metrics      http.Handler
+	Healthy      func() error
+	// Debugging serves logs, exec, attach, port-forward; Profiling /debug/pprof; LogDir /logs/, "" for none.
+	Debugging, Profiling bool
+	LogDir               string
+	StreamIdle           time.Duration // 0 for 4 h
+	Configz              func() any
+	Now                  func() time.Time
+	Log                  *slog.Logger
+}
+
+// Server is the node's API.
+type Server struct {
+	config Config
+	// Ready is closed when the port is open.
+	ready chan struct{}
+}
+
+// New checks the configuration and opens nothing.
+func New(c Config) (*Server, error) {
+	switch {
+	case c.Pods == nil, c.Streams == nil, c.Logs == nil, c.Auth == nil, c.Access == nil, c.Certificate == nil, c.Now == nil, c.Log == nil:
+		return nil, errors.New("making the node API: Pods, Streams, Logs, Auth, Access, Certificate, Now and Log are required")
+	}
+	if c.MinVersion < tls.VersionTLS12 {
+		c.MinVersion = tls.VersionTLS12
+	}
+	if c.StreamIdle <= 0 {
+		c.StreamIdle = 4 * time.Hour
+	}
+	return &Server{config: c, ready: make(chan struct{})}, nil
+}
+
+// Ready is closed when the port is open.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Run serves until ctx ends; streams under way are then cut.
+func (s *Server) Run(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.config.Listen.String())
+	if err != nil {
+		return fmt.Errorf("listening for the node API on %s: %w; is a kubelet running on this machine? --port chooses another", s.config.Listen, err)
+	}
+	close(s.ready)
+	h := &http.Server{
+		Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
+		ErrorLog:    slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	return serveUntil(ctx, h, tls.NewListener(l, s.tls()))
+}
+
+// serveUntil serves until ctx ends.
+func serveUntil(ctx context.Context, h *http.Server, l net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- h.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	err := h.Close()
+	<-failed
+	if err != nil {
+		return fmt.Errorf("closing %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (s *Server) tls() *tls.Config {
+	base := &tls.Config{
+		MinVersion: s.config.MinVersion, CipherSuites: s.config.CipherSuites,
+		GetCertificate: s.config.Certificate, NextProtos: []string{"http/1.1"},
+	}
+	if s.config.ClientCA == nil {
+		return base
+	}
+	// Asked for at each handshake, so that a CA bundle that changes is in force without a restart. A certificate that
+	// does not verify fails in Authenticator, with the cause, instead of in the handshake.
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := base.Clone()
+		c.GetConfigForClient = nil
+		c.ClientAuth = tls.RequestClientCert
+		c.ClientCAs = s.config.ClientCA()
+		return c, nil
+	}
+	return base
+}
+
+// handler is the table of paths. What each needs is in access.go.
+func (s *Server) handler() http.Handler {
+	m := http.NewServeMux()
+	m.Handle("GET /healthz", http.HandlerFunc(s.healthz))
+	m.Handle("GET /healthz/{check}", http.HandlerFunc(s.healthz))
+	m.Handle("GET /pods", http.HandlerFunc(s.pods))
+	m.Handle("GET /runningpods/", http.HandlerFunc(s.runningPods))
+	if s.config.Metrics != nil {
+		m.Handle("GET /metrics", s.config.Metrics)
+	}
+	if s.config.Configz != nil {
+		m.HandleFunc("GET /configz", func(w http.ResponseWriter, r *http.Request) { s.json(w, s.config.Configz()) })
+	}
+	if s.config.Debugging {
+		s.debugging(m)
+	}
+	if s.config.LogDir != "" {
+		m.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.config.LogDir))))
+	}
+	if s.config.Profiling {
+		m.HandleFunc("/debug/pprof/", pprof.Index)
+		m.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		m.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return s.guard(m)
+}
+
+// debugging are the paths that look into or enter containers.
+func (s *Server) debugging(m *http.ServeMux) {
+	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	for _, verb := range []string{"GET", "POST"} {
+		for _, uid := range []string{"", "/{uid}"} {
+			m.HandleFunc(verb+" /exec/{namespace}/{pod}"+uid+"/{container}", s.exec)
+			m.HandleFunc(verb+" /attach/{namespace}/{pod}"+uid+"/{container}", s.attach)
+			m.HandleFunc(verb+" /portForward/{namespace}/{pod}"+uid, s.portForward)
+		}
+	}
+	m.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.run)
+	m.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
+}
+
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	if s.config.Healthy != nil {
+		if err := s.config.Healthy(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	_, _ = io.WriteString(w, "ok")
+}
+
+func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	for _, p := range s.config.Pods.Pods() {
+		list.Items = append(list.Items, *p)
+	}
+	s.json(w, list)
+}
+
+// runningPods lists the pods of which at least one container runs, as the runtime sees them.
+func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	for _, p := range s.config.Pods.Pods() {
+		_, have, ok := s.config.Pods.Pod(p.Namespace, p.Name)
+		if !ok {
+			continue
+		}
+		running := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
+		for _, c := range have.Containers {
+			if c.State == runtime.Running {
+				running.Spec.Containers = append(running.Spec.Containers, corev1.Container{Name: c.Name, Image: c.ImageID})
+			}
+		}
+		if len(running.Spec.Containers) > 0 {
+			list.Items = append(list.Items, running)
+		}
+	}
+	s.json(w, list)
+}
+
+func (s *Server) json(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.config.Log.Debug("Answer was not written", "err", err)
+	}
+}

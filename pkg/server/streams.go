@@ -1,0 +1,213 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	utilexec "k8s.io/utils/exec"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// streamCreation bounds the time from the upgrade to the last stream of a SPDY client.
+const streamCreation = 30 * time.Second
+
+// exec runs a command with the client's streams, over SPDY or WebSocket.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	t, ok := s.target(w, r)
+	if !ok {
+		return
+	}
+	o, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	id, ok := s.running(w, t)
+	if !ok {
+		return
+	}
+	remotecommand.ServeExec(w, r, streamer{s.config.Streams, o.TTY}, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
+		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+}
+
+// attach joins the streams of the container's own process.
+func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	t, ok := s.target(w, r)
+	if !ok {
+		return
+	}
+	o, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	id, ok := s.running(w, t)
+	if !ok {
+		return
+	}
+	remotecommand.ServeAttach(w, r, streamer{s.config.Streams, o.TTY}, t.pod.Name, string(t.pod.UID), id, o,
+		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+}
+
+// run runs a command and answers its output.
+func (s *Server) run(w http.ResponseWriter, r *http.Request) {
+	t, ok := s.target(w, r)
+	if !ok {
+		return
+	}
+	id, ok := s.running(w, t)
+	if !ok {
+		return
+	}
+	cmd := r.URL.Query()["cmd"]
+	if len(cmd) == 1 {
+		cmd = []string{"/bin/sh", "-c", cmd[0]}
+	}
+	out := &flushing{w: w, c: http.NewResponseController(w)}
+	code, err := s.config.Streams.Exec(r.Context(), id, runtime.ExecConfig{Command: cmd, IO: runtime.IO{Stdout: out, Stderr: out}})
+	switch {
+	case err != nil && !out.written:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	case err == nil && code != 0:
+		_, _ = fmt.Fprintf(out, "command terminated with exit code %d\n", code)
+	}
+}
+
+// running is the id of the container's running attempt; it answers the request itself when there is none.
+func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
+	if !hasContainer(t.pod, t.container) {
+		http.Error(w, fmt.Sprintf("container not found (%q)", t.container), http.StatusNotFound)
+		return "", false
+	}
+	c := t.have.Latest(t.container)
+	if c == nil || c.State != runtime.Running {
+		http.Error(w, fmt.Sprintf("container %q of pod %q is not running", t.container, t.pod.Name), http.StatusInternalServerError)
+		return "", false
+	}
+	return c.ID, true
+}
+
+// streamer puts runtime.Streams behind the interfaces of the streaming library.
+type streamer struct {
+	streams runtime.Streams
+	tty     bool
+}
+
+// ExecInContainer implements remotecommand.Executor.
+func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, stderr io.WriteCloser,
+	tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration,
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	code, err := s.streams.Exec(ctx, id, runtime.ExecConfig{Command: cmd, IO: streamsIO(ctx, in, out, stderr, tty, resize)})
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
+	}
+	return nil
+}
+
+// AttachContainer implements remotecommand.Attacher.
+func (s streamer) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, stderr io.WriteCloser, tty bool,
+	resize <-chan remotecommand.TerminalSize,
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return s.streams.Attach(ctx, id, streamsIO(ctx, in, out, stderr, tty, resize))
+}
+
+// streamsIO translates the library's streams; a nil one must become a nil interface.
+func streamsIO(ctx context.Context, in io.Reader, out, stderr io.Writer, tty bool, resize <-chan remotecommand.TerminalSize) runtime.IO {
+	streams := runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty}
+	if resize == nil {
+		return streams
+	}
+	sizes := make(chan runtime.TerminalSize)
+	streams.Resize = sizes
+	go func() {
+		defer close(sizes)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case size, ok := <-resize:
+				if !ok {
+					return
+				}
+				select {
+				case sizes <- runtime.TerminalSize{Width: size.Width, Height: size.Height}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return streams
+}
+
+// portForward copies between the client's streams and ports of the pod.
+func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
+	t, ok := s.target(w, r)
+	if !ok {
+		return
+	}
+	o, err := portforward.NewV4Options(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if t.have.Sandbox == nil || !t.have.Sandbox.Ready {
+		http.Error(w, fmt.Sprintf("pod %q has no network yet", t.pod.Name), http.StatusInternalServerError)
+		return
+	}
+	portforward.ServePortForward(w, r, forwarder{t.have.Sandbox.Namespaces.Net}, t.pod.Name, string(t.pod.UID), o,
+		s.config.StreamIdle, streamCreation, portforward.SupportedProtocols)
+}
+
+// forwarder connects to ports inside a network namespace; "" is the host's.
+type forwarder struct{ netns string }
+
+// PortForward implements portforward.PortForwarder.
+func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	defer func() { _ = stream.Close() }()
+	conn, err := dialIn(ctx, f.netns, port)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	copied := make(chan error, 2)
+	go func() {
+		_, err := io.Copy(conn, stream)
+		if c, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
+			err = c.CloseWrite()
+		}
+		copied <- err
+	}()
+	go func() {
+		_, err := io.Copy(stream, conn)
+		copied <- errors.Join(err, errServerDone)
+	}()
+	for range 2 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-copied:
+			if errors.Is(err, errServerDone) {
+				return nil // the pod's side ended: nothing more can come
+			}
+		}
+	}
+	return nil
+}
+
+// errServerDone marks the end of the pod's side.
+var errServerDone = errors.New("the pod closed the connection")
