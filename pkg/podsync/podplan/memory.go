@@ -3,20 +3,24 @@ package podplan
 import "time"
 
 // Memory holds facts of one pod that the host cannot hold. The worker of the pod owns it: it calls Observe before each plan
-// and Note after each action; Next only reads it.
+// and Note after each action; Next and Look only read it. The zero Memory is ready for use.
 type Memory struct {
 	FirstSeen        time.Time // when the agent first heard of the pod
 	TerminatingSince time.Time // when it first saw that the pod must end; zero if it need not
-	Grace            time.Duration
+	// Grace counts from TerminatingSince: together they are the deadline, which a later want may only bring forward.
+	Grace time.Duration
+	// SpecGrace is the pod's own grace, for when its spec is no longer known.
+	SpecGrace time.Duration
 
-	Volumes map[string]VolumeState  // by volume name
-	Images  map[string]ImageState   // by container name
-	Starts  map[string]FailureState // by container name: failures to create or start the next attempt
-	Sandbox FailureState            // failures to start the sandbox
-	Hooks   map[string]HookState    // by container id
-	Stops   map[string]StopState    // by container id
-	Crashes map[string]CrashState   // by container name: restart back-off
-	Removal FailureState            // failures to remove something
+	Volumes     map[string]VolumeState  // by volume name
+	Images      map[string]ImageState   // by container name
+	Starts      map[string]FailureState // by container name: failures to create or start an attempt
+	Sandbox     FailureState            // failures to start the sandbox
+	NextSandbox int                     // attempt that the next sandbox has at least
+	Hooks       map[string]HookState    // by container id
+	Stops       map[string]StopState    // by container id
+	Crashes     map[string]CrashState   // by container name: restart back-off
+	Removal     map[string]FailureState // by Action.Key: failures to remove something
 }
 
 // FailureState counts failures in a row; the zero value is none.
@@ -24,6 +28,7 @@ type FailureState struct {
 	Reason, Message string
 	Count           int
 	At              time.Time // of the last one
+	Attempt         int       // of the container, where there is one
 }
 
 // VolumeState is one volume.
@@ -53,15 +58,18 @@ type StopState struct {
 	KillSent time.Time
 	Message  string
 	Grace    time.Duration
+	// Replace says that it ends for a newer spec of its own, and is started again whatever its restart policy says.
+	Replace bool
+	Failure FailureState // to signal it
 }
 
-// CrashState is a container's restart back-off: 10 s doubling to 300 s, forgotten after 10 minutes of quiet.
+// CrashState is a container's restart back-off; see backOff.
 type CrashState struct {
 	Delay       time.Duration
 	LastRestart time.Time
 }
 
-// Outcome of an action, for Note. ImageID is set by a successful EnsureImage.
+// ActionResult is the outcome of an action, for Note. ImageID is set by a successful EnsureImage.
 type ActionResult struct {
 	Err     error
 	ImageID string

@@ -55,6 +55,7 @@ type Have struct {
 // Residue is what is left on the host beside sandbox and containers.
 type Residue struct {
 	Volumes bool // anything below the pod's volumes folder
+	Cgroup  bool // the pod's cgroup; a pod that has ended but is not deleted keeps Dir and loses this
 	Dir     bool // the pod's folder, its log folder or its cgroup
 }
 
@@ -110,6 +111,8 @@ type (
 		Container string
 		Attempt   int
 		ImageID   string
+		// Delay is the back-off from this start on; 0 for one that is no restart.
+		Delay time.Duration
 	}
 	// RunHook runs a lifecycle hook of a running container.
 	RunHook struct {
@@ -126,10 +129,12 @@ type (
 	}
 	// RemoveContainer removes one attempt's record, snapshot and pipes.
 	RemoveContainer struct{ Container, ContainerID string }
-	// RemoveSandbox tears down network and namespaces.
-	RemoveSandbox struct{}
+	// RemoveSandbox tears down network and namespaces of one attempt.
+	RemoveSandbox struct{ Attempt int }
 	// UnmountVolumes unmounts and removes everything below the pod's volumes folder.
 	UnmountVolumes struct{}
+	// RemoveCgroup removes the cgroup of a pod that has ended and is kept for its logs; idempotent as all of them.
+	RemoveCgroup struct{}
 	// Cleanup removes the pod's cgroup, folder and logs.
 	Cleanup struct{}
 )
@@ -165,8 +170,11 @@ func (a StopContainer) String() string {
 func (a RemoveContainer) String() string {
 	return fmt.Sprintf("remove container %s %.12s", a.Container, a.ContainerID)
 }
-func (RemoveSandbox) String() string  { return "remove sandbox" }
+func (a RemoveSandbox) String() string {
+	return fmt.Sprintf("remove sandbox attempt %d", a.Attempt)
+}
 func (UnmountVolumes) String() string { return "unmount volumes" }
+func (RemoveCgroup) String() string   { return "remove cgroup" }
 func (Cleanup) String() string        { return "clean up" }
 
 // Key of each action; see Action.
@@ -180,6 +188,7 @@ func (a StopContainer) Key() string   { return "stop/" + a.ContainerID }
 func (a RemoveContainer) Key() string { return "remove/" + a.ContainerID }
 func (RemoveSandbox) Key() string     { return "sandbox" }
 func (UnmountVolumes) Key() string    { return "volumes" }
+func (RemoveCgroup) Key() string      { return "cleanup" }
 func (Cleanup) Key() string           { return "cleanup" }
 
 func (MountVolume) action()     {}
@@ -191,4 +200,5 @@ func (StopContainer) action()   {}
 func (RemoveContainer) action() {}
 func (RemoveSandbox) action()   {}
 func (UnmountVolumes) action()  {}
+func (RemoveCgroup) action()    {}
 func (Cleanup) action()         {}

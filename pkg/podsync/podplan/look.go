@@ -1,0 +1,290 @@
+package podplan
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Role is what a container is in its pod.
+type Role string
+
+// The roles. A Sidecar is an init container that is restarted always.
+const (
+	Init      Role = "Init"
+	Sidecar   Role = "Sidecar"
+	App       Role = "App"
+	Ephemeral Role = "Ephemeral"
+)
+
+// Standing is where a container stands in its life:
+//
+//	Pending ─► Running ─► Restarting ─► Running …
+//	              │
+//	              └─► Succeeded, Failed  (for good)
+//
+// Nothing leads out of Succeeded and Failed but a new sandbox for an init container. A container whose task cannot be asked
+// counts as Running: what cannot be asked is not known to have ended.
+type Standing string
+
+// The standings.
+const (
+	Pending    Standing = "Pending"    // no attempt of it ever ran
+	Running    Standing = "Running"    // an attempt runs
+	Restarting Standing = "Restarting" // the newest attempt ended and another will follow
+	Succeeded  Standing = "Succeeded"
+	Failed     Standing = "Failed"
+)
+
+// Container is one container of the pod spec together with what is known of it.
+type Container struct {
+	Spec     *corev1.Container
+	Role     Role
+	Standing Standing
+	// Latest and Previous are records of the host; nil when there are none.
+	Latest, Previous *runtime.Container
+	Reported         *corev1.ContainerStatus // nil when the API holds none
+	Exit             *Exit                   // the end of the newest attempt; nil if there is none or it runs
+	// Attempt is the one to be started next; of a running container the one that runs.
+	Attempt int
+	// Current says that the newest attempt belongs to the sandbox that there is now.
+	Current bool
+	// Started says that it runs, its postStart hook is done, and its startup probe has succeeded.
+	Started bool
+	// HookPending says that its postStart hook has not ended yet.
+	HookPending bool
+	Due         time.Time     // when its back-off ends; zero when it may be started at once
+	Delay       time.Duration // the back-off that it waits for
+	next        time.Duration // the back-off after its next start
+}
+
+// Exit is how an attempt ended.
+type Exit struct {
+	Code     int
+	Finished time.Time
+	// Lost says that the host has no record of the attempt: the API's is all there is.
+	Lost bool
+}
+
+// View is a pod as the plan and the status see it.
+type View struct {
+	Pod        *corev1.Pod // nil for a pod that only the host knows
+	Containers []Container // init, app, ephemeral; each in the order of the spec
+	// Initialized says that an app container was created in the current sandbox: init containers are behind it.
+	Initialized bool
+	// Ends says that no container of the pod may start any more; Removed, that nothing may be left of it.
+	Ends, Removed bool
+	// Completed says that it ends because its containers did.
+	Completed bool
+	// Verdict is why the pod has failed whatever its containers did; nil if it has not.
+	Verdict *Outcome
+	// Stopped says that the pod ends and that no container of it runs or will.
+	Stopped bool
+	// wake is the next moment at which the view changes by itself.
+	wake time.Time
+}
+
+// Look says how the pod stands. It is what Next plans from and what status.Pod reports.
+func Look(want Want, have Have, now time.Time) View {
+	l := looker{want: want, have: have, memory: memoryOf(have), now: now}
+	v := View{Pod: want.Pod}
+	if want.Pod == nil {
+		v.Ends, v.Removed = true, true
+		v.Stopped = l.stopped()
+		return v
+	}
+	l.pod = want.Pod
+	v.Containers = l.containers()
+	for i := range v.Containers {
+		if c := &v.Containers[i]; c.Role == App && c.Latest != nil && c.Current {
+			v.Initialized = true
+		}
+	}
+	v.Verdict, v.wake = verdict(want, l.memory, now)
+	v.Removed = want.Pod.DeletionTimestamp != nil
+	v.Completed = l.completed(v)
+	v.Ends = v.Removed || v.Verdict != nil || v.Completed || terminal(want.Reported.Phase)
+	v.Stopped = v.Ends && l.stopped()
+	return v
+}
+
+func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
+
+// memoryOf never returns nil.
+func memoryOf(have Have) *Memory {
+	if have.Memory == nil {
+		return &Memory{}
+	}
+	return have.Memory
+}
+
+// verdict is why the pod fails as a whole, and when that could change by itself.
+func verdict(want Want, m *Memory, now time.Time) (*Outcome, time.Time) {
+	if want.Outcome != nil {
+		return want.Outcome, time.Time{}
+	}
+	limit := want.Pod.Spec.ActiveDeadlineSeconds
+	if limit == nil || terminal(want.Reported.Phase) {
+		return nil, time.Time{}
+	}
+	deadline := startTime(want, m, now).Add(time.Duration(*limit) * time.Second)
+	if now.Before(deadline) {
+		return nil, deadline
+	}
+	return &Outcome{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
+}
+
+// StartTime is when the node took the pod in.
+func StartTime(want Want, have Have, now time.Time) time.Time {
+	return startTime(want, memoryOf(have), now)
+}
+
+func startTime(want Want, m *Memory, now time.Time) time.Time {
+	switch {
+	case want.Reported.StartTime != nil:
+		return want.Reported.StartTime.Time
+	case !m.FirstSeen.IsZero():
+		return m.FirstSeen
+	}
+	return now
+}
+
+// looker makes a View.
+type looker struct {
+	want   Want
+	have   Have
+	pod    *corev1.Pod
+	memory *Memory
+	now    time.Time
+}
+
+func (l *looker) containers() []Container {
+	spec := &l.pod.Spec
+	out := make([]Container, 0, len(spec.InitContainers)+len(spec.Containers)+len(spec.EphemeralContainers))
+	for i := range spec.InitContainers {
+		role := Init
+		if Restartable(&spec.InitContainers[i]) {
+			role = Sidecar
+		}
+		out = append(out, l.container(&spec.InitContainers[i], role))
+	}
+	for i := range spec.Containers {
+		out = append(out, l.container(&spec.Containers[i], App))
+	}
+	for i := range spec.EphemeralContainers {
+		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
+		out = append(out, l.container(&c, Ephemeral))
+	}
+	return out
+}
+
+func (l *looker) container(spec *corev1.Container, role Role) Container {
+	c := Container{Spec: spec, Role: role, Latest: l.have.Runtime.Latest(spec.Name), Reported: reportedOf(&l.want.Reported, role, spec.Name)}
+	if c.Latest != nil {
+		c.Previous = l.have.Runtime.Previous(spec.Name)
+	}
+	c.Attempt = NextAttempt(l.want, l.have, spec.Name)
+	c.Exit = l.exit(&c)
+	c.Current = l.current(&c)
+	l.stand(&c)
+	return c
+}
+
+// reportedOf finds the status that the API holds for a container.
+func reportedOf(s *corev1.PodStatus, role Role, name string) *corev1.ContainerStatus {
+	list := s.ContainerStatuses
+	switch role {
+	case Init, Sidecar:
+		list = s.InitContainerStatuses
+	case Ephemeral:
+		list = s.EphemeralContainerStatuses
+	case App:
+	}
+	for i := range list {
+		if list[i].Name == name {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// NextAttempt is the attempt that a container is to be started as. An attempt that was created and never started is taken
+// up again, unless its sandbox is gone.
+func NextAttempt(want Want, have Have, name string) int {
+	next := 0
+	if c := have.Runtime.Latest(name); c != nil {
+		next = c.Attempt + 1
+		if c.State == runtime.Running || c.State == runtime.Unknown || c.State == runtime.Created && inSandbox(c, have.Runtime.Sandbox) {
+			next = c.Attempt
+		}
+	}
+	for _, list := range [][]corev1.ContainerStatus{
+		want.Reported.InitContainerStatuses, want.Reported.ContainerStatuses, want.Reported.EphemeralContainerStatuses,
+	} {
+		for i := range list {
+			if list[i].Name == name && have.Runtime.Latest(name) == nil {
+				next = max(next, attemptsOf(&list[i]))
+			}
+		}
+	}
+	return next
+}
+
+// attemptsOf is how many attempts the API knows of.
+func attemptsOf(s *corev1.ContainerStatus) int {
+	if s.State.Running == nil && s.State.Terminated == nil && s.LastTerminationState.Terminated == nil {
+		return int(s.RestartCount)
+	}
+	return int(s.RestartCount) + 1
+}
+
+// inSandbox says whether an attempt was made in this sandbox. Without a record of that, what runs is taken to be.
+func inSandbox(c *runtime.Container, s *runtime.Sandbox) bool {
+	switch {
+	case s == nil:
+		return false
+	case c.SandboxID != "":
+		return c.SandboxID == s.ID
+	}
+	return c.State == runtime.Running || c.CreatedAt.IsZero() || !c.CreatedAt.Before(s.CreatedAt)
+}
+
+func (l *looker) current(c *Container) bool {
+	s := l.have.Runtime.Sandbox
+	switch {
+	case s == nil || !s.Ready:
+		return false
+	case c.Latest != nil:
+		return inSandbox(c.Latest, s)
+	case c.Exit != nil: // the API's times are in whole seconds
+		return !c.Exit.Finished.Before(s.CreatedAt.Truncate(time.Second))
+	}
+	return false
+}
+
+// exit is how the newest attempt ended, by the host's record, else by what the API was told.
+func (l *looker) exit(c *Container) *Exit {
+	if r := c.Latest; r != nil {
+		if r.State != runtime.Exited {
+			return nil
+		}
+		return &Exit{Code: r.ExitCode, Finished: r.FinishedAt}
+	}
+	if c.Reported == nil {
+		return nil
+	}
+	for _, s := range []corev1.ContainerState{c.Reported.State, c.Reported.LastTerminationState} {
+		switch {
+		case s.Terminated != nil:
+			return &Exit{Code: int(s.Terminated.ExitCode), Finished: s.Terminated.FinishedAt.Time, Lost: true}
+		case s.Running != nil:
+			return &Exit{Code: lostCode, Lost: true}
+		}
+	}
+	return nil
+}
+
+// lostCode is the exit code that an attempt counts with when the host has lost it.
+const lostCode = 137
