@@ -1,0 +1,225 @@
+// Package admission is PURE: whether a pod that was bound to this node may run here, beside the pods that do. It asks again
+// what the scheduler asked, since static pods never passed it and two schedulers may have decided at the same time, and what
+// only the node can judge: operating system and sysctls. Reasons and messages are kubelet's, which people search for.
+package admission
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+)
+
+// Node is what a pod is compared with.
+type Node struct {
+	// Object has labels, taints and allocatable.
+	Object *corev1.Node
+	// OS is the node's operating system, as in GOOS.
+	OS string
+	// AllowedUnsafeSysctls are names, or prefixes that end in "*", beyond the safe ones.
+	AllowedUnsafeSysctls []string
+}
+
+// Admit returns why the pod may not run on the node, or nil. others are the pods whose room is taken; static says that the
+// pod is defined on this node: taints do not concern it.
+func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podplan.Outcome {
+	for _, check := range []func() *podplan.Outcome{
+		func() *podplan.Outcome { return checkOS(pod, node) },
+		func() *podplan.Outcome { return checkGroups(pod, node) },
+		func() *podplan.Outcome { return checkRoom(pod, others, node.Object) },
+		func() *podplan.Outcome { return checkAffinity(pod, node.Object) },
+		func() *podplan.Outcome { return checkPorts(pod, others) },
+		func() *podplan.Outcome { return checkTaints(pod, node.Object, static) },
+		func() *podplan.Outcome { return checkSysctls(pod, node.AllowedUnsafeSysctls) },
+	} {
+		if o := check(); o != nil {
+			return o
+		}
+	}
+	return nil
+}
+
+func predicate(name, text string) *podplan.Outcome {
+	return &podplan.Outcome{Reason: name, Message: fmt.Sprintf("Predicate %s failed: %s", name, text)}
+}
+
+func checkOS(pod *corev1.Pod, node Node) *podplan.Outcome {
+	if os, labelled := pod.Labels[corev1.LabelOSStable]; labelled && os != node.OS {
+		return &podplan.Outcome{
+			Reason:  "PodOSSelectorNodeLabelDoesNotMatch",
+			Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+		}
+	}
+	if pod.Spec.OS != nil && string(pod.Spec.OS.Name) != node.OS {
+		return &podplan.Outcome{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	return nil
+}
+
+// checkGroups refuses supplementalGroupsPolicy Strict where the node does not say that it can (KEP-3619).
+func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
+	sc, features := pod.Spec.SecurityContext, node.Object.Status.Features
+	if sc == nil || sc.SupplementalGroupsPolicy == nil || *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyStrict {
+		return nil
+	}
+	if features != nil && features.SupplementalGroupsPolicy != nil && *features.SupplementalGroupsPolicy {
+		return nil
+	}
+	return &podplan.Outcome{
+		Reason:  "SupplementalGroupsPolicyNotSupported",
+		Message: "SupplementalGroupsPolicy=Strict is not supported in this node",
+	}
+}
+
+// checkRoom compares requests with what is allocatable. Extended resources that the node does not have are somebody else's
+// (cluster-level, or dynamic allocation) and are left out.
+func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podplan.Outcome {
+	allocatable := node.Status.Allocatable
+	if most, known := allocatable[corev1.ResourcePods]; known && int64(len(others))+1 > most.Value() {
+		return outOf(corev1.ResourcePods, 1, int64(len(others)), most.Value())
+	}
+	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	used := make(map[corev1.ResourceName]int64)
+	for _, other := range others {
+		for name, quantity := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
+			used[name] += units(name, quantity.MilliValue(), quantity.Value())
+		}
+	}
+	for _, name := range ordered(requests) {
+		quantity := requests[name]
+		requested := units(name, quantity.MilliValue(), quantity.Value())
+		most, known := allocatable[name]
+		if requested == 0 || !known && isExtended(name) {
+			continue
+		}
+		capacity := units(name, most.MilliValue(), most.Value())
+		if requested > capacity-used[name] {
+			return outOf(name, requested, used[name], capacity)
+		}
+	}
+	return nil
+}
+
+// units are thousandths for cpu, else whole units.
+func units(name corev1.ResourceName, milli, whole int64) int64 {
+	if name == corev1.ResourceCPU {
+		return milli
+	}
+	return whole
+}
+
+// isExtended says that a resource is none of Kubernetes' own.
+func isExtended(name corev1.ResourceName) bool {
+	domain, _, qualified := strings.Cut(string(name), "/")
+	return qualified && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
+}
+
+func outOf(name corev1.ResourceName, requested, used, capacity int64) *podplan.Outcome {
+	return &podplan.Outcome{
+		Reason: "OutOf" + string(name),
+		Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			name, requested, used, capacity),
+	}
+}
+
+func checkAffinity(pod *corev1.Pod, node *corev1.Node) *podplan.Outcome {
+	if pod.Spec.NodeName != "" && pod.Spec.NodeName != node.Name {
+		return predicate("NodeName", "node(s) didn't match the requested node name")
+	}
+	if fits, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !fits {
+		return predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
+	}
+	return nil
+}
+
+func checkPorts(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+	wanted := hostPorts(pod)
+	if len(wanted) == 0 {
+		return nil
+	}
+	for _, other := range others {
+		for _, taken := range hostPorts(other) {
+			for _, port := range wanted {
+				if port.conflicts(taken) {
+					return predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports")
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// hostPort is one port of the node that a pod takes.
+type hostPort struct {
+	ip       string // "" for all addresses
+	protocol corev1.Protocol
+	port     int32
+}
+
+func (p hostPort) conflicts(q hostPort) bool {
+	return p.port == q.port && p.protocol == q.protocol && (p.ip == q.ip || p.ip == "" || q.ip == "")
+}
+
+// hostPorts lists the pod's host ports: of its containers, and of init containers that keep running.
+func hostPorts(pod *corev1.Pod) []hostPort {
+	var found []hostPort
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort <= 0 {
+				continue
+			}
+			port := hostPort{ip: p.HostIP, protocol: p.Protocol, port: p.HostPort}
+			if port.ip == "0.0.0.0" || port.ip == "::" {
+				port.ip = ""
+			}
+			if port.protocol == "" {
+				port.protocol = corev1.ProtocolTCP
+			}
+			found = append(found, port)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	return found
+}
+
+// checkTaints looks at NoExecute taints only; the others concern scheduling.
+func checkTaints(pod *corev1.Pod, node *corev1.Node, static bool) *podplan.Outcome {
+	if static {
+		return nil
+	}
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		if taint.Effect == corev1.TaintEffectNoExecute && !tolerated(pod.Spec.Tolerations, taint) {
+			return predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate")
+		}
+	}
+	return nil
+}
+
+func tolerated(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
+	for _, t := range tolerations {
+		if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
+			continue
+		}
+		switch t.Operator {
+		case corev1.TolerationOpExists:
+			return true
+		case corev1.TolerationOpEqual, "":
+			if t.Key != "" && t.Value == taint.Value {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,62 @@
+package admission_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/internal/golden"
+	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
+)
+
+// TestAdmit reads node.yaml (one node for the archive), other*.yaml (pods that run) and pod-*.yaml (each asked by itself),
+// and prints one verdict a pod.
+func TestAdmit(t *testing.T) {
+	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
+		node := admission.Node{Object: read[corev1.Node](t, files["node.yaml"]), OS: "linux", AllowedUnsafeSysctls: strings.Fields(string(files["sysctls"]))}
+		if err := admission.CheckAllowedSysctls(node.AllowedUnsafeSysctls); err != nil {
+			t.Fatal(err)
+		}
+		var others []*corev1.Pod
+		var out strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if strings.HasPrefix(name, "other") {
+				others = append(others, read[corev1.Pod](t, files[name]))
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if !strings.HasPrefix(name, "pod-") {
+				continue
+			}
+			fmt.Fprintf(&out, "%s: ", strings.TrimSuffix(strings.TrimPrefix(name, "pod-"), ".yaml"))
+			if o := admission.Admit(read[corev1.Pod](t, files[name]), others, node, strings.HasPrefix(name, "pod-static")); o != nil {
+				fmt.Fprintf(&out, "%s: %s\n", o.Reason, o.Message)
+			} else {
+				fmt.Fprintln(&out, "admitted")
+			}
+		}
+		return map[string][]byte{"want": []byte(out.String())}
+	})
+}
+
+func read[T any](t *testing.T, text []byte) *T {
+	t.Helper()
+	var v T
+	if err := yaml.UnmarshalStrict(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	return &v
+}
+
+func TestCheckAllowedSysctls(t *testing.T) {
+	for _, name := range []string{"vm.swappiness", "kernel.*", "*", "fs.file-max"} {
+		if admission.CheckAllowedSysctls([]string{name}) == nil {
+			t.Errorf("%q was allowed", name)
+		}
+	}
+}
