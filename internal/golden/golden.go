@@ -135,3 +135,24 @@ func sortedNames(m map[string][]byte) []string {
 	sort.Strings(names)
 	return names
 }
+
+// Each reads every archive of pattern and calls f with its files: for tests
+// that want the inputs of golden tests for something else.
+func Each(t testing.TB, pattern string, f func(files map[string][]byte)) {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("matching %q: %d archives, %v", pattern, len(paths), err)
+	}
+	for _, path := range paths {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			t.Fatalf("reading %q: %v", path, err)
+		}
+		files := map[string][]byte{}
+		for _, file := range archive.Files {
+			files[file.Name] = file.Data
+		}
+		f(files)
+	}
+}

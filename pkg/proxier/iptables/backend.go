@@ -1,0 +1,235 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// Tool is what the backend needs of the iptables programs of one family.
+// Program is the real one; internal/fakekernel has another.
+type Tool interface {
+	// Save returns the text of iptables-save.
+	Save(ctx context.Context) ([]byte, error)
+	// Restore gives text to iptables-restore --noflush. Each table of it is
+	// taken whole or not at all.
+	Restore(ctx context.Context, text []byte) error
+	// Insert puts a rule first in a built-in chain, unless it is there.
+	Insert(ctx context.Context, j Jump) error
+	// Delete takes a rule out of a built-in chain, if it is there.
+	Delete(ctx context.Context, j Jump) error
+}
+
+// Config is what a Backend is made of.
+type Config struct {
+	// Options; RandomFully is for the caller to set from Program.RandomFully.
+	Options Options
+	// Tool is Program for the kernel.
+	Tool Tool
+	// Log gets one line for each full sync and for what was found changed.
+	Log *slog.Logger
+	// Metrics may be nil.
+	Metrics Metrics
+}
+
+// Metrics is told what Sync did.
+type Metrics interface {
+	// Wrote: number of rules in the table now, and written by this sync.
+	Wrote(table string, total, last int)
+	// Failed: iptables-restore failed; partial says that it was given a difference only.
+	Failed(partial bool)
+}
+
+// Backend programs snapshots. Its life: the first Sync reads the kernel,
+// writes everything and removes chains of Services that are gone; later ones
+// write what changed since; after an error, or when Check found a difference,
+// the next writes everything again. Its methods may be called from any goroutine.
+type Backend struct {
+	c     Config
+	jumps []Jump
+
+	mu       sync.Mutex
+	renderer *Renderer
+	applied  *Ruleset // nil: the kernel's state is not known
+}
+
+// New checks the configuration; it does nothing yet.
+func New(c Config) (*Backend, error) {
+	if c.Tool == nil || c.Log == nil {
+		return nil, errors.New("making the iptables backend: Tool and Log are needed")
+	}
+	if c.Options.MasqueradeBit < 0 || c.Options.MasqueradeBit > 31 {
+		return nil, fmt.Errorf("making the iptables backend: masquerade bit %d is not within 0..31", c.Options.MasqueradeBit)
+	}
+	return &Backend{c: c, jumps: Jumps(c.Options), renderer: NewRenderer(c.Options)}, nil
+}
+
+// Sync makes the kernel do what s says.
+func (b *Backend) Sync(ctx context.Context, s *service.Snapshot) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	want := b.renderer.Render(s)
+	if b.applied == nil {
+		return b.full(ctx, want)
+	}
+	change := Diff(b.applied, want)
+	if change.Empty() {
+		b.applied = want
+		return nil
+	}
+	b.applied = nil
+	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
+		b.failed(true)
+		return fmt.Errorf("writing changed %s rules: %w", s.Family, blame(err, change, s, b.c.Options))
+	}
+	b.applied = want
+	b.wrote(want, change)
+	return nil
+}
+
+func (b *Backend) full(ctx context.Context, want *Ruleset) error {
+	text, err := b.c.Tool.Save(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	kernel, err := Parse(text)
+	if err != nil {
+		return fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	change := &Ruleset{Tables: slices.Clone(want.Tables)}
+	gone := stale(kernel, want)
+	for i, t := range change.Tables {
+		change.Tables[i].Remove = gone[t.Name]
+	}
+	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
+		b.failed(false)
+		return fmt.Errorf("writing all rules: %w", err)
+	}
+	absent := missing(kernel, b.jumps)
+	for _, j := range slices.Backward(absent) { // each goes first, so the first goes last
+		if err := b.c.Tool.Insert(ctx, j); err != nil {
+			return fmt.Errorf("inserting the jump from %s of table %q: %w", j.From, j.Table, err)
+		}
+	}
+	b.applied = want
+	b.wrote(want, change)
+	b.c.Log.Info("wrote all service rules", "family", b.c.Options.Family, "nat", want.Rules("nat"), "filter", want.Rules("filter"),
+		"staleChains", len(gone["nat"]), "jumps", len(absent))
+	return nil
+}
+
+func (b *Backend) failed(partial bool) {
+	if b.c.Metrics != nil {
+		b.c.Metrics.Failed(partial)
+	}
+}
+
+func (b *Backend) wrote(want, change *Ruleset) {
+	if b.c.Metrics == nil {
+		return
+	}
+	for _, table := range []string{"filter", "nat"} {
+		b.c.Metrics.Wrote(table, want.Rules(table), change.Rules(table))
+	}
+}
+
+// Check compares the kernel with what was applied. If they differ, it says how
+// and the next Sync writes everything. Before the first Sync nothing differs.
+func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.applied == nil {
+		return nil, nil
+	}
+	text, err := b.c.Tool.Save(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	kernel, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	drift = Drift(kernel, b.applied, b.jumps)
+	if len(drift) > 0 {
+		b.applied = nil
+	}
+	return drift, nil
+}
+
+// Cleanup removes our jumps and chains, and nothing else. Established
+// connections keep their translation in conntrack.
+func (b *Backend) Cleanup(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.applied = nil
+	text, err := b.c.Tool.Save(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	kernel, err := Parse(text)
+	if err != nil {
+		return fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	absent := missing(kernel, b.jumps)
+	for _, j := range b.jumps {
+		isAbsent := slices.ContainsFunc(absent, func(a Jump) bool { return a.line() == j.line() && a.Table == j.Table })
+		if isAbsent {
+			continue
+		}
+		if err := b.c.Tool.Delete(ctx, j); err != nil {
+			return fmt.Errorf("deleting the jump from %s of table %q: %w", j.From, j.Table, err)
+		}
+	}
+	change := removal(kernel)
+	if change.Empty() {
+		return nil
+	}
+	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
+		return fmt.Errorf("removing our chains: %w", err)
+	}
+	return nil
+}
+
+// removal deletes every chain of ours that the kernel has.
+func removal(kernel *Ruleset) *Ruleset {
+	out := &Ruleset{}
+	for _, t := range kernel.Tables {
+		change := Table{Name: t.Name}
+		for _, c := range t.Chains {
+			if owned(t.Name, c.Name) {
+				change.Remove = append(change.Remove, c.Name)
+			}
+		}
+		if len(change.Remove) > 0 {
+			out.Tables = append(out.Tables, change)
+		}
+	}
+	return out
+}
+
+// blame names the Service whose rule iptables-restore refused.
+func blame(err error, change *Ruleset, s *service.Snapshot, o Options) error {
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Line == 0 {
+		return err
+	}
+	lines := strings.Split(change.String(), "\n")
+	if refused.Line > len(lines) {
+		return err
+	}
+	rule := lines[refused.Line-1]
+	for _, svc := range s.Services {
+		for _, p := range svc.Ports {
+			if strings.Contains(rule, hashed(p.Name, strings.ToLower(string(p.Protocol)))) || strings.Contains(rule, p.Name) {
+				return fmt.Errorf("rule %q of Service port %q: %w", rule, p.Name, err)
+			}
+		}
+	}
+	return fmt.Errorf("rule %q: %w", rule, err)
+}

@@ -1,0 +1,95 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Drift lists how the kernel differs from what was applied: chains of ours
+// that are missing or hold other rules, and jumps that are missing. Chains that
+// nobody knows of are not drift. It is sorted as want is; nil: no difference.
+func Drift(kernel, want *Ruleset, jumps []Jump) []string {
+	var out []string
+	for _, t := range want.Tables {
+		live := map[string]string{}
+		for _, c := range kernel.table(t.Name).Chains {
+			live[c.Name] = c.Rules
+		}
+		for _, c := range t.Chains {
+			rules, ok := live[c.Name]
+			switch {
+			case !ok:
+				out = append(out, fmt.Sprintf("chain %s of table %s is missing", c.Name, t.Name))
+			case !sameRules(rules, c.Rules):
+				out = append(out, fmt.Sprintf("chain %s of table %s has other rules", c.Name, t.Name))
+			}
+		}
+	}
+	for _, j := range missing(kernel, jumps) {
+		out = append(out, fmt.Sprintf("the jump from %s of table %s to %s is missing", j.From, j.Table, j.Rule[len(j.Rule)-1]))
+	}
+	return out
+}
+
+func sameRules(a, b string) bool {
+	if a == b {
+		return true
+	}
+	if strings.Count(a, "\n") != strings.Count(b, "\n") {
+		return false
+	}
+	left, right := strings.SplitAfter(a, "\n"), strings.SplitAfter(b, "\n")
+	return slices.EqualFunc(left, right, func(x, y string) bool { return x == y || canonical(x) == canonical(y) })
+}
+
+// missing are the jumps that the kernel does not have.
+func missing(kernel *Ruleset, jumps []Jump) []Jump {
+	have := map[string]bool{}
+	for _, t := range kernel.Tables {
+		for _, c := range t.Chains {
+			if owned(t.Name, c.Name) {
+				continue
+			}
+			for _, rule := range strings.Split(strings.TrimSuffix(c.Rules, "\n"), "\n") {
+				have[t.Name+" "+c.Name+" "+canonical(rule)] = true
+			}
+		}
+	}
+	var out []Jump
+	for _, j := range jumps {
+		if !have[j.Table+" "+j.From+" "+canonical(j.line())] {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
+// line is the jump as a rule of a save text.
+func (j Jump) line() string {
+	quoted := make([]string, len(j.Rule))
+	for i, word := range j.Rule {
+		if strings.Contains(word, " ") {
+			word = `"` + word + `"`
+		}
+		quoted[i] = word
+	}
+	return "-A " + j.From + " " + strings.Join(quoted, " ")
+}
+
+// stale are chains of Services in the kernel that want does not have.
+func stale(kernel, want *Ruleset) map[string][]string {
+	out := map[string][]string{}
+	for _, t := range kernel.Tables {
+		known := map[string]bool{}
+		for _, c := range want.table(t.Name).Chains {
+			known[c.Name] = true
+		}
+		for _, c := range t.Chains {
+			if owned(t.Name, c.Name) && perService(c.Name) && !known[c.Name] {
+				out[t.Name] = append(out[t.Name], c.Name)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,69 @@
+package iptables
+
+import (
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Options say how to render; they come from KubeProxyConfiguration and from
+// what the iptables program can do.
+type Options struct {
+	Family corev1.IPFamily
+	// MasqueradeBit is the bit of the firewall mark, 0 to 31, of packets whose
+	// source is to be rewritten.
+	MasqueradeBit int
+	// MasqueradeAll rewrites the source of all traffic to cluster IPs.
+	MasqueradeAll bool
+	// Local tells traffic of this node's pods from other traffic.
+	Local Local
+	// NodePortAddresses limit node ports to addresses of this node in these
+	// ranges; empty: all addresses.
+	NodePortAddresses []netip.Prefix
+	// NodePortPrimary limits node ports to the node's primary address of the
+	// family; it goes before NodePortAddresses.
+	NodePortPrimary bool
+	// LocalhostNodePorts lets node ports answer on 127.0.0.1. Needs the sysctl
+	// route_localnet; IPv4 only.
+	LocalhostNodePorts bool
+	// TCPBeLiberal says that conntrack forgives packets out of window, so that
+	// INVALID ones need not be dropped.
+	TCPBeLiberal bool
+	// RandomFully chooses masqueraded source ports at random (iptables ≥ 1.6.2).
+	RandomFully bool
+}
+
+// Local recognizes packets of this node's pods (detectLocalMode); at most one
+// field is set. With none, no packet counts as such.
+type Local struct {
+	// CIDR is the pods' range: ClusterCIDR or NodeCIDR.
+	CIDR netip.Prefix
+	// Interface is a bridge's name (BridgeInterface), or a prefix and "+"
+	// (InterfaceNamePrefix).
+	Interface string
+}
+
+// is are the match arguments for a local packet; empty: cannot be told.
+func (l Local) is() string {
+	switch {
+	case l.CIDR.IsValid():
+		return "-s " + l.CIDR.String()
+	case l.Interface != "":
+		return "-i " + l.Interface
+	}
+	return ""
+}
+
+// isNot are the match arguments for all other packets.
+func (l Local) isNot() string {
+	if is := l.is(); is != "" {
+		return "! " + is
+	}
+	return ""
+}
+
+func (o Options) ipv6() bool { return o.Family == corev1.IPv6Protocol }
+
+// mark is the firewall mark as iptables writes it.
+func (o Options) mark() string { return fmt.Sprintf("%#x", uint32(1)<<(o.MasqueradeBit&31)) }

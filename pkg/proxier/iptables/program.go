@@ -1,0 +1,185 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+	corev1 "k8s.io/api/core/v1"
+)
+
+const (
+	// lockSeconds bounds the wait for /run/xtables.lock.
+	lockSeconds = 5
+	// runTimeout bounds one run of a program: large rulesets take seconds.
+	runTimeout = 2 * time.Minute
+)
+
+// Program is the iptables programs of one family and variant.
+type Program struct {
+	ipt           *goiptables.IPTables
+	path          string
+	save, restore string
+	// Variant is nf_tables or legacy.
+	Variant string
+}
+
+// RefusedError is what iptables-restore said when it took nothing.
+type RefusedError struct {
+	// Line of its input that it names, from 1; 0: none.
+	Line int
+	// Said is its standard error.
+	Said string
+}
+
+// Error is what the program said.
+func (e *RefusedError) Error() string { return "iptables-restore refused: " + e.Said }
+
+// RandomFully says whether MASQUERADE --random-fully is known.
+func (p *Program) RandomFully() bool { return p.ipt.HasRandomFully() }
+
+// Version is like "1.8.9 (nf_tables)".
+func (p *Program) Version() string {
+	a, b, c := p.ipt.GetIptablesVersion()
+	return fmt.Sprintf("%d.%d.%d (%s)", a, b, c, p.Variant)
+}
+
+// Detect finds the programs to use for a family: those whose variant holds the
+// node's Kubernetes chains already, else the first that the kernel accepts of
+// iptables, iptables-nft and iptables-legacy. It writes the chain
+// KUBE-IPTABLES-HINT into the variant it chose, and warns if both are in use.
+func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program, error) {
+	name, proto := "iptables", goiptables.ProtocolIPv4
+	if f == corev1.IPv6Protocol {
+		name, proto = "ip6tables", goiptables.ProtocolIPv6
+	}
+	var found, inUse []*Program
+	var problems []error
+	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
+		p, err := open(ctx, candidate, proto)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		if contains(found, p.Variant) {
+			continue // the default again, by its full name
+		}
+		found = append(found, p)
+		if p.inUse(ctx) {
+			inUse = append(inUse, p)
+		}
+	}
+	if len(inUse) > 1 {
+		log.Warn("both variants of iptables hold Kubernetes rules on this node; packets pass through both. Remove those that are not in use (iptables-legacy-save, iptables-nft-save)",
+			"family", f, "using", inUse[0].Version())
+	}
+	for _, p := range append(inUse, found...) {
+		if err := p.probe(ctx); err != nil {
+			problems = append(problems, fmt.Errorf("trying %q: %w", p.path, err))
+			continue
+		}
+		log.Info("found iptables", "family", f, "path", p.path, "version", p.Version())
+		return p, nil
+	}
+	return nil, fmt.Errorf("looking for a working %s (install the package iptables, 1.6.2 or newer): %w", name, errors.Join(problems...))
+}
+
+func contains(list []*Program, variant string) bool {
+	for _, p := range list {
+		if p.Variant == variant {
+			return true
+		}
+	}
+	return false
+}
+
+var versionVariant = regexp.MustCompile(`\((\w+)\)`)
+
+func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, fmt.Errorf("finding %q: %w", name, err)
+	}
+	ipt, err := goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(path))
+	if err != nil {
+		return nil, fmt.Errorf("asking %q for its version: %w", path, err)
+	}
+	p := &Program{ipt: ipt, path: path, save: path + "-save", restore: path + "-restore", Variant: "legacy"}
+	said, err := p.run(ctx, path, nil, "--version")
+	if err != nil {
+		return nil, err
+	}
+	if m := versionVariant.FindSubmatch(said); m != nil {
+		p.Variant = string(m[1])
+	}
+	return p, nil
+}
+
+// inUse says whether the variant holds chains that Kubernetes made.
+func (p *Program) inUse(ctx context.Context) bool {
+	for _, table := range []string{"mangle", "nat"} {
+		text, err := p.run(ctx, p.save, nil, "-t", table)
+		if err == nil && (bytes.Contains(text, []byte(":"+chainHint+" ")) || bytes.Contains(text, []byte(":"+chainServices+" "))) {
+			return true
+		}
+	}
+	return false
+}
+
+// probe writes the hint, which shows whether the kernel takes rules of this variant.
+func (p *Program) probe(ctx context.Context) error {
+	return p.Restore(ctx, []byte("*mangle\n:"+chainHint+" - [0:0]\nCOMMIT\n"))
+}
+
+// Save is iptables-save of all tables.
+func (p *Program) Save(ctx context.Context) ([]byte, error) { return p.run(ctx, p.save, nil) }
+
+var refusedLine = regexp.MustCompile(`(?:line:? |line )(\d+)`)
+
+// Restore is iptables-restore --noflush.
+func (p *Program) Restore(ctx context.Context, text []byte) error {
+	_, err := p.run(ctx, p.restore, text, "--noflush", "-w", strconv.Itoa(lockSeconds))
+	var failed *exec.ExitError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	refused := &RefusedError{Said: err.Error()}
+	if m := refusedLine.FindStringSubmatch(refused.Said); m != nil {
+		refused.Line, _ = strconv.Atoi(m[1])
+	}
+	return refused
+}
+
+// Insert puts the rule first in its chain, unless it is there.
+func (p *Program) Insert(_ context.Context, j Jump) error {
+	return p.ipt.InsertUnique(j.Table, j.From, 1, j.Rule...)
+}
+
+// Delete takes the rule out of its chain, if it is there.
+func (p *Program) Delete(_ context.Context, j Jump) error {
+	return p.ipt.DeleteIfExists(j.Table, j.From, j.Rule...)
+}
+
+// run returns standard output; the error holds standard error, cut to size.
+func (p *Program) run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = time.Second
+	cmd.Stdin = bytes.NewReader(stdin)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(said.String())
+		return nil, fmt.Errorf("running %q: %w: %s", path+" "+strings.Join(args, " "), err, text[:min(len(text), 1000)])
+	}
+	return out.Bytes(), nil
+}

@@ -1,0 +1,196 @@
+package iptables
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// largeCluster is the number of endpoints from which comments are left out of
+// per-service chains, as kube-proxy does: a third of the bytes.
+const largeCluster = 1000
+
+// Render makes the whole ruleset for a snapshot. The same input gives the same bytes.
+func Render(s *service.Snapshot, o Options) *Ruleset {
+	return NewRenderer(o).Render(s)
+}
+
+// Renderer is Render with a memory: the text of a port that is the same
+// pointer as last time is not made again. It is used by one goroutine.
+type Renderer struct {
+	o        Options
+	comments bool
+	memo     map[*service.Port]*fragment
+}
+
+// NewRenderer returns a Renderer without memories.
+func NewRenderer(o Options) *Renderer {
+	return &Renderer{o: o, comments: true, memo: map[*service.Port]*fragment{}}
+}
+
+// fragment is what one port adds to the ruleset.
+type fragment struct {
+	natServices, natNodePorts                      string
+	filterServices, filterExternal, filterFirewall string
+	chains                                         []Chain // in nat
+}
+
+// Render is like the function Render.
+func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
+	if comments := s.EndpointCount() <= largeCluster; comments != r.comments {
+		r.comments = comments
+		clear(r.memo)
+	}
+	var natServices, natNodePorts, services, external, firewall, health strings.Builder
+	memo := make(map[*service.Port]*fragment, len(r.memo))
+	var chains []Chain
+	for _, svc := range s.Services {
+		healthCheckRule(&health, svc)
+		for _, p := range svc.Ports {
+			f := r.memo[p]
+			if f == nil {
+				f = renderPort(p, r.o, r.comments)
+			}
+			memo[p] = f
+			natServices.WriteString(f.natServices)
+			natNodePorts.WriteString(f.natNodePorts)
+			services.WriteString(f.filterServices)
+			external.WriteString(f.filterExternal)
+			firewall.WriteString(f.filterFirewall)
+			chains = append(chains, f.chains...)
+		}
+	}
+	r.memo = memo
+	natServices.WriteString(nodePortJump(r.o, s.Node))
+	nat := []Chain{
+		{chainServices, natServices.String()},
+		{chainNodePorts, natNodePorts.String()},
+		{chainPostrouting, postrouting(r.o)},
+		{chainMarkMasq, line(chainMarkMasq, "-j MARK --or-mark", r.o.mark())},
+		{chainCanary, ""},
+	}
+	filter := []Chain{
+		{chainServices, services.String()},
+		{chainExternal, external.String()},
+		{chainNodePorts, health.String()},
+		{chainForward, forward(r.o)},
+		{chainProxyFirewall, firewall.String()},
+		{chainCanary, ""},
+	}
+	if !r.o.ipv6() {
+		filter = append(filter, Chain{chainFirewall, martians()})
+	}
+	return &Ruleset{Tables: []Table{
+		{Name: "filter", Chains: filter},
+		{Name: "nat", Chains: append(nat, chains...)},
+		{Name: "mangle", Chains: []Chain{{chainHint, ""}, {chainCanary, ""}}},
+	}}
+}
+
+// line is one rule; parts are joined by spaces, empty ones left out.
+func line(chain string, parts ...string) string {
+	var b strings.Builder
+	b.WriteString("-A ")
+	b.WriteString(chain)
+	for _, part := range parts {
+		if part != "" {
+			b.WriteByte(' ')
+			b.WriteString(part)
+		}
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// comment quotes; names of the API hold neither quotes nor backslashes.
+func comment(parts ...string) string {
+	text := strings.Map(func(r rune) rune {
+		if r == '"' || r == '\\' || r < ' ' {
+			return '_'
+		}
+		return r
+	}, strings.Join(parts, ""))
+	return `-m comment --comment "` + text[:min(len(text), 255)] + `"`
+}
+
+// postrouting rewrites the source of marked packets, and takes the mark off,
+// so that a packet that comes by again, encapsulated, is not rewritten twice.
+func postrouting(o Options) string {
+	random := ""
+	if o.RandomFully {
+		random = "--random-fully"
+	}
+	m := o.mark()
+	return line(chainPostrouting, "-m mark ! --mark", m+"/"+m, "-j RETURN") +
+		line(chainPostrouting, "-j MARK --xor-mark", m) +
+		line(chainPostrouting, comment("kubernetes service traffic requiring SNAT"), "-j MASQUERADE", random)
+}
+
+// forward drops what conntrack cannot place (it would reach the client with an
+// unknown source and reset its connection), and lets service traffic through
+// even if the policy of FORWARD is DROP.
+func forward(o Options) string {
+	invalid := line(chainForward, "-m conntrack --ctstate INVALID -j DROP")
+	if o.TCPBeLiberal {
+		invalid = ""
+	}
+	m := o.mark()
+	return invalid +
+		line(chainForward, comment("kubernetes forwarding rules"), "-m mark --mark", m+"/"+m, "-j ACCEPT") +
+		line(chainForward, comment("kubernetes forwarding conntrack rule"), "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+}
+
+// martians keeps others on the network from reaching services on 127.0.0.1
+// while route_localnet is set (CVE-2020-8558).
+func martians() string {
+	return line(chainFirewall, comment("block incoming localnet connections"),
+		"-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+}
+
+// nodePortJump is the end of KUBE-SERVICES. addrtype asks the kernel which
+// addresses are local, so that nothing has to follow them; ranges are matched
+// beside it.
+func nodePortJump(o Options, n service.Node) string {
+	note := comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
+	local := "-m addrtype --dst-type LOCAL"
+	ranges := o.NodePortAddresses
+	if o.NodePortPrimary {
+		ranges = primary(o, n)
+	}
+	if len(ranges) == 0 && !o.NodePortPrimary {
+		loopback := ""
+		if o.ipv6() {
+			loopback = "! -d ::1/128"
+		} else if !o.LocalhostNodePorts {
+			loopback = "! -d 127.0.0.0/8"
+		}
+		return line(chainServices, note, local, loopback, "-j", chainNodePorts)
+	}
+	var b strings.Builder
+	for _, p := range ranges {
+		if p.Addr().Is6() != o.ipv6() || p.Addr().IsLoopback() && (o.ipv6() || !o.LocalhostNodePorts) {
+			continue
+		}
+		b.WriteString(line(chainServices, note, "-d", p.Masked().String(), local, "-j", chainNodePorts))
+	}
+	return b.String()
+}
+
+// primary is the node's first address of the family, as a range.
+func primary(o Options, n service.Node) []netip.Prefix {
+	for _, a := range n.Addresses {
+		if a.Is6() == o.ipv6() {
+			return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
+		}
+	}
+	return nil
+}
+
+func healthCheckRule(b *strings.Builder, svc *service.Service) {
+	if svc.HealthCheckNodePort == 0 {
+		return
+	}
+	b.WriteString(line(chainNodePorts, comment(svc.Namespace, "/", svc.Name, " health check node port"),
+		"-p tcp -m tcp --dport", number(svc.HealthCheckNodePort), "-j ACCEPT"))
+}

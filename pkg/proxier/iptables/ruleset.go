@@ -1,0 +1,93 @@
+package iptables
+
+import (
+	"io"
+	"strings"
+)
+
+// Ruleset is a whole state, or a change, of our chains: a value that can be
+// printed, compared and applied. WriteTo makes it text for
+// `iptables-restore --noflush`.
+type Ruleset struct {
+	// Tables are in the order filter, nat, mangle; a change leaves out those
+	// without one.
+	Tables []Table
+}
+
+// Table holds the chains to write in one table.
+type Table struct {
+	Name string
+	// Chains are written whole: what they held before is gone.
+	Chains []Chain
+	// Remove are chains to delete; nothing in Chains jumps to them.
+	Remove []string
+}
+
+// Chain is a name and its rules, each a line "-A name …" that ends in a newline.
+type Chain struct {
+	Name  string
+	Rules string
+}
+
+// Empty says that applying the ruleset would do nothing.
+func (r *Ruleset) Empty() bool { return r == nil || len(r.Tables) == 0 }
+
+// WriteTo writes the ruleset for `iptables-restore --noflush`: a chain that is
+// declared is emptied, a chain that is not is left alone.
+func (r *Ruleset) WriteTo(w io.Writer) (int64, error) {
+	var b strings.Builder
+	b.Grow(r.size())
+	for _, t := range r.Tables {
+		t.write(&b)
+	}
+	n, err := io.WriteString(w, b.String())
+	return int64(n), err
+}
+
+func (t Table) write(b *strings.Builder) {
+	b.WriteString("*" + t.Name + "\n")
+	for _, c := range t.Chains {
+		b.WriteString(":" + c.Name + " - [0:0]\n")
+	}
+	for _, name := range t.Remove {
+		b.WriteString(":" + name + " - [0:0]\n")
+	}
+	for _, c := range t.Chains {
+		b.WriteString(c.Rules)
+	}
+	for _, name := range t.Remove {
+		b.WriteString("-X " + name + "\n")
+	}
+	b.WriteString("COMMIT\n")
+}
+
+func (r *Ruleset) size() int {
+	n := 0
+	for _, t := range r.Tables {
+		n += 32 + 80*len(t.Remove)
+		for _, c := range t.Chains {
+			n += len(c.Rules) + len(c.Name) + 10
+		}
+	}
+	return n
+}
+
+// String is what WriteTo writes.
+func (r *Ruleset) String() string {
+	var b strings.Builder
+	_, _ = r.WriteTo(&b)
+	return b.String()
+}
+
+// Rules counts the rules of a table.
+func (r *Ruleset) Rules(table string) int {
+	n := 0
+	for _, t := range r.Tables {
+		if t.Name == table {
+			for _, c := range t.Chains {
+				n += strings.Count(c.Rules, "\n")
+			}
+		}
+	}
+	return n
+}
