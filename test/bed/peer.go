@@ -23,20 +23,7 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 	if err != nil {
 		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)
 	}
-	mode := p.ProxyMode
-	if mode == "" {
-		mode = "iptables"
-	}
-	proxy := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: %s
-clusterCIDR: %s
-oomScoreAdj: 0
-conntrack:
-  maxPerCore: 0
-clientConnection:
-  kubeconfig: /etc/kubernetes/kube-proxy.conf
-`, mode, PodNetwork)
+	proxy := n.proxySettings(p.ProxyMode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n"
 	for path, content := range map[string]string{
 		"/var/lib/kubelet/config.yaml":           config,
 		"/var/lib/kubelet/config.d/50-bed.conf":  n.KubeletSettings(),
@@ -81,6 +68,15 @@ const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletCon
 // KubeletSettings is a KubeletConfiguration with what this node has that others have not.
 func (n *Node) KubeletSettings() string {
 	return kubeletKind + fmt.Sprintf("cgroupRoot: /%s\noomScoreAdj: 0\ncontainerRuntimeEndpoint: unix://%s\n", n.Cgroup(), ContainerdAddress)
+}
+
+// proxySettings is a KubeProxyConfiguration. mode "" is iptables.
+func (n *Node) proxySettings(mode string) string {
+	if mode == "" {
+		mode = "iptables"
+	}
+	// Other network namespaces than the machine's first cannot set the conntrack table's size.
+	return fmt.Sprintf("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: %s\nclusterCIDR: %s\noomScoreAdj: 0\nconntrack: {maxPerCore: 0}\n", mode, PodNetwork)
 }
 
 // BootstrapKubeconfig is a kubeconfig that holds the bootstrap token.

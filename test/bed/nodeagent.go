@@ -1,0 +1,82 @@
+package bed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// NodeAgent is a node that runs the product: `nodeagent join` by bootstrap token, then `nodeagent run`.
+type NodeAgent struct {
+	// Dir is the folder of the product's programs; default: built from the source tree.
+	Dir string
+	// Config is YAML documents (KubeletConfiguration, KubeProxyConfiguration, NodeAgentConfiguration) that win over
+	// the cluster's and the bed's.
+	Config string
+	// Args are added to the flags of `nodeagent run`.
+	Args []string
+}
+
+// nodeAgentConfigDir is what the agent's --config names.
+const nodeAgentConfigDir = "/etc/nodeagent"
+
+// Tools implements Kind: the agent needs nothing beside the product's own programs.
+func (NodeAgent) Tools() []string { return nil }
+
+// Programs returns the folder of the product's programs, building them if none was given.
+func (a NodeAgent) Programs(ctx context.Context, c *Cluster) (string, error) {
+	if a.Dir != "" {
+		return filepath.Abs(a.Dir)
+	}
+	entries, err := os.ReadDir(filepath.Join(c.Builder().Source, "cmd"))
+	if err != nil {
+		return "", fmt.Errorf("listing the product's programs: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return c.Builder().Product(ctx, names...)
+}
+
+// Start implements Kind.
+func (a NodeAgent) Start(ctx context.Context, n *Node) error {
+	c := n.Cluster()
+	dir, err := a.Programs(ctx, c)
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(dir, "nodeagent")
+	if err := a.configure(ctx, n); err != nil {
+		return err
+	}
+	out, err := n.Output(ctx, program, "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
+	c.logf("%s: nodeagent join %s\n%s", n.Name, c.Server(), out)
+	if err != nil {
+		return err
+	}
+	args := append([]string{"run", "--config", nodeAgentConfigDir, "--node-ip", n.IP.String()}, a.Args...)
+	_, err = n.Start(Spec{Name: "nodeagent", Path: program, Args: args})
+	return err
+}
+
+// configure writes what the cluster, the bed and the test want, in this order.
+func (a NodeAgent) configure(ctx context.Context, n *Node) error {
+	c := n.Cluster()
+	kubelet, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-system", "kubelet-config", "-o", "jsonpath={.data.kubelet}")
+	if err != nil {
+		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)
+	}
+	for name, content := range map[string]string{
+		"10-cluster.yaml": kubelet,
+		"20-node.yaml":    n.KubeletSettings(),
+		"30-proxy.yaml":   n.proxySettings(""),
+		"40-test.yaml":    a.Config,
+	} {
+		if err := n.WriteFile(filepath.Join(nodeAgentConfigDir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
