@@ -97,16 +97,20 @@ func Look(want Want, have Have, now time.Time) View {
 	}
 	l.pod = want.Pod
 	v.Containers = l.containers()
-	for i := range v.Containers {
-		if c := &v.Containers[i]; c.Role == App && c.Latest != nil && c.Current {
-			v.Initialized = true
-		}
-	}
 	v.Verdict, v.wake = verdict(want, l.memory, now)
 	v.Removed = want.Pod.DeletionTimestamp != nil
 	v.Completed = l.completed(v)
 	v.Ends = v.Removed || v.Verdict != nil || v.Completed || terminal(want.Reported.Phase)
 	v.Stopped = v.Ends && l.stopped()
+	for i := range v.Containers {
+		c := &v.Containers[i]
+		if c.Role == App && c.Latest != nil && (c.Current || v.Ends) {
+			v.Initialized = true
+		}
+		if v.Ends && c.Standing == Restarting {
+			c.settle()
+		}
+	}
 	return v
 }
 

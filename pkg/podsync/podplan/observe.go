@@ -3,6 +3,7 @@ package podplan
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,7 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 	m.observeEnd(want, v, now)
 	if !v.Ends {
 		m.observeStops(v, have, now)
+		m.recallCrashes(v)
 	}
 	for id := range m.Stops {
 		if !holds(have.Runtime, id) {
@@ -132,6 +134,34 @@ func (m *Memory) observeStops(v View, have Have, now time.Time) {
 		m.Stops[c.Latest.ID] = s
 	}
 }
+
+// recallCrashes takes up the back-offs that an earlier life of the agent had told the API of, so that its restart does not
+// start every crashing container of the node at once.
+func (m *Memory) recallCrashes(v View) {
+	for i := range v.Containers {
+		c := &v.Containers[i]
+		if _, known := m.Crashes[c.Spec.Name]; known || c.Standing != Restarting || c.Latest == nil || c.Reported == nil {
+			continue
+		}
+		w := c.Reported.State.Waiting
+		if w == nil || w.Reason != ReasonCrash || c.Reported.ContainerID != StatusID(c.Latest.ID) {
+			continue
+		}
+		text, _ := strings.CutPrefix(w.Message, "back-off ")
+		text, _, _ = strings.Cut(text, " ")
+		if delay, err := time.ParseDuration(text); err == nil && delay >= crashInitial && delay <= crashMax {
+			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: c.Latest.CreatedAt}
+		}
+	}
+}
+
+// CrashMessage is what the API is told of a container in back-off; recallCrashes reads it.
+func CrashMessage(pod *corev1.Pod, c *Container) string {
+	return fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", c.Delay, c.Spec.Name, pod.Name, pod.Namespace, pod.UID)
+}
+
+// ReasonCrash is the reason of a container that waits for its back-off to end.
+const ReasonCrash = "CrashLoopBackOff"
 
 // cause is why a running container of a living pod must end; without a message when it need not.
 func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {

@@ -141,6 +141,14 @@ func (l *looker) backOff(c *Container) {
 	}
 }
 
+// settle gives a container of an ending pod, which is never restarted, the standing of its last end.
+func (c *Container) settle() {
+	c.Standing, c.Due, c.Delay = Failed, time.Time{}, 0
+	if c.Exit.Code == 0 {
+		c.Standing = Succeeded
+	}
+}
+
 // changed says that the newest attempt was made from another spec than the pod has now.
 func changed(c *Container) bool {
 	return c.Latest.SpecHash != "" && c.Latest.SpecHash != SpecHash(c.Spec)

@@ -1,0 +1,271 @@
+package status
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Reasons of container states, and the texts that go with a container whose record is lost.
+const (
+	reasonLost   = "ContainerStatusUnknown"
+	lostRunning  = "The container could not be located when the pod was deleted.  The container used to be Running"
+	lostAtEnd    = "The container could not be located when the pod was terminated"
+	lostExitCode = 137
+)
+
+// container is the status of one container.
+func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
+	s := corev1.ContainerStatus{Name: c.Spec.Name, Image: c.Spec.Image, Ready: p.containerReady(c)}
+	if c.Role != podplan.Ephemeral {
+		started := c.Started
+		s.Started = &started
+	}
+	switch {
+	case c.Latest != nil:
+		s.RestartCount = int32(c.Latest.Attempt) //nolint:gosec // attempts are counted up from 0
+		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageID, podplan.StatusID(c.Latest.ID)
+		s.VolumeMounts = mounts(c.Spec)
+		resources(&s, c)
+	case c.Reported != nil:
+		s.RestartCount = c.Reported.RestartCount
+		s.Image, s.ImageID, s.ContainerID = c.Reported.Image, c.Reported.ImageID, c.Reported.ContainerID
+	}
+	s.State, s.LastTerminationState = p.states(c)
+	return s
+}
+
+func (p *podView) containerReady(c *podplan.Container) bool {
+	if c.Latest == nil {
+		return c.Ready(podplan.Probes{})
+	}
+	return c.Ready(p.have.Probes[c.Latest.ID])
+}
+
+// states are the container's present state and that of the end before it.
+func (p *podView) states(c *podplan.Container) (state, last corev1.ContainerState) {
+	if c.Latest == nil {
+		return p.statesFromReport(c)
+	}
+	last = p.lastState(c)
+	switch c.Latest.State {
+	case runtime.Running:
+		if c.HookPending {
+			return corev1.ContainerState{Waiting: p.waitingForHook(c)}, last
+		}
+		return running(c.Latest), last
+	case runtime.Unknown:
+		if c.Reported != nil && c.Reported.ContainerID == podplan.StatusID(c.Latest.ID) {
+			return c.Reported.State, last
+		}
+		return running(c.Latest), last
+	case runtime.Exited:
+		return p.after(c, p.terminated(c, c.Latest), last)
+	case runtime.Created:
+	}
+	waiting, _ := p.waiting(c)
+	return corev1.ContainerState{Waiting: waiting}, last
+}
+
+func running(r *runtime.Container) corev1.ContainerState {
+	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt)}}
+}
+
+// after are the states of a container whose newest attempt has ended. It shows that end until there is a reason that it
+// waits for.
+func (p *podView) after(c *podplan.Container, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
+	ended := corev1.ContainerState{Terminated: end}
+	if c.Standing != podplan.Restarting {
+		return ended, last
+	}
+	if waiting, specific := p.waiting(c); specific {
+		return corev1.ContainerState{Waiting: waiting}, ended
+	}
+	return ended, last
+}
+
+// lastState is the end before the newest attempt: by the host's record, else as it was reported.
+func (p *podView) lastState(c *podplan.Container) corev1.ContainerState {
+	old := c.Reported
+	switch {
+	case c.Previous != nil && c.Previous.State == runtime.Exited:
+		return corev1.ContainerState{Terminated: p.terminated(c, c.Previous)}
+	case old == nil:
+		return corev1.ContainerState{}
+	case old.ContainerID == podplan.StatusID(c.Latest.ID):
+		if t := old.LastTerminationState.Terminated; t != nil && t.ContainerID == old.ContainerID {
+			return corev1.ContainerState{} // that was the newest attempt's own end, reported while it waited
+		}
+		return old.LastTerminationState
+	case old.State.Terminated != nil:
+		return old.State
+	}
+	return old.LastTerminationState
+}
+
+// statesFromReport are the states of a container of which the host has no record.
+func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.ContainerState) {
+	waiting, _ := p.waiting(c)
+	state.Waiting = waiting
+	if c.Reported != nil {
+		switch old := c.Reported.State; {
+		case old.Running != nil:
+			end := &corev1.ContainerStateTerminated{
+				ExitCode: lostExitCode, Reason: reasonLost, Message: lostRunning, ContainerID: c.Reported.ContainerID,
+			}
+			if c.Standing == podplan.Restarting {
+				return state, corev1.ContainerState{Terminated: end}
+			}
+			return corev1.ContainerState{Terminated: end}, c.Reported.LastTerminationState
+		case old.Terminated != nil:
+			return p.after(c, old.Terminated, c.Reported.LastTerminationState)
+		}
+		last = c.Reported.LastTerminationState
+	}
+	if p.Stopped && c.Role == podplan.App && p.Initialized {
+		return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			ExitCode: lostExitCode, Reason: reasonLost, Message: lostAtEnd,
+		}}, last
+	}
+	return state, last
+}
+
+// terminated tells how an attempt ended.
+func (p *podView) terminated(c *podplan.Container, r *runtime.Container) *corev1.ContainerStateTerminated {
+	t := &corev1.ContainerStateTerminated{
+		ExitCode: int32(r.ExitCode), //nolint:gosec // a byte
+		Message:  p.have.Messages[r.ID], ContainerID: podplan.StatusID(r.ID),
+		StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(r.FinishedAt),
+	}
+	if r.StartedAt.IsZero() {
+		t.StartedAt = metav1.NewTime(r.CreatedAt)
+	}
+	switch {
+	case r.StartError != "":
+		t.Reason, t.Message = "StartError", r.StartError
+	case r.OOMKilled:
+		t.Reason = "OOMKilled"
+	case r.ExitCode == 0:
+		t.Reason = "Completed"
+	default:
+		t.Reason = "Error"
+	}
+	if t.Message == "" {
+		t.Message = reportedMessage(c.Reported, t.ContainerID)
+	}
+	return t
+}
+
+// reportedMessage is the message that an attempt's end was reported with.
+func reportedMessage(old *corev1.ContainerStatus, id string) string {
+	if old == nil {
+		return ""
+	}
+	for _, s := range []corev1.ContainerState{old.State, old.LastTerminationState} {
+		if s.Terminated != nil && s.Terminated.ContainerID == id {
+			return s.Terminated.Message
+		}
+	}
+	return ""
+}
+
+// waiting is what the next attempt of a container waits for; specific says that it is more than its turn.
+func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting, specific bool) {
+	start, image := p.memory.Starts[c.Spec.Name], p.memory.Images[c.Spec.Name]
+	switch {
+	case p.Ends && c.Reported != nil && c.Reported.State.Waiting != nil:
+		return c.Reported.State.Waiting.DeepCopy(), true
+	case start.Count > 0 && start.Attempt == c.Attempt:
+		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
+	case c.Due.After(p.now):
+		return &corev1.ContainerStateWaiting{Reason: podplan.ReasonCrash, Message: podplan.CrashMessage(p.Pod, c)}, true
+	case image.Ref == c.Spec.Image && image.Attempt == c.Attempt && image.Failure.Count > 0:
+		return pullFailure(image, p.now), true
+	case start.Count > 0 && c.Standing == podplan.Restarting:
+		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
+	case image.Ref == "" && c.Latest == nil && c.Reported != nil && c.Reported.State.Waiting != nil:
+		// The agent has not tried yet since it was started: what was true before it is the best that is known.
+		return c.Reported.State.Waiting.DeepCopy(), true
+	}
+	return p.waitingForTurn(), false
+}
+
+func (p *podView) waitingForTurn() *corev1.ContainerStateWaiting {
+	if len(p.Pod.Spec.InitContainers) > 0 {
+		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
+	}
+	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
+}
+
+func (p *podView) waitingForHook(c *podplan.Container) *corev1.ContainerStateWaiting {
+	if text := p.memory.Hooks[c.Latest.ID].PostStartError; text != "" {
+		return &corev1.ContainerStateWaiting{Reason: "PostStartHookError", Message: text}
+	}
+	return p.waitingForTurn()
+}
+
+// pullFailure shows a failure by its own reason at first, and as a back-off until the next try. Failures that no waiting
+// can mend keep their reason.
+func pullFailure(s podplan.ImageState, now time.Time) *corev1.ContainerStateWaiting {
+	f := s.Failure
+	switch f.Reason {
+	case "ErrImageNeverPull", "InvalidImageName", "ImageInspectError":
+		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+	}
+	if now.Before(f.At.Add(podplan.ErrorShown)) {
+		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+	}
+	return &corev1.ContainerStateWaiting{
+		Reason: "ImagePullBackOff", Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", s.Ref, f.Reason, f.Message),
+	}
+}
+
+// mounts as kubelet reports them: what recursive read-only mounts (KEP-3857) came to.
+func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
+	var out []corev1.VolumeMountStatus
+	for _, m := range c.VolumeMounts {
+		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := corev1.RecursiveReadOnlyDisabled
+			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled {
+				mode = corev1.RecursiveReadOnlyEnabled
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// resources tells what was allocated, and what the running container's cgroup has, where that says more.
+func resources(s *corev1.ContainerStatus, c *podplan.Container) {
+	if c.Role == podplan.Ephemeral {
+		return
+	}
+	s.AllocatedResources = c.Spec.Resources.Requests.DeepCopy()
+	s.Resources = c.Spec.Resources.DeepCopy()
+	s.Resources.Claims = nil
+	applied := c.Latest.Resources
+	if c.Latest.State != runtime.Running || applied == nil || s.Resources.Limits == nil {
+		return
+	}
+	if cpu := applied.CPU; cpu != nil && cpu.Quota != nil && cpu.Period != nil && *cpu.Quota > 0 && *cpu.Period > 0 {
+		limit(s, corev1.ResourceCPU, resource.NewMilliQuantity(*cpu.Quota*1000/int64(*cpu.Period), resource.DecimalSI)) //nolint:gosec // microseconds
+	}
+	if memory := applied.Memory; memory != nil && memory.Limit != nil && *memory.Limit > 0 {
+		limit(s, corev1.ResourceMemory, resource.NewQuantity(*memory.Limit, resource.BinarySI))
+	}
+}
+
+// limit replaces a limit that differs; an equal one stays as it was written.
+func limit(s *corev1.ContainerStatus, name corev1.ResourceName, applied *resource.Quantity) {
+	if old, ok := s.Resources.Limits[name]; ok && old.Cmp(*applied) != 0 {
+		s.Resources.Limits[name] = *applied
+	}
+}

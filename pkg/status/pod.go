@@ -1,0 +1,203 @@
+package status
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+)
+
+// podView is what the parts of a pod's status are made from.
+type podView struct {
+	podplan.View
+	want   podplan.Want
+	have   podplan.Have
+	memory *podplan.Memory
+	now    time.Time
+}
+
+// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it (conditions of others, resize,
+// resource claims) is as want.Reported has it, and so is whatever the agent cannot know after a restart: readiness that was
+// not probed yet, when conditions changed, the last words of containers whose records are gone.
+//
+// A phase is terminal only when no container runs any more, and then for good.
+func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
+	p := podView{View: podplan.Look(want, have, now), want: want, have: have, memory: have.Memory, now: now}
+	if p.memory == nil {
+		p.memory = &podplan.Memory{}
+	}
+	s := *want.Reported.DeepCopy()
+	s.ObservedGeneration = want.Pod.Generation
+	if s.QOSClass == "" {
+		s.QOSClass = QOS(want.Pod)
+	}
+	s.Phase = p.phase()
+	s.Reason, s.Message = p.verdict(s.Phase)
+	if p.refused() {
+		s.Conditions = p.conditions(s.Phase, false)
+		return s
+	}
+	started := metav1.NewTime(podplan.StartTime(want, have, now))
+	s.StartTime = &started
+	p.addresses(&s)
+	s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = nil, nil, nil
+	for i := range p.Containers {
+		c := &p.Containers[i]
+		one := p.container(c)
+		switch c.Role {
+		case podplan.Init, podplan.Sidecar:
+			s.InitContainerStatuses = append(s.InitContainerStatuses, one)
+		case podplan.App:
+			s.ContainerStatuses = append(s.ContainerStatuses, one)
+		case podplan.Ephemeral:
+			s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, one)
+		}
+	}
+	s.Conditions = p.conditions(s.Phase, true)
+	return s
+}
+
+// refused says that the pod failed before the node took it in: of such a pod nothing but the verdict is reported.
+func (p *podView) refused() bool {
+	return p.want.Outcome != nil && p.have.Runtime.Empty() && p.want.Reported.StartTime == nil && len(p.want.Reported.ContainerStatuses) == 0
+}
+
+// verdict is the pod's reason and message. Those of a pod that has ended stay.
+func (p *podView) verdict(phase corev1.PodPhase) (reason, message string) {
+	old := p.want.Reported
+	switch {
+	case old.Phase == corev1.PodFailed || old.Phase == corev1.PodSucceeded:
+		return old.Reason, old.Message
+	case p.Verdict == nil, phase == corev1.PodSucceeded:
+		return "", ""
+	}
+	return p.Verdict.Reason, p.Verdict.Message
+}
+
+// phase: see https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-phase.
+func (p *podView) phase() corev1.PodPhase {
+	if old := p.want.Reported.Phase; old == corev1.PodFailed || old == corev1.PodSucceeded {
+		return old
+	}
+	if p.Stopped {
+		return p.lastPhase()
+	}
+	if !p.initDone() {
+		return corev1.PodPending
+	}
+	for i := range p.Containers {
+		if c := &p.Containers[i]; c.Role == podplan.App && !everRan(c) {
+			return corev1.PodPending
+		}
+	}
+	return corev1.PodRunning
+}
+
+// lastPhase is the phase of a pod that has stopped: Succeeded when every app container has.
+func (p *podView) lastPhase() corev1.PodPhase {
+	if p.Verdict != nil {
+		return corev1.PodFailed
+	}
+	for i := range p.Containers {
+		c := &p.Containers[i]
+		if c.Role == podplan.App && c.Standing != podplan.Succeeded || c.Role == podplan.Init && c.Standing == podplan.Failed {
+			return corev1.PodFailed
+		}
+	}
+	return corev1.PodSucceeded
+}
+
+// initDone says that the init containers are behind.
+func (p *podView) initDone() bool { return p.Initialized || len(p.initPending()) == 0 }
+
+// initPending names the init containers that are not through.
+func (p *podView) initPending() []string {
+	var names []string
+	for i := range p.Containers {
+		c := &p.Containers[i]
+		if c.Role == podplan.Init && c.Standing != podplan.Succeeded || c.Role == podplan.Sidecar && !c.Started {
+			names = append(names, c.Spec.Name)
+		}
+	}
+	return names
+}
+
+// everRan says that an attempt of the container has run, its hook included.
+func everRan(c *podplan.Container) bool {
+	switch {
+	case c.Exit != nil || c.Previous != nil:
+		return true
+	case c.Standing == podplan.Running:
+		return !c.HookPending
+	}
+	return c.Reported != nil && c.Reported.LastTerminationState.Terminated != nil
+}
+
+// addresses fills in those of node and pod. A pod that has ended keeps the ones it had; one that waits for a new sandbox has
+// none.
+func (p *podView) addresses(s *corev1.PodStatus) {
+	if hosts := p.want.HostIPs; len(hosts) > 0 {
+		s.HostIP, s.HostIPs = hosts[0].String(), nil
+		for _, ip := range hosts {
+			s.HostIPs = append(s.HostIPs, corev1.HostIP{IP: ip.String()})
+		}
+	}
+	var ips []netip.Addr
+	sandbox := p.have.Runtime.Sandbox
+	switch {
+	case p.Pod.Spec.HostNetwork:
+		ips = p.want.HostIPs
+	case sandbox != nil && sandbox.Ready:
+		ips = sandbox.IPs
+	}
+	if len(ips) == 0 && p.Ends {
+		return
+	}
+	s.PodIP, s.PodIPs = "", nil
+	for _, ip := range ips {
+		s.PodIPs = append(s.PodIPs, corev1.PodIP{IP: ip.String()})
+	}
+	if len(ips) > 0 {
+		s.PodIP = ips[0].String()
+	}
+}
+
+// QOS is the pod's class by its requests and limits of cpu and memory: those of the pod itself if it has any, else those of
+// all init and app containers. See https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	var all []corev1.ResourceRequirements
+	if r := pod.Spec.Resources; r != nil && (hasCompute(r.Requests) || hasCompute(r.Limits)) {
+		all = append(all, *r)
+	} else {
+		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			all = append(all, c.Resources)
+		}
+	}
+	guaranteed, best := len(all) > 0, true
+	for _, r := range all {
+		best = best && !hasCompute(r.Requests) && !hasCompute(r.Limits)
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			limit, limited := r.Limits[name]
+			request, requested := r.Requests[name]
+			if !limited || limit.IsZero() || requested && request.Cmp(limit) != 0 {
+				guaranteed = false
+			}
+		}
+	}
+	switch {
+	case best:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+func hasCompute(list corev1.ResourceList) bool {
+	cpu, memory := list[corev1.ResourceCPU], list[corev1.ResourceMemory]
+	return !cpu.IsZero() || !memory.IsZero()
+}
