@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// grantHint is what a node that may not read EndpointSlices needs (reference: node authorizer rules know no EndpointSlices).
+const grantHint = "nodes may not read them by themselves: apply deploy/node-proxier.yaml once per cluster, or set proxy mode off"
+
+// watched are the informers that both halves share: Services (the proxy's, and the environment of containers) and
+// EndpointSlices. Fields that nobody here reads are dropped before they are kept.
+type watched struct {
+	factory  informers.SharedInformerFactory
+	services cache.SharedIndexInformer
+	slices   cache.SharedIndexInformer
+	own      cache.SharedIndexInformer // the node's own object
+	lister   corelisters.ServiceLister
+}
+
+func newWatched(c *connection, node string, resync time.Duration, withSlices bool, log *slog.Logger) (*watched, error) {
+	f := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim))
+	w := &watched{factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister()}
+	own := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()
+		}))
+	w.own = own.Core().V1().Nodes().Informer()
+	named := map[string]cache.SharedIndexInformer{"services": w.services, "nodes": w.own}
+	if withSlices {
+		w.slices = f.Discovery().V1().EndpointSlices().Informer()
+		named["endpointslices"] = w.slices
+	}
+	for resource, informer := range named {
+		err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+			if apierrors.IsForbidden(err) && resource == "endpointslices" {
+				log.Error("EndpointSlices cannot be watched: Services are not programmed", "err", err, "remedy", grantHint)
+				return
+			}
+			if ctx.Err() == nil {
+				log.Warn("Watch ended", "resource", resource, "err", err)
+			}
+			cache.DefaultWatchErrorHandler(ctx, r, err)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("preparing the watch of %s: %w", resource, err)
+		}
+	}
+	return w, nil
+}
+
+// Run watches until ctx ends.
+func (w *watched) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.own.RunWithContext(ctx)
+	}()
+	w.factory.StartWithContext(ctx)
+	<-ctx.Done()
+	w.factory.Shutdown()
+	<-done
+	return nil
+}
+
+// node returns the node's own object as last watched, nil if not yet.
+func (w *watched) node() *corev1.Node {
+	for _, o := range w.own.GetStore().List() {
+		if n, ok := o.(*corev1.Node); ok {
+			return n
+		}
+	}
+	return nil
+}
+
+// slim drops what nobody here reads, which is most of many objects.
+func slim(o any) (any, error) {
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return o, nil //nolint:nilerr // a tombstone: it is kept as it is
+	}
+	m.SetManagedFields(nil)
+	switch t := o.(type) {
+	case *corev1.Service:
+		t.Status.Conditions = nil
+		delete(t.Annotations, corev1.LastAppliedConfigAnnotation)
+	case *discoveryv1.EndpointSlice:
+		t.OwnerReferences = nil
+	case *corev1.Node:
+		t.Status.Images = nil
+	}
+	return o, nil
+}
