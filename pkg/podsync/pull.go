@@ -1,0 +1,217 @@
+package podsync
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// PullerConfig of a Puller.
+type PullerConfig struct {
+	Images  images
+	Secrets PullSecrets
+	Events  Events
+	// Parallel is the most pulls at a time; 0: no limit; 1: one after the other.
+	Parallel int
+	// QPS and Burst limit how often pulls begin; QPS 0: no limit.
+	QPS   float32
+	Burst int
+	Now   func() time.Time
+}
+
+// Puller makes images ready for containers. A pull that several pods ask for with the same credentials is done once.
+type Puller struct {
+	config PullerConfig
+	slots  chan struct{} // nil: no limit
+	limit  *rate.Limiter
+
+	mu    sync.Mutex
+	pulls map[string]*pull // under way, by reference and credentials
+}
+
+// pull is one pull under way. It ends when nobody waits for it any more.
+type pull struct {
+	waiting int
+	cancel  context.CancelFunc
+	done    chan struct{}
+	image   runtime.Image
+	took    time.Duration
+	err     error
+}
+
+// NewPuller makes a Puller.
+func NewPuller(c PullerConfig) (*Puller, error) {
+	if c.Images == nil || c.Secrets == nil || c.Events == nil || c.Now == nil {
+		return nil, errors.New("making the image puller: Images, Secrets, Events and Now are required")
+	}
+	p := &Puller{config: c, pulls: make(map[string]*pull), limit: rate.NewLimiter(rate.Inf, 0)}
+	if c.Parallel > 0 {
+		p.slots = make(chan struct{}, c.Parallel)
+	}
+	if c.QPS > 0 {
+		p.limit = rate.NewLimiter(rate.Limit(c.QPS), max(1, c.Burst))
+	}
+	return p, nil
+}
+
+// Ensure returns the image, pulled if the policy and the store ask for it. Its errors have kubelet's reasons:
+// InvalidImageName, ErrImageNeverPull, ImageInspectError, ErrImagePull, RegistryUnavailable.
+func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureImage) (runtime.Image, error) {
+	tell := func(eventType, reason, message string) {
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			p.config.Events.Event(containerRef(pod, a.Container), eventType, reason, message)
+		}
+	}
+	if !isImageID(a.Ref) {
+		if _, err := reference.ParseNormalizedNamed(a.Ref); err != nil {
+			err = fmt.Errorf("Failed to apply default image tag %q: couldn't parse image name %q: %w", a.Ref, a.Ref, err) //nolint:staticcheck // kubelet's words, which people search for
+			tell(corev1.EventTypeWarning, "InspectFailed", err.Error())
+			return runtime.Image{}, p.failed(tell, "InvalidImageName", err)
+		}
+	}
+	if a.Policy != corev1.PullAlways {
+		image, err := p.config.Images.Image(ctx, a.Ref)
+		switch {
+		case err == nil:
+			tell(corev1.EventTypeNormal, "Pulled",
+				fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", a.Ref))
+			return image, nil
+		case !errors.Is(err, runtime.ErrNotFound):
+			err = fmt.Errorf("Failed to inspect image %q: %w", a.Ref, err) //nolint:staticcheck // kubelet's words
+			tell(corev1.EventTypeWarning, "InspectFailed", err.Error())
+			return runtime.Image{}, p.failed(tell, "ImageInspectError", err)
+		case a.Policy == corev1.PullNever:
+			err = fmt.Errorf("Container image %q is not present with pull policy of Never", a.Ref) //nolint:staticcheck // kubelet's words
+			tell(corev1.EventTypeWarning, "ErrImageNeverPull", err.Error())
+			return runtime.Image{}, p.failed(tell, "ErrImageNeverPull", err)
+		}
+	}
+	return p.fetch(ctx, pod, a, tell)
+}
+
+// failed is the event and the error of an image that a container cannot have.
+func (p *Puller) failed(tell func(eventType, reason, message string), reason string, err error) error {
+	err = withReason(reason, err)
+	tell(corev1.EventTypeWarning, "Failed", "Error: "+reasonOf(err, reason))
+	return err
+}
+
+// fetch pulls, together with others who want the same.
+func (p *Puller) fetch(ctx context.Context, pod *corev1.Pod, a podplan.EnsureImage, tell func(eventType, reason, message string)) (runtime.Image, error) {
+	began := p.config.Now()
+	credentials, missing := p.config.Secrets.Credentials(ctx, pod, a.Ref)
+	if len(missing) > 0 {
+		p.config.Events.Event(podRef(pod), corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
+	}
+	tell(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", a.Ref))
+	done := p.join(ctx, a.Ref, credentials)
+	if done.err != nil {
+		tell(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", a.Ref, done.err))
+		return runtime.Image{}, p.failed(tell, "ErrImagePull", fmt.Errorf("pulling image %q: %w", a.Ref, done.err))
+	}
+	tell(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
+		a.Ref, done.took.Truncate(time.Millisecond), p.config.Now().Sub(began).Truncate(time.Millisecond), done.image.Size))
+	return done.image, nil
+}
+
+// outcome of a pull, for one who waited for it.
+type outcome struct {
+	image runtime.Image
+	took  time.Duration
+	err   error
+}
+
+// join waits for the pull of ref with these credentials, which it starts if none is under way. The pull goes on while
+// anyone waits for it.
+func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Credentials) outcome {
+	key := pullKey(ref, credentials)
+	p.mu.Lock()
+	u := p.pulls[key]
+	if u == nil {
+		shared, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		u = &pull{cancel: cancel, done: make(chan struct{})}
+		p.pulls[key] = u
+		go func() {
+			defer cancel()
+			image, took, err := p.pull(shared, ref, credentials)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			u.image, u.took, u.err = image, took, err
+			if p.pulls[key] == u {
+				delete(p.pulls, key)
+			}
+			close(u.done)
+		}()
+	}
+	u.waiting++
+	p.mu.Unlock()
+
+	select {
+	case <-u.done:
+		return outcome{u.image, u.took, u.err}
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	last := false
+	if u.waiting--; u.waiting == 0 {
+		last = true
+		if p.pulls[key] == u {
+			delete(p.pulls, key) // who comes now starts anew
+		}
+		u.cancel()
+	}
+	p.mu.Unlock()
+	if last {
+		<-u.done // nothing is left behind
+	}
+	return outcome{err: ctx.Err()}
+}
+
+// pull waits for its turn and pulls.
+func (p *Puller) pull(ctx context.Context, ref string, credentials []runtime.Credentials) (runtime.Image, time.Duration, error) {
+	if p.slots != nil {
+		select {
+		case p.slots <- struct{}{}:
+			defer func() { <-p.slots }()
+		case <-ctx.Done():
+			return runtime.Image{}, 0, ctx.Err()
+		}
+	}
+	if err := p.limit.Wait(ctx); err != nil {
+		return runtime.Image{}, 0, fmt.Errorf("waiting for registryPullQPS: %w", err)
+	}
+	began := p.config.Now()
+	image, err := p.config.Images.Pull(ctx, ref, credentials)
+	return image, p.config.Now().Sub(began), err
+}
+
+// pullKey tells pulls apart: an image that one pod may pull is not thereby given to another.
+func pullKey(ref string, credentials []runtime.Credentials) string {
+	text, err := json.Marshal(credentials)
+	if err != nil {
+		text = fmt.Appendf(nil, "%v", credentials)
+	}
+	sum := sha256.Sum256(text)
+	return ref + "@" + hex.EncodeToString(sum[:])
+}
+
+// isImageID says that a reference is an image id, which is no name.
+func isImageID(ref string) bool {
+	digits, found := strings.CutPrefix(ref, "sha256:")
+	_, err := hex.DecodeString(digits)
+	return (found || len(digits) == 64) && err == nil && len(digits) == 64
+}

@@ -1,0 +1,239 @@
+package podsync
+
+import (
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// store has an entry for each pod that a source or the host knows.
+type store struct {
+	mu      sync.Mutex
+	entries map[types.UID]*entry
+	count   int // of entries ever made: their order
+	// admission is held while one pod is compared with the others, so that two never take the same room.
+	admission sync.Mutex
+}
+
+// entry is one pod: a mailbox that anyone fills, and the state of its worker, which only steps touch.
+type entry struct {
+	uid   types.UID
+	order int
+
+	mu        sync.Mutex
+	ref       runtime.PodRef
+	update    podplan.Update
+	known     bool // a source has told of it
+	outcome   *podplan.Outcome
+	admitted  bool
+	results   []result
+	refreshed bool // volumes are to be refreshed now
+	view      View
+
+	work work
+}
+
+// result is an ended action.
+type result struct {
+	key    string
+	action podplan.Action // nil: a refresh of volumes
+	podplan.ActionResult
+	took time.Duration
+}
+
+func (s *store) get(uid types.UID) *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entries[uid]
+}
+
+func (s *store) uids() []types.UID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	uids := make([]types.UID, 0, len(s.entries))
+	for uid := range s.entries {
+		uids = append(uids, uid)
+	}
+	return uids
+}
+
+func (s *store) all() []*entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries := make([]*entry, 0, len(s.entries))
+	for _, e := range s.entries {
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// ensure returns the entry, made if need be.
+func (s *store) ensure(uid types.UID) *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[uid]
+	if e == nil {
+		s.count++
+		e = &entry{uid: uid, order: s.count, ref: runtime.PodRef{UID: uid}}
+		e.work.reset()
+		s.entries[uid] = e
+	}
+	return e
+}
+
+// found notes that the host has something of a pod.
+func (s *store) found(ref runtime.PodRef) {
+	e := s.ensure(ref.UID)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ref.Name == "" {
+		e.ref = ref
+	}
+}
+
+// put takes an update and says whether it should interrupt what is under way: an end, or a shorter grace.
+func (s *store) put(u podplan.Update) (interrupt bool) {
+	if u.Gone && s.get(u.UID) == nil {
+		return false
+	}
+	e := s.ensure(u.UID)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	interrupt = u.Gone || u.Pod.DeletionTimestamp != nil
+	e.update, e.known = u, true
+	e.ref = runtime.PodRef{UID: u.UID, Namespace: u.Pod.Namespace, Name: u.Pod.Name}
+	return interrupt
+}
+
+// drop forgets an entry, unless a source brought the pod back meanwhile.
+func (s *store) drop(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.known && !e.update.Gone {
+		return false
+	}
+	delete(s.entries, e.uid)
+	return true
+}
+
+// sameName returns the other entries that stand for a pod of this name.
+func (s *store) sameName(e *entry) []*entry {
+	var found []*entry
+	ref := e.name()
+	if ref.Name == "" {
+		return nil
+	}
+	for _, other := range s.all() {
+		if o := other.name(); other != e && o.Name == ref.Name && o.Namespace == ref.Namespace {
+			found = append(found, other)
+		}
+	}
+	return found
+}
+
+// admittedPods are the pods whose room on the node is taken, e left out.
+func (s *store) admittedPods(e *entry) []*corev1.Pod {
+	var pods []*corev1.Pod
+	for _, other := range s.all() {
+		if other == e {
+			continue
+		}
+		other.mu.Lock()
+		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesRoom() && !isTerminal(pod) {
+			pods = append(pods, pod)
+		}
+		other.mu.Unlock()
+	}
+	return pods
+}
+
+// takesRoom is asked with the lock held: a pod that was admitted, or runs since before the agent started.
+func (e *entry) takesRoom() bool {
+	if e.outcome != nil {
+		return false
+	}
+	return e.admitted || e.update.Pod.Status.Phase == corev1.PodRunning
+}
+
+func isTerminal(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+func (e *entry) name() runtime.PodRef {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ref
+}
+
+// mail is what has come in since the last step.
+type mail struct {
+	ref      runtime.PodRef
+	update   podplan.Update
+	known    bool
+	outcome  *podplan.Outcome
+	admitted bool
+	results  []result
+	refresh  bool
+}
+
+func (e *entry) take() mail {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := mail{
+		ref: e.ref, update: e.update, known: e.known, outcome: e.outcome, admitted: e.admitted,
+		results: e.results, refresh: e.refreshed,
+	}
+	e.results, e.refreshed = nil, false
+	return m
+}
+
+func (e *entry) deliver(r result) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.results = append(e.results, r)
+}
+
+func (e *entry) refresh() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refreshed = true
+}
+
+func (e *entry) end(o podplan.Outcome) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.outcome == nil {
+		e.outcome = &o
+	}
+}
+
+func (e *entry) admit() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.admitted = true
+}
+
+// renew makes the entry that of a new life of the same UID, as when a manifest was taken away and put back.
+func (e *entry) renew() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.outcome, e.admitted, e.refreshed, e.results = nil, false, false, nil
+	e.work.reset()
+}
+
+// fault notes an error of a step, for Snapshot. A nil entry is no fault.
+func (e *entry) fault(err error) {
+	if e == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.view.LastError = err.Error()
+}
