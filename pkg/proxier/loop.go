@@ -1,0 +1,198 @@
+package proxier
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+const (
+	// firstRetry and lastRetry bound the wait after an error; it doubles.
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+	// restFactor is how many times a sync's duration is left free after it, up
+	// to MinInterval: short syncs may follow each other soon, long ones gather more.
+	restFactor = 10
+)
+
+// Config is what a Loop is made of.
+type Config struct {
+	Family  corev1.IPFamily
+	Tracker *Tracker
+	Backend Backend
+	// Observers are told, one after the other, after each sync.
+	Observers []Observer
+	// MinInterval is the longest time that changes are gathered; a change
+	// after quiet is not held back. KubeProxyConfiguration minSyncPeriod.
+	MinInterval time.Duration
+	// CheckInterval is how often a Backend that is a Checker looks for drift
+	// and failed Observers are called again; 0: never. KubeProxyConfiguration syncPeriod.
+	CheckInterval time.Duration
+	Health        *Health
+	Metrics       *Metrics
+	Log           *slog.Logger
+	// Now is the clock.
+	Now func() time.Time
+}
+
+// Loop syncs one family. Its life: Run waits until the Tracker is ready, syncs,
+// and then sleeps until something changed, a retry is due or it is time to
+// look for drift. At most one sync is under way.
+type Loop struct {
+	c       Config
+	builder *service.Builder
+	seen    []*service.Snapshot // by observer: the last one it took
+	last    *service.Snapshot   // the last one in the kernel
+	retry   time.Duration       // 0: the last sync succeeded
+	rest    time.Duration       // to leave between the last sync and the next
+	ended   time.Time           // of the last sync
+	counted counts              // changes that the metrics know of
+}
+
+// New checks the configuration; it does nothing yet.
+func New(c Config) (*Loop, error) {
+	if c.Tracker == nil || c.Backend == nil || c.Log == nil || c.Now == nil || c.Health == nil || c.Metrics == nil {
+		return nil, errors.New("making the services loop: Tracker, Backend, Health, Metrics, Log and Now are needed")
+	}
+	if c.Family != corev1.IPv4Protocol && c.Family != corev1.IPv6Protocol {
+		return nil, errors.New("making the services loop: Family must be IPv4 or IPv6")
+	}
+	return &Loop{c: c, builder: service.NewBuilder(c.Family), seen: make([]*service.Snapshot, len(c.Observers))}, nil
+}
+
+// Run blocks until ctx is done, and returns nil then. What is in the kernel
+// stays: connections go on while nobody watches.
+func (l *Loop) Run(ctx context.Context) error {
+	l.c.Health.expect(l.c.Family)
+	dirty := l.c.Tracker.subscribe()
+	defer l.c.Tracker.unsubscribe(dirty)
+	check := newTimer(l.c.CheckInterval)
+	defer check.Stop()
+	next := time.NewTimer(0) // runs while a sync is due
+	defer next.Stop()
+	next.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-dirty:
+			if l.c.Tracker.Ready() && l.retry == 0 {
+				next.Reset(l.wait())
+			}
+		case <-next.C:
+			l.sync(ctx)
+			if l.retry > 0 {
+				next.Reset(l.retry)
+			}
+		case <-check.C:
+			if l.check(ctx) {
+				next.Reset(0)
+			}
+			check.Reset(l.c.CheckInterval)
+		}
+	}
+	return nil
+}
+
+// newTimer never fires if d is 0.
+func newTimer(d time.Duration) *time.Timer {
+	t := time.NewTimer(d)
+	if d <= 0 {
+		t.Stop()
+	}
+	return t
+}
+
+// wait is how long to gather before the next sync.
+func (l *Loop) wait() time.Duration {
+	l.c.Health.queued(l.c.Family, l.c.Now())
+	return max(0, l.rest-l.c.Now().Sub(l.ended))
+}
+
+func (l *Loop) sync(ctx context.Context) {
+	begin := l.c.Now()
+	l.c.Metrics.queued(l.c.Family, begin)
+	changes := l.c.Tracker.total()
+	snap := l.builder.Build(l.c.Tracker.objects())
+	first := l.last == nil
+	err := l.c.Backend.Sync(ctx, snap)
+	l.ended = l.c.Now()
+	took := l.ended.Sub(begin)
+	l.rest = min(l.c.MinInterval, restFactor*took)
+	if err != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		l.retry = min(lastRetry, max(firstRetry, 2*l.retry))
+		l.c.Log.Error("syncing service rules failed", "family", l.c.Family, "error", err, "retryIn", l.retry)
+		l.c.Health.failed(l.c.Family, err)
+		return
+	}
+	l.retry = 0
+	l.report(snap, done{begin: begin, took: took, changes: changes.minus(l.counted)})
+	l.counted = changes
+	if first {
+		l.c.Log.Info("service rules are in place", "family", l.c.Family, "services", len(snap.Services), "endpoints", snap.EndpointCount(), "took", took)
+	}
+	l.last = snap
+	l.observe(ctx)
+}
+
+// report tells health and metrics, and logs problems that are new.
+func (l *Loop) report(snap *service.Snapshot, d done) {
+	l.c.Health.synced(l.c.Family, l.ended)
+	l.c.Metrics.synced(l.c.Family, l.last, snap, d)
+	known := map[service.Problem]bool{}
+	if l.last != nil {
+		for _, p := range l.last.Problems {
+			known[p] = true
+		}
+	}
+	for _, p := range snap.Problems {
+		if !known[p] {
+			l.c.Log.Warn("part of a Service is left out", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
+		}
+	}
+}
+
+// observe tells each Observer of the last snapshot, unless it took it already.
+func (l *Loop) observe(ctx context.Context) {
+	for i, o := range l.c.Observers {
+		if l.seen[i] == l.last || l.last == nil {
+			continue
+		}
+		if err := o.Synced(ctx, l.seen[i], l.last); err != nil {
+			l.c.Log.Error("acting on new service rules failed", "family", l.c.Family, "error", err)
+			continue
+		}
+		l.seen[i] = l.last
+	}
+}
+
+// check says whether a sync is needed now.
+func (l *Loop) check(ctx context.Context) bool {
+	if l.last == nil || l.retry > 0 {
+		return false
+	}
+	l.observe(ctx)
+	checker, ok := l.c.Backend.(Checker)
+	if !ok {
+		return false
+	}
+	drift, err := checker.Check(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)
+		}
+		return false
+	}
+	if len(drift) == 0 {
+		return false
+	}
+	l.c.Log.Warn("another program changed service rules; writing them again", "family", l.c.Family, "differences", len(drift), "first", drift[0])
+	return true
+}

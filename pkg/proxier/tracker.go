@@ -1,0 +1,198 @@
+package proxier
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// Tracker keeps the newest objects. Its methods are called by informer
+// handlers, from any goroutine, and only store and mark. Loops wait until it
+// is Ready: nothing is removed from the kernel that has merely not been heard
+// of yet.
+type Tracker struct {
+	mu       sync.Mutex
+	services map[types.NamespacedName]*corev1.Service
+	slices   map[types.NamespacedName]*discoveryv1.EndpointSlice
+	sorted   []*corev1.Service // of services; nil: to be made again
+	node     service.Node
+	eligible bool
+
+	servicesSynced, slicesSynced, nodeSynced bool
+
+	changes counts // so far
+	wake    []chan struct{}
+}
+
+// counts are changes of each kind.
+type counts struct{ services, slices int }
+
+func (c counts) minus(o counts) counts { return counts{c.services - o.services, c.slices - o.slices} }
+
+// NewTracker makes an empty one.
+func NewTracker() *Tracker {
+	return &Tracker{
+		services: map[types.NamespacedName]*corev1.Service{},
+		slices:   map[types.NamespacedName]*discoveryv1.EndpointSlice{},
+		node:     service.Node{Withdrawn: map[types.UID]bool{}},
+		eligible: true,
+	}
+}
+
+// ServiceChanged stores a Service: old is nil for a new one, new is nil for one
+// that is gone. The objects are not changed and must not be by the caller.
+func (t *Tracker) ServiceChanged(old, new *corev1.Service) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if new == nil {
+		delete(t.services, types.NamespacedName{Namespace: old.Namespace, Name: old.Name})
+	} else {
+		t.services[types.NamespacedName{Namespace: new.Namespace, Name: new.Name}] = new
+	}
+	t.sorted = nil
+	t.changed(counts{services: 1})
+}
+
+// SliceChanged is ServiceChanged for an EndpointSlice.
+func (t *Tracker) SliceChanged(old, new *discoveryv1.EndpointSlice) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if new == nil {
+		delete(t.slices, types.NamespacedName{Namespace: old.Namespace, Name: old.Name})
+	} else {
+		t.slices[types.NamespacedName{Namespace: new.Namespace, Name: new.Name}] = new
+	}
+	t.changed(counts{slices: 1})
+}
+
+// NodeChanged stores what is known of this node, but its Withdrawn pods.
+// eligible is false while the node is being deleted or drained by the
+// autoscaler: then load balancers are told to go elsewhere (KEP-3836).
+func (t *Tracker) NodeChanged(n service.Node, eligible bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.Withdrawn = t.node.Withdrawn
+	same := t.nodeSynced && n.Name == t.node.Name && n.Zone == t.node.Zone && slices.Equal(n.Addresses, t.node.Addresses)
+	t.eligible, t.nodeSynced = eligible, true
+	if !same {
+		t.node = n
+		t.changed(counts{})
+	}
+}
+
+// Withdraw says that a pod of this node is known here not to be ready, or to
+// be again as the API has it.
+func (t *Tracker) Withdraw(pod types.UID, unready bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.node.Withdrawn[pod] == unready {
+		return
+	}
+	withdrawn := maps.Clone(t.node.Withdrawn) // snapshots may hold the old one
+	if unready {
+		withdrawn[pod] = true
+	} else {
+		delete(withdrawn, pod)
+	}
+	t.node.Withdrawn = withdrawn
+	t.changed(counts{slices: 1})
+}
+
+// ServicesSynced says that every Service that exists has been handed over.
+func (t *Tracker) ServicesSynced() { t.synced(&t.servicesSynced) }
+
+// SlicesSynced says that every EndpointSlice that exists has been handed over.
+func (t *Tracker) SlicesSynced() { t.synced(&t.slicesSynced) }
+
+func (t *Tracker) synced(what *bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !*what {
+		*what = true
+		t.changed(counts{})
+	}
+}
+
+// Ready says whether Services, EndpointSlices and the node are all known.
+func (t *Tracker) Ready() bool { return len(t.Missing()) == 0 }
+
+// Missing names what is not known yet, for a log line or a status.
+func (t *Tracker) Missing() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []string
+	for _, s := range []struct {
+		name string
+		ok   bool
+	}{{"services", t.servicesSynced}, {"endpointslices", t.slicesSynced}, {"node", t.nodeSynced}} {
+		if !s.ok {
+			out = append(out, s.name)
+		}
+	}
+	return out
+}
+
+// NodeEligible is what NodeChanged was told last.
+func (t *Tracker) NodeEligible() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.eligible
+}
+
+func (t *Tracker) changed(c counts) {
+	t.changes.services += c.services
+	t.changes.slices += c.slices
+	for _, w := range t.wake {
+		select {
+		case w <- struct{}{}:
+		default: // a wake-up is waiting already
+		}
+	}
+}
+
+// total returns the number of changes so far.
+func (t *Tracker) total() counts {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changes
+}
+
+// subscribe returns a channel that has an element whenever something changed
+// since it was last read.
+func (t *Tracker) subscribe() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := make(chan struct{}, 1)
+	w <- struct{}{}
+	t.wake = append(t.wake, w)
+	return w
+}
+
+func (t *Tracker) unsubscribe(w <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wake = slices.DeleteFunc(t.wake, func(c chan struct{}) bool { return c == w })
+}
+
+// objects returns everything, Services sorted by name.
+func (t *Tracker) objects() ([]*corev1.Service, []*discoveryv1.EndpointSlice, service.Node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sorted == nil {
+		t.sorted = slices.SortedFunc(maps.Values(t.services), func(a, b *corev1.Service) int {
+			if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+				return c
+			}
+			return strings.Compare(a.Name, b.Name)
+		})
+	}
+	all := slices.AppendSeq(make([]*discoveryv1.EndpointSlice, 0, len(t.slices)), maps.Values(t.slices))
+	return t.sorted, all, t.node
+}
