@@ -3,7 +3,6 @@ package bed_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,20 +10,16 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-const testBusybox = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
-
 // TestPeer proves the bed with upstream's own programs: two nodes, a Deployment behind a Service, cluster DNS, logs
 // and exec. What fails here is the bed's fault.
 func TestPeer(t *testing.T) {
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{bed.Peer{}, bed.Peer{}}})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
+	if err := c.LoadImages(ctx, bed.Busybox); err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range c.Nodes() {
-		for _, f := range strings.Fields(os.Getenv("BEDIMG")) {
-			if err := n.ImportImage(ctx, f); err != nil {
-				t.Fatal(err)
-			}
-		}
 		if err := n.WaitReady(ctx, time.Minute); err != nil {
 			t.Fatal(err)
 		}
@@ -37,11 +32,11 @@ func TestPeer(t *testing.T) {
 		}
 		return out
 	}
-	if err := c.Apply(ctx, fmt.Sprintf(webManifest, testBusybox)); err != nil {
+	if err := c.Apply(ctx, fmt.Sprintf(webManifest, bed.Busybox)); err != nil {
 		t.Fatal(err)
 	}
 	kubectl("rollout", "status", "deployment/web", "--timeout=90s")
-	kubectl("run", "client", "--image="+testBusybox, "--restart=Never", "--", "sleep", "100000")
+	kubectl("run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
 	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 
 	if got := kubectl("exec", "client", "--", "timeout", "5", "wget", "-qO-", "http://web"); !strings.HasPrefix(got, "hello from web-") {

@@ -198,8 +198,10 @@ func (c *Cluster) NetNS() string { return c.cp.netns }
 
 // Env is the environment that Command's programs have beside the test's own.
 func (c *Cluster) Env() []string {
-	return []string{"KUBECONFIG=" + c.Kubeconfig(), "PATH=" + c.tools.SearchPath() + ":" + os.Getenv("PATH"), "BED_ID=" + c.ID(), "BED_NETNS=" + c.NetNS()}
+	return []string{"KUBECONFIG=" + c.Kubeconfig(), "PATH=" + c.searchPath(), "BED_ID=" + c.ID(), "BED_NETNS=" + c.NetNS()}
 }
+
+func (c *Cluster) searchPath() string { return c.Tools().SearchPath() + ":" + os.Getenv("PATH") }
 
 // Dial connects from inside the control plane's network namespace, where the API server, every node and every pod can
 // be reached; it fits rest.Config.Dial. The address must be an IP address with a port.

@@ -46,6 +46,7 @@ type Node struct {
 	cluster *Cluster
 	machine *machine
 	kind    Kind
+	path    string // folders in front of PATH, each with a colon behind it
 
 	mu    sync.Mutex
 	procs map[string]*Process
@@ -284,7 +285,13 @@ func (n *Node) Output(ctx context.Context, name string, args ...string) (string,
 }
 
 func (n *Node) env() []string {
-	return []string{"PATH=" + n.cluster.Tools().SearchPath() + ":" + os.Getenv("PATH")}
+	return []string{"PATH=" + n.path + n.cluster.searchPath()}
+}
+
+// AddPath puts a folder in front of the PATH of programs that are started on the node from now on.
+func (n *Node) AddPath(dir string) error {
+	n.path = dir + ":" + n.path
+	return n.cluster.run.update(func(r *record) { r.machine(n.Name).Path = n.path + n.cluster.searchPath() })
 }
 
 // Start starts a program inside the node, its output in a log file of the cluster's.

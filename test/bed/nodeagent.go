@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
 // NodeAgent is a node that runs the product: `nodeagent join` by bootstrap token, then `nodeagent run`.
@@ -24,12 +26,9 @@ const nodeAgentConfigDir = "/etc/nodeagent"
 // Tools implements Kind: the agent needs nothing beside the product's own programs.
 func (NodeAgent) Tools() []string { return nil }
 
-// Programs returns the folder of the product's programs, building them if none was given.
-func (a NodeAgent) Programs(ctx context.Context, c *Cluster) (string, error) {
-	if a.Dir != "" {
-		return filepath.Abs(a.Dir)
-	}
-	entries, err := os.ReadDir(filepath.Join(c.Builder().Source, "cmd"))
+// Programs builds the product's programs, everything below cmd, and returns their folder.
+func Programs(ctx context.Context, b *tools.Builder) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(b.Source, "cmd"))
 	if err != nil {
 		return "", fmt.Errorf("listing the product's programs: %w", err)
 	}
@@ -37,17 +36,23 @@ func (a NodeAgent) Programs(ctx context.Context, c *Cluster) (string, error) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	return c.Builder().Product(ctx, names...)
+	return b.Product(ctx, names...)
 }
 
 // Start implements Kind.
 func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	c := n.Cluster()
-	dir, err := a.Programs(ctx, c)
-	if err != nil {
+	if a.Dir == "" {
+		dir, err := Programs(ctx, c.Builder())
+		if err != nil {
+			return err
+		}
+		a.Dir = dir
+	}
+	if err := n.AddPath(a.Dir); err != nil {
 		return err
 	}
-	program := filepath.Join(dir, "nodeagent")
+	program := filepath.Join(a.Dir, "nodeagent")
 	if err := a.configure(ctx, n); err != nil {
 		return err
 	}

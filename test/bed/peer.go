@@ -19,6 +19,10 @@ func (Peer) Tools() []string { return []string{"kubelet", "kube-proxy"} }
 // Start implements Kind: the kubelet joins by bootstrap token, as it does under kubeadm.
 func (p Peer) Start(ctx context.Context, n *Node) error {
 	c := n.Cluster()
+	// containerd's CRI starts a pause container in every pod.
+	if err := n.LoadImages(ctx, Pause); err != nil {
+		return err
+	}
 	config, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-system", "kubelet-config", "-o", "jsonpath={.data.kubelet}")
 	if err != nil {
 		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)

@@ -31,6 +31,7 @@ type machineRecord struct {
 	NetNS  string    `json:"netns"`
 	Holder processID `json:"holder"`
 	Node   *NodeNet  `json:"node,omitempty"`
+	Path   string    `json:"path,omitempty"` // PATH, if it is not the cluster's
 }
 
 // machine returns the machine's part of the record, which it makes if there is none.

@@ -50,6 +50,25 @@ func Env(id string) ([]string, error) {
 	return r.rec.Env, nil
 }
 
+// MachineCommand prepares a program inside a machine of a cluster that any process started.
+func MachineCommand(ctx context.Context, id, name string, command []string) (*exec.Cmd, error) {
+	r, err := loadRun(filepath.Join(BaseDir(), id))
+	if err != nil {
+		return nil, fmt.Errorf("finding cluster %q (`bed list` names those that run): %w", id, err)
+	}
+	for _, rec := range r.rec.Machines {
+		if rec.Name == name && rec.Holder.alive() {
+			m := &machine{run: r, name: name, netns: rec.NetNS, holder: rec.Holder}
+			env := r.rec.Env
+			if rec.Path != "" {
+				env = append(env, "PATH="+rec.Path)
+			}
+			return m.command(ctx, env, command[0], command[1:]...), nil
+		}
+	}
+	return nil, fmt.Errorf("finding machine %q of cluster %q: there is none that runs; nodes are called n1, n2, …", name, id)
+}
+
 // Down takes a cluster down that any process started. That there is none is an error of class fs.ErrNotExist.
 func Down(ctx context.Context, id string) error {
 	unlock, err := lockBase(ctx)

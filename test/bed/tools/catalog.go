@@ -37,6 +37,7 @@ func catalog() map[string]program {
 		"agnhost":           {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/agnhost"},
 		"nonewprivs":        {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/nonewprivs"},
 		"resource-consumer": {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer"},
+		"consume-cpu":       {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
 		"runc":              {module: modRuntime, pkg: "github.com/opencontainers/runc", tags: "seccomp,netgo,osusergo", cgo: true},
 		"etcd":              {module: modEtcd, pkg: "go.etcd.io/etcd/server/v3"},
 		"coredns":           {module: modCoreDNS, pkg: "github.com/coredns/coredns"},

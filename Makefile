@@ -1,0 +1,64 @@
+# Every verb says what it does: make help. As root: up, down, test-netns, test-bed, conformance, bench.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/nodeagent/nodeagent/pkg/version.AgentVersion=$(VERSION)
+PACKAGES ?= ./...
+BED := bin/bed
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the product's programs, into bin
+	CGO_ENABLED=0 $(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+.PHONY: bin/bed
+bin/bed:
+	@mkdir -p bin
+	@$(GO) build -o $@ ./test/cmd/bed
+
+.PHONY: deps
+deps: $(BED) ## install the Debian packages that the test bed needs
+	$(BED) deps
+
+.PHONY: up
+up: $(BED) ## a cluster on this machine, nodes joined, a Service answering
+	$(BED) up $(UP)
+
+.PHONY: down
+down: $(BED) ## take it away
+	$(BED) down
+
+.PHONY: test
+test: lint test-unit test-netns test-bed ## everything that CI runs
+
+.PHONY: test-unit
+test-unit: ## what needs nothing but Go
+	$(GO) test $(PACKAGES)
+
+.PHONY: test-netns
+test-netns: ## edges against the real kernel, in network namespaces of their own
+	NODEAGENT_NETNS=1 $(GO) test -count=1 ./test/netns/... $(NETNS_PACKAGES)
+
+.PHONY: test-bed
+test-bed: deps ## real clusters on this machine
+	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m ./test/bed/... $(BED_PACKAGES)
+
+.PHONY: lint
+lint: $(BED) ## the caps and habits of CONTRIBUTING.md
+	@lint=$$($(BED) tools golangci-lint | cut -d' ' -f2) && $$lint run ./...
+
+.PHONY: fmt
+fmt: $(BED) ## format every file
+	@lint=$$($(BED) tools golangci-lint | cut -d' ' -f2) && $$lint fmt ./...
+
+.PHONY: golden
+golden: ## rewrite golden files; read the difference
+	$(GO) test ./pkg/... ./internal/... -update
+
+.PHONY: clean
+clean: down ## the cluster, what killed runs left, and bin
+	$(BED) sweep
+	rm -rf bin
