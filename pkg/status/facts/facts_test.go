@@ -1,0 +1,155 @@
+package facts
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// root makes a machine of the given files.
+func root(t *testing.T, files map[string]string) Reader {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Reader{Root: dir}
+}
+
+func machine(available string) map[string]string {
+	return map[string]string{
+		"proc/sys/kernel/random/boot_id":                        "boot\n",
+		"proc/sys/kernel/osrelease":                             "6.1.0\n",
+		"proc/sys/kernel/pid_max":                               "1000\n",
+		"proc/loadavg":                                          "0.1 0.2 0.3 1/100 77\n",
+		"proc/meminfo":                                          "MemTotal: 1048576 kB\nMemAvailable: " + available + " kB\nSwapTotal: 0 kB\n",
+		"sys/devices/system/cpu/online":                         "0-2,5\n",
+		"sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "3\n",
+		"etc/machine-id":                                        "m\n",
+		"etc/os-release":                                        "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n",
+	}
+}
+
+func TestMachine(t *testing.T) {
+	m, err := root(t, machine("1")).Machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := m.Info.OSImage + " " + m.Info.KernelVersion + " " + m.Info.BootID + " " + m.Info.SystemUUID
+	if want := "Debian GNU/Linux 12 6.1.0 boot m"; got != want {
+		t.Errorf("machine %q, want %q", got, want)
+	}
+	for name, want := range map[string]string{"cpu": "4", "memory": "1Gi", "hugepages-2Mi": "6Mi"} {
+		q := m.Capacity[corev1.ResourceName(name)]
+		if q.String() != want {
+			t.Errorf("capacity of %s is %s, want %s", name, q.String(), want)
+		}
+	}
+}
+
+// fakeRuntime is away when err is set.
+type fakeRuntime struct{ err error }
+
+func (f *fakeRuntime) Ready(context.Context) error             { return f.err }
+func (f *fakeRuntime) Version(context.Context) (string, error) { return "containerd://2.4.2", f.err }
+func (f *fakeRuntime) Status(context.Context) error            { return nil }
+func (f *fakeRuntime) Images(context.Context) ([]runtime.Image, error) {
+	return []runtime.Image{{Tags: []string{"a:1"}, Size: 7}}, f.err
+}
+
+func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
+	rt := &fakeRuntime{}
+	g, err := NewGatherer(Config{
+		Config:  &config.Config{Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, MaxPods: 110}, Paths: config.Paths{Root: t.TempDir()}},
+		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Facts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rt.err = errors.New("refused")
+	f, err := g.Facts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Conditions.RuntimeError != "refused" || len(f.Images) != 1 || f.Info.ContainerRuntimeVersion != "containerd://2.4.2" {
+		t.Errorf("facts %+v", f)
+	}
+}
+
+func TestPressureStaysForTheTransitionPeriod(t *testing.T) {
+	now := time.Now()
+	dir := t.TempDir()
+	g, err := NewGatherer(Config{
+		Config: &config.Config{
+			Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Paths: config.Paths{Root: dir},
+			Eviction: config.Eviction{Hard: map[string]string{"memory.available": "100Mi"}, TransitionPeriod: time.Minute},
+		},
+		Reader: root(t, machine("1024")), Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		reader Reader
+		after  time.Duration
+		want   bool
+	}{
+		{root(t, machine("1024")), 0, true},
+		{root(t, machine("1000000")), 59 * time.Second, true},
+		{root(t, machine("1000000")), 2 * time.Second, false},
+	} {
+		now, g.config.Reader = now.Add(step.after), step.reader
+		f, err := g.Facts(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Conditions.MemoryPressure != step.want {
+			t.Errorf("after %s: pressure %v, want %v", step.after, f.Conditions.MemoryPressure, step.want)
+		}
+		if q := f.Reserved[corev1.ResourceName("memory")]; q.String() != "100Mi" {
+			t.Errorf("reserved %s, want 100Mi", q.String())
+		}
+	}
+}
+
+func TestParseThreshold(t *testing.T) {
+	for _, c := range []struct {
+		signal, value string
+		of200         int64 // -1: refused
+	}{
+		{"memory.available", "100", 100}, {"nodefs.available", "10%", 20}, {"pid.available", "0%", 0},
+		{"memory.free", "1", -1}, {"memory.available", "-1", -1}, {"memory.available", "101%", -1}, {"memory.available", "NaN%", -1},
+	} {
+		th, err := parseThreshold(c.signal, c.value)
+		if (err != nil) != (c.of200 < 0) || (err == nil && th.of(200) != c.of200) {
+			t.Errorf("%s=%s is %d of 200, error %v; want %d", c.signal, c.value, th.of(200), err, c.of200)
+		}
+	}
+}
+
+func FuzzCountList(f *testing.F) {
+	f.Add("0-3,7")
+	f.Fuzz(func(t *testing.T, s string) {
+		if n, err := countList(s); err == nil && n < 1 {
+			t.Errorf("%q has %d members", s, n)
+		}
+	})
+}

@@ -1,0 +1,210 @@
+package facts
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
+)
+
+// Runtime tells how the container runtime is.
+type Runtime interface {
+	// Ready is nil when it can run containers.
+	Ready(ctx context.Context) error
+	// Version is as status.nodeInfo.containerRuntimeVersion wants it: "containerd://2.4.2".
+	Version(ctx context.Context) (string, error)
+	Images(ctx context.Context) ([]runtime.Image, error)
+}
+
+// Network tells how the pod network is.
+type Network interface {
+	// Status is nil when a pod can be given a network.
+	Status(ctx context.Context) error
+}
+
+// Config is what a Gatherer is made from.
+type Config struct {
+	Config  *config.Config
+	Version string // of the agent, as status.nodeInfo.kubeletVersion
+	Reader  Reader
+	Runtime Runtime // nil: the pods half is off
+	Network Network // nil: likewise
+	// Handlers are the names of the runtime handlers, "" included.
+	Handlers []string
+	Now      func() time.Time
+}
+
+// Gatherer puts everything together that status.Node needs.
+type Gatherer struct {
+	config     Config
+	thresholds []threshold
+
+	mu       sync.Mutex
+	machine  *Machine
+	version  string                                 // of the runtime, kept while it is away
+	images   []corev1.ContainerImage                // likewise
+	pressure map[corev1.NodeConditionType]time.Time // when it was last seen
+}
+
+// NewGatherer checks the eviction thresholds; it reads nothing yet.
+func NewGatherer(c Config) (*Gatherer, error) {
+	g := &Gatherer{config: c, pressure: map[corev1.NodeConditionType]time.Time{}}
+	for _, signal := range slices.Sorted(maps.Keys(c.Config.Eviction.Hard)) {
+		t, err := parseThreshold(signal, c.Config.Eviction.Hard[signal])
+		if err != nil {
+			return nil, fmt.Errorf("reading evictionHard: %w", err)
+		}
+		g.thresholds = append(g.thresholds, t)
+	}
+	return g, nil
+}
+
+// Facts gathers. Only facts of the machine itself are errors; a runtime that is away is a fact.
+func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.machine == nil {
+		m, err := g.config.Reader.Machine()
+		if err != nil {
+			return status.Facts{}, err
+		}
+		g.machine = &m
+	}
+	c := g.config.Config
+	addresses, err := Addresses(c.Node.IPs)
+	if err != nil {
+		return status.Facts{}, err
+	}
+	disk, err := ReadDisk(c.Paths.Root)
+	if err != nil {
+		return status.Facts{}, err
+	}
+	f := status.Facts{
+		Name: c.Node.Name, ProviderID: c.Node.ProviderID, Labels: c.Node.Labels, Taints: c.Node.Taints,
+		Addresses: nodeAddresses(addresses, c.Node.Name), Capacity: g.capacity(disk), Port: int32(c.Server.Listen.Port()),
+		Info: g.machine.Info, MaxImages: c.Node.MaxImages,
+	}
+	f.Reserved = g.reserved(f.Capacity)
+	f.Info.KubeletVersion = g.config.Version
+	g.fillRuntime(ctx, &f)
+	return f, g.fillPressure(&f, disk)
+}
+
+// nodeAddresses are the internal addresses, then the name under which the node is known.
+func nodeAddresses(ips []netip.Addr, name string) []corev1.NodeAddress {
+	out := make([]corev1.NodeAddress, 0, len(ips)+1)
+	for _, ip := range ips {
+		out = append(out, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	return append(out, corev1.NodeAddress{Type: corev1.NodeHostName, Address: name})
+}
+
+func (g *Gatherer) capacity(disk Disk) corev1.ResourceList {
+	c := g.config.Config
+	out := maps.Clone(g.machine.Capacity)
+	pods := int64(c.Node.MaxPods)
+	if per := int64(c.Node.PodsPerCore); per > 0 {
+		cpus := g.machine.Capacity[corev1.ResourceCPU]
+		pods = min(pods, per*cpus.Value())
+	}
+	out[corev1.ResourcePods] = *resource.NewQuantity(pods, resource.DecimalSI)
+	if c.Reserved.LocalStorage {
+		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk.Bytes, resource.BinarySI)
+	}
+	return out
+}
+
+// reserved is what pods cannot have: the two reservations and the hard eviction thresholds.
+func (g *Gatherer) reserved(capacity corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	add := func(name corev1.ResourceName, q resource.Quantity) {
+		sum := out[name]
+		sum = sum.DeepCopy()
+		sum.Add(q)
+		out[name] = sum
+	}
+	for _, list := range []corev1.ResourceList{g.config.Config.Reserved.System, g.config.Config.Reserved.Kube} {
+		for name, q := range list {
+			add(name, q)
+		}
+	}
+	for _, t := range g.thresholds {
+		if t.resource == "" {
+			continue
+		}
+		total := capacity[t.resource]
+		add(t.resource, *resource.NewQuantity(t.of(total.Value()), resource.BinarySI))
+	}
+	return out
+}
+
+// fillRuntime asks runtime and network. What the runtime said before it went away is still true of the node.
+func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
+	if g.config.Runtime == nil {
+		return
+	}
+	if err := g.config.Runtime.Ready(ctx); err != nil {
+		f.Conditions.RuntimeError = err.Error()
+	} else {
+		if v, err := g.config.Runtime.Version(ctx); err == nil {
+			g.version = v
+		}
+		if images, err := g.config.Runtime.Images(ctx); err == nil {
+			g.images = containerImages(images)
+		}
+	}
+	if err := g.config.Network.Status(ctx); err != nil {
+		f.Conditions.NetworkError = err.Error()
+	}
+	f.Info.ContainerRuntimeVersion = g.version
+	f.Images = g.images
+	f.Runtime.SupplementalGroupsPolicy = true
+	for _, name := range g.config.Handlers {
+		f.Runtime.Handlers = append(f.Runtime.Handlers, corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{}})
+	}
+}
+
+func containerImages(images []runtime.Image) []corev1.ContainerImage {
+	out := make([]corev1.ContainerImage, 0, len(images))
+	for _, i := range images {
+		out = append(out, corev1.ContainerImage{Names: slices.Concat(i.Digests, i.Tags), SizeBytes: i.Size})
+	}
+	return out
+}
+
+// fillPressure compares with the hard thresholds. A pressure that was seen stays for the transition period, so that the
+// scheduler does not follow every swing.
+func (g *Gatherer) fillPressure(f *status.Facts, disk Disk) error {
+	if len(g.thresholds) == 0 {
+		return nil
+	}
+	measured, err := g.config.Reader.measure(disk)
+	if err != nil {
+		return err
+	}
+	now := g.config.Now()
+	for _, t := range g.thresholds {
+		if m, ok := measured[t.signal]; ok && m.available < t.of(m.total) {
+			g.pressure[t.condition] = now
+		}
+	}
+	under := func(c corev1.NodeConditionType) bool {
+		seen, ok := g.pressure[c]
+		return ok && now.Sub(seen) <= cmp.Or(g.config.Config.Eviction.TransitionPeriod, 5*time.Minute)
+	}
+	f.Conditions.MemoryPressure = under(corev1.NodeMemoryPressure)
+	f.Conditions.DiskPressure = under(corev1.NodeDiskPressure)
+	f.Conditions.PIDPressure = under(corev1.NodePIDPressure)
+	return nil
+}
