@@ -164,13 +164,14 @@ func testKernel(t *testing.T, m *Machine) {
 }
 
 func testContainer(t *testing.T, m *Machine) {
-	image := strings.Fields(output(t, m, "ctr -n k8s.io images ls -q"))[0]
+	const image = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
 	begin := time.Now()
-	got := output(t, m, "ctr -n k8s.io run --rm --memory-limit 50331648 "+image+" c1 /bin/sh -c 'echo from-container; cat /sys/fs/cgroup/memory.max || cat /proc/self/cgroup'")
-	t.Logf("container after %v: %s", time.Since(begin), got)
-	if !strings.Contains(got, "from-container") || !strings.Contains(got, "50331648") {
+	output(t, m, "ctr -n k8s.io run -d --memory-limit 50331648 "+image+" c1 sleep 600")
+	t.Logf("container after %v", time.Since(begin))
+	if got := output(t, m, "cat /sys/fs/cgroup/k8s.io/c1/memory.max; ctr -n k8s.io task exec --exec-id e c1 sh -c 'echo from-$((1+1))'"); got != "50331648\nfrom-2" {
 		t.Errorf("got %q", got)
 	}
+	output(t, m, "ctr -n k8s.io task kill -s 9 c1; sleep 1; ctr -n k8s.io task rm c1; ctr -n k8s.io c rm c1")
 }
 
 func testPower(t *testing.T, m *Machine) {
