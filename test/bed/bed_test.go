@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -53,6 +56,58 @@ func TestPeer(t *testing.T) {
 	}
 	if got := kubectl("logs", "deployment/web", "--tail=1"); got != "serving\n" {
 		t.Errorf("the log is %q", got)
+	}
+	countPods(ctx, t, c)
+
+	if err := c.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if left := traces(t, c.ID()); len(left) > 0 {
+		t.Errorf("left behind by a cluster with running pods: %q", left)
+	}
+}
+
+// countPods asks from the test's own process.
+func countPods(ctx context.Context, t *testing.T, c *bed.Cluster) {
+	t.Helper()
+	config, err := c.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pods.Items) != 4 {
+		t.Errorf("the API lists %d pods, wanted 4", len(pods.Items))
+	}
+}
+
+// TestUML boots a machine with a kernel of its own beside the control plane.
+func TestUML(t *testing.T) {
+	c := bed.New(t, bed.Options{})
+	u, err := c.AddUML(t.Context(), "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, command := range map[string]string{
+		"reach the API server": "curl -sk --max-time 5 https://" + c.Server() + "/healthz | grep -q ok",
+		"resolve a name":       "getent hosts kubernetes.default.svc.cluster.local",
+		"have cgroup v2":       "test -e /sys/fs/cgroup/cgroup.controllers",
+	} {
+		if out, err := u.Output(t.Context(), "bash", "-c", command); err != nil {
+			t.Errorf("the machine does not %s: %v %s", what, err, out)
+		}
+	}
+	if err := c.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left := traces(t, c.ID()); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 

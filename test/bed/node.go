@@ -201,7 +201,7 @@ const containerdConfig = `version = 3
 `
 
 // CNIConfig is the node's pod network: a bridge, addresses from the node's pod CIDR, host ports.
-func (n *Node) CNIConfig() string {
+func (n NodeNet) CNIConfig() string {
 	return fmt.Sprintf(`{
   "cniVersion": "1.0.0",
   "name": "bed",

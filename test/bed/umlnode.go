@@ -1,0 +1,70 @@
+package bed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/nodeagent/nodeagent/test/bed/images"
+	"github.com/nodeagent/nodeagent/test/bed/tools"
+	"github.com/nodeagent/nodeagent/test/bed/uml"
+)
+
+// UMLNode is a User-Mode Linux machine on the cluster's bridge: a kernel of its own with cgroup v2, ip_vs and systemd,
+// containerd running and CNI configured. It can be rebooted and have its plug pulled. It ends with the cluster.
+type UMLNode struct {
+	NodeNet
+	*uml.Machine
+	cluster *Cluster
+}
+
+// AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The disk is prepared once a cache,
+// which takes minutes; after that a machine is up in some ten seconds.
+func (c *Cluster) AddUML(ctx context.Context, name string) (*UMLNode, error) {
+	disk, err := c.umlDisk(ctx)
+	if err != nil {
+		return nil, err
+	}
+	place, err := c.ReserveNode(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := uml.Start(ctx, uml.Options{
+		Name: name, Dir: c.run.path(name), Disk: disk, Netns: c.cp.netns, Bridge: Bridge,
+		Address: netip.PrefixFrom(place.IP, 24), Gateway: place.Gateway,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting node %q: %w", name, err)
+	}
+	u := &UMLNode{NodeNet: place, Machine: m, cluster: c}
+	return u, errors.Join(
+		u.WriteFile(ctx, "/etc/cni/net.d/10-bed.conflist", []byte(place.CNIConfig()), 0o644),
+		u.WriteFile(ctx, "/etc/resolv.conf", []byte("nameserver "+controlPlaneIP+"\n"), 0o644),
+	)
+}
+
+// Cluster is the cluster that the node belongs to.
+func (u *UMLNode) Cluster() *Cluster { return u.cluster }
+
+// umlDisk prepares the disk that every machine gets a copy of.
+func (c *Cluster) umlDisk(ctx context.Context) (string, error) {
+	b := c.opts.Builder
+	programs, err := b.Build(ctx, append(tools.Node(), "agnhost")...)
+	if err != nil {
+		return "", err
+	}
+	small, err := images.BuildSmall(ctx, b.Cache, images.ToolPaths{Agnhost: programs.Get("agnhost")})
+	if err != nil {
+		return "", fmt.Errorf("assembling images for User-Mode Linux: %w", err)
+	}
+	d := uml.Disk{Programs: map[string]string{}, CNI: programs.CNIDir(), Images: images.Archives(small)}
+	for _, n := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"} {
+		d.Programs[n] = programs.Get(n)
+	}
+	disk, err := uml.PrepareDisk(ctx, b.Cache, d)
+	if err != nil {
+		return "", fmt.Errorf("preparing a disk for User-Mode Linux: %w", err)
+	}
+	return disk, nil
+}
