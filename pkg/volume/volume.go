@@ -61,6 +61,9 @@ type Objects interface {
 	Token(ctx context.Context, pod *corev1.Pod, audience string, expirationSeconds int64) (string, error)
 	// Services returns the Services of the namespace and of "default"'s kubernetes, for the environment of containers.
 	Services(namespace string) ([]*corev1.Service, error)
+	// Use says that a pod is about to be started from the objects that its spec names: they are watched from now on, and the
+	// first reading of each asks the API server, so that nothing from before the pod is served. It may be called again.
+	Use(pod *corev1.Pod)
 	// Forget drops what only this pod used.
 	Forget(pod types.UID)
 }

@@ -3,8 +3,11 @@
 package qos
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // Bounds of the kernel's CPU controller (v1 units; v2 weights are derived from shares by the runtime).
@@ -190,4 +193,45 @@ func effectiveLimit(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceNa
 		return pod.Spec.Resources.Limits[name]
 	}
 	return resource.Quantity{}
+}
+
+// Totals are what a pod as a whole may use.
+type Totals struct {
+	CPURequest int64 // thousandths
+	CPULimit   int64 // thousandths, 0 for none: when a container has none, the pod has none
+	Memory     int64 // limit in bytes, 0 for none
+	HugePages  map[string]int64
+}
+
+// Total sums a pod's containers as the scheduler does: sidecars and main containers together, or the largest init container
+// if that is more, or pod-level resources where given, and the overhead of its RuntimeClass.
+func Total(pod *corev1.Pod) Totals {
+	cpu, memory := true, true
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{
+		ContainerFn: func(l corev1.ResourceList, _ resourcehelper.ContainerType) {
+			cpu = cpu && !l.Cpu().IsZero()
+			memory = memory && !l.Memory().IsZero()
+		},
+	})
+	if pod.Spec.Resources != nil {
+		cpu = cpu || !pod.Spec.Resources.Limits.Cpu().IsZero()
+		memory = memory || !pod.Spec.Resources.Limits.Memory().IsZero()
+	}
+	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	t := Totals{CPURequest: requests.Cpu().MilliValue()}
+	if cpu {
+		t.CPULimit = limits.Cpu().MilliValue()
+	}
+	if memory {
+		t.Memory = limits.Memory().Value()
+	}
+	for name, q := range requests {
+		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+			if t.HugePages == nil {
+				t.HugePages = map[string]int64{}
+			}
+			t.HugePages[size] = q.Value()
+		}
+	}
+	return t
 }

@@ -1,0 +1,253 @@
+// Package containerconfig is EDGE: it gathers all that a container is made from. From a pod, the host's state of it and an
+// image come the environment (with what ConfigMaps, Secrets, Services and fields of the pod say), the mounts (volumes,
+// subPaths, /etc/hosts and its like), the user, the cgroup and the profiles; ocispec.Build, which is pure, then decides.
+//
+// It alone writes <root>/pods/<uid> (but for volumes below it), the pods' log folders and the pods' /dev/shm below the run
+// folder, and asks for the pods' cgroups.
+package containerconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/moby/profiles/seccomp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/volume"
+)
+
+// Volumes tells where the volumes of pods are.
+type Volumes interface {
+	Path(pod *corev1.Pod, name string) (string, error)
+	// ReadOnly says that containers may only read the volume.
+	ReadOnly(pod *corev1.Pod, name string) bool
+	// Any says that something is left in the pod's volumes folder.
+	Any(uid types.UID) (bool, error)
+}
+
+// Users resolves user strings in images.
+type Users interface {
+	User(ctx context.Context, imageID, user string) (runtime.User, error)
+}
+
+// Cgroups are the pods' control groups.
+type Cgroups interface {
+	// PodPath and ContainerPath are in the form that OCI runtimes expect of the node's cgroup driver.
+	PodPath(pod *corev1.Pod) string
+	ContainerPath(pod *corev1.Pod, id string) string
+	EnsurePod(ctx context.Context, pod *corev1.Pod) error
+	RemovePod(ctx context.Context, uid types.UID) error
+	Pods() ([]types.UID, error)
+}
+
+// DNS are the cluster's resolver settings.
+type DNS struct {
+	Servers    []netip.Addr
+	Domain     string
+	ResolvConf string // the node's resolver file; "" for none
+}
+
+// Node are facts of this machine that change rarely.
+type Node struct {
+	Hostname    string // of the UTS namespace
+	IPs         []netip.Addr
+	Allocatable corev1.ResourceList
+	Spec        ocispec.Node
+	// RecursiveReadOnly says that the kernel has mount_setattr(2), Linux 5.12.
+	RecursiveReadOnly bool
+}
+
+// Config is what a Builder is made from. All folders are absolute.
+type Config struct {
+	Root, Run, PodLogs string
+	Volumes            Volumes
+	Users              Users
+	Objects            volume.Objects
+	Cgroups            Cgroups
+	DNS                DNS
+	Node               func() Node
+	SeccompDefault     bool
+	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
+	Handler func(class string) (string, error)
+	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
+	Warn func(pod *corev1.Pod, reason, message string)
+	Log  *slog.Logger
+}
+
+// Builder is ready for use by many at a time.
+type Builder struct {
+	config Config
+	files  sync.Mutex // guards the pods' managed files, which their containers share
+}
+
+// New checks the configuration.
+func New(c Config) (*Builder, error) {
+	for name, path := range map[string]string{"Root": c.Root, "Run": c.Run, "PodLogs": c.PodLogs} {
+		if !filepath.IsAbs(path) {
+			return nil, fmt.Errorf("making container configurations: %s %q must be an absolute path", name, path)
+		}
+	}
+	if c.Volumes == nil || c.Users == nil || c.Objects == nil || c.Cgroups == nil || c.Node == nil || c.Log == nil {
+		return nil, errors.New("making container configurations: Volumes, Users, Objects, Cgroups, Node and Log are required")
+	}
+	return &Builder{config: c}, nil
+}
+
+// Request is one attempt of one container. Nothing in it is written to.
+type Request struct {
+	Want    podplan.Want // Want.Pod is not nil
+	Have    runtime.Pod  // its sandbox is ready
+	Name    string       // of the container, whether init, ephemeral or usual
+	Attempt int
+	Image   runtime.Image
+}
+
+// Build makes the finished configuration. Errors are podplan.ReasonError with the reason CreateContainerConfigError when the
+// pod's owner can mend them by the spec or an object that it names, CreateContainerError otherwise.
+func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
+	c, target := container(r.Want.Pod, r.Name)
+	if c == nil {
+		return runtime.ContainerConfig{}, configError(fmt.Errorf("container %q is not in the pod's spec", r.Name))
+	}
+	if r.Have.Sandbox == nil {
+		return runtime.ContainerConfig{}, reason("CreateContainerError", errors.New("the pod has no sandbox"))
+	}
+	b.config.Objects.Use(r.Want.Pod)
+	w := work{Builder: b, request: r, pod: r.Want.Pod, container: c, target: target, node: b.config.Node()}
+	input, err := w.input(ctx)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	spec, err := ocispec.Build(input)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	handler, err := b.handler(w.pod)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	return runtime.ContainerConfig{
+		Pod:            ref(w.pod),
+		Name:           r.Name,
+		Attempt:        r.Attempt,
+		Image:          r.Image,
+		ImageRef:       c.Image,
+		Spec:           spec,
+		LogPath:        filepath.Join(b.logDir(ref(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
+		MessagePath:    w.messagePath(),
+		SpecHash:       podplan.SpecHash(c),
+		Stdin:          c.Stdin,
+		StdinOnce:      c.StdinOnce,
+		TTY:            c.TTY,
+		SandboxID:      r.Have.Sandbox.ID,
+		RuntimeHandler: handler,
+	}, nil
+}
+
+func configError(err error) error { return reason("CreateContainerConfigError", err) }
+
+func reason(reason string, err error) error { return &podplan.ReasonError{Reason: reason, Err: err} }
+
+func ref(pod *corev1.Pod) runtime.PodRef {
+	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+}
+
+// container finds a container of any sort; target is the one whose processes an ephemeral container sees.
+func container(pod *corev1.Pod, name string) (c *corev1.Container, target string) {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i], ""
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			return (*corev1.Container)(&e.EphemeralContainerCommon), e.TargetContainerName
+		}
+	}
+	return nil, ""
+}
+
+func (b *Builder) handler(pod *corev1.Pod) (string, error) {
+	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
+		return "", nil
+	}
+	if b.config.Handler == nil {
+		return "", fmt.Errorf("runtimeClassName %q is not supported on this node", *pod.Spec.RuntimeClassName)
+	}
+	return b.config.Handler(*pod.Spec.RuntimeClassName)
+}
+
+// work is one Build.
+type work struct {
+	*Builder
+	request   Request
+	pod       *corev1.Pod
+	container *corev1.Container
+	target    string
+	node      Node
+}
+
+func (w work) input(ctx context.Context) (ocispec.Input, error) {
+	image := w.request.Image
+	user, err := w.config.Users.User(ctx, image.ID, ocispec.UserString(w.pod, w.container, image.Config))
+	if err != nil {
+		return ocispec.Input{}, fmt.Errorf("finding the user of container %q in its image: %w", w.container.Name, err)
+	}
+	env, err := w.environment(ctx)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	mounts, err := w.mounts(env)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	localhost, err := w.localhostSeccomp()
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	hostname, err := w.nodename(w.pod)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	id := runtime.ContainerID(w.pod.UID, w.container.Name, w.request.Attempt)
+	return ocispec.Input{
+		Pod:         w.pod,
+		Container:   w.container,
+		ID:          id,
+		SandboxID:   w.request.Have.Sandbox.ID,
+		Image:       image.Config,
+		User:        user,
+		Env:         env,
+		Mounts:      mounts,
+		Namespaces:  w.request.Have.Sandbox.Namespaces,
+		TargetPID:   w.targetPID(),
+		Hostname:    hostname,
+		CgroupsPath: w.config.Cgroups.ContainerPath(w.pod, id),
+		Seccomp: ocispec.Seccomp{Default: w.config.SeccompDefault, RuntimeDefault: seccomp.GetDefaultProfile,
+			Localhost: localhost},
+		Node: w.node.Spec,
+	}, nil
+}
+
+// targetPID is the PID namespace of the running container that an ephemeral container was started for.
+func (w work) targetPID() string {
+	if w.target == "" {
+		return ""
+	}
+	if c := w.request.Have.Latest(w.target); c != nil && c.State == runtime.Running && c.Pid > 0 {
+		return fmt.Sprintf("/proc/%d/ns/pid", c.Pid)
+	}
+	return ""
+}

@@ -1,0 +1,190 @@
+package containerconfig
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// Detect finds the facts of this machine that specs depend on. CPUQuotaPeriod and SingleProcessOOMKill, which are settings,
+// are left for the caller.
+func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
+	n.CgroupV2 = onCgroup2()
+	n.AppArmor = firstByte("/sys/module/apparmor/parameters/enabled") == 'Y'
+	n.SwapControl = swapControl(n.CgroupV2)
+	n.HugePageSizes = hugePageSizes(n.CgroupV2)
+	if n.MemoryCapacity, err = memoryCapacity(); err != nil {
+		return n, false, err
+	}
+	if n.Capabilities, n.MinOOMScoreAdj, err = privileges(); err != nil {
+		return n, false, err
+	}
+	n.Devices, err = devices("/dev")
+	return n, !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS), err
+}
+
+func onCgroup2() bool {
+	var s unix.Statfs_t
+	return unix.Statfs(cgroupRoot, &s) == nil && s.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+func firstByte(path string) byte {
+	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
+		return b[0]
+	}
+	return 0
+}
+
+func memoryCapacity() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("reading the machine's memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("reading the machine's memory: %w", err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, errors.New("reading the machine's memory: /proc/meminfo has no MemTotal")
+}
+
+// privileges are the agent's own: no container can be given more, and without CAP_SYS_RESOURCE the kernel lets nobody be
+// better protected from the OOM killer than the agent is.
+func privileges() (caps []string, minOOM int, err error) {
+	own, err := capability.NewPid2(0)
+	if err == nil {
+		err = own.Load()
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the agent's capabilities: %w", err)
+	}
+	known, err := capability.ListSupported()
+	if err != nil {
+		return nil, 0, fmt.Errorf("listing the kernel's capabilities: %w", err)
+	}
+	for _, c := range known {
+		if own.Get(capability.BOUNDING, c) {
+			caps = append(caps, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	if own.Get(capability.EFFECTIVE, capability.CAP_SYS_RESOURCE) {
+		return caps, -1000, nil
+	}
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the agent's oom_score_adj: %w", err)
+	}
+	minOOM, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	return caps, minOOM, err
+}
+
+// hugePageSizes, in the kernel's names, if cgroups can limit them.
+func hugePageSizes(v2 bool) []string {
+	if v2 {
+		text, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
+		if err != nil || !strings.Contains(string(text), "hugetlb") {
+			return nil
+		}
+	} else if _, err := os.Stat(filepath.Join(cgroupRoot, "hugetlb", "cgroup.procs")); err != nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/sys/kernel/mm/hugepages")
+	if err != nil {
+		return nil
+	}
+	var sizes []string
+	for _, e := range entries {
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(e.Name(), "hugepages-"), "kB"), 10, 64)
+		if err != nil {
+			continue
+		}
+		switch {
+		case kib >= 1<<20:
+			sizes = append(sizes, fmt.Sprintf("%dGB", kib>>20))
+		case kib >= 1<<10:
+			sizes = append(sizes, fmt.Sprintf("%dMB", kib>>10))
+		default:
+			sizes = append(sizes, fmt.Sprintf("%dKB", kib))
+		}
+	}
+	return sizes
+}
+
+// swapControl says whether cgroups can limit swap: on v2 the root has no such file, the agent's own cgroup has.
+func swapControl(v2 bool) bool {
+	file := filepath.Join(cgroupRoot, "memory", "memory.memsw.limit_in_bytes")
+	if v2 {
+		text, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			return false
+		}
+		_, own, found := strings.Cut(string(text), "0::")
+		if !found {
+			return false
+		}
+		file = filepath.Join(cgroupRoot, strings.TrimSpace(own), "memory.swap.max")
+	}
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+// devices are all device nodes below dir but those that each container has of its own.
+func devices(dir string) ([]specs.LinuxDevice, error) {
+	var list []specs.LinuxDevice
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return nil // it went away, or is nothing that this agent may give
+		}
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			switch d.Name() {
+			case "pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if d.Type()&fs.ModeDevice == 0 || d.Name() == "console" {
+			return nil
+		}
+		if device, ok := deviceOf(path); ok {
+			list = append(list, device)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the machine's devices: %w", err)
+	}
+	return list, nil
+}
+
+func deviceOf(path string) (specs.LinuxDevice, bool) {
+	var s unix.Stat_t
+	if unix.Lstat(path, &s) != nil {
+		return specs.LinuxDevice{}, false
+	}
+	kind := "b"
+	if s.Mode&unix.S_IFMT == unix.S_IFCHR {
+		kind = "c"
+	}
+	mode := fs.FileMode(s.Mode & 0o7777)
+	return specs.LinuxDevice{Path: path, Type: kind, Major: int64(unix.Major(s.Rdev)), Minor: int64(unix.Minor(s.Rdev)),
+		FileMode: &mode, UID: &s.Uid, GID: &s.Gid}, true
+}

@@ -1,0 +1,168 @@
+package containerconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
+)
+
+// Prepare makes the pod's folder, log folder, cgroup and /dev/shm; what is there is left as it is.
+func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
+	b.config.Objects.Use(pod)
+	if err := os.MkdirAll(b.podDir(pod.UID), 0o750); err != nil {
+		return fmt.Errorf("making the pod's folder: %w", err)
+	}
+	if err := os.MkdirAll(b.logDir(ref(pod)), 0o755); err != nil {
+		return fmt.Errorf("making the pod's log folder: %w", err)
+	}
+	if err := b.config.Cgroups.EnsurePod(ctx, pod); err != nil {
+		return fmt.Errorf("making the pod's cgroup: %w", err)
+	}
+	if err := b.ensureShm(pod); err != nil {
+		return fmt.Errorf("making the pod's /dev/shm: %w", err)
+	}
+	return nil
+}
+
+func (b *Builder) logDir(pod runtime.PodRef) string {
+	return filepath.Join(b.config.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+}
+
+// logDirs are the log folders of a UID, whatever the pod's name was.
+func (b *Builder) logDirs(uid types.UID) ([]string, error) {
+	entries, err := list(b.config.PodLogs)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, name := range entries {
+		if uidOfLogs(name) == uid {
+			dirs = append(dirs, filepath.Join(b.config.PodLogs, name))
+		}
+	}
+	return dirs, nil
+}
+
+func uidOfLogs(name string) types.UID {
+	parts := strings.Split(name, "_")
+	if len(parts) != 3 {
+		return ""
+	}
+	return types.UID(parts[2])
+}
+
+// Residue says what is left of a pod beside sandbox and containers.
+func (b *Builder) Residue(_ context.Context, pod runtime.PodRef) (podplan.Residue, error) {
+	volumes, err := b.config.Volumes.Any(pod.UID)
+	if err != nil {
+		return podplan.Residue{}, err
+	}
+	logs, err := b.logDirs(pod.UID)
+	if err != nil {
+		return podplan.Residue{}, err
+	}
+	cgroups, err := b.config.Cgroups.Pods()
+	if err != nil {
+		return podplan.Residue{}, err
+	}
+	return podplan.Residue{
+		Volumes: volumes,
+		Dir: len(logs) > 0 || exists(b.podDir(pod.UID)) || exists(b.shmDir(pod.UID)) ||
+			slices.Contains(cgroups, pod.UID),
+	}, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Cleanup removes the pod's cgroup, /dev/shm, folder and logs, when its volumes are gone.
+func (b *Builder) Cleanup(ctx context.Context, pod runtime.PodRef) error {
+	left, err := b.config.Volumes.Any(pod.UID)
+	if err != nil {
+		return err
+	}
+	if left {
+		return fmt.Errorf("cleaning up after pod %q: its volumes are still there", pod.UID)
+	}
+	var all error
+	all = errors.Join(all, b.config.Cgroups.RemovePod(ctx, pod.UID))
+	all = errors.Join(all, removeMounted(b.shmDir(pod.UID)))
+	all = errors.Join(all, removeMounted(b.podDir(pod.UID)))
+	logs, err := b.logDirs(pod.UID)
+	all = errors.Join(all, err)
+	for _, dir := range logs {
+		all = errors.Join(all, hostfs.Remove(dir))
+	}
+	b.config.Objects.Forget(pod.UID)
+	return all
+}
+
+// removeMounted takes off the agent's own mounts below the folder (subPaths, tmpfs), then the folder.
+func removeMounted(dir string) error {
+	if !exists(dir) {
+		return nil
+	}
+	if err := hostfs.UnmountBelow(dir); err != nil {
+		return err
+	}
+	return hostfs.Remove(dir)
+}
+
+// Leftovers are the UIDs of all pods of which the host has a folder, logs, a /dev/shm or a cgroup, sorted.
+func (b *Builder) Leftovers(context.Context) ([]types.UID, error) {
+	found, err := b.config.Cgroups.Pods()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{filepath.Join(b.config.Root, "pods"), filepath.Join(b.config.Run, "shm")} {
+		names, err := list(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			found = append(found, types.UID(name))
+		}
+	}
+	logs, err := list(b.config.PodLogs)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range logs {
+		if uid := uidOfLogs(name); uid != "" {
+			found = append(found, uid)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
+func list(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing what is left of pods: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}

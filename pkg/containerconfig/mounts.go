@@ -1,0 +1,171 @@
+package containerconfig
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
+)
+
+// mounts are the container's volumes, then the files that the node keeps for the pod.
+func (w work) mounts(env []string) ([]ocispec.Mount, error) {
+	list := make([]ocispec.Mount, 0, len(w.container.VolumeMounts)+5)
+	for i := range w.container.VolumeMounts {
+		m, err := w.volumeMount(i, env)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	managed, err := w.managedMounts()
+	if err != nil {
+		return nil, err
+	}
+	return append(list, managed...), nil
+}
+
+func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
+	m := &w.container.VolumeMounts[i]
+	source, err := w.config.Volumes.Path(w.pod, m.Name)
+	if err != nil {
+		return ocispec.Mount{}, fmt.Errorf("cannot find volume %q to mount into container %q: %w", m.Name, w.container.Name, err)
+	}
+	sub, err := subPath(m, env)
+	if err != nil {
+		return ocispec.Mount{}, err
+	}
+	if sub != "" {
+		if source, err = w.bindSubPath(source, sub, i); err != nil {
+			return ocispec.Mount{}, err
+		}
+	}
+	recursive, err := w.recursiveReadOnly(m)
+	if err != nil {
+		return ocispec.Mount{}, fmt.Errorf("failed to resolve recursive read-only mode: %w", err)
+	}
+	mount := ocispec.Mount{
+		Source:            source,
+		Destination:       path.Join("/", m.MountPath),
+		ReadOnly:          m.ReadOnly || w.config.Volumes.ReadOnly(w.pod, m.Name),
+		RecursiveReadOnly: recursive,
+	}
+	if m.MountPropagation != nil {
+		mount.Propagation = *m.MountPropagation
+	}
+	return mount, nil
+}
+
+// subPath expands subPathExpr, where unlike in a command every name must be known, and refuses what leads out of the volume.
+func subPath(m *corev1.VolumeMount, env []string) (string, error) {
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		var missing []string
+		lookup := ocispec.Lookup(env)
+		sub = ocispec.Expand(m.SubPathExpr, func(name string) (string, bool) {
+			value, ok := lookup(name)
+			if !ok {
+				missing = append(missing, name)
+			}
+			return value, ok
+		})
+		if len(missing) > 0 {
+			return "", fmt.Errorf("missing value for %q in subPathExpr %q of volumeMount %q", missing[0], m.SubPathExpr, m.Name)
+		}
+	}
+	if filepath.IsAbs(sub) {
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
+	}
+	if slices.Contains(strings.Split(sub, "/"), "..") {
+		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
+	}
+	return sub, nil
+}
+
+// bindSubPath gives the runtime a mount of the node's own, below the pod's folder: between the check and the container's start
+// nobody in the pod can change where it leads. Errors say nothing of the host's files.
+func (w work) bindSubPath(volume, sub string, index int) (string, error) {
+	m := w.container.VolumeMounts[index]
+	target := filepath.Join(w.podDir(w.pod.UID), "volume-subpaths", m.Name, w.container.Name, strconv.Itoa(index))
+	if err := hostfs.BindBeneath(volume, sub, target); err != nil {
+		w.config.Log.Warn("subPath cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
+			"container", w.container.Name, "volume", m.Name, "error", err)
+		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)
+	}
+	return target, nil
+}
+
+func (w work) recursiveReadOnly(m *corev1.VolumeMount) (bool, error) {
+	if m.RecursiveReadOnly == nil {
+		return false, nil
+	}
+	switch mode := *m.RecursiveReadOnly; mode {
+	case corev1.RecursiveReadOnlyDisabled:
+		return false, nil
+	case corev1.RecursiveReadOnlyIfPossible:
+		return m.ReadOnly && w.node.RecursiveReadOnly, nil
+	case corev1.RecursiveReadOnlyEnabled:
+		if !m.ReadOnly {
+			return false, fmt.Errorf("volumeMount %q: recursive read-only needs readOnly: true", m.Name)
+		}
+		if !w.node.RecursiveReadOnly {
+			return false, fmt.Errorf("volumeMount %q: this node's kernel cannot mount recursively read-only (Linux 5.12 can)", m.Name)
+		}
+		return true, nil
+	default:
+		return false, fmt.Errorf("volumeMount %q: unknown mode %q", m.Name, mode)
+	}
+}
+
+// managedMounts are /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination message's file.
+func (w work) managedMounts() ([]ocispec.Mount, error) {
+	files, err := w.writePodFiles(w.pod, w.podIPs())
+	if err != nil {
+		return nil, err
+	}
+	readOnly := w.container.SecurityContext != nil && w.container.SecurityContext.ReadOnlyRootFilesystem != nil &&
+		*w.container.SecurityContext.ReadOnlyRootFilesystem
+	list := []ocispec.Mount{
+		{Source: files.hostname, Destination: "/etc/hostname", ReadOnly: readOnly, Managed: true},
+		{Source: files.resolv, Destination: "/etc/resolv.conf", ReadOnly: readOnly, Managed: true},
+		{Source: w.shm(w.pod), Destination: "/dev/shm", Managed: true},
+	}
+	if files.hosts != "" {
+		list = append(list, ocispec.Mount{Source: files.hosts, Destination: "/etc/hosts", Managed: true})
+	}
+	message, err := w.messageFile()
+	if err != nil {
+		return nil, err
+	}
+	if message != "" {
+		list = append(list, ocispec.Mount{Source: message, Destination: path.Join("/", w.container.TerminationMessagePath), Managed: true})
+	}
+	return list, nil
+}
+
+// messagePath is where the termination message of this attempt lands on the host; "" without one.
+func (w work) messagePath() string {
+	if w.container.TerminationMessagePath == "" {
+		return ""
+	}
+	return filepath.Join(w.podDir(w.pod.UID), "containers", w.container.Name, strconv.Itoa(w.request.Attempt))
+}
+
+// messageFile makes the file, writable for any user of the container.
+func (w work) messageFile() (string, error) {
+	file := w.messagePath()
+	if file == "" {
+		return "", nil
+	}
+	if err := makeFile(file, 0o666); err != nil {
+		return "", errors.Join(errors.New("making the termination message's file"), err)
+	}
+	return file, nil
+}

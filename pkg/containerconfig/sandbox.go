@@ -1,0 +1,103 @@
+package containerconfig
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/containerconfig/podfiles"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Annotations that limit a pod's traffic, in bits per second.
+const (
+	ingressBandwidth = "kubernetes.io/ingress-bandwidth"
+	egressBandwidth  = "kubernetes.io/egress-bandwidth"
+)
+
+// Sandbox makes the configuration of a pod's sandbox.
+func (b *Builder) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
+	c := runtime.SandboxConfig{
+		Pod:                   ref(pod),
+		Attempt:               attempt,
+		HostNetwork:           pod.Spec.HostNetwork,
+		HostPID:               pod.Spec.HostPID,
+		HostIPC:               pod.Spec.HostIPC,
+		ShareProcessNamespace: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
+		CgroupParent:          b.config.Cgroups.PodPath(pod),
+		Annotations:           pod.Annotations,
+	}
+	var err error
+	if c.RuntimeHandler, err = b.handler(pod); err != nil {
+		return c, err
+	}
+	if pod.Spec.SecurityContext != nil && len(pod.Spec.SecurityContext.Sysctls) > 0 {
+		c.Sysctls = map[string]string{}
+		for _, s := range pod.Spec.SecurityContext.Sysctls {
+			c.Sysctls[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
+		}
+	}
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return c, fmt.Errorf("hostUsers: false is not supported yet: remove it, or run the pod on another node")
+	}
+	if !pod.Spec.HostNetwork {
+		host, err := podfiles.HostOf(pod, b.config.DNS.Domain)
+		if err != nil {
+			return c, err
+		}
+		if c.Hostname, err = host.Nodename(pod.Spec.SetHostnameAsFQDN); err != nil {
+			return c, err
+		}
+		c.Ports = hostPorts(pod)
+	}
+	if c.IngressBandwidth, err = bandwidth(pod, ingressBandwidth); err != nil {
+		return c, err
+	}
+	c.EgressBandwidth, err = bandwidth(pod, egressBandwidth)
+	return c, err
+}
+
+// hostPorts are those of the main containers and of sidecars.
+func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
+	var list []runtime.PortMapping
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort <= 0 {
+				continue
+			}
+			protocol := "tcp"
+			if p.Protocol != "" {
+				protocol = strings.ToLower(string(p.Protocol))
+			}
+			list = append(list, runtime.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: protocol, HostIP: p.HostIP})
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
+	}
+	return list
+}
+
+// bandwidth reads one annotation; what is out of 1k to 1P bits per second is an error.
+func bandwidth(pod *corev1.Pod, key string) (int64, error) {
+	text, ok := pod.Annotations[key]
+	if !ok {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(text)
+	if err != nil {
+		return 0, fmt.Errorf("reading annotation %q: %w", key, err)
+	}
+	if low, high := resource.MustParse("1k"), resource.MustParse("1P"); q.Cmp(low) < 0 || q.Cmp(high) > 0 {
+		return 0, fmt.Errorf("reading annotation %q: %s is out of 1k to 1P bits per second", key, text)
+	}
+	return q.Value(), nil
+}
