@@ -178,6 +178,7 @@ func options() map[string]optionSpec {
 		"--set":            {module: "recent", noValue: true, parse: (*ruleParser).recentSet},
 		"-j":               {parse: (*ruleParser).jump},
 		"--to-destination": {module: "DNAT", parse: (*ruleParser).toDestination},
+		"--reject-with":    {module: "REJECT", parse: (*ruleParser).rejectWith},
 		"--or-mark":        {module: "MARK", parse: (*ruleParser).orMark},
 		"--xor-mark":       {module: "MARK", parse: (*ruleParser).xorMark},
 		"--random-fully":   {module: "MASQUERADE", noValue: true, parse: (*ruleParser).nothing},
@@ -240,7 +241,9 @@ func (p *ruleParser) address(v string, of func(*state) netip.AddrPort) error {
 
 func (p *ruleParser) inInterface(v string) error {
 	name, isPrefix := strings.CutSuffix(v, "+")
-	p.add(func(_ *Kernel, s *state) bool { return s.in == v || isPrefix && s.in != "" && strings.HasPrefix(s.in, name) })
+	p.add(func(_ *Kernel, s *state) bool {
+		return s.in == v || isPrefix && s.in != "" && strings.HasPrefix(s.in, name)
+	})
 	return nil
 }
 
@@ -358,6 +361,13 @@ func (p *ruleParser) jump(v string) error {
 	}
 	p.r.target = v
 	p.modules[v] = true
+	return nil
+}
+
+func (p *ruleParser) rejectWith(v string) error {
+	if v != "tcp-reset" || p.proto != "tcp" {
+		return fmt.Errorf("rejecting protocol %q with %q", p.proto, v)
+	}
 	return nil
 }
 

@@ -74,7 +74,13 @@ func (r *portRules) without(has bool) (target, why string) {
 	case r.p.HasEndpoints:
 		return "DROP", comment(r.p.Name, " has no local endpoints")
 	}
-	return "REJECT", comment(r.p.Name, " has no endpoints")
+	target = "REJECT"
+	if r.o.ipv6() && r.proto == "tcp" {
+		// To an ICMPv6 error a connecting socket of Linux listens only when it
+		// sends again, a second later; to a reset at once.
+		target += " --reject-with tcp-reset"
+	}
+	return target, comment(r.p.Name, " has no endpoints")
 }
 
 func (r *portRules) chain(name, rules string) { r.f.chains = append(r.f.chains, Chain{name, rules}) }
