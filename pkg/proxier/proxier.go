@@ -21,8 +21,8 @@ import (
 // Package proxiertest holds what every implementation must do.
 type Backend interface {
 	Sync(ctx context.Context, s *service.Snapshot) error
-	// Cleanup works without a Sync before it, and twice. Established
-	// connections are not broken, and nothing of other programs is touched.
+	// Cleanup works without a Sync before it, and twice. Nothing of other
+	// programs is touched.
 	Cleanup(ctx context.Context) error
 }
 

@@ -1,22 +1,32 @@
 package netns
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	vnetns "github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
+	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -117,5 +127,168 @@ func TestConformance(t *testing.T) {
 				return newBackend(t, w.node, f, oneInTen), w
 			}})
 		})
+	}
+}
+
+// everything is a snapshot with each kind of rule in it.
+func everything(t testing.TB, f corev1.IPFamily) *service.Snapshot {
+	t.Helper()
+	text, err := os.ReadFile("testdata/everything.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := servicetest.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := service.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f)
+	if len(s.Services) < 5 || len(s.Problems) > 0 {
+		t.Fatalf("the snapshot is not what it should be:\n%s", s)
+	}
+	return s
+}
+
+// TestSaveIsUnderstood: what the kernel prints of our rules is recognized as
+// ours, in every variant, so that an untouched kernel shows no drift; and what
+// another program does is seen and repaired.
+func TestSaveIsUnderstood(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+			t.Run(variant+"/"+string(f), func(t *testing.T) {
+				needRoot(t)
+				useVariant(t, variant)
+				ns := newNS(t)
+				b := newBackend(t, ns, f, nil)
+				proxiertest.Sync(t, b, everything(t, f))
+				if drift, err := b.Check(t.Context()); err != nil || drift != nil {
+					t.Fatalf("drift of an untouched kernel: %v, %v", drift, err)
+				}
+				program := map[corev1.IPFamily]string{corev1.IPv4Protocol: "iptables", corev1.IPv6Protocol: "ip6tables"}[f]
+				for _, args := range [][]string{
+					{"-t", "nat", "-F", "KUBE-SERVICES"}, {"-t", "nat", "-F", "PREROUTING"},
+					{"-t", "nat", "-D", "KUBE-POSTROUTING", "1"}, {"-t", "mangle", "-X", "KUBE-PROXY-CANARY"}, {"-t", "filter", "-F"},
+				} {
+					run(t, ns, program, args...)
+					drift, err := b.Check(t.Context())
+					if err != nil || len(drift) == 0 {
+						t.Errorf("after %v: no drift, %v", args, err)
+					}
+					proxiertest.Sync(t, b, everything(t, f))
+					if drift, err := b.Check(t.Context()); err != nil || drift != nil {
+						t.Fatalf("after the repair of %v: %v, %v", args, drift, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func run(t testing.TB, ns vnetns.NsHandle, name string, args ...string) string {
+	t.Helper()
+	var out []byte
+	err := in(ns, func() (err error) {
+		out, err = exec.Command(name, args...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("running %s %v: %v: %s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// TestCleanupLeavesOthersAlone compares what iptables-save prints before and after.
+func TestCleanupLeavesOthersAlone(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			needRoot(t)
+			useVariant(t, variant)
+			ns := newNS(t)
+			for _, args := range [][]string{
+				{"-t", "nat", "-N", "OTHER"}, {"-t", "nat", "-A", "OTHER", "-s", "10.0.0.0/8", "-j", "MASQUERADE"},
+				{"-t", "nat", "-A", "POSTROUTING", "-j", "OTHER"}, {"-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"}, {"-t", "mangle", "-N", "KUBE-KUBELET-CANARY"},
+			} {
+				run(t, ns, "iptables", args...)
+			}
+			before := rules(run(t, ns, "iptables-save"))
+			b := newBackend(t, ns, corev1.IPv4Protocol, nil)
+			proxiertest.Sync(t, b, everything(t, corev1.IPv4Protocol))
+			if err := b.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if after := rules(run(t, ns, "iptables-save")); after != before {
+				t.Errorf("after cleanup:\n%s", golden.LineDiff(before, after))
+			}
+		})
+	}
+}
+
+// rules are the lines of a save text without comments and counters, sorted by table.
+func rules(save string) string {
+	var out []string
+	for _, line := range strings.Split(save, "\n") {
+		if strings.HasPrefix(line, ":") || strings.HasPrefix(line, "-A") {
+			out = append(out, strings.Split(line, " [")[0])
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// TestConnectionSurvives: a connection through a Service goes on over a new
+// backend (the agent restarted), over changes, and over cleanup.
+func TestConnectionSurvives(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			needRoot(t)
+			useVariant(t, variant)
+			f := corev1.IPv4Protocol
+			w := newWorld(t, f)
+			// As a CNI plugin has it: while any rule uses conntrack, it works.
+			run(t, w.node, "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.99.0.0/16", "-j", "MASQUERADE")
+			b := newBackend(t, w.node, f, nil)
+			proxiertest.Sync(t, b, everything(t, f))
+			var conns []net.Conn
+			for _, from := range []proxiertest.Place{proxiertest.Pod1, proxiertest.Node, proxiertest.Client} {
+				c, err := w.dial(from, "tcp", netip.MustParseAddrPort("10.96.0.10:80"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				conns = append(conns, c)
+			}
+			steps := []func() error{
+				func() error { return newBackend(t, w.node, f, nil).Sync(t.Context(), everything(t, f)) },
+				func() error { return b.Sync(t.Context(), service.Build(nil, nil, proxiertest.NodeView(), f)) },
+				func() error { return b.Sync(t.Context(), everything(t, f)) },
+				func() error { return b.Cleanup(t.Context()) },
+			}
+			for i, step := range steps {
+				if err := step(); err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range conns {
+					echo(t, c, i)
+				}
+			}
+		})
+	}
+}
+
+func echo(t *testing.T, c net.Conn, step int) {
+	t.Helper()
+	word := "step-" + strconv.Itoa(step)
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := c.Write([]byte(word + "\n")); err != nil {
+		t.Fatalf("%s: %v", word, err)
+	}
+	lines := bufio.NewReader(c)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("%s: %v", word, err)
+		}
+		if line == word+"\n" {
+			return
+		}
 	}
 }

@@ -163,7 +163,8 @@ func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
 }
 
 // Cleanup removes our jumps and chains, and nothing else. Established
-// connections keep their translation in conntrack.
+// connections keep their translation in conntrack, for as long as any rule of
+// anyone on the node uses it: with the last one Linux stops to translate.
 func (b *Backend) Cleanup(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -151,7 +151,7 @@ func words(rule string) []string {
 // prints it, to one form: options sorted, values written one way, defaults and
 // module names left out. Two rules of one chain mean the same if it is the same.
 func canonical(rule string) string {
-	list := words(rule)
+	list := words(strings.TrimSpace(rule))
 	if len(list) < 2 {
 		return rule
 	}
