@@ -184,9 +184,11 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 	case start.Count > 0 && start.Attempt == c.Attempt:
 		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
 	case c.Due.After(p.now):
-		return &corev1.ContainerStateWaiting{Reason: podplan.ReasonCrash, Message: podplan.CrashMessage(p.Pod, c)}, true
+		return p.crashing(c), true
 	case image.Ref == c.Spec.Image && image.Attempt == c.Attempt && image.Failure.Count > 0:
 		return pullFailure(image, p.now), true
+	case c.Delay > 0: // until it has started
+		return p.crashing(c), true
 	case start.Count > 0 && c.Standing == podplan.Restarting:
 		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
 	case image.Ref == "" && c.Latest == nil && c.Reported != nil && c.Reported.State.Waiting != nil:
@@ -194,6 +196,10 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 		return c.Reported.State.Waiting.DeepCopy(), true
 	}
 	return p.waitingForTurn(), false
+}
+
+func (p *podView) crashing(c *podplan.Container) *corev1.ContainerStateWaiting {
+	return &corev1.ContainerStateWaiting{Reason: podplan.ReasonCrash, Message: podplan.CrashMessage(p.Pod, c)}
 }
 
 func (p *podView) waitingForTurn() *corev1.ContainerStateWaiting {

@@ -58,7 +58,7 @@ func condition(kind corev1.PodConditionType, met bool) corev1.PodCondition {
 
 func (p *podView) readyToStart() corev1.PodCondition {
 	sandbox := p.have.Runtime.Sandbox
-	return condition(corev1.PodReadyToStartContainers, sandbox != nil && sandbox.Ready)
+	return condition(corev1.PodReadyToStartContainers, sandbox != nil && sandbox.Ready && !p.Stopped)
 }
 
 func (p *podView) initialized(phase corev1.PodPhase) corev1.PodCondition {

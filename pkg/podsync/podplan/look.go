@@ -56,7 +56,7 @@ type Container struct {
 	// HookPending says that its postStart hook has not ended yet.
 	HookPending bool
 	Due         time.Time     // when its back-off ends; zero when it may be started at once
-	Delay       time.Duration // the back-off that it waits for
+	Delay       time.Duration // the back-off before its next start; 0 for none
 	next        time.Duration // the back-off after its next start
 }
 
@@ -72,7 +72,7 @@ type Exit struct {
 type View struct {
 	Pod        *corev1.Pod // nil for a pod that only the host knows
 	Containers []Container // init, app, ephemeral; each in the order of the spec
-	// Initialized says that an app container was created in the current sandbox: init containers are behind it.
+	// Initialized says that an app container runs or was created in the current sandbox: init containers are behind it.
 	Initialized bool
 	// Ends says that no container of the pod may start any more; Removed, that nothing may be left of it.
 	Ends, Removed bool
@@ -104,7 +104,7 @@ func Look(want Want, have Have, now time.Time) View {
 	v.Stopped = v.Ends && l.stopped()
 	for i := range v.Containers {
 		c := &v.Containers[i]
-		if c.Role == App && c.Latest != nil && (c.Current || v.Ends) {
+		if c.Role == App && c.Latest != nil && (c.Current || v.Ends || c.Standing == Running) {
 			v.Initialized = true
 		}
 		if v.Ends && c.Standing == Restarting {

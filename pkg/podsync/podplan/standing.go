@@ -135,9 +135,9 @@ func (l *looker) backOff(c *Container) {
 		crash = CrashState{}
 	}
 	c.next = crash.next(c.Exit.Finished)
-	delay := crash.CrashDelay(c.Exit.Finished)
-	if due := c.Exit.Finished.Add(delay); due.After(l.now) {
-		c.Due, c.Delay = due, delay
+	c.Delay = crash.CrashDelay(c.Exit.Finished)
+	if due := c.Exit.Finished.Add(c.Delay); due.After(l.now) {
+		c.Due = due
 	}
 }
 

@@ -65,9 +65,9 @@ func TestMachine(t *testing.T) {
 // fakeRuntime is away when err is set.
 type fakeRuntime struct{ err error }
 
-func (f *fakeRuntime) Ready(context.Context) error             { return f.err }
-func (f *fakeRuntime) Version(context.Context) (string, error) { return "containerd://2.4.2", f.err }
-func (f *fakeRuntime) Status(context.Context) error            { return nil }
+func (f *fakeRuntime) Ready(context.Context) error  { return f.err }
+func (f *fakeRuntime) Version() string              { return "containerd://2.4.2" }
+func (f *fakeRuntime) Status(context.Context) error { return nil }
 func (f *fakeRuntime) Images(context.Context) ([]runtime.Image, error) {
 	return []runtime.Image{{Tags: []string{"a:1"}, Size: 7}}, f.err
 }

@@ -23,7 +23,7 @@ type Runtime interface {
 	// Ready is nil when it can run containers.
 	Ready(ctx context.Context) error
 	// Version is as status.nodeInfo.containerRuntimeVersion wants it: "containerd://2.4.2".
-	Version(ctx context.Context) (string, error)
+	Version() string
 	Images(ctx context.Context) ([]runtime.Image, error)
 }
 
@@ -157,9 +157,7 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	if err := g.config.Runtime.Ready(ctx); err != nil {
 		f.Conditions.RuntimeError = err.Error()
 	} else {
-		if v, err := g.config.Runtime.Version(ctx); err == nil {
-			g.version = v
-		}
+		g.version = g.config.Runtime.Version()
 		if images, err := g.config.Runtime.Images(ctx); err == nil {
 			g.images = containerImages(images)
 		}

@@ -24,8 +24,6 @@ type LeaseConfig struct {
 	Clock    clock.Clock
 	// NodeUID returns the UID of the registered Node, the lease's owner; "" while it is not known.
 	NodeUID func() types.UID
-	// OnFailure is called when the renewal failed several times in a row, to drop dead connections.
-	OnFailure func()
 }
 
 // Lease is the node's heartbeat: kube-node-lease/<node> (KEP-589).
@@ -45,7 +43,7 @@ func NewLease(c LeaseConfig) (*Lease, error) {
 // Run renews the lease until ctx ends. The lease is left to expire by itself: the node has not gone, its agent has.
 func (l *Lease) Run(ctx context.Context) error {
 	c := l.config
-	lease.NewController(c.Clock, c.Client, c.NodeName, int32(c.Duration/time.Second), c.OnFailure, c.Duration/4,
+	lease.NewController(c.Clock, c.Client, c.NodeName, int32(c.Duration/time.Second), nil, c.Duration/4,
 		c.NodeName, corev1.NamespaceNodeLease, l.own).Run(ctx)
 	return nil
 }

@@ -32,8 +32,6 @@ type NodeConfig struct {
 	UpdateEvery, ReportEvery time.Duration
 	Clock                    clock.WithTicker
 	Log                      *slog.Logger
-	// OnFailure is called when a report failed, to drop dead connections.
-	OnFailure func()
 }
 
 // Node keeps the node's object registered and its status reported.
@@ -88,7 +86,6 @@ func (n *Node) Run(ctx context.Context) error {
 	for {
 		if err := n.report(ctx); err != nil && ctx.Err() == nil {
 			n.config.Log.Error("Node status was not reported", "err", err)
-			n.config.OnFailure()
 		}
 		select {
 		case <-ctx.Done():
