@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nodeagent/nodeagent/pkg/logpump/logdir"
 	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -134,16 +135,20 @@ func (c *Client) Drain(ctx context.Context, id string) error {
 	return err
 }
 
-// Close leaves the container's streams.
-func (c *Client) Close(ctx context.Context, id string) error {
+// Remove leaves the container's streams and removes its log, the rotated files and the link.
+func (c *Client) Remove(ctx context.Context, out runtime.Output) error {
 	c.mu.Lock()
-	delete(c.open, id)
+	delete(c.open, out.ID)
 	c.mu.Unlock()
-	err := c.do(ctx, wire.Request{Op: wire.Close, ID: id})
-	if errors.Is(err, runtime.ErrNotFound) {
-		return nil
+	if err := c.do(ctx, wire.Request{Op: wire.Close, ID: out.ID}); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		return err
 	}
-	return err
+	if out.LinkPath != "" {
+		if to, err := os.Readlink(out.LinkPath); err == nil && to == out.LogPath {
+			os.Remove(out.LinkPath)
+		}
+	}
+	return logdir.Remove(out.LogPath)
 }
 
 func (c *Client) do(ctx context.Context, q wire.Request) error {

@@ -12,9 +12,9 @@ type printer struct {
 	stdout, stderr io.Writer
 	left           int64 // bytes that may still be printed, with a limit
 
-	pending  []byte
-	to       io.Writer
-	midLine  map[crilog.Stream]bool
+	pending []byte
+	to      io.Writer
+	midLine map[crilog.Stream]bool
 }
 
 // maxPending is how much output is gathered before it is written.

@@ -1,0 +1,418 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// startErrorCode is the exit code of what never ran, as kubelet reports it.
+const startErrorCode = 128
+
+// launch is one container on its way from record to running task.
+type launch struct {
+	record  containers.Container
+	handler string
+	spec    *specs.Spec
+	image   *image // whose layers are the root; nil: the spec names a folder
+	output  runtime.Output
+	tty     bool
+	pid     uint32
+}
+
+// startError is why a container's process could not be started: the container is to blame, not the runtime.
+type startError struct{ error }
+
+// StartContainer creates and starts one attempt. What exists of it is adopted: a record is reused, a created task started, a
+// running one returned as it is. A container whose process cannot be started is returned Exited with its StartError.
+func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerConfig) (runtime.Container, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return runtime.Container{}, err
+	}
+	id := config.ID()
+	unlock, err := r.locks.lock(ctx, "container/"+id)
+	if err != nil {
+		return runtime.Container{}, err
+	}
+	defer unlock()
+	if have, ok := r.view.find(id); ok && have.c.State != runtime.Created {
+		return have.c, nil
+	}
+	img, err := r.images.byID(ctx, config.Image.ID)
+	if err != nil {
+		return runtime.Container{}, fmt.Errorf("starting container %q: image: %w", config.Name, err)
+	}
+	s := streams{config.Stdin, config.StdinOnce, config.TTY}
+	c := &container{ref: config.Pod, streams: s, busy: true, c: runtime.Container{
+		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Created,
+		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(),
+		SpecHash: config.SpecHash, LogPath: config.LogPath, MessagePath: config.MessagePath,
+	}}
+	l := launch{
+		record:  containers.Container{ID: id, Labels: labelsOf(config, img.target.Digest.String()), Image: img.name},
+		handler: config.RuntimeHandler, spec: grouped(config.Spec, config.SandboxID), image: img,
+		output: r.outputOf(config.Pod, c.c, s, false), tty: config.TTY,
+	}
+	err = r.launch(ctx, c, &l)
+	r.view.with(id, func(c *container) bool { c.busy = false; return false })
+	var failed startError
+	if errors.As(err, &failed) {
+		r.recordStartError(ctx, id, failed)
+		err = nil
+	}
+	if err != nil {
+		return runtime.Container{}, fmt.Errorf("starting container %q: %w", config.Name, err)
+	}
+	have, _ := r.view.find(id)
+	return have.c, nil
+}
+
+// grouped puts the container into its pod's shim, without touching the caller's spec.
+func grouped(spec *specs.Spec, sandboxID string) *specs.Spec {
+	if sandboxID == "" || spec.Annotations[groupAnnotation] != "" {
+		return spec
+	}
+	copied := *spec
+	copied.Annotations = maps.Clone(spec.Annotations)
+	if copied.Annotations == nil {
+		copied.Annotations = map[string]string{}
+	}
+	copied.Annotations[groupAnnotation] = sandboxID
+	return &copied
+}
+
+// launch takes each step that is not taken yet. The record comes before the snapshot, which is safe from garbage collection
+// from its first moment by that.
+func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
+	c.c.Resources = resourcesOf(l.spec)
+	c.cgroup = cgroupOf(l.spec)
+	r.view.put(c) // busy: a reconcile leaves it alone
+	if err := r.openStreams(ctx, l); err != nil {
+		r.view.drop(l.record.ID)
+		return err
+	}
+	if err := r.createRecord(ctx, l); err != nil {
+		r.view.drop(l.record.ID)
+		return err
+	}
+	var root []mount.Mount
+	if l.image != nil {
+		var err error
+		if root, err = r.prepareRoot(ctx, l); err != nil {
+			return err
+		}
+	}
+	if err := r.createTask(ctx, l, root); err != nil {
+		return err
+	}
+	if err := r.startTask(ctx, l); err != nil {
+		return err
+	}
+	now := r.c.Now()
+	r.view.with(l.record.ID, func(c *container) bool {
+		if c.c.State == runtime.Created {
+			c.c.State, c.c.Pid, c.c.StartedAt = runtime.Running, int(l.pid), now
+		}
+		return true
+	})
+	if l.output.ID != "" {
+		// The task runs: whatever becomes of this call, its streams are to end with it.
+		if err := r.c.Pump.Seal(context.WithoutCancel(ctx), l.record.ID); err != nil {
+			r.c.Logger.Warn("container's streams cannot be sealed", "container", l.record.ID, "err", err)
+		}
+	}
+	r.watchExit(l.record.ID)
+	r.spawn(func(ctx context.Context) { r.recordStart(ctx, l.record.ID, now) })
+	return nil
+}
+
+func resourcesOf(s *specs.Spec) *specs.LinuxResources {
+	if s.Linux == nil {
+		return nil
+	}
+	return s.Linux.Resources
+}
+
+func cgroupOf(s *specs.Spec) string {
+	if s.Linux == nil {
+		return ""
+	}
+	return s.Linux.CgroupsPath
+}
+
+// openStreams makes the pipes and has the pump wait at their other end.
+func (r *Runtime) openStreams(ctx context.Context, l *launch) error {
+	if l.output.ID == "" {
+		return nil
+	}
+	if err := makeFIFOs(r.ioDir(l.record.ID), l.output.Stdin, l.output.Stdout, l.output.Stderr); err != nil {
+		return err
+	}
+	return r.c.Pump.Open(ctx, l.output)
+}
+
+func makeFIFOs(dir string, paths ...string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making pipes: %w", err)
+	}
+	for _, p := range paths {
+		if p == "" {
+			continue
+		}
+		if err := unix.Mkfifo(p, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("making pipe %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) createRecord(ctx context.Context, l *launch) error {
+	handler, err := r.handler(l.handler)
+	if err != nil {
+		return err
+	}
+	l.record.Runtime = handler
+	if l.record.Spec, err = typeurl.MarshalAny(l.spec); err != nil {
+		return fmt.Errorf("encoding the spec: %w", err)
+	}
+	if l.image != nil {
+		l.record.Snapshotter, l.record.SnapshotKey = r.c.Snapshotter, l.record.ID
+	}
+	if _, err := r.store().Create(ctx, l.record); err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the record: %w", native(err))
+	}
+	return nil
+}
+
+// handler is how containerd is told to run containers of a RuntimeClass handler.
+func (r *Runtime) handler(name string) (containers.RuntimeInfo, error) {
+	h, ok := r.c.Handlers[name]
+	if !ok && name != "" {
+		return containers.RuntimeInfo{}, fmt.Errorf("no runtime handler %q is configured: name it in runtimeHandlers of NodeAgentConfiguration", name)
+	}
+	setDefault(&h.Type, "io.containerd.runc.v2")
+	options, err := typeurl.MarshalAny(&runcoptions.Options{BinaryName: h.Binary, Root: h.Root, SystemdCgroup: r.c.SystemdCgroup})
+	if err != nil {
+		return containers.RuntimeInfo{}, err
+	}
+	return containers.RuntimeInfo{Name: h.Type, Options: options}, nil
+}
+
+// prepareRoot makes the container's writable layer. An image that was imported without being unpacked is unpacked here.
+func (r *Runtime) prepareRoot(ctx context.Context, l *launch) ([]mount.Mount, error) {
+	sn, key := r.snapshotter(), l.record.SnapshotKey
+	for try := 0; ; try++ {
+		m, err := sn.Prepare(ctx, key, l.image.chain, snapshots.WithLabels(map[string]string{labelUID: l.record.Labels[labelUID]}))
+		switch {
+		case err == nil:
+			return m, nil
+		case errdefs.IsAlreadyExists(err):
+			if m, err = sn.Mounts(ctx, key); err == nil {
+				return m, nil
+			}
+			return nil, fmt.Errorf("reusing the root file system: %w", native(err))
+		case errdefs.IsNotFound(err) && try == 0:
+			if err := r.images.unpack(ctx, l.image); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, fmt.Errorf("preparing the root file system: %w", native(err))
+		}
+	}
+}
+
+// shimTries is how often a task is created anew when the pod's shim was just ending.
+const shimTries = 8
+
+func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount) error {
+	req := &tasksapi.CreateTaskRequest{
+		ContainerID: l.record.ID, Terminal: l.tty,
+		Stdin: l.output.Stdin, Stdout: l.output.Stdout, Stderr: l.output.Stderr,
+	}
+	for _, m := range root {
+		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	for try := 0; ; try++ {
+		_, err := r.tasks().Create(ctx, req)
+		err = native(err)
+		if err == nil || errdefs.IsAlreadyExists(err) {
+			return nil
+		}
+		if !shimEnding(err) || try == shimTries {
+			return blame(ctx, fmt.Errorf("failed to create containerd task: %w", err))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond << min(try, 4)):
+		}
+	}
+}
+
+// shimEnding says that containerd met the pod's previous shim on its way out: the last container of a pod takes its shim with
+// it, and the next one comes at the same address.
+func shimEnding(err error) bool {
+	text := err.Error()
+	for _, sign := range []string{"ttrpc: closed", "connection refused", "connect: no such file", "failed to start shim", "shim disconnected", "ttrpc: server closed"} {
+		if strings.Contains(text, sign) {
+			return !strings.Contains(text, "OCI runtime")
+		}
+	}
+	return false
+}
+
+// blame tells errors of the container from those of the runtime and of the caller.
+func blame(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, runtime.ErrUnavailable) || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
+		return err
+	}
+	return startError{err}
+}
+
+func (r *Runtime) startTask(ctx context.Context, l *launch) error {
+	resp, err := r.tasks().Start(ctx, &tasksapi.StartRequest{ContainerID: l.record.ID})
+	if err == nil {
+		l.pid = resp.Pid
+		return nil
+	}
+	// It may run already: an earlier call got this far before its time was up.
+	got, gerr := r.tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: l.record.ID})
+	if gerr == nil && got.Process.Status != tasktypes.Status_CREATED && got.Process.Status != tasktypes.Status_UNKNOWN {
+		l.pid = got.Process.Pid
+		return nil
+	}
+	return blame(ctx, fmt.Errorf("failed to start containerd task: %w", native(err)))
+}
+
+// recordStartError makes a container that never ran an Exited one.
+func (r *Runtime) recordStartError(ctx context.Context, id string, failed startError) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if _, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id}); err != nil && !errors.Is(native(err), runtime.ErrNotFound) {
+		r.c.Logger.Warn("task that did not start cannot be deleted", "container", id, "err", err)
+	}
+	if err := r.c.Pump.Seal(ctx, id); err != nil {
+		r.c.Logger.Warn("container's streams cannot be sealed", "container", id, "err", err)
+	}
+	now := r.c.Now()
+	r.setLabels(ctx, id, map[string]string{
+		labelFinished: stamp(now), labelExitCode: fmt.Sprint(startErrorCode), labelStartError: clip(labelStartError, failed.Error()),
+	})
+	r.view.with(id, func(c *container) bool {
+		c.exiting = true
+		c.c.State, c.c.ExitCode, c.c.StartError, c.c.FinishedAt = runtime.Exited, startErrorCode, failed.Error(), now
+		return true
+	})
+}
+
+// setLabels adds labels to a container's record.
+func (r *Runtime) setLabels(ctx context.Context, id string, labels map[string]string) error {
+	paths := make([]string, 0, len(labels))
+	for key := range labels {
+		paths = append(paths, "labels."+key)
+	}
+	if _, err := r.store().Update(ctx, containers.Container{ID: id, Labels: labels}, paths...); err != nil {
+		return fmt.Errorf("recording on container %.12s: %w", id, native(err))
+	}
+	return nil
+}
+
+// Signal never waits for the container to end. Signalling what does not run is no error.
+func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) error {
+	c, ok := r.view.find(id)
+	if !ok || c.c.State == runtime.Exited || c.c.State == runtime.Created {
+		return nil
+	}
+	_, err := r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	return fmt.Errorf("signalling container %.12s: %w", id, err)
+}
+
+// RemoveContainer removes task, record, snapshot, pipes and log; a running container is killed first.
+func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
+	if err := r.view.wait(ctx); err != nil {
+		return err
+	}
+	unlock, err := r.locks.lock(ctx, "container/"+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := r.removeContainer(ctx, id); err != nil {
+		return fmt.Errorf("removing container %.12s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Runtime) removeContainer(ctx context.Context, id string) error {
+	if err := r.endTask(ctx, id); err != nil {
+		return err
+	}
+	if c, _ := r.view.find(id); c.c.LogPath != "" {
+		if err := r.c.Pump.Remove(ctx, r.outputOf(c.ref, c.c, c.streams, true)); err != nil {
+			return err
+		}
+	}
+	if err := r.store().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return native(err)
+	}
+	if err := r.snapshotter().Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("removing the root file system: %w", native(err))
+	}
+	if err := os.RemoveAll(r.ioDir(id)); err != nil {
+		return err
+	}
+	r.view.drop(id)
+	return nil
+}
+
+// endTask kills and deletes the task, if there is one.
+func (r *Runtime) endTask(ctx context.Context, id string) error {
+	c, ok := r.view.find(id)
+	if ok && c.c.State == runtime.Exited && c.exiting {
+		// Recorded; its task is deleted right after that. Deleting what is gone costs little.
+		_, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
+		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
+			return nil
+		}
+	}
+	for wait := 2 * time.Millisecond; ; wait = min(wait*2, 200*time.Millisecond) {
+		_, err := r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
+		if err = native(err); err != nil && !errors.Is(err, runtime.ErrNotFound) && !errdefs.IsFailedPrecondition(err) {
+			return fmt.Errorf("killing: %w", err)
+		}
+		_, err = r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
+		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
+			return nil
+		}
+		if !errdefs.IsFailedPrecondition(err) { // it is dying still
+			return fmt.Errorf("deleting the task: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}

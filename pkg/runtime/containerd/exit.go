@@ -1,0 +1,199 @@
+package containerd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// lostCode is the exit code of a container whose task is gone without having told one: a reboot, a killed shim.
+const lostCode = 255
+
+// drainTime is how long the rest of an ended container's output is waited for, so that its log is whole when its end is
+// told. A process that it left behind may hold the pipe open for ever.
+const drainTime = 2 * time.Second
+
+// watchExit has a goroutine wait for the container's end. Events tell it as well, but events are lost at reconnects.
+func (r *Runtime) watchExit(id string) {
+	started := false
+	r.view.with(id, func(c *container) bool {
+		started = !c.watched && !c.exiting
+		c.watched = c.watched || started
+		return false
+	})
+	if !started {
+		return
+	}
+	ok := r.spawn(func(ctx context.Context) {
+		r.waitExit(ctx, id)
+		r.view.with(id, func(c *container) bool { c.watched = false; return false })
+	})
+	if !ok {
+		r.view.with(id, func(c *container) bool { c.watched = false; return false })
+	}
+}
+
+func (r *Runtime) waitExit(ctx context.Context, id string) {
+	for ctx.Err() == nil {
+		resp, err := r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id})
+		if err == nil {
+			r.exited(ctx, id, int(resp.ExitStatus), resp.ExitedAt.AsTime())
+			return
+		}
+		err = native(err)
+		if ctx.Err() != nil || errors.Is(err, runtime.ErrUnavailable) {
+			return // the reconcile after the reconnect sets this up anew
+		}
+		// The shim died or the task is gone. Containerd tells how by an event; give it time to.
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+		if errors.Is(err, runtime.ErrNotFound) {
+			r.exited(ctx, id, lostCode, r.c.Now())
+			return
+		}
+		if c, ok := r.view.find(id); !ok || c.exiting {
+			return
+		}
+	}
+}
+
+// exited records the end of a container, once, then shows it, then deletes the task so that its shim may end. The order is
+// what makes a crash in between harmless: the task keeps the exit code until the record has it.
+func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time) {
+	first := false
+	var c container
+	r.view.with(id, func(have *container) bool {
+		first = !have.exiting
+		have.exiting = true
+		c = *have
+		return false
+	})
+	if !first {
+		return
+	}
+	oom := c.oom || r.oomKilled(ctx, c, code)
+	if c.c.Name != "" {
+		drain, cancel := context.WithTimeout(ctx, drainTime)
+		if err := r.c.Pump.Drain(drain, id); err != nil && ctx.Err() == nil {
+			r.c.Logger.Info("container's last output may be late", "container", id, "err", err)
+		}
+		cancel()
+	}
+	labels := map[string]string{labelFinished: stamp(at), labelExitCode: strconv.Itoa(code), labelStarted: stamp(c.c.StartedAt)}
+	if oom {
+		labels[labelOOM] = "true"
+	}
+	if err := r.setLabels(ctx, id, labels); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		if ctx.Err() == nil {
+			r.c.Logger.Warn("container's end cannot be recorded yet", "container", id, "err", err)
+		}
+		// The task keeps it; the next reconcile comes by here again.
+		r.view.with(id, func(have *container) bool { have.exiting = false; return false })
+		return
+	}
+	r.view.with(id, func(have *container) bool {
+		have.c.State, have.c.ExitCode, have.c.FinishedAt, have.c.OOMKilled, have.c.Pid = runtime.Exited, code, at, oom, 0
+		return true
+	})
+	if c.c.Name == "" {
+		r.reaperEnded(c)
+	}
+	if _, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id}); err != nil && ctx.Err() == nil && !errors.Is(native(err), runtime.ErrNotFound) {
+		r.c.Logger.Warn("ended task cannot be deleted", "container", id, "err", err)
+	}
+}
+
+// reaperEnded makes a sandbox unready whose shared PID namespace has lost its first process: the kernel lets nothing start
+// in it any more.
+func (r *Runtime) reaperEnded(c container) {
+	s, ok := r.view.sandbox(c.ref.UID)
+	if !ok || s.Sandbox.ID != c.c.ID {
+		return
+	}
+	s.Sandbox.Ready = false
+	r.view.putSandbox(&s)
+}
+
+func (r *Runtime) recordStart(ctx context.Context, id string, at time.Time) {
+	if err := r.setLabels(ctx, id, map[string]string{labelStarted: stamp(at)}); err != nil && ctx.Err() == nil && !errors.Is(err, runtime.ErrNotFound) {
+		r.c.Logger.Warn("container's start cannot be recorded", "container", id, "err", err)
+	}
+}
+
+// sigkilled is the exit code after SIGKILL, which is what the kernel sends.
+const sigkilled = 137
+
+// oomKilled asks the container's cgroup, which is there until the task is deleted: the event may come later than the exit.
+// Where systemd has removed the cgroup already, the event is waited for a moment.
+func (r *Runtime) oomKilled(ctx context.Context, c container, code int) bool {
+	killed, known := cgroupOOM(c.cgroup)
+	if known || code != sigkilled {
+		return killed
+	}
+	for range 10 {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(10 * time.Millisecond):
+		}
+		if have, ok := r.view.find(c.c.ID); ok && have.oom {
+			return true
+		}
+	}
+	return false
+}
+
+// cgroupOOM reads oom_kill of memory.events (v2) or memory.oom_control (v1).
+func cgroupOOM(path string) (killed, known bool) {
+	if path == "" {
+		return false, false
+	}
+	path = cgroupDir(path)
+	for _, file := range []string{"/sys/fs/cgroup" + path + "/memory.events", "/sys/fs/cgroup/memory" + path + "/memory.oom_control"} {
+		f, err := os.Open(file)
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			if n, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+				return n != "0", true
+			}
+		}
+	}
+	return false, false
+}
+
+// cgroupDir is the folder of an OCI cgroupsPath: a plain path, or systemd's slice:prefix:name.
+func cgroupDir(path string) string {
+	slice, unit, ok := strings.Cut(path, ":")
+	if !ok {
+		return filepath.Join("/", path)
+	}
+	prefix, name, _ := strings.Cut(unit, ":")
+	dir, sofar := "/", ""
+	for part := range strings.SplitSeq(strings.TrimSuffix(slice, ".slice"), "-") {
+		if part == "" {
+			continue // "-.slice" is the root
+		}
+		sofar += part
+		dir = filepath.Join(dir, sofar+".slice")
+		sofar += "-"
+	}
+	if strings.HasSuffix(name, ".slice") {
+		return filepath.Join(dir, name)
+	}
+	return filepath.Join(dir, prefix+"-"+name+".scope")
+}

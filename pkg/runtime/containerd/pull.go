@@ -1,0 +1,96 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/distribution/reference"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Pull fetches and unpacks an image. Credentials are tried in order, then none, as long as the registry refuses them. Mirrors,
+// certificates and plain HTTP are as hosts.toml below CertsDir says; localhost is plain HTTP.
+func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentials) (runtime.Image, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return runtime.Image{}, fmt.Errorf("image reference %q: %w", ref, err)
+	}
+	unlock, err := r.locks.lock(ctx, "pull/"+named.String())
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	defer unlock()
+	var errs []error
+	for _, c := range append(auth[:len(auth):len(auth)], runtime.Credentials{}) {
+		err = r.pull(ctx, named, c)
+		if err == nil {
+			r.images.stale()
+			return r.Image(ctx, named.String())
+		}
+		errs = append(errs, err)
+		if !refused(err) {
+			break
+		}
+	}
+	return runtime.Image{}, fmt.Errorf("pulling image %q: %w", ref, errors.Join(errs...))
+}
+
+func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Credentials) error {
+	options := dockerconfig.HostOptions{
+		HostDir:     dockerconfig.HostDirFromRoot(r.c.CertsDir),
+		Credentials: func(host string) (string, string, error) { return credentialsFor(host, named, c) },
+	}
+	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(ctx, options)})
+	_, err := r.client.Pull(ctx, named.String(),
+		client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter),
+		client.WithMaxConcurrentDownloads(3))
+	return err
+}
+
+// credentialsFor gives credentials only to the registry that they are for, and never to a mirror of another name.
+func credentialsFor(host string, named reference.Named, c runtime.Credentials) (user, secret string, err error) {
+	server := c.Server
+	if server == "" {
+		server = reference.Domain(named)
+	}
+	if canonicalHost(host) != canonicalHost(server) {
+		return "", "", nil
+	}
+	if c.IdentityToken != "" {
+		return "", c.IdentityToken, nil
+	}
+	return c.Username, c.Password, nil
+}
+
+// canonicalHost takes "registry:5000", "https://registry:5000/v1/" and Docker Hub's many names.
+func canonicalHost(s string) string {
+	if strings.Contains(s, "://") {
+		if u, err := url.Parse(s); err == nil {
+			s = u.Host
+		}
+	}
+	s, _, _ = strings.Cut(s, "/")
+	switch s {
+	case "index.docker.io", "registry-1.docker.io", "registry.docker.io":
+		return "docker.io"
+	}
+	return s
+}
+
+// refused says that the registry wants other credentials.
+func refused(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		return status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden
+	}
+	return errors.Is(err, docker.ErrInvalidAuthorization) || strings.Contains(err.Error(), "insufficient_scope")
+}

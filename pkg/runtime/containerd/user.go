@@ -1,0 +1,137 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
+)
+
+// User resolves a user string in the image's /etc/passwd and /etc/group, which are read once an image.
+func (r *Runtime) User(ctx context.Context, imageID, user string) (runtime.User, error) {
+	img, err := r.images.byID(ctx, imageID)
+	if err != nil {
+		return runtime.User{}, err
+	}
+	db, err := r.images.database(ctx, img)
+	if err != nil {
+		return runtime.User{}, fmt.Errorf("reading users of image %q: %w", img.name, err)
+	}
+	found, err := db.Lookup(user)
+	if err != nil {
+		return runtime.User{}, fmt.Errorf("image %q: %w", img.name, err)
+	}
+	return found, nil
+}
+
+func (s *imageStore) database(ctx context.Context, img *image) (passwd.Database, error) {
+	unlock, err := s.r.locks.lock(ctx, "users/"+img.ID)
+	if err != nil {
+		return passwd.Database{}, err
+	}
+	defer unlock()
+	s.mu.Lock()
+	db, ok := s.users[img.ID]
+	s.mu.Unlock()
+	if ok {
+		return db, nil
+	}
+	err = s.mounted(ctx, img, func(root string) error {
+		users, err := readInRoot(root, "etc/passwd")
+		if err != nil {
+			return err
+		}
+		groups, err := readInRoot(root, "etc/group")
+		if err != nil {
+			return err
+		}
+		db = passwd.Parse(users, groups)
+		return nil
+	})
+	if err != nil {
+		return passwd.Database{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[img.ID] = db
+	return db, nil
+}
+
+// mounted calls f with a read-only mount of the image.
+func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string) error) (err error) {
+	sn, key := s.r.snapshotter(), "nodeagent-view-"+img.ID
+	mounts, err := sn.View(ctx, key, img.chain)
+	if errdefs.IsNotFound(err) {
+		if err := s.unpack(ctx, img); err != nil {
+			return err
+		}
+		mounts, err = sn.View(ctx, key, img.chain)
+	}
+	if errdefs.IsAlreadyExists(err) { // left by a crash
+		mounts, err = sn.Mounts(ctx, key)
+	}
+	if err != nil {
+		return native(err)
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	defer func() {
+		if rerr := sn.Remove(undo, key); err == nil && rerr != nil {
+			err = fmt.Errorf("removing the view: %w", native(rerr))
+		}
+	}()
+	if err := os.MkdirAll(s.r.c.RunDir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.MkdirTemp(s.r.c.RunDir, "image-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(root)
+	if err := mount.All(mounts, root); err != nil {
+		return fmt.Errorf("mounting: %w", err)
+	}
+	defer mount.UnmountAll(root, unix.MNT_DETACH)
+	return f(root)
+}
+
+// maxDatabase is the longest users' file that is read, in bytes: an image's author is not trusted with the agent's memory.
+const maxDatabase = 1 << 20
+
+// readInRoot reads a file as a process whose root folder is root would: links, absolute ones too, never lead out of it. A
+// file that is not there is empty.
+func readInRoot(root, name string) ([]byte, error) {
+	dir, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening %q of the image: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), filepath.Join(root, name))
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxDatabase+1))
+	if err == nil && len(b) > maxDatabase {
+		err = fmt.Errorf("%q of the image is longer than %d bytes", name, maxDatabase)
+	}
+	return b, err
+}

@@ -1,0 +1,259 @@
+package containerd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// view is the copy in memory of what the host holds. Everything in it can be rebuilt from the host.
+type view struct {
+	mu         sync.Mutex
+	synced     chan struct{} // closed once the first reconcile is done
+	connected  bool
+	sandboxes  map[types.UID]*sandbox
+	containers map[string]*container
+	watchers   map[chan types.UID]struct{}
+}
+
+// container is one container, with what the contract does not show.
+type container struct {
+	ref     runtime.PodRef
+	c       runtime.Container
+	streams streams
+	cgroup  string // as in the spec
+	process []byte // the spec's process as JSON, for exec; nil until needed
+	busy    bool   // a StartContainer is under way
+	watched bool   // a goroutine waits for its exit
+	oom     bool   // an event told so
+	exiting bool   // the exit is being recorded, or is
+}
+
+func newView() *view {
+	return &view{
+		synced:     make(chan struct{}),
+		sandboxes:  map[types.UID]*sandbox{},
+		containers: map[string]*container{},
+		watchers:   map[chan types.UID]struct{}{},
+	}
+}
+
+// current says whether the connection stands.
+func (v *view) current() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.connected
+}
+
+// loaded says whether the first reconcile is done.
+func (v *view) loaded() bool {
+	select {
+	case <-v.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// syncWait is how long a call waits for the first reconcile.
+const syncWait = 5 * time.Second
+
+// wait is for callers that come before the first reconcile.
+func (v *view) wait(ctx context.Context) error {
+	if v.loaded() {
+		return nil
+	}
+	t := time.NewTimer(syncWait)
+	defer t.Stop()
+	select {
+	case <-v.synced:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("containerd was not reached yet: %w", runtime.ErrUnavailable)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (v *view) online() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.connected = true
+	if !v.loaded() {
+		close(v.synced)
+	}
+}
+
+// offline closes the watchers' channels: what they show may be stale, and they must list again.
+func (v *view) offline() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.connected = false
+	for ch := range v.watchers {
+		close(ch)
+	}
+	clear(v.watchers)
+}
+
+// with calls f with the container under the view's lock and tells the watchers if f says that something changed.
+func (v *view) with(id string, f func(c *container) (changed bool)) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := v.containers[id]
+	if c == nil {
+		return false
+	}
+	if f(c) {
+		v.notify(c.ref.UID)
+	}
+	return true
+}
+
+// find returns a copy.
+func (v *view) find(id string) (container, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := v.containers[id]
+	if c == nil {
+		return container{}, false
+	}
+	return *c, true
+}
+
+func (v *view) put(c *container) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.containers[c.c.ID] = c
+	v.notify(c.ref.UID)
+}
+
+func (v *view) drop(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c := v.containers[id]; c != nil {
+		delete(v.containers, id)
+		v.notify(c.ref.UID)
+	}
+}
+
+func (v *view) sandbox(uid types.UID) (sandbox, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.sandboxes[uid]
+	if s == nil {
+		return sandbox{}, false
+	}
+	return *s, true
+}
+
+func (v *view) putSandbox(s *sandbox) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sandboxes[s.Config.Pod.UID] = s
+	v.notify(s.Config.Pod.UID)
+}
+
+func (v *view) dropSandbox(uid types.UID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.sandboxes, uid)
+	v.notify(uid)
+}
+
+// notify is called with the lock held. Watchers' channels are large; one that is full gets its hint lost only if as many
+// others wait in it already, so a full channel is closed instead: list again.
+func (v *view) notify(uid types.UID) {
+	for ch := range v.watchers {
+		select {
+		case ch <- uid:
+		default:
+			close(ch)
+			delete(v.watchers, ch)
+		}
+	}
+}
+
+func (v *view) pod(uid types.UID) runtime.Pod {
+	var p runtime.Pod
+	if s := v.sandboxes[uid]; s != nil {
+		p.PodRef = s.Config.Pod
+		copied := s.Sandbox
+		p.Sandbox = &copied
+	}
+	for _, c := range v.containers {
+		if c.ref.UID == uid && c.c.Name != "" {
+			p.PodRef = c.ref
+			p.Containers = append(p.Containers, c.c)
+		}
+	}
+	slices.SortFunc(p.Containers, func(a, b runtime.Container) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attempt, b.Attempt))
+	})
+	return p
+}
+
+// List returns every pod with a sandbox or a container, in order of UID.
+func (r *Runtime) List(ctx context.Context) ([]runtime.Pod, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return nil, err
+	}
+	v := r.view
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	uids := map[types.UID]bool{}
+	for uid := range v.sandboxes {
+		uids[uid] = true
+	}
+	for _, c := range v.containers {
+		if c.c.Name != "" {
+			uids[c.ref.UID] = true
+		}
+	}
+	pods := make([]runtime.Pod, 0, len(uids))
+	for uid := range uids {
+		pods = append(pods, v.pod(uid))
+	}
+	slices.SortFunc(pods, func(a, b runtime.Pod) int { return cmp.Compare(a.UID, b.UID) })
+	return pods, nil
+}
+
+// Get returns one pod, from memory; the zero Pod when nothing of it is known.
+func (r *Runtime) Get(ctx context.Context, uid types.UID) (runtime.Pod, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return runtime.Pod{}, err
+	}
+	r.view.mu.Lock()
+	defer r.view.mu.Unlock()
+	return r.view.pod(uid), nil
+}
+
+// Watch sends the UIDs of pods that may have changed.
+func (r *Runtime) Watch(ctx context.Context) (<-chan types.UID, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return nil, err
+	}
+	v := r.view
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.connected {
+		return nil, fmt.Errorf("the connection to containerd is lost: %w", runtime.ErrUnavailable)
+	}
+	ch := make(chan types.UID, 4096)
+	v.watchers[ch] = struct{}{}
+	context.AfterFunc(ctx, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if _, ok := v.watchers[ch]; ok {
+			delete(v.watchers, ch)
+			close(ch)
+		}
+	})
+	return ch, nil
+}
