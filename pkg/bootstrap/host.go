@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +27,7 @@ type HostConfig struct {
 }
 
 // checkHost returns a line of facts. Each error names its check, for --ignore; full preflight is more than this.
-func checkHost(ctx context.Context, c HostConfig, running bool, ignore []string) (string, error) {
+func checkHost(ctx context.Context, c HostConfig, running bool, ignored func(check string) bool) (string, error) {
 	var facts []string
 	for _, check := range []struct {
 		name string
@@ -45,7 +44,7 @@ func checkHost(ctx context.Context, c HostConfig, running bool, ignore []string)
 	} {
 		fact, err := check.run()
 		switch {
-		case err != nil && slices.Contains(ignore, check.name):
+		case err != nil && ignored(check.name):
 			facts = append(facts, check.name+" ignored")
 		case err != nil:
 			return "", fail(CodeHost, check.next+"; or skip the check: --ignore "+check.name, "checking this machine (%s): %w", check.name, err)

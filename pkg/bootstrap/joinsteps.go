@@ -28,10 +28,12 @@ func (r *run) say(format string, args ...any) {
 	r.detail += fmt.Sprintf(format, args...)
 }
 
-func (r *run) ignored(check string) bool { return slices.Contains(r.c.Ignore, check) }
+func (r *run) ignored(check string) bool {
+	return slices.Contains(r.c.Ignore, check) || slices.Contains(r.c.Ignore, "all")
+}
 
 func (r *run) checkHost(ctx context.Context) error {
-	facts, err := checkHost(ctx, r.c.Host, r.have.Active, r.c.Ignore)
+	facts, err := checkHost(ctx, r.c.Host, r.have.Active, r.ignored)
 	r.say("%s", facts)
 	return err
 }

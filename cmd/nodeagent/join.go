@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/version"
+)
+
+// joinFlags are those of `nodeagent join` beside the daemon's own, which it takes too and hands on to the daemon.
+type joinFlags struct {
+	config                          config.Flags
+	token, tokenFile, discoveryFile string
+	hashes, ignore                  []string
+	unpinned, replace, rejoin       bool
+	noStart, dryRun                 bool
+	timeout                         time.Duration
+	output                          string
+	settingsFile, envFile, unit     string
+}
+
+func joinCommand() *cobra.Command {
+	var f joinFlags
+	c := &cobra.Command{
+		Use:   "join SERVER[,SERVER…] --token TOKEN --discovery-token-ca-cert-hash sha256:HASH",
+		Short: "Make this machine a node of a cluster",
+		Long: `Make this machine a node of a cluster: verify the cluster, get a certificate, start the daemon, wait until the node is Ready.
+The whole line that "kubeadm token create --print-join-command" prints may be pasted after "nodeagent join".
+The token may also come from --token-file (- for standard input) or the environment variable NODEAGENT_TOKEN.
+Run again after any interruption, it goes on where it stopped.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
+	}
+	fs := c.Flags()
+	f.config.AddFlags(fs)
+	fs.StringVar(&f.token, "token", "", "bootstrap token, abcdef.0123456789abcdef")
+	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token, - for standard input")
+	fs.StringSliceVar(&f.hashes, "discovery-token-ca-cert-hash", nil, "hash of the cluster's CA, sha256:…; any of several")
+	fs.BoolVar(&f.unpinned, "discovery-token-unsafe-skip-ca-verification", false, "trust whoever knows the token")
+	fs.StringVar(&f.discoveryFile, "discovery-file", "", "kubeconfig to trust for address and CA, instead of token and hash")
+	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks to skip by name: root, kernel, cgroup, containerd, cni, swap, ports, clock, version, proxy-rbac")
+	fs.BoolVar(&f.replace, "replace", false, "take over the name of a Ready node")
+	fs.BoolVar(&f.rejoin, "rejoin", false, "get a new certificate though there is a good one")
+	fs.BoolVar(&f.noStart, "no-start", false, "write the identity only; start nothing")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "print the steps that are needed; change nothing")
+	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "for the whole join")
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file for what the cluster says of itself; empty: none")
+	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file for the daemon's flags; empty: none")
+	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
+	fs.SetNormalizeFunc(joinAliases)
+	return c
+}
+
+// joinAliases lets kubeadm's flags, and short ones, stand for ours.
+func joinAliases(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	alias := map[string]string{
+		"ca-cert-hash": "discovery-token-ca-cert-hash", "insecure-skip-ca-verification": "discovery-token-unsafe-skip-ca-verification",
+		"node-name": "hostname-override", "cri-socket": "container-runtime-endpoint", "ignore-preflight-errors": "ignore",
+		"discovery-token": "token", "tls-bootstrap-token": "token",
+	}
+	if to, ok := alias[name]; ok {
+		name = to
+	}
+	return pflag.NormalizedName(name)
+}
+
+func (f *joinFlags) run(c *cobra.Command, args []string) error {
+	cfg, _, err := config.Load(&f.config)
+	if err != nil {
+		return err
+	}
+	jc, err := f.joinConfig(cfg, args)
+	if err != nil {
+		return err
+	}
+	out := &reporter{w: c.OutOrStdout(), json: f.output == "json"}
+	jc.Report = out.event
+	j, err := bootstrap.NewJoiner(jc, cfg.Identity.CertDir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), f.timeout)
+	defer cancel()
+	if f.dryRun {
+		steps, err := j.Plan(ctx)
+		if err != nil {
+			return err
+		}
+		return out.plan(steps)
+	}
+	start := time.Now()
+	joined, err := j.Run(ctx)
+	return out.result(cfg.Node.Name, joined, time.Since(start), err)
+}
+
+func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.JoinConfig, error) {
+	token, err := f.readToken()
+	if err != nil {
+		return bootstrap.JoinConfig{}, err
+	}
+	plan := bootstrap.Config{
+		NodeName: cfg.Node.Name, Unpinned: f.unpinned, Discovery: f.discoveryFile, Renew: f.rejoin,
+		Files: bootstrap.Files{CA: cfg.Identity.ClusterCA, Kubeconfig: cfg.Identity.Kubeconfig,
+			BootstrapKubeconfig: cfg.Identity.BootstrapKubeconfig, Settings: f.settingsFile},
+		Proxy: cfg.Proxy.Mode != config.ProxyOff, Start: !f.noStart, Wait: !f.noStart, Unit: f.unit,
+	}
+	if len(args) > 0 {
+		if plan.Servers, err = bootstrap.ParseServers(args[0]); err != nil {
+			return bootstrap.JoinConfig{}, err
+		}
+	} else if f.discoveryFile == "" {
+		return bootstrap.JoinConfig{}, usageError{fmt.Errorf("join needs the API server's address, or --discovery-file")}
+	}
+	for _, h := range f.hashes {
+		pin, err := bootstrap.ParsePin(h)
+		if err != nil {
+			return bootstrap.JoinConfig{}, err
+		}
+		plan.Pins = append(plan.Pins, pin)
+	}
+	if !f.noStart {
+		plan.Files.Env = f.envFile
+		if plan.Env, err = bootstrap.EnvText(f.config.Args()); err != nil {
+			return bootstrap.JoinConfig{}, usageError{err}
+		}
+	}
+	return bootstrap.JoinConfig{
+		Plan: plan, Token: token, Ignore: f.ignore, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
+		Host: bootstrap.HostConfig{Containerd: cfg.Runtime.Address, CNIBinDirs: cfg.Network.CNIBinDirs, CNIConfDir: cfg.Network.CNIConfDir,
+			Listen: []netip.AddrPort{cfg.Server.Listen, cfg.Server.Healthz, cfg.Proxy.Healthz, cfg.Proxy.Metrics}, FailSwapOn: cfg.Node.FailSwapOn},
+		Service: unit.New(f.unit), UserAgent: version.UserAgent(), Minor: version.Minor, Now: time.Now,
+	}, nil
+}
+
+// readToken takes the token from the flag, the file, standard input or the environment, whichever is given first.
+func (f *joinFlags) readToken() (bootstrap.Token, error) {
+	text := f.token
+	switch {
+	case text != "":
+	case f.tokenFile == "-":
+		data, err := io.ReadAll(io.LimitReader(os.Stdin, 4096))
+		if err != nil {
+			return bootstrap.Token{}, fmt.Errorf("reading the token from standard input: %w", err)
+		}
+		text = string(data)
+	case f.tokenFile != "":
+		data, err := os.ReadFile(f.tokenFile)
+		if err != nil {
+			return bootstrap.Token{}, fmt.Errorf("reading the token: %w", err)
+		}
+		text = string(data)
+	default:
+		text = os.Getenv("NODEAGENT_TOKEN")
+	}
+	if strings.TrimSpace(text) == "" {
+		return bootstrap.Token{}, nil // not needed when the certificate is there already
+	}
+	return bootstrap.ParseToken(text)
+}

@@ -1,0 +1,55 @@
+// Command nodeagent is one daemon in the place of kubelet and kube-proxy, and the tools around it. It parses flags,
+// handles signals and sets the exit code; all else is in pkg.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/config"
+)
+
+// exitUsage is for wrong flags and wrong configuration; 10 to 20 are bootstrap.Code; 1 is all else.
+const exitUsage = 2
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := execute(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func execute(ctx context.Context, args []string) int {
+	root := rootCommand()
+	if len(args) > 0 && args[0] == "join" {
+		args = append([]string{"join"}, bootstrap.Unpaste(args[1:])...)
+	}
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var said saidError
+	if !errors.As(err, &said) {
+		fmt.Fprintln(os.Stderr, "nodeagent:", err)
+	}
+	var wrong config.Errors
+	var usage usageError
+	if errors.As(err, &wrong) || errors.As(err, &usage) {
+		return exitUsage
+	}
+	return bootstrap.ExitCode(err)
+}
+
+// usageError marks a wrong command line.
+type usageError struct{ error }
+
+// saidError marks an error that has been printed already.
+type saidError struct{ error }
+
+func (e saidError) Unwrap() error { return e.error }
