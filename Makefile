@@ -46,6 +46,21 @@ test-netns: ## edges against the real kernel, in network namespaces of their own
 test-bed: deps ## real clusters on this machine
 	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m ./test/bed/... $(BED_PACKAGES)
 
+.PHONY: conformance
+conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N PEER=1
+	FOCUS='$(FOCUS)' SKIP='$(SKIP)' PROCS='$(PROCS)' PEER='$(PEER)' $(GO) run ./test/cmd/conformance
+
+.PHONY: bench
+bench: $(BED) deps ## pod starts and memory, on a cluster made for it: PEER=1 PODS=N
+	$(BED) bench $(if $(PEER),--peer) $(if $(PODS),--pods $(PODS))
+
+PREFIX ?= /usr/local
+.PHONY: install
+install: build ## programs and systemd unit, on this machine or below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/systemd/system
+	install -m 0755 bin/nodeagent bin/nodeagent-pump $(DESTDIR)$(PREFIX)/bin/
+	install -m 0644 systemd/*.service $(DESTDIR)/etc/systemd/system/
+
 .PHONY: lint
 lint: $(BED) ## the caps and habits of CONTRIBUTING.md
 	@lint=$$($(BED) tools golangci-lint | cut -d' ' -f2) && $$lint run ./...
