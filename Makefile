@@ -1,8 +1,9 @@
 # Every verb says what it does: make help. As root: up, down, test-netns, test-bed, conformance, bench.
 SHELL := /bin/bash
 GO ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X github.com/nodeagent/nodeagent/pkg/version.AgentVersion=$(VERSION)
+# Outside of tags the version is the one in pkg/version.
+VERSION ?= $(shell git describe --tags --exact-match 2>/dev/null)
+LDFLAGS := -s -w $(if $(VERSION),-X github.com/nodeagent/nodeagent/pkg/version.AgentVersion=$(VERSION))
 PACKAGES ?= ./...
 BED := bin/bed
 
@@ -48,7 +49,8 @@ test-bed: deps ## real clusters on this machine
 
 .PHONY: conformance
 conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N PEER=1
-	FOCUS='$(FOCUS)' SKIP='$(SKIP)' PROCS='$(PROCS)' PEER='$(PEER)' $(GO) run ./test/cmd/conformance
+	@$(GO) build -o bin/conformance-run ./test/cmd/conformance
+	bin/conformance-run $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(if $(PROCS),--procs $(PROCS)) $(if $(PEER),--peer) $(CONFORMANCE)
 
 .PHONY: bench
 bench: $(BED) deps ## pod starts and memory, on a cluster made for it: PEER=1 PODS=N
@@ -59,7 +61,9 @@ PREFIX ?= /usr/local
 install: build ## programs and systemd unit, on this machine or below DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/systemd/system
 	install -m 0755 bin/nodeagent bin/nodeagent-pump $(DESTDIR)$(PREFIX)/bin/
-	install -m 0644 systemd/*.service $(DESTDIR)/etc/systemd/system/
+	install -m 0644 systemd/nodeagent.service $(DESTDIR)/etc/systemd/system/
+	@# what is there already is this machine's own
+	test -e $(DESTDIR)/etc/default/nodeagent || install -D -m 0644 systemd/nodeagent.default $(DESTDIR)/etc/default/nodeagent
 
 .PHONY: lint
 lint: $(BED) ## the caps and habits of CONTRIBUTING.md

@@ -77,7 +77,7 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 		life = "detached"
 	}
 	// Not CommandContext: the machine outlives the context of its start.
-	m.cmd = exec.Command("nsenter", "--net="+netnsDir+m.netns, "--", "bash", "-c", machineScript, "bed-machine", m.name, m.dir(), kind, life) //nolint:noctx // see above
+	m.cmd = exec.Command("nsenter", "--net="+netnsDir+m.netns, "--", "bash", "-c", machineScript, "bed-machine", m.name, m.dir(), kind, life)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.ExtraFiles = []*os.File{lifeR, readyW}
 	m.cmd.SysProcAttr = &unix.SysProcAttr{
@@ -100,14 +100,6 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 		return fmt.Errorf("holder ended early (%w): %s", err, logTail(log.Name(), 5))
 	}
 	return nil
-}
-
-// stop ends everything in the machine. The network namespace's name stays until it is deleted.
-func (m *machine) stop() error {
-	if m.life != nil {
-		_ = m.life.Close()
-	}
-	return m.holder.kill()
 }
 
 // root is where this machine's files are seen from outside, mounts and sockets included.

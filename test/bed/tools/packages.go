@@ -44,9 +44,10 @@ func MissingPackages(ctx context.Context) ([]string, error) {
 	var missing []string
 	for _, p := range want {
 		// On newer releases pkg-config is a name that pkgconf provides.
-		if !have[p] && !(p == "pkg-config" && commandExists("pkg-config")) {
-			missing = append(missing, p)
+		if have[p] || p == "pkg-config" && commandExists(p) {
+			continue
 		}
+		missing = append(missing, p)
 	}
 	return missing, nil
 }

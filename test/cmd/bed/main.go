@@ -24,7 +24,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), listCommand(), execCommand(), envCommand(), logsCommand(), sweepCommand(), depsCommand(), toolsCommand())
+	root.AddCommand(upCommand(), benchCommand(), downCommand(), listCommand(), execCommand(), envCommand(), logsCommand(), sweepCommand(), depsCommand(), toolsCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bed:", err)
 		stop()

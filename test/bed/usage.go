@@ -1,0 +1,95 @@
+package bed
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Usage is what one process of a node uses.
+type Usage struct {
+	PID  int    // as seen from outside the node
+	Name string // up to 15 bytes of the program's name, as the kernel has it
+	RSS  int64  // resident memory, bytes
+}
+
+// Usage lists every process on the node, those of containers included.
+func (n *Node) Usage() ([]Usage, error) {
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", n.machine.holder.PID))
+	if err != nil {
+		return nil, fmt.Errorf("looking at node %q: %w", n.Name, err)
+	}
+	// Containers have pid namespaces of their own, below the node's; their processes hang under the node's process 1.
+	parents, err := processTree()
+	if err != nil {
+		return nil, err
+	}
+	var out []Usage
+	for pid := range parents {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		if err != nil || ns != own && !below(parents, pid, n.machine.holder.PID) {
+			continue
+		}
+		if u, ok := usage(pid); ok {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+// processTree maps each process to its parent.
+func processTree() (map[int]int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, fmt.Errorf("listing processes: %w", err)
+	}
+	out := map[int]int{}
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')'):]))
+		pid, err1 := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		parent, err2 := strconv.Atoi(fields[2])
+		if err1 == nil && err2 == nil {
+			out[pid] = parent
+		}
+	}
+	return out, nil
+}
+
+// below says whether a process descends from another.
+func below(parents map[int]int, pid, ancestor int) bool {
+	for pid > 1 {
+		if pid == ancestor {
+			return true
+		}
+		pid = parents[pid]
+	}
+	return false
+}
+
+func usage(pid int) (Usage, bool) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Usage{}, false
+	}
+	u := Usage{PID: pid}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		switch key {
+		case "Name":
+			u.Name = value
+		case "VmRSS":
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
+			if err != nil {
+				return Usage{}, false
+			}
+			u.RSS = kib << 10
+		}
+	}
+	return u, true
+}
