@@ -92,9 +92,13 @@ func New(c Config) (*Loop, error) {
 	c.RequestTimeout = orDefault(c.RequestTimeout, 2*time.Minute)
 	l := &Loop{config: c, store: store{entries: make(map[types.UID]*entry)}}
 	workers, err := keyed.New(keyed.Config[types.UID]{
-		Step: l.step, Now: c.Now, MinPause: 500 * time.Millisecond, MaxPause: 30 * time.Second,
+		Step: l.step, Now: c.Now, MinPause: 500 * time.Millisecond, MaxPause: 5 * time.Second,
 		OnError: func(uid types.UID, err error) {
-			c.Log.Warn("pod not looked at", "uid", uid, "error", err)
+			log := c.Log.Warn
+			if errors.Is(err, runtime.ErrUnavailable) {
+				log = c.Log.Debug // it befalls every pod, and is told of once by firstList
+			}
+			log("pod not looked at", "uid", uid, "error", err)
 			l.store.get(uid).fault(err)
 		},
 	})
