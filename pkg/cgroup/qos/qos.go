@@ -3,6 +3,7 @@
 package qos
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -206,6 +207,7 @@ type Totals struct {
 // Total sums a pod's containers as the scheduler does: sidecars and main containers together, or the largest init container
 // if that is more, or pod-level resources where given, and the overhead of its RuntimeClass.
 func Total(pod *corev1.Pod) Totals {
+	pod = withRequests(pod)
 	cpu, memory := true, true
 	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{
 		ContainerFn: func(l corev1.ResourceList, _ resourcehelper.ContainerType) {
@@ -234,4 +236,35 @@ func Total(pod *corev1.Pod) Totals {
 		}
 	}
 	return t
+}
+
+// withRequests gives every container the requests that the API server would: those that are missing are the limits. Pods from
+// files come without. The pod is copied if anything is missing.
+func withRequests(pod *corev1.Pod) *corev1.Pod {
+	missing := func(r corev1.ResourceRequirements) bool {
+		for name := range r.Limits {
+			if _, ok := r.Requests[name]; !ok {
+				return true
+			}
+		}
+		return false
+	}
+	if !slices.ContainsFunc(containers(pod), func(c corev1.Container) bool { return missing(c.Resources) }) {
+		return pod
+	}
+	pod = pod.DeepCopy()
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			for name, q := range list[i].Resources.Limits {
+				if _, ok := list[i].Resources.Requests[name]; ok {
+					continue
+				}
+				if list[i].Resources.Requests == nil {
+					list[i].Resources.Requests = corev1.ResourceList{}
+				}
+				list[i].Resources.Requests[name] = q
+			}
+		}
+	}
+	return pod
 }

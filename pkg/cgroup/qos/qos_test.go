@@ -22,7 +22,9 @@ func container(name string, requests, limits corev1.ResourceList) corev1.Contain
 	return corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits}}
 }
 
-func podOf(c ...corev1.Container) *corev1.Pod { return &corev1.Pod{Spec: corev1.PodSpec{Containers: c}} }
+func podOf(c ...corev1.Container) *corev1.Pod {
+	return &corev1.Pod{Spec: corev1.PodSpec{Containers: c}}
+}
 
 func TestClass(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -1,0 +1,137 @@
+package cgroup_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/cgroups"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+)
+
+// The tree is written to the real hierarchies, below a root of the test's own: v1 or v2, whichever the machine has.
+func TestTreeOnTheKernel(t *testing.T) {
+	root := fmt.Sprintf("/nodeagent-test-%d", os.Getpid())
+	tree := newTree(t, root)
+	ctx := context.Background()
+	if err := tree.Ensure(ctx, cgroup.Limits{Shares: 1024, Memory: 1 << 30}); err != nil {
+		if os.IsPermission(err) || os.Geteuid() != 0 {
+			t.Skipf("cgroups cannot be written here: %v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeAll(t, root) })
+
+	pod := &corev1.Pod{}
+	pod.UID = "11-22"
+	pod.Spec.Containers = []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m")},
+		Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+	}}}
+	for range 2 { // ensuring is idempotent
+		must(t, tree.EnsurePod(ctx, pod))
+	}
+	must(t, tree.SetLevels([]*corev1.Pod{pod}))
+	wantPods(t, tree, "11-22")
+	dir := root + "/kubepods/burstable/pod11-22"
+	if tree.V2() {
+		wantFile(t, dir, "memory.max", "67108864")
+		wantFile(t, dir, "cpu.max", "50000 100000")
+		wantFile(t, dir, "pids.max", "100")
+	} else {
+		wantFile(t, "memory"+dir, "memory.limit_in_bytes", "67108864")
+		wantFile(t, "cpu"+dir, "cpu.cfs_quota_us", "50000")
+		wantFile(t, "cpu"+dir, "cpu.shares", "256")
+		wantFile(t, "cpu"+root+"/kubepods/burstable", "cpu.shares", "256")
+		wantFile(t, "pids"+dir, "pids.max", "100")
+	}
+
+	pod.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = resource.MustParse("128Mi")
+	must(t, tree.EnsurePod(ctx, pod)) // a resize
+	if tree.V2() {
+		wantFile(t, dir, "memory.max", "134217728")
+	} else {
+		wantFile(t, "memory"+dir, "memory.limit_in_bytes", "134217728")
+	}
+
+	stray := straggler(t, tree.V2(), dir)
+	must(t, tree.RemovePod(ctx, pod.UID))
+	wantPods(t, tree)
+	if err := stray.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the process left in the pod ended with: %v", err)
+	}
+	must(t, tree.RemovePod(ctx, pod.UID)) // removing what is gone is no error
+}
+
+// straggler runs a process in the pod's cgroup, in one below it as a container's is.
+func straggler(t *testing.T, v2 bool, dir string) *exec.Cmd {
+	t.Helper()
+	below := filepath.Join("/sys/fs/cgroup/memory", dir, "c0ffee")
+	if v2 {
+		below = filepath.Join("/sys/fs/cgroup", dir, "c0ffee")
+	}
+	must(t, os.Mkdir(below, 0o755))
+	cmd := exec.Command("sleep", "60")
+	must(t, cmd.Start())
+	must(t, os.WriteFile(filepath.Join(below, "cgroup.procs"), fmt.Append(nil, cmd.Process.Pid), 0o644))
+	return cmd
+}
+
+func newTree(t *testing.T, root string) *cgroup.Tree {
+	t.Helper()
+	tree, err := cgroup.New(cgroup.Config{
+		Layout:  cgroup.Layout{Root: root, PerQOS: true},
+		Enforce: cgroup.Enforce{CPUPeriod: 100000, Pids: 100},
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	return tree
+}
+
+func removeAll(t *testing.T, root string) {
+	t.Helper()
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + root)
+	must(t, err)
+	for _, dir := range append(dirs, "/sys/fs/cgroup"+root) {
+		left, err := filepath.Glob(dir + "/kubepods/*/pod*")
+		must(t, err)
+		if len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		must(t, cgroups.RemovePath(dir))
+	}
+}
+
+func wantPods(t *testing.T, tree *cgroup.Tree, want ...types.UID) {
+	t.Helper()
+	got, err := tree.Pods()
+	must(t, err)
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("pods: got %v, want %v", got, want)
+	}
+}
+
+func wantFile(t *testing.T, dir, name, want string) {
+	t.Helper()
+	got, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", dir, name))
+	must(t, err)
+	if strings.TrimSpace(string(got)) != want {
+		t.Errorf("%s/%s: got %q, want %q", dir, name, got, want)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

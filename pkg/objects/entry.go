@@ -1,0 +1,137 @@
+package objects
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// entry is one object that pods use. What is known of it only moves forward: an answer older than what is held is dropped.
+type entry struct {
+	key  key
+	done chan struct{} // closed when no pod uses it any more
+	// still is closed when the object proves immutable: watching it has no use.
+	still chan struct{}
+
+	mu      sync.Mutex
+	pods    map[types.UID]bool
+	wanted  int           // how many uses asked for a fresh reading
+	fetched int           // the use up to which the server was asked
+	object  metav1.Object // nil: not there
+	version uint64        // of the newest answer
+	watched bool          // the watch has told what is there
+	final   bool          // the object is immutable
+
+	fetching sync.Mutex // one asks the server at a time
+}
+
+func newEntry(k key) *entry {
+	return &entry{key: k, done: make(chan struct{}), still: make(chan struct{}), pods: map[types.UID]bool{}}
+}
+
+func (e *entry) use(pod types.UID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.pods[pod] {
+		e.pods[pod] = true
+		e.wanted++
+	}
+}
+
+// unuse says whether that was the last user.
+func (e *entry) unuse(pod types.UID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.pods, pod)
+	if len(e.pods) > 0 {
+		return false
+	}
+	close(e.done)
+	return true
+}
+
+// users are the pods that use it.
+func (e *entry) users() []types.UID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := make([]types.UID, 0, len(e.pods))
+	for uid := range e.pods {
+		list = append(list, uid)
+	}
+	return list
+}
+
+type fetcher func(ctx context.Context, k key) (metav1.Object, error)
+
+// read answers from what is held when every use so far has had its fresh reading, else it asks.
+func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) {
+	if object, err, ok := e.held(); ok {
+		return object, err
+	}
+	e.fetching.Lock()
+	defer e.fetching.Unlock()
+	if object, err, ok := e.held(); ok { // somebody else asked meanwhile
+		return object, err
+	}
+	e.mu.Lock()
+	use := e.wanted
+	e.mu.Unlock()
+	object, err := fetch(ctx, e.key)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err == nil:
+		e.fetched = max(e.fetched, use)
+		e.learn(object, version(object.GetResourceVersion()))
+		if e.object != nil {
+			object = e.object
+		}
+		return object, nil
+	case apierrors.IsNotFound(err) && e.object == nil:
+		e.fetched = max(e.fetched, use)
+	}
+	return nil, err
+}
+
+// held is the answer that needs no request, if there is one.
+func (e *entry) held() (metav1.Object, error, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.fetched < e.wanted || (!e.watched && !e.final):
+		return nil, nil, false
+	case e.object == nil:
+		return nil, notFound(e.key), true
+	default:
+		return e.object, nil, true
+	}
+}
+
+// learn takes an answer in (nil: the object is gone) and says whether it changed anything. e.mu is held.
+func (e *entry) learn(object metav1.Object, version uint64) bool {
+	if version < e.version {
+		return false
+	}
+	changed := (object == nil) != (e.object == nil) ||
+		(object != nil && (object.GetUID() != e.object.GetUID() || object.GetResourceVersion() != e.object.GetResourceVersion()))
+	e.object, e.version = object, version
+	if final := object != nil && immutable(object); final && !e.final {
+		e.final = true
+		close(e.still)
+	}
+	return changed
+}
+
+func immutable(object metav1.Object) bool {
+	switch o := object.(type) {
+	case *corev1.ConfigMap:
+		return o.Immutable != nil && *o.Immutable
+	case *corev1.Secret:
+		return o.Immutable != nil && *o.Immutable
+	}
+	return false
+}

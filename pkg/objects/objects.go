@@ -1,0 +1,216 @@
+// Package objects is EDGE: the ConfigMaps, Secrets and service-account tokens that pods of this node name. Each object that a
+// pod uses is watched on its own, since a node may only read what its pods name; what is immutable is read once. The first
+// reading for each new pod asks the API server, so that a pod never starts from what was true before it. It reads the API
+// and writes nothing but token requests.
+//
+//	Use(pod) ──► entry: watched, wanted++ ──► first ConfigMap() asks the server ──► later ones answer from the watch
+//	Forget(pod) of the last user ──► the watch ends, the entry is gone
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Config is what Objects are made from.
+type Config struct {
+	Client kubernetes.Interface
+	// Services lists the Services of a namespace and default/kubernetes; an error while they were not read yet.
+	Services func(namespace string) ([]*corev1.Service, error)
+	// Changed is told which pods use an object that changed; it must not block. nil for none.
+	Changed func(pods []types.UID)
+	// Now is the clock.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Objects is a volume.Objects, ready for use by many at a time. Without Run nothing is watched, but everything can be read.
+type Objects struct {
+	config Config
+	tokens tokens
+
+	mu      sync.Mutex
+	entries map[key]*entry
+	pending []*entry      // to be watched
+	wake    chan struct{} // says that pending is not empty; holds at most one
+}
+
+type key struct{ kind, namespace, name string }
+
+// kinds that pods name.
+const (
+	configMap = "configmap"
+	secret    = "secret"
+)
+
+// New checks the configuration.
+func New(c Config) (*Objects, error) {
+	if c.Client == nil || c.Services == nil || c.Now == nil || c.Log == nil {
+		return nil, errors.New("making the cache of API objects: Client, Services, Now and Log are required")
+	}
+	return &Objects{
+		config:  c,
+		tokens:  tokens{client: c.Client, now: c.Now, byKey: map[tokenKey]*token{}},
+		entries: map[key]*entry{},
+		wake:    make(chan struct{}, 1),
+	}, nil
+}
+
+// Run watches what pods use until ctx ends.
+func (o *Objects) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for {
+		o.mu.Lock()
+		start := o.pending
+		o.pending = nil
+		o.mu.Unlock()
+		for _, e := range start {
+			o.watch(ctx, &group, e)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-o.wake:
+		}
+	}
+}
+
+// Use registers what the pod's spec names; see volume.Objects.
+func (o *Objects) Use(pod *corev1.Pod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for k := range references(pod) {
+		e := o.entries[k]
+		if e == nil {
+			e = newEntry(k)
+			o.entries[k] = e
+			o.pending = append(o.pending, e)
+			select {
+			case o.wake <- struct{}{}:
+			default:
+			}
+		}
+		e.use(pod.UID)
+	}
+}
+
+// Forget drops what only this pod used.
+func (o *Objects) Forget(pod types.UID) {
+	o.tokens.forget(pod)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for k, e := range o.entries {
+		if e.unuse(pod) {
+			delete(o.entries, k)
+		}
+	}
+	o.pending = slices.DeleteFunc(o.pending, func(e *entry) bool { return o.entries[e.key] != e })
+}
+
+// Services are the given lister's.
+func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
+	return o.config.Services(namespace)
+}
+
+// ConfigMap returns the newest known object; see volume.Objects.
+func (o *Objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	return read[*corev1.ConfigMap](ctx, o, key{configMap, namespace, name})
+}
+
+// Secret returns the newest known object; see volume.Objects.
+func (o *Objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return read[*corev1.Secret](ctx, o, key{secret, namespace, name})
+}
+
+// Token returns a bound token; see volume.Objects.
+func (o *Objects) Token(ctx context.Context, pod *corev1.Pod, audience string, expirationSeconds int64) (string, error) {
+	return o.tokens.get(ctx, pod, audience, expirationSeconds)
+}
+
+func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
+	var none T
+	o.mu.Lock()
+	e := o.entries[k]
+	o.mu.Unlock()
+	var object metav1.Object
+	var err error
+	if e == nil { // no pod was announced: nothing is kept
+		object, err = o.fetch(ctx, k)
+	} else {
+		object, err = e.read(ctx, o.fetch)
+	}
+	if err != nil {
+		return none, err
+	}
+	typed, ok := object.(T)
+	if !ok {
+		return none, fmt.Errorf("reading %s %s/%s: the cache holds a %T", k.kind, k.namespace, k.name, object)
+	}
+	return typed, nil
+}
+
+// fetch asks the API server. A pod that was bound just now may be ahead of what the server's authorizer knows: that is
+// refused for some milliseconds, and tried again.
+func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
+	var object metav1.Object
+	err := retryForbidden(ctx, func() (err error) {
+		switch k.kind {
+		case configMap:
+			object, err = o.config.Client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+		default:
+			object, err = o.config.Client.CoreV1().Secrets(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+		}
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		return nil, notFound(k)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s %s/%s: %w", k.kind, k.namespace, k.name, err)
+	}
+	return object, nil
+}
+
+// notFound has kubelet's text: configmap "x" not found.
+func notFound(k key) error { return apierrors.NewNotFound(corev1.Resource(k.kind), k.name) }
+
+// retryForbidden tries five times within a third of a second.
+func retryForbidden(ctx context.Context, try func() error) error {
+	wait := 20 * time.Millisecond
+	for {
+		err := try()
+		if !apierrors.IsForbidden(err) || wait > 200*time.Millisecond {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+		wait *= 2
+	}
+}
+
+// version of an object as a number; resource versions are numbers that grow (KEP-5504).
+func version(resourceVersion string) uint64 {
+	v, err := strconv.ParseUint(resourceVersion, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return v
+}

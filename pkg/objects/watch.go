@@ -1,0 +1,133 @@
+package objects
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// watch follows one object until nobody uses it, it proves immutable, or ctx ends.
+func (o *Objects) watch(ctx context.Context, group *sync.WaitGroup, e *entry) {
+	ctx, cancel := context.WithCancel(ctx)
+	group.Go(func() {
+		defer cancel()
+		select {
+		case <-ctx.Done():
+		case <-e.done:
+		case <-e.still:
+		}
+	})
+	source, sample := listWatch(o.config.Client, e.key)
+	reflector := cache.NewReflectorWithOptions(source, sample, store{entry: e, changed: o.config.Changed},
+		cache.ReflectorOptions{Name: e.key.kind + " " + e.key.namespace + "/" + e.key.name})
+	group.Go(func() {
+		defer cancel()
+		reflector.RunWithContext(ctx)
+	})
+}
+
+// listWatch asks for one object by name: the only list that a node is allowed.
+func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime.Object) {
+	narrow := func(options *metav1.ListOptions) {
+		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, k.name).String()
+	}
+	var lw *cache.ListWatch
+	var sample runtime.Object
+	switch k.kind {
+	case configMap:
+		maps := client.CoreV1().ConfigMaps(k.namespace)
+		sample = &corev1.ConfigMap{}
+		lw = &cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				narrow(&options)
+				return maps.List(ctx, options)
+			},
+			WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+				narrow(&options)
+				return maps.Watch(ctx, options)
+			},
+		}
+	default:
+		secrets := client.CoreV1().Secrets(k.namespace)
+		sample = &corev1.Secret{}
+		lw = &cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				narrow(&options)
+				return secrets.List(ctx, options)
+			},
+			WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+				narrow(&options)
+				return secrets.Watch(ctx, options)
+			},
+		}
+	}
+	return cache.ToListWatcherWithWatchListSemantics(lw, client), sample
+}
+
+// store is the reflector's view of an entry.
+type store struct {
+	entry   *entry
+	changed func([]types.UID)
+}
+
+// Add takes an object in.
+func (s store) Add(obj any) error { return s.Update(obj) }
+
+// Update takes an object in.
+func (s store) Update(obj any) error {
+	object, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	s.learn(object, version(object.GetResourceVersion()), false)
+	return nil
+}
+
+// Delete takes in that the object is gone, at the version of its deletion.
+func (s store) Delete(obj any) error {
+	object, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	s.learn(nil, version(object.GetResourceVersion()), false)
+	return nil
+}
+
+// Replace takes a whole list in: one object or none.
+func (s store) Replace(list []any, listVersion string) error {
+	if len(list) == 0 {
+		s.learn(nil, version(listVersion), true)
+		return nil
+	}
+	object, err := meta.Accessor(list[0])
+	if err != nil {
+		return err
+	}
+	s.learn(object, version(object.GetResourceVersion()), true)
+	return nil
+}
+
+// Resync does nothing: there is no second store to bring in line.
+func (store) Resync() error { return nil }
+
+// learn tells the users of a change, but not of the first answer, which they are about to read.
+func (s store) learn(object metav1.Object, version uint64, whole bool) {
+	e := s.entry
+	e.mu.Lock()
+	first := !e.watched && e.version == 0
+	changed := e.learn(object, version)
+	e.watched = e.watched || whole
+	e.mu.Unlock()
+	if changed && !first && s.changed != nil {
+		s.changed(e.users())
+	}
+}
