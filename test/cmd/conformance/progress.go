@@ -18,7 +18,6 @@ type progress struct {
 	line           []byte // the last, unfinished line
 	total          string // "Will run N of M specs"
 	passed, failed int
-	last           string // the last spec that failed
 }
 
 // newProgress starts the reporting; end stops it.
@@ -48,7 +47,8 @@ func (p *progress) end() {
 func (p *progress) say() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "%s: %d passed, %d failed %s\n", p.total, p.passed, p.failed, p.last)
+	// The last line grows by a • at a time, for as long as nothing fails.
+	fmt.Fprintf(p.out, "%s: %d passed, %d failed\n", p.total, p.passed+bytes.Count(p.line, []byte(bullet)), p.failed)
 }
 
 // Write counts: ginkgo prints one • for a spec that passed, and a line that begins with "• [FAILED]" (or another end)
@@ -67,19 +67,16 @@ func (p *progress) Write(b []byte) (int, error) {
 	}
 }
 
-var (
-	bullet  = []byte("•")
-	failing = [][]byte{[]byte("[FAILED] ["), []byte("[PANICKED] ["), []byte("[TIMEDOUT] [")}
-)
+const bullet = "•"
 
 func (p *progress) take(line []byte) {
 	if bytes.HasPrefix(line, []byte("Will run ")) {
 		p.total = string(line)
 		return
 	}
-	bullets := bytes.Count(line, bullet)
-	for _, f := range failing {
-		if bytes.Contains(line, f) && bullets > 0 {
+	bullets := bytes.Count(line, []byte(bullet))
+	for _, end := range []string{"FAILED", "PANICKED", "TIMEDOUT", "INTERRUPTED"} {
+		if bytes.Contains(line, []byte(bullet+" ["+end+"]")) {
 			p.failed++
 			bullets--
 		}
