@@ -1,0 +1,121 @@
+package conntrack
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// Flow is one UDP flow of conntrack: where it was sent, and who answers.
+type Flow struct {
+	OrigDst, ReplySrc netip.AddrPort
+}
+
+// Plan knows which flows are stale: those sent to a Service's address and
+// translated to an endpoint that does not serve, or not translated though there are
+// endpoints now. Unlike TCP, nothing would end them: a client that goes on
+// sending keeps them alive, and no packet of them meets the new rules.
+//
+// It is made from the whole desired state, Services without endpoints and
+// those that are gone included (kubernetes/kubernetes #139628). Policies and
+// topology do not matter: they choose for new flows only.
+type Plan struct {
+	addresses map[netip.AddrPort]map[netip.AddrPort]bool // address of a Service → serving endpoints
+	nodePorts map[uint16]map[netip.AddrPort]bool
+	local     map[netip.Addr]bool
+}
+
+// NewPlan makes the plan for now. Addresses that prev had and now has not
+// belong to a Service that is gone; prev may be nil. local are the node's own
+// addresses: flows through it to other hosts' ports are none of ours.
+func NewPlan(prev, now *service.Snapshot, local []netip.Addr) *Plan {
+	p := &Plan{
+		addresses: map[netip.AddrPort]map[netip.AddrPort]bool{},
+		nodePorts: map[uint16]map[netip.AddrPort]bool{},
+		local:     map[netip.Addr]bool{},
+	}
+	for _, a := range local {
+		p.local[a] = true
+	}
+	for port := range udpPorts(now) {
+		serving := map[netip.AddrPort]bool{}
+		for _, e := range port.Endpoints {
+			if e.Serving {
+				serving[e.AddrPort] = true
+			}
+		}
+		p.add(port, serving)
+	}
+	if prev != nil {
+		for port := range udpPorts(prev) {
+			p.add(port, nil)
+		}
+	}
+	return p
+}
+
+// add sets what stands behind a port's addresses, unless that is known.
+func (p *Plan) add(port *service.Port, serving map[netip.AddrPort]bool) {
+	for _, a := range slices.Concat([]netip.Addr{port.ClusterIP}, port.LoadBalancerIPs, port.ExternalIPs) {
+		at := netip.AddrPortFrom(a, port.Port)
+		if _, known := p.addresses[at]; !known {
+			p.addresses[at] = serving
+		}
+	}
+	if port.NodePort != 0 {
+		if _, known := p.nodePorts[port.NodePort]; !known {
+			p.nodePorts[port.NodePort] = serving
+		}
+	}
+}
+
+// Empty says that no flow can be stale.
+func (p *Plan) Empty() bool { return len(p.addresses) == 0 && len(p.nodePorts) == 0 }
+
+// Stale says whether a flow is to be deleted.
+func (p *Plan) Stale(f Flow) bool {
+	serving, ours := p.addresses[f.OrigDst]
+	if !ours && p.local[f.OrigDst.Addr()] {
+		serving, ours = p.nodePorts[f.OrigDst.Port()]
+	}
+	if !ours || serving[f.ReplySrc] {
+		return false
+	}
+	untranslated := f.ReplySrc == f.OrigDst
+	return len(serving) > 0 || !untranslated
+}
+
+// Changed says whether the UDP half of two snapshots differs, so that there
+// may be stale flows. prev nil: nothing is known, so yes.
+func Changed(prev, now *service.Snapshot) bool {
+	if prev == nil {
+		return true
+	}
+	before := map[*service.Port]bool{}
+	for port := range udpPorts(prev) {
+		before[port] = true
+	}
+	n := 0
+	for port := range udpPorts(now) {
+		if !before[port] {
+			return true
+		}
+		n++
+	}
+	return n != len(before)
+}
+
+func udpPorts(s *service.Snapshot) func(yield func(*service.Port) bool) {
+	return func(yield func(*service.Port) bool) {
+		for _, svc := range s.Services {
+			for _, port := range svc.Ports {
+				if port.Protocol == corev1.ProtocolUDP && !yield(port) {
+					return
+				}
+			}
+		}
+	}
+}

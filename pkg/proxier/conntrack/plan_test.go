@@ -1,0 +1,96 @@
+package conntrack
+
+import (
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+)
+
+const svcDNS = `
+kind: Service
+metadata: {name: dns, namespace: ns}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.10
+  externalIPs: [203.0.113.9]
+  ports:
+  - {port: 53, protocol: UDP, nodePort: 30053}
+  - {name: tcp, port: 53, nodePort: 30054}
+`
+
+const twoEndpoints = `
+---
+kind: EndpointSlice
+metadata: {name: dns-1, namespace: ns, labels: {kubernetes.io/service-name: dns}}
+addressType: IPv4
+ports:
+- {port: 5353, protocol: UDP}
+endpoints:
+- {addresses: [10.244.1.1]}
+- {addresses: [10.244.1.2], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.244.1.3], conditions: {ready: false, serving: false, terminating: true}}
+`
+
+func snapshot(t *testing.T, text string) *service.Snapshot {
+	t.Helper()
+	objects, err := servicetest.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service.Build(objects.Services, objects.Slices, service.Node{Name: "me"}, corev1.IPv4Protocol)
+}
+
+func TestStale(t *testing.T) {
+	full, none, gone := snapshot(t, svcDNS+twoEndpoints), snapshot(t, svcDNS), snapshot(t, "")
+	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
+	for _, c := range []struct {
+		name      string
+		prev, now *service.Snapshot
+		dst, src  string
+		stale     bool
+	}{
+		{"ready endpoint", nil, full, "10.96.0.10:53", "10.244.1.1:5353", false},
+		{"serving endpoint that terminates", nil, full, "10.96.0.10:53", "10.244.1.2:5353", false},
+		{"endpoint that does not serve", nil, full, "10.96.0.10:53", "10.244.1.3:5353", true},
+		{"endpoint that is gone", nil, full, "10.96.0.10:53", "10.244.9.9:5353", true},
+		{"another port of an endpoint", nil, full, "10.96.0.10:53", "10.244.1.1:53", true},
+		{"not translated before there were endpoints", nil, full, "10.96.0.10:53", "10.96.0.10:53", true},
+		{"another port of the address", nil, full, "10.96.0.10:99", "10.244.9.9:5353", false},
+		{"external IP", nil, full, "203.0.113.9:53", "10.244.9.9:5353", true},
+		{"node port", nil, full, "192.168.77.2:30053", "10.244.9.9:5353", true},
+		{"node port, endpoint serves", nil, full, "192.168.77.2:30053", "10.244.1.1:5353", false},
+		{"the same port of another host", nil, full, "192.0.2.1:30053", "192.0.2.1:30053", false},
+		{"node port of TCP", nil, full, "192.168.77.2:30054", "10.244.9.9:5353", false},
+		{"no endpoints left", full, none, "10.96.0.10:53", "10.244.1.1:5353", true},
+		{"no endpoints left, node port", nil, none, "192.168.77.2:30053", "10.244.1.1:5353", true},
+		{"no endpoints, being rejected", full, none, "10.96.0.10:53", "10.96.0.10:53", false},
+		{"deleted Service", full, gone, "10.96.0.10:53", "10.244.1.1:5353", true},
+		{"deleted Service, node port", full, gone, "192.168.77.2:30053", "10.244.1.1:5353", true},
+		{"nothing of ours", full, gone, "8.8.8.8:53", "8.8.8.8:53", false},
+	} {
+		plan := NewPlan(c.prev, c.now, local)
+		if got := plan.Stale(Flow{netip.MustParseAddrPort(c.dst), netip.MustParseAddrPort(c.src)}); got != c.stale {
+			t.Errorf("%s: stale is %v, want %v", c.name, got, c.stale)
+		}
+	}
+}
+
+func TestChanged(t *testing.T) {
+	full := snapshot(t, svcDNS+twoEndpoints)
+	for _, c := range []struct {
+		name      string
+		prev, now *service.Snapshot
+		want      bool
+	}{
+		{"first", nil, full, true}, {"same", full, full, false}, {"endpoints gone", full, snapshot(t, svcDNS), true},
+		{"Service gone", full, snapshot(t, ""), true}, {"nothing and nothing", snapshot(t, ""), snapshot(t, ""), false},
+	} {
+		if got := Changed(c.prev, c.now); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,430 @@
+package proxier_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/internal/fakekernel"
+	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// fakeBackend keeps what it was given; fail is asked first, took is how long a
+// sync lasts.
+type fakeBackend struct {
+	mu    sync.Mutex
+	snaps []*service.Snapshot
+	at    []time.Duration // since start
+	busy  bool
+	start time.Time
+	fail  func() error
+	took  time.Duration
+	drift []string
+}
+
+func (b *fakeBackend) Sync(_ context.Context, s *service.Snapshot) error {
+	b.mu.Lock()
+	if b.busy {
+		panic("two syncs at once")
+	}
+	b.busy = true
+	b.at = append(b.at, time.Since(b.start))
+	b.mu.Unlock()
+	time.Sleep(b.took)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.busy = false
+	if b.fail != nil {
+		if err := b.fail(); err != nil {
+			return err
+		}
+	}
+	b.snaps = append(b.snaps, s)
+	return nil
+}
+
+func (b *fakeBackend) Cleanup(context.Context) error { return nil }
+
+func (b *fakeBackend) Check(context.Context) ([]string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := b.drift
+	b.drift = nil
+	return out, nil
+}
+
+func (b *fakeBackend) times() []time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.at)
+}
+
+type fixture struct {
+	backend *fakeBackend
+	tracker *proxier.Tracker
+	health  *proxier.Health
+	log     *bytes.Buffer
+	stop    func()
+}
+
+// begin runs a loop in a synctest bubble.
+func begin(t *testing.T, b *fakeBackend, observers ...proxier.Observer) *fixture {
+	t.Helper()
+	b.start = time.Now()
+	f := &fixture{backend: b, tracker: proxier.NewTracker(), log: &bytes.Buffer{}}
+	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
+	l, err := proxier.New(proxier.Config{Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: b, Observers: observers,
+		MinInterval: time.Second, CheckInterval: 30 * time.Second, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
+		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	f.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run returned %v after cancellation", err)
+		}
+	}
+	return f
+}
+
+func (f *fixture) ready() {
+	f.tracker.ServicesSynced()
+	f.tracker.SlicesSynced()
+	f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+}
+
+func svc(name string, port int32) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: port}}}}
+}
+
+func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{})
+		defer f.stop()
+		f.tracker.ServiceChanged(nil, svc("a", 80))
+		f.tracker.ServicesSynced()
+		f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+		time.Sleep(time.Hour)
+		if n := len(f.backend.times()); n != 0 {
+			t.Fatalf("%d syncs while %v are not known", n, f.tracker.Missing())
+		}
+		if ok, _ := f.health.Healthy(); ok {
+			t.Error("healthy before the first sync")
+		}
+		f.tracker.SlicesSynced()
+		synctest.Wait()
+		if n := len(f.backend.times()); n != 1 {
+			t.Errorf("%d syncs when all is known, want 1 at once", n)
+		}
+		if ok, _ := f.health.Healthy(); !ok {
+			t.Error("not healthy after the first sync")
+		}
+	})
+}
+
+func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
+		defer f.stop()
+		f.ready()
+		time.Sleep(10 * time.Second)
+		for i := range int32(100) { // one each 10 ms, for a second
+			f.tracker.ServiceChanged(nil, svc("a", 80+i))
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		at := f.backend.times()[1:] // without the one at the start
+		if at[0] != 10*time.Second {
+			t.Errorf("the first change after quiet waited until %v", at[0])
+		}
+		// Each sync takes 50 ms and is followed by 500 ms of rest.
+		if len(at) != 3 {
+			t.Errorf("%d syncs for 100 changes in a second, at %v", len(at), at)
+		}
+		last := f.backend.snaps[len(f.backend.snaps)-1]
+		if got := last.Services[0].Ports[0].Port; got != 179 {
+			t.Errorf("the last sync has port %d, not the newest", got)
+		}
+	})
+}
+
+func TestFailuresAreTriedAgainWithTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failing := true
+		b := &fakeBackend{}
+		b.fail = func() error {
+			if failing {
+				return errors.New("kernel says no")
+			}
+			return nil
+		}
+		f := begin(t, b)
+		f.tracker.ServiceChanged(nil, svc("a", 80))
+		f.ready()
+		time.Sleep(2 * time.Minute)
+		if n := len(b.times()); n < 8 || n > 16 {
+			t.Errorf("%d tries in two minutes, want them to become rarer", n)
+		}
+		if ok, _ := f.health.Healthy(); ok {
+			t.Error("healthy though nothing has ever been programmed")
+		}
+		if s := f.health.Status(); s[0].Err == nil {
+			t.Error("the status does not tell the error")
+		}
+		f.tracker.ServiceChanged(nil, svc("a", 81))
+		failing = false
+		time.Sleep(time.Minute)
+		f.stop()
+		if got := b.snaps[0].Services[0].Ports[0].Port; got != 81 {
+			t.Errorf("the try that succeeded had port %d", got)
+		}
+		if !strings.Contains(f.log.String(), "kernel says no") {
+			t.Error("the log does not tell why")
+		}
+	})
+}
+
+func TestDriftIsRepairedAndQuietIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{})
+		defer f.stop()
+		f.ready()
+		time.Sleep(time.Hour)
+		if n := len(f.backend.times()); n != 1 {
+			t.Errorf("%d syncs in an hour without a change", n)
+		}
+		f.backend.mu.Lock()
+		f.backend.drift = []string{"chain X is missing"}
+		f.backend.mu.Unlock()
+		time.Sleep(31 * time.Second)
+		if n := len(f.backend.times()); n != 2 {
+			t.Errorf("%d syncs after another program changed rules, want 2", n)
+		}
+	})
+}
+
+// forgetful fails its first calls.
+type forgetful struct {
+	failures int
+	prevs    []*service.Snapshot
+}
+
+func (o *forgetful) Synced(_ context.Context, prev, _ *service.Snapshot) error {
+	if o.failures > 0 {
+		o.failures--
+		return errors.New("not now")
+	}
+	o.prevs = append(o.prevs, prev)
+	return nil
+}
+
+func TestObserversGetEveryChangeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &forgetful{failures: 2}
+		f := begin(t, &fakeBackend{}, o)
+		defer f.stop()
+		f.ready()
+		time.Sleep(time.Minute + time.Second) // fails at 0 s and 30 s, succeeds at 60 s
+		if len(o.prevs) != 1 || o.prevs[0] != nil {
+			t.Fatalf("after two failures it was told of %v", o.prevs)
+		}
+		f.tracker.ServiceChanged(nil, svc("a", 80))
+		time.Sleep(time.Second)
+		if len(o.prevs) != 2 || o.prevs[1] != f.backend.snaps[0] {
+			t.Errorf("the second call does not compare with the first: %v", o.prevs)
+		}
+	})
+}
+
+func TestHealthHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &fakeBackend{}
+		f := begin(t, b)
+		defer f.stop()
+		m := proxier.NewMetrics(time.Now())
+		m.Count(f.health)
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(m.Collectors()...)
+		ask := func(path string) int {
+			w := httptest.NewRecorder()
+			f.health.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			var body map[string]any
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body["lastUpdated"] == nil || body["currentTime"] == nil {
+				t.Errorf("%s answers %s", path, w.Body)
+			}
+			return w.Code
+		}
+		want := func(when string, healthz, livez int) {
+			t.Helper()
+			synctest.Wait()
+			if h, l := ask("/healthz"), ask("/livez"); h != healthz || l != livez {
+				t.Errorf("%s: healthz %d, livez %d, want %d, %d", when, h, l, healthz, livez)
+			}
+		}
+		want("before the first sync", 503, 503)
+		f.ready()
+		want("in sync", 200, 200)
+		f.tracker.NodeChanged(service.Node{Name: "me"}, false)
+		want("the node is going away", 503, 200)
+		f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+		b.mu.Lock()
+		b.fail = func() error { return errors.New("no") }
+		b.mu.Unlock()
+		f.tracker.ServiceChanged(nil, svc("a", 80))
+		want("failing for a moment", 200, 200)
+		time.Sleep(2 * time.Minute)
+		want("failing for long", 503, 503)
+	})
+}
+
+// kernelTool is the fake kernel as the tool of the iptables backend.
+type kernelTool struct{ *fakekernel.Kernel }
+
+func (k kernelTool) Save(context.Context) ([]byte, error) {
+	text, err := k.Kernel.Save()
+	return []byte(text), err
+}
+
+func (k kernelTool) Restore(_ context.Context, text []byte) error {
+	return k.Kernel.Restore(string(text))
+}
+
+func (k kernelTool) Insert(_ context.Context, j iptables.Jump) error {
+	return k.Kernel.Insert(j.Table, j.From, j.Rule)
+}
+
+func (k kernelTool) Delete(_ context.Context, j iptables.Jump) error {
+	return k.Kernel.Delete(j.Table, j.From, j.Rule)
+}
+
+// TestAnyHistoryEndsInTheSameKernel: random changes, other programs' damage and
+// one failure in ten lead to exactly the kernel that the last state asks for.
+func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := fakekernel.New(corev1.IPv4Protocol)
+		k.Faults(func() error {
+			if rand.IntN(10) == 0 {
+				return errors.New("one in ten")
+			}
+			return nil
+		})
+		quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+		o := iptables.Options{Family: corev1.IPv4Protocol, MasqueradeBit: 14}
+		backend, err := iptables.New(iptables.Config{Options: o, Tool: kernelTool{k}, Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tracker := proxier.NewTracker()
+		l, err := proxier.New(proxier.Config{Family: corev1.IPv4Protocol, Tracker: tracker, Backend: backend, MinInterval: time.Second,
+			CheckInterval: 30 * time.Second, Health: proxier.NewHealth(time.Now, time.Minute, tracker.NodeEligible),
+			Metrics: proxier.NewMetrics(time.Now()), Log: quiet, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- l.Run(ctx) }()
+		tracker.ServicesSynced()
+		tracker.SlicesSynced()
+		tracker.NodeChanged(service.Node{Name: "me"}, true)
+		h := history{tracker: tracker, svcs: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}}
+		for range 500 {
+			h.step()
+			if rand.IntN(20) == 0 {
+				k.Flush("nat", "KUBE-SERVICES")
+			}
+			time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond)
+		}
+		k.Faults(nil)
+		time.Sleep(5 * time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		want := iptables.Render(h.snapshot(), o)
+		kernel, err := iptables.Parse([]byte(k.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if drift := iptables.Drift(kernel, want, iptables.Jumps(o)); drift != nil {
+			t.Errorf("after this history: %v", drift)
+		}
+		if got, want := strings.Count(k.String(), "\n:KUBE-"), strings.Count(want.String(), "\n:KUBE-"); got != want {
+			t.Errorf("the kernel has %d chains of ours, want %d:\n%s", got, want, k)
+		}
+	})
+}
+
+// history is a random life of Services and slices.
+type history struct {
+	tracker *proxier.Tracker
+	svcs    map[string]*corev1.Service
+	slices  map[string]*discoveryv1.EndpointSlice
+}
+
+func (h *history) step() {
+	name := string(rune('a' + rand.IntN(6)))
+	old, oldSlice := h.svcs[name], h.slices[name]
+	switch rand.IntN(4) {
+	case 0, 1:
+		s := svc(name, int32(80+rand.IntN(3)))
+		s.Spec.ClusterIP = "10.96.0." + string(rune('1'+name[0]-'a'))
+		if rand.IntN(2) == 0 {
+			s.Spec.Type = corev1.ServiceTypeNodePort
+			s.Spec.Ports[0].NodePort = 30000 + int32(name[0])
+			s.Spec.ExternalTrafficPolicy = []corev1.ServiceExternalTrafficPolicy{"Local", "Cluster"}[rand.IntN(2)]
+		}
+		h.svcs[name] = s
+		h.tracker.ServiceChanged(old, s)
+	case 2:
+		if old != nil {
+			delete(h.svcs, name)
+			h.tracker.ServiceChanged(old, nil)
+		}
+	case 3:
+		port, node := int32(8080), []string{"me", "other"}[rand.IntN(2)]
+		s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: &port}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}}}
+		for range rand.IntN(4) {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{"10.244.0." + string(rune('1'+rand.IntN(9)))}, NodeName: &node})
+		}
+		h.slices[name] = s
+		h.tracker.SliceChanged(oldSlice, s)
+	}
+}
+
+func (h *history) snapshot() *service.Snapshot {
+	var svcs []*corev1.Service
+	var sls []*discoveryv1.EndpointSlice
+	for _, s := range h.svcs {
+		svcs = append(svcs, s)
+	}
+	for _, s := range h.slices {
+		sls = append(sls, s)
+	}
+	return service.Build(svcs, sls, service.Node{Name: "me"}, corev1.IPv4Protocol)
+}
