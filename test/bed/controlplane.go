@@ -91,7 +91,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return c.waitSigned(gctx)
 	})
 	g.Go(func() error { return c.applyManifests(gctx) })
 	g.Go(func() error { return c.startDNS() })
@@ -99,6 +99,22 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	c.logf("bootstrap token, node rights and cluster DNS are set up")
+	return nil
+}
+
+// waitSigned waits until cluster-info bears the token's signature, without which nobody can join.
+func (c *Cluster) waitSigned(ctx context.Context) error {
+	id, _, _ := strings.Cut(c.Token(), ".")
+	err := poll(ctx, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+		out, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data.jws-kubeconfig-"+id+"}")
+		if err == nil && out == "" {
+			err = errors.New("there is none yet")
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the signature of cluster-info: %w", err)
+	}
 	return nil
 }
 

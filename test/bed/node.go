@@ -353,9 +353,30 @@ func (n *Node) Mounts() ([]string, error) {
 	return out, nil
 }
 
-// WaitReady waits until the API says that the node is Ready.
+// WaitReady waits until the API says that the node is Ready. It gives up at once when one of the node's programs has
+// ended.
 func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
-	return n.cluster.WaitNodeReady(ctx, n.NodeNet, limit)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n.mu.Lock()
+	for _, p := range n.procs {
+		done := p.Done()
+		go func() {
+			select {
+			case <-done:
+				cancel(fmt.Errorf("%s has ended (%w): %s", p.Name(), p.Err(), logTail(p.Log(), 10)))
+			case <-ctx.Done():
+			}
+		}()
+	}
+	n.mu.Unlock()
+	if err := n.cluster.WaitNodeReady(ctx, n.NodeNet, limit); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return fmt.Errorf("waiting for node %q to be Ready: %w", n.Name, cause)
+		}
+		return err
+	}
+	return nil
 }
 
 // WaitNodeReady waits until the API says that a node is Ready, and gives it its pod CIDR there.

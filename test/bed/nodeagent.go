@@ -53,7 +53,7 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 		return err
 	}
 	program := filepath.Join(a.Dir, "nodeagent")
-	if err := a.configure(ctx, n); err != nil {
+	if err := a.configure(n); err != nil {
 		return err
 	}
 	out, err := n.Output(ctx, program, "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
@@ -66,18 +66,13 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// configure writes what the cluster, the bed and the test want, in this order.
-func (a NodeAgent) configure(ctx context.Context, n *Node) error {
-	c := n.Cluster()
-	kubelet, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-system", "kubelet-config", "-o", "jsonpath={.data.kubelet}")
-	if err != nil {
-		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)
-	}
+// configure writes what the bed and the test want. What the cluster wants, join reads from the cluster and writes into
+// the same folder, under a name that comes first.
+func (a NodeAgent) configure(n *Node) error {
 	for name, content := range map[string]string{
-		"10-cluster.yaml": kubelet,
-		"20-node.yaml":    n.KubeletSettings(),
-		"30-proxy.yaml":   n.proxySettings(""),
-		"40-test.yaml":    a.Config,
+		"20-node.yaml":  n.KubeletSettings(),
+		"30-proxy.yaml": n.proxySettings(""),
+		"40-test.yaml":  a.Config,
 	} {
 		if err := n.WriteFile(filepath.Join(nodeAgentConfigDir, name), []byte(content), 0o644); err != nil {
 			return err

@@ -69,9 +69,19 @@ func (Peer) startProxy(ctx context.Context, n *Node) error {
 
 const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 
-// KubeletSettings is a KubeletConfiguration with what this node has that others have not.
+// KubeletSettings is a KubeletConfiguration with what this node has that others have not, and what this kind of
+// machine asks for.
 func (n *Node) KubeletSettings() string {
-	return kubeletKind + fmt.Sprintf("cgroupRoot: /%s\noomScoreAdj: 0\ncontainerRuntimeEndpoint: unix://%s\n", n.Cgroup(), ContainerdAddress)
+	return kubeletKind + fmt.Sprintf(`cgroupRoot: /%s
+cgroupDriver: cgroupfs
+failCgroupV1: false
+failSwapOn: false
+oomScoreAdj: 0
+containerRuntimeEndpoint: unix://%s
+# The machine that tests run on may be nearly full; that is not what they are about.
+evictionHard: {memory.available: 100Mi, nodefs.available: 1%%, nodefs.inodesFree: 1%%, imagefs.available: 1%%}
+imageGCHighThresholdPercent: 100
+`, n.Cgroup(), ContainerdAddress)
 }
 
 // proxySettings is a KubeProxyConfiguration. mode "" is iptables.
