@@ -73,8 +73,10 @@ func build(ctx context.Context, cacheDir string, tools ToolPaths, known map[stri
 	defer unlock()
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	b := &builder{cache: cacheDir, folder: folder, tools: tools, layers: map[string]blob{}}
-	if b.pause, err = buildPause(ctx, folder); err != nil {
-		return nil, err
+	for name, dst := range map[string]*string{"pause": &b.pause, "sh": &b.sh} {
+		if *dst, err = buildOwn(ctx, folder, name); err != nil {
+			return nil, err
+		}
 	}
 	key, err := b.key(known, names)
 	if err != nil {
@@ -97,13 +99,13 @@ func build(ctx context.Context, cacheDir string, tools ToolPaths, known map[stri
 type builder struct {
 	cache, folder string
 	tools         ToolPaths
-	pause         string // our own pause program
+	pause, sh     string // our own programs
 	tree          *debianTree
 	layers        map[string]blob // by name
 }
 
 // recipesVersion is raised when the code makes other layers of the same inputs.
-const recipesVersion = 1
+const recipesVersion = 2
 
 // key names everything that the archive depends on.
 func (b *builder) key(known map[string]recipe, names []string) (string, error) {
@@ -116,7 +118,7 @@ func (b *builder) key(known map[string]recipe, names []string) (string, error) {
 		}
 		fmt.Fprintf(h, "%s %v %+v\n", n, r.layers, r.config)
 	}
-	for _, p := range []string{b.pause, b.tools.Agnhost, b.tools.Nonewprivs, b.tools.ResourceConsumer, b.tools.ConsumeCPU, b.tools.CoreDNS} {
+	for _, p := range []string{b.pause, b.sh, b.tools.Agnhost, b.tools.Nonewprivs, b.tools.ResourceConsumer, b.tools.ConsumeCPU, b.tools.CoreDNS} {
 		fmt.Fprintln(h, filepath.Base(p))
 		if p == "" {
 			continue
@@ -196,14 +198,14 @@ func (b *builder) debian(ctx context.Context) (*debianTree, error) {
 	return b.tree, nil
 }
 
-// buildPause builds our own pause program, reproducibly.
-func buildPause(ctx context.Context, folder string) (string, error) {
-	out := filepath.Join(folder, "pause")
+// buildOwn builds a program from the folder of its name here, reproducibly.
+func buildOwn(ctx context.Context, folder, name string) (string, error) {
+	out := filepath.Join(folder, name)
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out,
-		"github.com/nodeagent/nodeagent/test/bed/images/pause")
+		"github.com/nodeagent/nodeagent/test/bed/images/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building pause: %w: %s", err, strings.TrimSpace(string(msg)))
+		return "", fmt.Errorf("building %s: %w: %s", name, err, strings.TrimSpace(string(msg)))
 	}
 	return out, nil
 }

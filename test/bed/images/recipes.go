@@ -180,8 +180,7 @@ http {
 	}
 }
 
-// busybox is Debian's static busybox with a link for every applet. Its shell drops environment names with a dash, which
-// the suite sets, so /bin/sh is a static bash.
+// busybox is Debian's static busybox with a link for every applet but sh, which see.
 func (b *builder) busybox(ctx context.Context) ([]entry, error) {
 	t, err := b.debian(ctx)
 	if err != nil {
@@ -205,7 +204,7 @@ func (b *builder) busybox(ctx context.Context) ([]entry, error) {
 			entries = append(entries, symlink("bin/"+a, "busybox"))
 		}
 	}
-	return append(entries, symlink("bin/sh", "bash")), nil
+	return append(entries, program("bin/sh", b.sh)), nil
 }
 
 // withFolders adds the folders that entries need and do not list.
