@@ -203,9 +203,13 @@ func (d *discovery) untrusted(a answer, certs []*x509.Certificate) error {
 func (d *discovery) signed(ctx context.Context, a answer) (answer, error) {
 	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
-	end := d.now().Add(d.signedFor)
+	start := d.now()
 	for a.signatures[d.token.id] == "" {
-		if !d.now().Before(end) || !sleep(ctx, 500*time.Millisecond) {
+		limit := d.signedFor
+		if len(a.signatures) == 0 { // the signer itself has only just started, perhaps
+			limit *= 3
+		}
+		if d.now().Sub(start) >= limit || !sleep(ctx, 500*time.Millisecond) {
 			if len(a.signatures) == 0 {
 				return a, infoMissing("verifying cluster-info of %s: it is not signed by any token: the bootstrapsigner controller does not run", a.server)
 			}

@@ -180,10 +180,14 @@ func (r *run) requestCert(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, r.c.ApproveFor)
 	defer cancel()
 	var name string
+	stop := func() {}
 	certPEM, err := clientRequest(r.c.Plan.NodeName).sign(wait, r.early, key, func(n string) {
 		name = n
-		r.c.Report(Event{Phase: PhaseCertificate, State: Waiting, Detail: "request " + n + " waits for approval: kubectl certificate approve " + n})
+		stop = after(wait, time.Second, func() {
+			r.c.Report(Event{Phase: PhaseCertificate, State: Waiting, Detail: "request " + n + " waits for approval: kubectl certificate approve " + n})
+		})
 	})
+	stop()
 	if err != nil {
 		return dropRefused(r.pairs, err)
 	}
@@ -193,6 +197,22 @@ func (r *run) requestCert(ctx context.Context) error {
 	}
 	r.say("%s approved, valid to %s", name, leafOf(pair).NotAfter.UTC().Format(time.DateOnly))
 	return nil
+}
+
+// after calls f once d has passed, unless stop is called or ctx ends before. When stop returns, f does not run any more.
+func after(ctx context.Context, d time.Duration, f func()) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if sleep(ctx, d) {
+			f()
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 func (r *run) writeKubeconfig() error {

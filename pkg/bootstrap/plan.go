@@ -55,8 +55,8 @@ const (
 	MakeKey         Action = "make the private key"
 	RequestCert     Action = "request and wait for the client certificate"
 	WriteKubeconfig Action = "write the kubeconfig"
-	ReadSettings    Action = "read the cluster's settings and write them"
 	CheckProxy      Action = "check that the node may read EndpointSlices"
+	ReadSettings    Action = "read the cluster's settings and write them"
 	WriteEnv        Action = "write the daemon's flags"
 	DropBootstrap   Action = "remove the bootstrap kubeconfig"
 	StartService    Action = "enable and start"
@@ -188,10 +188,8 @@ func Plan(have Have, c Config, now time.Time) []Step {
 	if certFault != "" {
 		steps = append(steps, joinSteps(have, c, caFault, certFault)...)
 	}
-	steps = append(steps, fileSteps(have, c)...)
-	if c.Proxy && len(steps) > 0 {
-		steps = append(steps, Step{PhaseSettings, CheckProxy, "", "POST selfsubjectaccessreviews", "", "the services half needs them"})
-	}
+	steps = append(steps, identitySteps(have, c)...)
+	steps = append(steps, settingSteps(have, c, len(steps) > 0)...)
 	return append(steps, daemonSteps(have, c, len(steps) > 0)...)
 }
 
@@ -243,7 +241,7 @@ func trustWhy(c Config) string {
 	return "no hash was given: this will be refused, and the hash seen be printed"
 }
 
-func fileSteps(have Have, c Config) []Step {
+func identitySteps(have Have, c Config) []Step {
 	var steps []Step
 	why := ""
 	switch {
@@ -260,7 +258,17 @@ func fileSteps(have Have, c Config) []Step {
 	if c.Files.BootstrapKubeconfig != "" && have.BootstrapKubeconfig {
 		steps = append(steps, Step{PhaseCertificate, DropBootstrap, c.Files.BootstrapKubeconfig, "", "", "its credentials are no longer needed"})
 	}
-	if c.Files.Settings != "" && !have.Settings {
+	return steps
+}
+
+// settingSteps check before they write: what they write is the mark that the check has been passed.
+func settingSteps(have Have, c Config, changed bool) []Step {
+	var steps []Step
+	read := c.Files.Settings != "" && !have.Settings
+	if c.Proxy && (changed || read) {
+		steps = append(steps, Step{PhaseSettings, CheckProxy, "", "POST selfsubjectaccessreviews", "", "the services half needs them"})
+	}
+	if read {
 		steps = append(steps, Step{PhaseSettings, ReadSettings, c.Files.Settings,
 			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none yet"})
 	}
