@@ -79,6 +79,7 @@ type ruleParser struct {
 	not          bool
 	r            *rule
 	recentList   string
+	checksRecent bool
 }
 
 func (k *Kernel) parseRule(table, chain string, args []string) (*rule, error) {
@@ -335,14 +336,15 @@ func (p *ruleParser) rcheck(string) error {
 	if list == "" {
 		return errors.New("no --name")
 	}
+	p.checksRecent = true
 	p.add(func(k *Kernel, s *state) bool { return k.recent[list][s.src.Addr()] })
 	return nil
 }
 
 func (p *ruleParser) seconds(v string) error {
 	n, err := strconv.ParseUint(v, 10, 32)
-	if err == nil && n == 0 {
-		return errors.New("zero")
+	if err == nil && (n == 0 || !p.checksRecent) {
+		return errors.New("zero, or without --rcheck")
 	}
 	return err
 }

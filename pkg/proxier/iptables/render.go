@@ -1,8 +1,12 @@
 package iptables
 
 import (
+	"io"
 	"net/netip"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/service"
 )
@@ -14,6 +18,12 @@ const largeCluster = 1000
 // Render makes the whole ruleset for a snapshot. The same input gives the same bytes.
 func Render(s *service.Snapshot, o Options) *Ruleset {
 	return NewRenderer(o).Render(s)
+}
+
+// Preview is the rules for these objects on node n, without a kernel: what
+// `nodeagent render services` prints.
+func Preview(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n service.Node, o Options) io.WriterTo {
+	return Render(service.Build(svcs, sls, n, o.Family), o)
 }
 
 // Renderer is Render with a memory: the text of a port that is the same
