@@ -177,12 +177,14 @@ func reportedMessage(old *corev1.ContainerStatus, id string) string {
 
 // waiting is what the next attempt of a container waits for; specific says that it is more than its turn.
 func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting, specific bool) {
+	if old := p.stillTrue(c); old != nil {
+		return old, true
+	}
 	start, image := p.memory.Starts[c.Spec.Name], p.memory.Images[c.Spec.Name]
+	failed := &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}
 	switch {
-	case p.Ends && c.Reported != nil && c.Reported.State.Waiting != nil:
-		return c.Reported.State.Waiting.DeepCopy(), true
 	case start.Count > 0 && start.Attempt == c.Attempt:
-		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
+		return failed, true
 	case c.Due.After(p.now):
 		return p.crashing(c), true
 	case image.Ref == c.Spec.Image && image.Attempt == c.Attempt && image.Failure.Count > 0:
@@ -190,12 +192,23 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 	case c.Delay > 0: // until it has started
 		return p.crashing(c), true
 	case start.Count > 0 && c.Standing == podplan.Restarting:
-		return &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}, true
-	case image.Ref == "" && c.Latest == nil && c.Reported != nil && c.Reported.State.Waiting != nil:
-		// The agent has not tried yet since it was started: what was true before it is the best that is known.
-		return c.Reported.State.Waiting.DeepCopy(), true
+		return failed, true
 	}
 	return p.waitingForTurn(), false
+}
+
+// stillTrue is what was reported of a waiting container, where the agent cannot know better: the pod ends, or the agent was
+// started anew and has tried nothing yet.
+func (p *podView) stillTrue(c *podplan.Container) *corev1.ContainerStateWaiting {
+	if c.Reported == nil || c.Reported.State.Waiting == nil {
+		return nil
+	}
+	_, tried := p.memory.Images[c.Spec.Name]
+	_, started := p.memory.Starts[c.Spec.Name]
+	if p.Ends || c.Latest == nil && !tried && !started {
+		return c.Reported.State.Waiting.DeepCopy()
+	}
+	return nil
 }
 
 func (p *podView) crashing(c *podplan.Container) *corev1.ContainerStateWaiting {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -114,8 +113,7 @@ func Register(existing, wanted *corev1.Node) (node *corev1.Node, changed bool) {
 	if node.Spec.ProviderID == "" { // the API server lets it be set once
 		node.Spec.ProviderID = wanted.Spec.ProviderID
 	}
-	changed = !equality.Semantic.DeepEqual(existing.Labels, node.Labels) ||
-		!equality.Semantic.DeepEqual(existing.Annotations, node.Annotations) ||
+	changed = !maps.Equal(existing.Labels, node.Labels) || !maps.Equal(existing.Annotations, node.Annotations) ||
 		existing.Spec.ProviderID != node.Spec.ProviderID
 	return node, changed
 }

@@ -97,9 +97,9 @@ func Look(want Want, have Have, now time.Time) View {
 	}
 	l.pod = want.Pod
 	v.Containers = l.containers()
-	v.Verdict, v.wake = verdict(want, l.memory, now)
 	v.Removed = want.Pod.DeletionTimestamp != nil
 	v.Completed = l.completed(v)
+	v.Verdict, v.wake = l.verdict(v.Removed || v.Completed)
 	v.Ends = v.Removed || v.Verdict != nil || v.Completed || terminal(want.Reported.Phase)
 	v.Stopped = v.Ends && l.stopped()
 	for i := range v.Containers {
@@ -124,20 +124,29 @@ func memoryOf(have Have) *Memory {
 	return have.Memory
 }
 
-// verdict is why the pod fails as a whole, and when that could change by itself.
-func verdict(want Want, m *Memory, now time.Time) (*Outcome, time.Time) {
-	if want.Outcome != nil {
-		return want.Outcome, time.Time{}
+// reasonDeadline is the reason of a pod that was active for longer than its spec allows.
+const reasonDeadline = "DeadlineExceeded"
+
+// verdict is why the pod fails as a whole, and when that could change by itself. A deadline that passes while the pod ends
+// for another reason is no verdict.
+func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
+	if l.want.Outcome != nil {
+		return l.want.Outcome, time.Time{}
 	}
-	limit := want.Pod.Spec.ActiveDeadlineSeconds
-	if limit == nil || terminal(want.Reported.Phase) {
+	limit := l.pod.Spec.ActiveDeadlineSeconds
+	if limit == nil || terminal(l.want.Reported.Phase) {
 		return nil, time.Time{}
 	}
-	deadline := startTime(want, m, now).Add(time.Duration(*limit) * time.Second)
-	if now.Before(deadline) {
-		return nil, deadline
+	if !l.memory.Exceeded && l.want.Reported.Reason != reasonDeadline {
+		deadline := startTime(l.want, l.memory, l.now).Add(seconds(*limit))
+		switch {
+		case ending:
+			return nil, time.Time{}
+		case l.now.Before(deadline):
+			return nil, deadline
+		}
 	}
-	return &Outcome{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
+	return &Outcome{Reason: reasonDeadline, Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
 }
 
 // StartTime is when the node took the pod in.

@@ -11,6 +11,8 @@ type Memory struct {
 	Grace time.Duration
 	// SpecGrace is the pod's own grace, for when its spec is no longer known.
 	SpecGrace time.Duration
+	// Exceeded says that the pod was seen past its activeDeadlineSeconds while it lived.
+	Exceeded bool
 
 	Volumes     map[string]VolumeState  // by volume name
 	Images      map[string]ImageState   // by container name

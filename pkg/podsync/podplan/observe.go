@@ -36,6 +36,7 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 		m.SpecGrace = specGrace(want.Pod)
 	}
 	v := Look(want, have, now)
+	m.Exceeded = m.Exceeded || v.Verdict != nil && v.Verdict.Reason == reasonDeadline
 	m.observeEnd(want, v, now)
 	if !v.Ends {
 		m.observeStops(v, have, now)
@@ -57,16 +58,19 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 }
 
 func (m *Memory) prepare() {
-	if m.Volumes != nil {
-		return
+	ensure(&m.Volumes)
+	ensure(&m.Images)
+	ensure(&m.Starts)
+	ensure(&m.Hooks)
+	ensure(&m.Stops)
+	ensure(&m.Crashes)
+	ensure(&m.Removal)
+}
+
+func ensure[V any](m *map[string]V) {
+	if *m == nil {
+		*m = map[string]V{}
 	}
-	m.Volumes = map[string]VolumeState{}
-	m.Images = map[string]ImageState{}
-	m.Starts = map[string]FailureState{}
-	m.Hooks = map[string]HookState{}
-	m.Stops = map[string]StopState{}
-	m.Crashes = map[string]CrashState{}
-	m.Removal = map[string]FailureState{}
 }
 
 func holds(p runtime.Pod, id string) bool {

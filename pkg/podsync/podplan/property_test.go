@@ -223,7 +223,7 @@ func told(s corev1.PodStatus) string {
 // host notes each broken rule; after its deletion every pod must be gone within the time that its grace and the back-off of
 // what failed allow.
 func TestEveryLifeEnds(t *testing.T) {
-	lives := 3000
+	lives := 800
 	if testing.Short() {
 		lives = 300
 	}
@@ -254,7 +254,7 @@ func TestEveryLifeEnds(t *testing.T) {
 // TestEveryLifeSettles plays lives to a point, heals everything, and lets time pass: the pod must come to rest, running
 // everything it should or ended for good.
 func TestEveryLifeSettles(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(250) {
 		l := newLife(seed + 1_000_000)
 		for range 100 {
 			l.look()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type host struct {
 	memory     podplan.Memory
 	plan       podplan.Plan
 	status     corev1.PodStatus
+	told       corev1.PodStatus // the last that was sent to the API
 	frozen     bool
 	flying     []podplan.Action // under way; finished by finish
 	failures   []failure
@@ -98,6 +100,10 @@ func (h *host) launch() {
 		h.lastLine = line
 		h.print("  = " + line)
 	}
+	if reflect.DeepEqual(h.status, h.told) {
+		return
+	}
+	h.told = h.status
 	var reported corev1.PodStatus
 	data, err := json.Marshal(h.status) // times lose their fractions on the way to the API
 	if err == nil {
