@@ -48,9 +48,10 @@ test-bed: deps ## real clusters on this machine
 	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m ./test/bed/... $(BED_PACKAGES)
 
 .PHONY: conformance
-conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N PEER=1
+conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N NODES=N PEER=1 UPDATE=1 KEEP=1 ARTIFACTS=DIR
 	@$(GO) build -o bin/conformance-run ./test/cmd/conformance
-	bin/conformance-run $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(if $(PROCS),--procs $(PROCS)) $(if $(PEER),--peer) $(CONFORMANCE)
+	bin/conformance-run $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(if $(PROCS),--procs $(PROCS)) $(if $(NODES),--nodes $(NODES)) \
+		$(if $(PEER),--peer) $(if $(UPDATE),--update) $(if $(KEEP),--keep) $(if $(ARTIFACTS),--artifacts '$(ARTIFACTS)') $(CONFORMANCE)
 
 .PHONY: bench
 bench: $(BED) deps ## pod starts and memory, on a cluster made for it: PEER=1 PODS=N
