@@ -1,0 +1,10 @@
+package hostfs_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/nodeagent/nodeagent/pkg/volume/volumetest"
+)
+
+func TestMain(m *testing.M) { os.Exit(volumetest.Main(m)) }
