@@ -15,8 +15,8 @@ import (
 // start boots a machine in a namespace of its own and ends both with the test.
 func start(t *testing.T, d Disk) *Machine {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root for network namespaces")
+	if os.Getenv("NODEAGENT_BED") != "1" || os.Getuid() != 0 {
+		t.Skip("needs NODEAGENT_BED=1 and root: it makes a disk and network namespaces")
 	}
 	if _, err := exec.LookPath(kernelProgram); err != nil {
 		t.Skipf("needs %s (Debian package user-mode-linux)", kernelProgram)
