@@ -29,7 +29,7 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 	}
 	switch {
 	case c.Latest != nil:
-		s.RestartCount = int32(c.Latest.Attempt) //nolint:gosec // attempts are counted up from 0
+		s.RestartCount = int32(c.Latest.Attempt)
 		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageID, podplan.StatusID(c.Latest.ID)
 		s.VolumeMounts = mounts(c.Spec)
 		resources(&s, c)
@@ -139,7 +139,7 @@ func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.Con
 // terminated tells how an attempt ended.
 func (p *podView) terminated(c *podplan.Container, r *runtime.Container) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
-		ExitCode: int32(r.ExitCode), //nolint:gosec // a byte
+		ExitCode: int32(r.ExitCode),
 		Message:  p.have.Messages[r.ID], ContainerID: podplan.StatusID(r.ID),
 		StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(r.FinishedAt),
 	}
@@ -275,7 +275,7 @@ func resources(s *corev1.ContainerStatus, c *podplan.Container) {
 		return
 	}
 	if cpu := applied.CPU; cpu != nil && cpu.Quota != nil && cpu.Period != nil && *cpu.Quota > 0 && *cpu.Period > 0 {
-		limit(s, corev1.ResourceCPU, resource.NewMilliQuantity(*cpu.Quota*1000/int64(*cpu.Period), resource.DecimalSI)) //nolint:gosec // microseconds
+		limit(s, corev1.ResourceCPU, resource.NewMilliQuantity(*cpu.Quota*1000/int64(*cpu.Period), resource.DecimalSI))
 	}
 	if memory := applied.Memory; memory != nil && memory.Limit != nil && *memory.Limit > 0 {
 		limit(s, corev1.ResourceMemory, resource.NewQuantity(*memory.Limit, resource.BinarySI))

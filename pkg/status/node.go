@@ -38,7 +38,7 @@ func Node(prev *corev1.Node, f Facts, now time.Time) *corev1.Node {
 	s.Addresses = slices.Clone(f.Addresses)
 	s.DaemonEndpoints.KubeletEndpoint.Port = f.Port
 	s.NodeInfo = f.Info
-	s.NodeInfo.KubeProxyVersion = "" // as kubelet since 1.33: nothing may rely on it
+	s.NodeInfo.KubeProxyVersion = "" //nolint:staticcheck // deprecated, and for that reason kept empty whatever the facts say
 	s.Images = images(f.Images, f.MaxImages)
 	if f.VolumesInUse != nil {
 		s.VolumesInUse = slices.Sorted(slices.Values(f.VolumesInUse))

@@ -150,7 +150,7 @@ func (p *player) exits(word, name, codeText string) error {
 	if c == nil || c.State != runtime.Running {
 		return errors.New("it does not run")
 	}
-	p.host.exit(c, code)
+	p.end(c, code)
 	return err
 }
 

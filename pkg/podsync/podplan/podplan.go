@@ -157,6 +157,7 @@ func (a StartSandbox) String() string { return fmt.Sprintf("start sandbox attemp
 func (a EnsureImage) String() string {
 	return fmt.Sprintf("ensure image %s for %s attempt %d (%s)", a.Ref, a.Container, a.Attempt, a.Policy)
 }
+
 func (a StartContainer) String() string {
 	return fmt.Sprintf("start container %s attempt %d", a.Container, a.Attempt)
 }
@@ -167,9 +168,11 @@ func (a StopContainer) String() string {
 	}
 	return fmt.Sprintf("stop container %s: %s", a.Container, a.Message)
 }
+
 func (a RemoveContainer) String() string {
 	return fmt.Sprintf("remove container %s %.12s", a.Container, a.ContainerID)
 }
+
 func (a RemoveSandbox) String() string {
 	return fmt.Sprintf("remove sandbox attempt %d", a.Attempt)
 }
@@ -177,19 +180,38 @@ func (UnmountVolumes) String() string { return "unmount volumes" }
 func (RemoveCgroup) String() string   { return "remove cgroup" }
 func (Cleanup) String() string        { return "clean up" }
 
-// Key of each action; see Action.
+// Key is one volume.
+func (a MountVolume) Key() string { return "volume/" + a.Volume }
 
-func (a MountVolume) Key() string     { return "volume/" + a.Volume }
-func (StartSandbox) Key() string      { return "sandbox" }
-func (a EnsureImage) Key() string     { return "image/" + a.Container }
-func (a StartContainer) Key() string  { return "container/" + a.Container }
-func (a RunHook) Key() string         { return "hook/" + string(a.Kind) + "/" + a.ContainerID }
-func (a StopContainer) Key() string   { return "stop/" + a.ContainerID }
+// Key is the sandbox, shared with its removal.
+func (StartSandbox) Key() string { return "sandbox" }
+
+// Key is one container's image.
+func (a EnsureImage) Key() string { return "image/" + a.Container }
+
+// Key is one container, whatever the attempt.
+func (a StartContainer) Key() string { return "container/" + a.Container }
+
+// Key is one hook of one attempt.
+func (a RunHook) Key() string { return "hook/" + string(a.Kind) + "/" + a.ContainerID }
+
+// Key is one attempt, for either signal.
+func (a StopContainer) Key() string { return "stop/" + a.ContainerID }
+
+// Key is one attempt.
 func (a RemoveContainer) Key() string { return "remove/" + a.ContainerID }
-func (RemoveSandbox) Key() string     { return "sandbox" }
-func (UnmountVolumes) Key() string    { return "volumes" }
-func (RemoveCgroup) Key() string      { return "cleanup" }
-func (Cleanup) Key() string           { return "cleanup" }
+
+// Key is the sandbox, shared with its start.
+func (RemoveSandbox) Key() string { return "sandbox" }
+
+// Key is all volumes.
+func (UnmountVolumes) Key() string { return "volumes" }
+
+// Key is shared with Cleanup, which removes the cgroup too.
+func (RemoveCgroup) Key() string { return "cleanup" }
+
+// Key is shared with RemoveCgroup.
+func (Cleanup) Key() string { return "cleanup" }
 
 func (MountVolume) action()     {}
 func (StartSandbox) action()    {}

@@ -107,7 +107,7 @@ func (l *life) event() {
 	case n < 40 && !l.plan.WakeAt.IsZero() && l.plan.WakeAt.After(l.now):
 		l.now = l.plan.WakeAt
 	case n < 55:
-		l.end()
+		l.crash()
 	case n < 85:
 		l.answer()
 	case n < 90:
@@ -136,12 +136,12 @@ func (l *life) failureOf() error {
 	return err
 }
 
-// end ends a container that runs.
-func (l *life) end() {
+// crash ends a container that runs.
+func (l *life) crash() {
 	if c := l.anyRunning(); c != nil {
 		code := []int{0, 0, 1, 137}[l.rand.IntN(4)]
 		fmt.Fprintf(l.log, "> %s exits with %d\n", c.Name, code)
-		l.exit(c, code)
+		l.end(c, code)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestEveryLifeEnds(t *testing.T) {
 	if testing.Short() {
 		lives = 300
 	}
-	for seed := range uint64(lives) { //nolint:gosec // small
+	for seed := range uint64(lives) {
 		l := newLife(seed)
 		for range 150 {
 			l.look()
@@ -279,7 +279,7 @@ func (l *life) allAnswer() {
 		switch {
 		case c.State != runtime.Running:
 		case strings.HasPrefix(c.Name, "init") && !l.sidecar(c.Name):
-			l.exit(c, 0)
+			l.end(c, 0)
 		default:
 			l.have.Probes[c.ID] = podplan.Probes{Startup: podplan.Success, Liveness: podplan.Success, Readiness: podplan.Success}
 		}

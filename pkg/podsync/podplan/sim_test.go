@@ -2,6 +2,7 @@ package podplan_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -180,8 +181,8 @@ func (h *host) finish(i int) {
 }
 
 func leavesRecord(err error) bool {
-	known, ok := err.(*podplan.ReasonError)
-	return ok && known.Reason == "RunContainerError"
+	var known *podplan.ReasonError
+	return errors.As(err, &known) && known.Reason == "RunContainerError"
 }
 
 // check notes what no plan may name.
@@ -280,9 +281,9 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 		if c := h.byID(a.ContainerID); c != nil && c.State == runtime.Running {
 			switch {
 			case a.Kill:
-				h.exit(c, 137)
+				h.end(c, 137)
 			case !h.stubborn[c.Name]:
-				h.exit(c, 143)
+				h.end(c, 143)
 			}
 		}
 	case podplan.RemoveContainer:
@@ -325,14 +326,14 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 	c.State, c.StartedAt = runtime.Running, h.now
 	if err != nil {
 		c.StartedAt, c.StartError = time.Time{}, err.Error()
-		h.exit(c, 128)
+		h.end(c, 128)
 	}
 	if code, ok := h.instant[c.Name]; ok {
-		h.exit(c, code)
+		h.end(c, code)
 	}
 }
 
-func (h *host) exit(c *runtime.Container, code int) {
+func (h *host) end(c *runtime.Container, code int) {
 	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now
 	delete(h.have.Probes, c.ID)
 }
@@ -378,7 +379,7 @@ func (h *host) reboot() {
 	h.loseSandbox()
 	for i := range h.have.Runtime.Containers {
 		if c := &h.have.Runtime.Containers[i]; c.State == runtime.Running {
-			h.exit(c, 255)
+			h.end(c, 255)
 		}
 	}
 }

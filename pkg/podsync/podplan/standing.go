@@ -100,7 +100,7 @@ func restarts(pod *corev1.Pod, c *Container, code int) bool {
 	case Init, App:
 	}
 	for _, rule := range c.Spec.RestartPolicyRules {
-		if matches(rule, int32(code)) { //nolint:gosec // exit codes are bytes
+		if matches(rule, int32(code)) {
 			return true
 		}
 	}
