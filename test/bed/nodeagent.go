@@ -39,20 +39,25 @@ func Programs(ctx context.Context, b *tools.Builder) (string, error) {
 	return b.Product(ctx, names...)
 }
 
+// programs returns the folder of the product's programs.
+func (a NodeAgent) programs(ctx context.Context, c *Cluster) (string, error) {
+	if a.Dir != "" {
+		return filepath.Abs(a.Dir)
+	}
+	return Programs(ctx, c.Builder())
+}
+
 // Start implements Kind.
 func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	c := n.Cluster()
-	if a.Dir == "" {
-		dir, err := Programs(ctx, c.Builder())
-		if err != nil {
-			return err
-		}
-		a.Dir = dir
-	}
-	if err := n.AddPath(a.Dir); err != nil {
+	dir, err := a.programs(ctx, c)
+	if err != nil {
 		return err
 	}
-	program := filepath.Join(a.Dir, "nodeagent")
+	if err := n.AddPath(dir); err != nil {
+		return err
+	}
+	program := filepath.Join(dir, "nodeagent")
 	if err := a.configure(n); err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
+	"time"
 
 	"github.com/nodeagent/nodeagent/test/bed/images"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
@@ -67,4 +69,45 @@ func (c *Cluster) umlDisk(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("preparing a disk for User-Mode Linux: %w", err)
 	}
 	return disk, nil
+}
+
+// InstallNodeAgent installs the product on the machine as `make install` does, and joins it for real: systemd starts the
+// daemon, and join returns when the node is Ready. It returns what join prints, also with an error.
+func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, error) {
+	dir, err := a.programs(ctx, u.cluster)
+	if err != nil {
+		return "", err
+	}
+	source := u.cluster.Builder().Source
+	for _, name := range []string{"nodeagent", "nodeagent-pump"} {
+		if err := u.CopyTo(ctx, filepath.Join(dir, name), "/usr/local/bin/"+name); err != nil {
+			return "", err
+		}
+	}
+	if err := u.CopyTo(ctx, filepath.Join(source, "systemd/nodeagent.service"), "/etc/systemd/system/nodeagent.service"); err != nil {
+		return "", err
+	}
+	files := map[string]string{"20-bed.yaml": umlSettings, "40-test.yaml": a.Config}
+	for name, content := range files {
+		if err := u.WriteFile(ctx, filepath.Join(nodeAgentConfigDir, name), []byte(content), 0o644); err != nil {
+			return "", err
+		}
+	}
+	join := append([]string{"nodeagent", "join", u.cluster.Server(), "--config", nodeAgentConfigDir, "--node-ip", u.IP.String(),
+		"--token", u.cluster.Token(), "--discovery-token-ca-cert-hash", u.cluster.CAHash()}, a.Args...)
+	result, err := u.Exec(ctx, join...)
+	text := result.Stdout + result.Stderr
+	if err == nil && result.Code != 0 {
+		journal, _ := u.Output(ctx, "journalctl", "-u", "nodeagent", "-n", "20", "--no-pager")
+		err = fmt.Errorf("joining %q: exit status %d: %s\n%s", u.NodeNet.Name, result.Code, text, journal)
+	}
+	return text, err
+}
+
+// umlSettings is what a machine under systemd asks for.
+const umlSettings = kubeletKind + "cgroupDriver: systemd\nfailSwapOn: false\n"
+
+// WaitReady waits until the API says that the node is Ready.
+func (u *UMLNode) WaitReady(ctx context.Context, limit time.Duration) error {
+	return u.cluster.WaitNodeReady(ctx, u.NodeNet, limit)
 }

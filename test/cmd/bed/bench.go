@@ -123,6 +123,7 @@ func (o benchOptions) onePod(ctx context.Context, client kubernetes.Interface, n
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64(5)),
 			// It ends when told to, so that "gone" measures the agent and not the grace period.
 			Containers: []corev1.Container{{Name: "c", Image: bed.Busybox, Command: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"}}},
 		},
