@@ -33,6 +33,9 @@ type View struct {
 	SeenAt    time.Time
 }
 
+// Synced says that every source has told of all its pods.
+func (l *Loop) Synced() bool { return l.synced.Load() }
+
 // Snapshot returns all pods, in order of namespace, name, UID.
 func (l *Loop) Snapshot() []View {
 	entries := l.store.all()

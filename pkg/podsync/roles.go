@@ -82,7 +82,8 @@ type Hooks interface {
 
 // Prober checks running containers. Its results change without notice; it tells of that by Loop.Wake.
 type Prober interface {
-	// Sync starts the probes of newly running containers and ends those of containers that no longer run.
+	// Sync starts the probes of newly running containers and ends those of containers that no longer run. pod.Status is
+	// what the API server was told.
 	Sync(pod *corev1.Pod, have runtime.Pod)
 	Results(containerID string) podplan.Probes
 	// Forget ends all probes of a pod.

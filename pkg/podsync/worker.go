@@ -259,7 +259,9 @@ func (l *Loop) observe(ctx context.Context, t turn) (podplan.Have, error) {
 		have.Busy[key] = true
 	}
 	if t.want.Pod != nil {
-		l.config.Prober.Sync(t.want.Pod, t.rt)
+		reported := *t.want.Pod
+		reported.Status = t.want.Reported
+		l.config.Prober.Sync(&reported, t.rt)
 	}
 	for _, c := range t.rt.Containers {
 		have.Probes[c.ID] = l.config.Prober.Results(c.ID)

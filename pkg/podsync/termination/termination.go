@@ -1,0 +1,103 @@
+// Package termination is EDGE: it reads the termination messages that containers leave: a file of their own, or the end of
+// their log. It never follows what a container may have put in a file's place.
+package termination
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// The bounds of a message from a log: as in kubelet.
+const (
+	logLines = 80
+	logBytes = 2048
+)
+
+// Reader reads messages. Its zero value is ready.
+type Reader struct{}
+
+// Message returns at most limit bytes of an exited container's message: its file; or, when that is empty and the policy is
+// FallbackToLogsOnError and the container failed, the last lines of its log.
+func (Reader) Message(_ context.Context, c runtime.Container, policy corev1.TerminationMessagePolicy, limit int) string {
+	text := ""
+	if c.MessagePath != "" {
+		text = strings.ToValidUTF8(readTail(c.MessagePath, int64(limit)), "")
+	}
+	if text != "" || policy != corev1.TerminationMessageFallbackToLogsOnError || c.ExitCode == 0 || c.LogPath == "" {
+		return text
+	}
+	return tail(c.LogPath, min(limit, logBytes))
+}
+
+// open opens a regular file, and nothing else: a FIFO would be waited for, and a link would lead out of the pod's folder.
+func open(name string) (*os.File, int64, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err //nolint:wrapcheck // never shown
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// readTail reads the last bytes of a file; "" when it cannot be read.
+func readTail(name string, most int64) string {
+	f, size, err := open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if size > most {
+		if _, err := f.Seek(size-most, io.SeekStart); err != nil {
+			return ""
+		}
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// tail returns the last lines of a log in CRI format, without what the format adds, of at most so many bytes.
+func tail(name string, most int) string {
+	// Each line has about 45 bytes of time, stream and tag, and may be one byte long.
+	raw := readTail(name, int64(most+logLines*64)*8)
+	lines := strings.Split(strings.TrimSuffix(raw, "\n"), "\n")
+	var b strings.Builder
+	for _, line := range lines[max(0, len(lines)-logLines):] {
+		content, whole, ok := parseLine(line)
+		if !ok {
+			continue // the first may be cut
+		}
+		b.WriteString(content)
+		if whole {
+			b.WriteByte('\n')
+		}
+	}
+	text := strings.ToValidUTF8(b.String(), "")
+	return text[max(0, len(text)-most):]
+}
+
+// parseLine splits "2016-10-06T00:17:09.669794202Z stdout F content"; a tag P says that the line goes on in the next.
+func parseLine(line string) (content string, whole, ok bool) {
+	parts := strings.SplitN(line, " ", 4)
+	if len(parts) < 4 || parts[1] != "stdout" && parts[1] != "stderr" {
+		return "", false, false
+	}
+	tag, _, _ := strings.Cut(parts[2], ":")
+	return parts[3], tag != "P", true
+}

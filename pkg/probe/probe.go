@@ -1,0 +1,286 @@
+// Package probe is EDGE: it runs the startup, liveness and readiness checks of running containers, and keeps their results.
+// It decides nothing: what a failed check means for a container is podplan's matter.
+//
+// # A life
+//
+// Sync sees a container run for the first time and makes one worker for each of its probes. A worker waits for the startup
+// probe (if it is not that), then for initialDelaySeconds, and then checks every periodSeconds. Its result changes when as
+// many checks in a row as the threshold says agree. A startup probe ends with its first result, a liveness probe with its
+// first failure: what follows is a new container. When the pod is to end, startup and liveness probes end at once; readiness
+// goes on until the container stops, so that traffic is led away in time.
+package probe
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Execer runs a process in a container; see runtime.Streams.
+type Execer interface {
+	Exec(ctx context.Context, containerID string, x runtime.ExecConfig) (exitCode int, err error)
+}
+
+// Events is the one method of client-go's EventRecorder that is used here.
+type Events interface {
+	Event(object kruntime.Object, eventType, reason, message string)
+}
+
+// Config of a Prober. Fields without a default are required.
+type Config struct {
+	Exec   Execer
+	Events Events
+	// Wake is told of the pod whose results changed.
+	Wake func(uid types.UID)
+	// HostIP is where pods with the host's network listen.
+	HostIP func() string
+	// MaxExecs bounds the exec checks at a time, since each costs a process in the container; default 16.
+	MaxExecs int
+	// Metrics counts checks; nil: nobody does.
+	Metrics *Metrics
+	Now     func() time.Time
+	// Random is a number from 0 to 1: the share of the first period that a probe waits after a restart of the agent.
+	Random func() float64
+	Log    *slog.Logger
+}
+
+// Kind of a probe, as events and metrics write it.
+type Kind string
+
+// The three kinds.
+const (
+	Startup   Kind = "Startup"
+	Liveness  Kind = "Liveness"
+	Readiness Kind = "Readiness"
+)
+
+// Prober runs probes.
+type Prober struct {
+	config Config
+	check  checker
+	began  time.Time
+
+	mu         sync.Mutex
+	containers map[string]*container
+	pods       map[types.UID]runtime.PodRef // that have or had probes
+	spawn      func(*worker)                // nil while Run is not under way
+	running    sync.WaitGroup
+}
+
+// container is what is known of one running container. It is guarded by the prober's mutex.
+type container struct {
+	pod     types.UID
+	results podplan.Probes
+	workers map[Kind]*worker
+	started chan struct{} // closed when the startup probe has succeeded
+}
+
+// New checks the configuration.
+func New(c Config) (*Prober, error) {
+	if c.Exec == nil || c.Events == nil || c.Wake == nil || c.HostIP == nil || c.Now == nil || c.Random == nil || c.Log == nil {
+		return nil, errors.New("making the prober: Exec, Events, Wake, HostIP, Now, Random and Log are required")
+	}
+	if c.MaxExecs <= 0 {
+		c.MaxExecs = 16
+	}
+	return &Prober{
+		config: c, check: newChecker(c.Exec, c.MaxExecs), began: c.Now(), containers: make(map[string]*container),
+		pods: make(map[types.UID]runtime.PodRef),
+	}, nil
+}
+
+// Run lets the probes run until ctx ends.
+func (p *Prober) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.spawn = func(w *worker) {
+		bounded, cancel := context.WithCancel(ctx)
+		w.cancel = cancel
+		p.running.Go(func() {
+			defer cancel()
+			w.run(bounded)
+		})
+	}
+	for _, c := range p.containers {
+		for _, w := range c.workers {
+			p.spawn(w)
+		}
+	}
+	p.mu.Unlock()
+	<-ctx.Done()
+	p.mu.Lock()
+	p.spawn = func(*worker) {}
+	p.mu.Unlock()
+	p.running.Wait()
+	return nil
+}
+
+// Results are the newest results of a container; zero when it has no probes or none has a result.
+func (p *Prober) Results(containerID string) podplan.Probes {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.containers[containerID]; c != nil {
+		return c.results
+	}
+	return podplan.Probes{}
+}
+
+// Forget ends all probes of a pod, and drops their metrics.
+func (p *Prober) Forget(uid types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ref, seen := p.pods[uid]; seen {
+		p.config.Metrics.forget(ref)
+		delete(p.pods, uid)
+	}
+	for id, c := range p.containers {
+		if c.pod == uid {
+			c.end()
+			delete(p.containers, id)
+		}
+	}
+}
+
+// Sync makes the probes of a pod be those of its running containers. pod.Status is what the API server was told: of a
+// container that was reported as started, the startup probe is not run again.
+func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	alive := make(map[string]bool)
+	for _, spec := range probed(pod) {
+		c := have.Latest(spec.Name)
+		if c == nil || c.State != runtime.Running {
+			continue
+		}
+		alive[c.ID] = true
+		if p.containers[c.ID] == nil {
+			p.begin(pod, spec, c, p.address(pod, have))
+		}
+		if pod.DeletionTimestamp != nil {
+			p.containers[c.ID].endKinds(Startup, Liveness)
+		}
+	}
+	for id, c := range p.containers {
+		if c.pod == pod.UID && !alive[id] {
+			c.end()
+			delete(p.containers, id)
+		}
+	}
+}
+
+// probed are the containers of a pod that may have probes: the usual ones, and init containers that keep running.
+func probed(pod *corev1.Pod) []*corev1.Container {
+	var list []*corev1.Container
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			list = append(list, c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		list = append(list, &pod.Spec.Containers[i])
+	}
+	return list
+}
+
+// address is where the pod's containers listen; "" when it is not known.
+func (p *Prober) address(pod *corev1.Pod, have runtime.Pod) string {
+	if pod.Spec.HostNetwork {
+		return p.config.HostIP()
+	}
+	if have.Sandbox == nil || len(have.Sandbox.IPs) == 0 {
+		return ""
+	}
+	return have.Sandbox.IPs[0].String()
+}
+
+// begin makes the workers of a container, with the lock held.
+func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Container, address string) {
+	entry := &container{pod: pod.UID, workers: make(map[Kind]*worker), started: make(chan struct{})}
+	p.containers[c.ID] = entry
+	p.pods[pod.UID] = runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+	specs := map[Kind]*corev1.Probe{Startup: spec.StartupProbe, Liveness: spec.LivenessProbe, Readiness: spec.ReadinessProbe}
+	if spec.StartupProbe == nil || wasStarted(pod, c.ID) {
+		specs[Startup] = nil
+		close(entry.started)
+		if spec.StartupProbe != nil {
+			entry.results.Startup = podplan.Success
+		}
+	}
+	for kind, probe := range specs {
+		if probe == nil {
+			continue
+		}
+		w := &worker{
+			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: c.StartedAt, address: address,
+			started: entry.started, cancel: func() {},
+		}
+		entry.workers[kind] = w
+		if p.spawn != nil {
+			p.spawn(w)
+		}
+	}
+}
+
+// wasStarted says that the API server was told that this very attempt has started.
+func wasStarted(pod *corev1.Pod, id string) bool {
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+		for _, s := range list {
+			if s.ContainerID == podplan.StatusID(id) && s.Started != nil && *s.Started {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// end ends the workers, with the lock held.
+func (c *container) end() { c.endKinds(Startup, Liveness, Readiness) }
+
+func (c *container) endKinds(kinds ...Kind) {
+	for _, kind := range kinds {
+		if w := c.workers[kind]; w != nil {
+			w.cancel()
+		}
+	}
+}
+
+// set notes a result, and says whether it is news.
+func (p *Prober) set(w *worker, r podplan.Result, message string) {
+	p.mu.Lock()
+	c := p.containers[w.id]
+	if c == nil || c.workers[w.kind] != w {
+		p.mu.Unlock()
+		return
+	}
+	var field *podplan.Result
+	switch w.kind {
+	case Startup:
+		field = &c.results.Startup
+	case Liveness:
+		field = &c.results.Liveness
+	case Readiness:
+		field = &c.results.Readiness
+	}
+	news := *field != r
+	*field = r
+	if r == podplan.Failure && w.kind != Readiness {
+		c.results.Message, c.results.Grace = message, w.spec.TerminationGracePeriodSeconds
+	}
+	if news && w.kind == Startup && r == podplan.Success {
+		close(c.started)
+	}
+	p.mu.Unlock()
+	if news {
+		p.config.Log.Info("probe result changed", "pod", w.pod.Namespace+"/"+w.pod.Name, "container", w.container.Name,
+			"probe", w.kind, "result", r, "message", message)
+		p.config.Wake(w.pod.UID)
+	}
+}

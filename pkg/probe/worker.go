@@ -1,0 +1,159 @@
+package probe
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+)
+
+// worker runs one probe of one container. Its fields are never changed once it runs.
+type worker struct {
+	prober    *Prober
+	kind      Kind
+	spec      *corev1.Probe
+	pod       *corev1.Pod
+	container *corev1.Container
+	id        string
+	began     time.Time // of the container
+	address   string
+	started   <-chan struct{}
+	cancel    context.CancelFunc
+}
+
+// outcome of one check.
+type outcome struct {
+	result podplan.Result // NotProbed: the check itself could not be made
+	// text is for people: what the check said, or why it could not be made. Warned says that it succeeded but.
+	text   string
+	warned bool
+}
+
+// run checks until ctx ends or nothing more is to be learned.
+func (w *worker) run(ctx context.Context) {
+	period := seconds(w.spec.PeriodSeconds, 10)
+	if w.kind != Startup {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.started:
+		}
+	}
+	first := w.began.Add(time.Duration(w.spec.InitialDelaySeconds) * time.Second)
+	if w.began.Before(w.prober.began) {
+		// The agent was restarted: the checks of all the node's containers are spread over their first period.
+		jitter := time.Duration(w.prober.config.Random() * float64(period))
+		first = later(first, w.prober.config.Now().Add(jitter))
+	}
+	if !sleep(ctx, first.Sub(w.prober.config.Now())) {
+		return
+	}
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	streak, last := int32(0), podplan.NotProbed
+	for {
+		o := w.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if o.result != podplan.NotProbed {
+			if streak++; o.result != last {
+				streak, last = 1, o.result
+			}
+			if streak >= w.threshold(o.result) {
+				w.prober.set(w, o.result, o.text)
+				if w.isOver(o.result) {
+					return
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// threshold is how many checks in a row must say so.
+func (w *worker) threshold(r podplan.Result) int32 {
+	if r == podplan.Failure {
+		return orDefault(w.spec.FailureThreshold, 3)
+	}
+	return orDefault(w.spec.SuccessThreshold, 1)
+}
+
+// isOver says that a result is the last that this container will have.
+func (w *worker) isOver(r podplan.Result) bool {
+	return w.kind == Startup || w.kind == Liveness && r == podplan.Failure
+}
+
+// once makes one check, announces what people should know of it, and counts it.
+func (w *worker) once(ctx context.Context) outcome {
+	const tries = 3 // for checks that could not be made
+	began := w.prober.config.Now()
+	var o outcome
+	for range tries {
+		if o = w.prober.check.check(ctx, w); o.result != podplan.NotProbed || ctx.Err() != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return o
+	}
+	w.prober.config.Metrics.count(w, o.result, w.prober.config.Now().Sub(began))
+	switch {
+	case o.result == podplan.NotProbed:
+		w.event("Unhealthy", string(w.kind)+" probe errored and resulted in unknown state: "+o.text)
+	case o.result == podplan.Failure:
+		w.event("Unhealthy", string(w.kind)+" probe failed: "+o.text)
+	case o.warned:
+		w.event("ProbeWarning", string(w.kind)+" probe warning: "+o.text)
+	}
+	return o
+}
+
+func (w *worker) event(reason, message string) {
+	path := "spec.containers{" + w.container.Name + "}"
+	for i := range w.pod.Spec.InitContainers {
+		if w.pod.Spec.InitContainers[i].Name == w.container.Name {
+			path = "spec.initContainers{" + w.container.Name + "}"
+		}
+	}
+	w.prober.config.Events.Event(&corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: w.pod.Namespace, Name: w.pod.Name, UID: w.pod.UID,
+		ResourceVersion: w.pod.ResourceVersion, FieldPath: path,
+	}, corev1.EventTypeWarning, reason, message)
+}
+
+func orDefault(n, fallback int32) int32 {
+	if n <= 0 {
+		return fallback
+	}
+	return n
+}
+
+func seconds(n, fallback int32) time.Duration {
+	return time.Duration(orDefault(n, fallback)) * time.Second
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// sleep waits and says whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(max(0, d))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
