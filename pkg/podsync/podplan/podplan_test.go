@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
 // The hash is kept in the records of running containers: when this test fails, an upgrade restarts them all.
@@ -131,4 +132,22 @@ func TestNextAttempt(t *testing.T) {
 			t.Errorf("%s: attempt %d, want %d", name, got, c.want)
 		}
 	}
+}
+
+// One turn of a worker for a pod at rest: what each wake of each pod costs beside the runtime's answer.
+func BenchmarkTurnOfPodAtRest(b *testing.B) {
+	l := newLife(3)
+	l.advance(10 * time.Minute)
+	for range 6 {
+		l.allAnswer()
+	}
+	have := l.have
+	have.Memory = &l.memory
+	b.ReportAllocs()
+	for b.Loop() {
+		l.memory.Observe(l.want, have, l.now)
+		_ = podplan.Next(l.want, have, l.now)
+		_ = status.Pod(l.want, have, l.now)
+	}
+	b.ReportMetric(float64(len(l.have.Runtime.Containers)), "containers")
 }
