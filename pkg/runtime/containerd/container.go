@@ -128,6 +128,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 		return err
 	}
 	now := r.c.Now()
+	r.noteStart(l.record.ID, now)
 	r.view.with(l.record.ID, func(c *container) bool {
 		if c.c.State == runtime.Created {
 			c.c.State, c.c.Pid, c.c.StartedAt = runtime.Running, int(l.pid), now
@@ -387,26 +388,31 @@ func (r *Runtime) removeContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// endTask kills and deletes the task, if there is one.
+// endTask kills and deletes the task, if there is one. Nobody else records its end from here on.
 func (r *Runtime) endTask(ctx context.Context, id string) error {
-	c, ok := r.view.find(id)
-	if ok && c.c.State == runtime.Exited && c.exiting {
-		// Recorded; its task is deleted right after that. Deleting what is gone costs little.
+	ended := false
+	r.view.with(id, func(c *container) bool {
+		ended, c.exiting = c.exiting, true
+		return false
+	})
+	if !ended {
+		_, err := r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
+		if err = native(err); errors.Is(err, runtime.ErrUnavailable) {
+			return fmt.Errorf("killing: %w", err)
+		}
+		if err == nil {
+			if _, err := r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id}); errors.Is(native(err), runtime.ErrUnavailable) || ctx.Err() != nil {
+				return fmt.Errorf("waiting for the end: %w", native(err))
+			}
+		}
+	}
+	// An exit that is recorded just now deletes the task as well; whoever comes second may see the shim go.
+	for wait := 2 * time.Millisecond; ; wait *= 2 {
 		_, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
 		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
 			return nil
 		}
-	}
-	for wait := 2 * time.Millisecond; ; wait = min(wait*2, 200*time.Millisecond) {
-		_, err := r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
-		if err = native(err); err != nil && !errors.Is(err, runtime.ErrNotFound) && !errdefs.IsFailedPrecondition(err) {
-			return fmt.Errorf("killing: %w", err)
-		}
-		_, err = r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
-		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
-			return nil
-		}
-		if !errdefs.IsFailedPrecondition(err) { // it is dying still
+		if wait > time.Second || errors.Is(err, runtime.ErrUnavailable) {
 			return fmt.Errorf("deleting the task: %w", err)
 		}
 		select {

@@ -191,6 +191,9 @@ func (s *imageStore) find(ctx context.Context, ref string) (*image, error) {
 	if img := s.byImage["sha256:"+ref]; img != nil {
 		return img, nil
 	}
+	if isID(ref) {
+		return nil, fmt.Errorf("image %q: %w", ref, runtime.ErrNotFound)
+	}
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
 		return nil, fmt.Errorf("image reference %q: %w", ref, err)
@@ -206,6 +209,12 @@ func (s *imageStore) find(ctx context.Context, ref string) (*image, error) {
 		}
 	}
 	return nil, fmt.Errorf("image %q: %w", ref, runtime.ErrNotFound)
+}
+
+// isID says whether a reference is an image id, with or without its algorithm.
+func isID(ref string) bool {
+	_, err := digest.Parse("sha256:" + strings.TrimPrefix(ref, "sha256:"))
+	return err == nil
 }
 
 func (s *imageStore) byID(ctx context.Context, id string) (*image, error) {

@@ -191,6 +191,9 @@ func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *
 	if spec != nil {
 		next.cgroup = cgroupOf(spec)
 	}
+	if next.c.StartedAt.IsZero() {
+		next.c.StartedAt = r.notedStart(record.ID)
+	}
 	if have, ok := r.view.find(record.ID); ok {
 		next.watched, next.oom, next.exiting = have.watched, have.oom, next.exiting || have.exiting
 		if next.c.StartedAt.IsZero() {

@@ -141,7 +141,7 @@ func (e *exec) run(ctx context.Context, p *specs.Process) (int, error) {
 
 // open makes the pipes. Reading ends need a writer until the shim has opened its own.
 func (e *exec) open(dir string) error {
-	wanted := [3]bool{e.io.Stdin != nil, e.io.Stdout != nil, e.io.Stderr != nil && !e.io.TTY}
+	wanted := [3]bool{e.io.Stdin != nil, true, !e.io.TTY} // the shim wants both outputs, or the one of a terminal
 	for i, name := range []string{"stdin", "stdout", "stderr"} {
 		if wanted[i] {
 			e.paths[i] = filepath.Join(dir, name)
@@ -172,6 +172,9 @@ func (e *exec) open(dir string) error {
 			return err
 		}
 		e.keepers = append(e.keepers, keeper)
+		if w == nil {
+			w = io.Discard
+		}
 		e.copies.Go(func() { io.Copy(countingWriter{w, &e.copied}, f) })
 	}
 	return nil
@@ -200,10 +203,19 @@ func (e *exec) started(ctx context.Context) {
 		go func() {
 			io.Copy(stdin, e.io.Stdin)
 			stdin.Close()
+			e.r.closeStdin(ctx, e.id, e.execID)
 		}()
 	}
 	if e.io.TTY && e.io.Resize != nil {
 		go e.resize(ctx)
+	}
+}
+
+// closeStdin has the shim let go of its own writing end, which keeps a process's input open.
+func (r *Runtime) closeStdin(ctx context.Context, id, execID string) {
+	_, err := r.tasks().CloseIO(ctx, &tasksapi.CloseIORequest{ContainerID: id, ExecID: execID, Stdin: true})
+	if err != nil && ctx.Err() == nil && !errors.Is(native(err), runtime.ErrNotFound) {
+		r.c.Logger.Debug("input cannot be closed", "container", id, "err", err)
 	}
 }
 
@@ -297,6 +309,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, streams runtime.IO) err
 	if !c.streams.Stdin {
 		streams.Stdin = nil
 	}
+	if streams.Stdin != nil && c.streams.StdinOnce {
+		streams.Stdin = &endReader{streams.Stdin, func() { r.closeStdin(ctx, id, "") }}
+	}
 	if c.streams.TTY && streams.Resize != nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -304,4 +319,19 @@ func (r *Runtime) Attach(ctx context.Context, id string, streams runtime.IO) err
 		go e.resize(ctx)
 	}
 	return r.c.Pump.Attach(ctx, id, streams)
+}
+
+// endReader tells when its source has ended.
+type endReader struct {
+	io.Reader
+	ended func()
+}
+
+func (e *endReader) Read(b []byte) (int, error) {
+	n, err := e.Reader.Read(b)
+	if err != nil && e.ended != nil {
+		e.ended()
+		e.ended = nil
+	}
+	return n, err
 }

@@ -1,0 +1,165 @@
+// Package runtimetest is the conformance suite of the runtime contract: Run holds an implementation to what package runtime
+// promises, through the contract alone.
+package runtimetest
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Subject is an implementation to be tested, on a host of its own that holds nothing yet but the image.
+type Subject struct {
+	Runtime runtime.Runtime
+	// Image is a short reference (as "busybox:1") of an image in the store. It has the commands true, false, sleep N, echo
+	// WORDS, cat, and sh -c with exit N, sleep N and echo WORDS parted by semicolons; and a user app (1000:1001, groups 10).
+	Image string
+	// Spec is a finished spec that runs args in the sandbox.
+	Spec func(s runtime.Sandbox, args ...string) *specs.Spec
+	// LogDir is a folder for log files.
+	LogDir string
+	// Restart ends this instance as a crash does and returns a new one over the same host.
+	Restart func(t testing.TB) runtime.Runtime
+}
+
+// patience is how long the suite waits for what must happen soon.
+const patience = 20 * time.Second
+
+// bench is one test's subject with short ways to say things.
+type bench struct {
+	testing.TB
+	Subject
+	ctx context.Context
+	n   int
+}
+
+// Run runs the whole suite; start makes a fresh subject for each test.
+func Run(t *testing.T, start func(t testing.TB) Subject) {
+	for _, c := range cases() {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			c.run(&bench{TB: t, Subject: start(t), ctx: ctx})
+		})
+	}
+}
+
+type testCase struct {
+	name string
+	run  func(b *bench)
+}
+
+func cases() []testCase {
+	return slices.Concat(podCases(), containerCases(), streamCases(), imageCases())
+}
+
+// pod is a new one.
+func (b *bench) pod() runtime.PodRef {
+	b.n++
+	return runtime.PodRef{UID: types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", b.n)), Namespace: "default", Name: fmt.Sprintf("pod-%d", b.n)}
+}
+
+func (b *bench) sandbox(ref runtime.PodRef) runtime.Sandbox {
+	b.Helper()
+	s, err := b.Runtime.StartSandbox(b.ctx, runtime.SandboxConfig{Pod: ref, Hostname: ref.Name})
+	if err != nil {
+		b.Fatalf("starting sandbox: %v", err)
+	}
+	return s
+}
+
+// config runs args as container main of the sandbox.
+func (b *bench) config(ref runtime.PodRef, s runtime.Sandbox, args ...string) runtime.ContainerConfig {
+	b.Helper()
+	img, err := b.Runtime.Image(b.ctx, b.Image)
+	if err != nil {
+		b.Fatalf("finding image: %v", err)
+	}
+	return runtime.ContainerConfig{
+		Pod: ref, Name: "main", Image: img, ImageRef: b.Image, Spec: b.Spec(s, args...), SpecHash: "h1", SandboxID: s.ID,
+		LogPath: filepath.Join(b.LogDir, string(ref.UID), "main", "0.log"), MessagePath: "/message",
+	}
+}
+
+func (b *bench) start(c runtime.ContainerConfig) runtime.Container {
+	b.Helper()
+	got, err := b.Runtime.StartContainer(b.ctx, c)
+	if err != nil {
+		b.Fatalf("starting container: %v", err)
+	}
+	return got
+}
+
+// running is a new pod with one container that runs args.
+func (b *bench) running(args ...string) (runtime.PodRef, runtime.Container) {
+	b.Helper()
+	ref := b.pod()
+	c := b.start(b.config(ref, b.sandbox(ref), args...))
+	if c.State != runtime.Running {
+		b.Fatalf("container is %s (%s), want Running", c.State, c.StartError)
+	}
+	return ref, c
+}
+
+func (b *bench) get(uid types.UID) runtime.Pod {
+	b.Helper()
+	p, err := b.Runtime.Get(b.ctx, uid)
+	if err != nil {
+		b.Fatalf("getting pod: %v", err)
+	}
+	return p
+}
+
+// await waits until the pod is as ok wants it, by Watch alone: a change without a hint is a failure.
+func (b *bench) await(uid types.UID, what string, ok func(runtime.Pod) bool) runtime.Pod {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	for {
+		hints, err := b.Runtime.Watch(ctx)
+		if err != nil {
+			b.Fatalf("watching: %v", err)
+		}
+		p := b.get(uid)
+		for !ok(p) {
+			hint, open := <-hints
+			if ctx.Err() != nil {
+				b.Fatalf("no hint led to: %s; the pod is %+v", what, b.get(uid))
+			}
+			if !open {
+				break // list again
+			}
+			if hint == uid {
+				p = b.get(uid)
+			}
+		}
+		if ok(p) {
+			return p
+		}
+	}
+}
+
+// exited waits for the end of container main's newest attempt.
+func (b *bench) exited(uid types.UID) runtime.Container {
+	b.Helper()
+	p := b.await(uid, "exit", func(p runtime.Pod) bool {
+		c := p.Latest("main")
+		return c != nil && c.State == runtime.Exited
+	})
+	return *p.Latest("main")
+}
+
+func (b *bench) noError(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
