@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
@@ -19,7 +20,7 @@ type recorder struct {
 	sink        record.EventSink
 }
 
-func newRecorder(c *connection, node string) *recorder {
+func newRecorder(c kubernetes.Interface, node string) *recorder {
 	b := record.NewBroadcaster()
 	return &recorder{
 		EventRecorder: b.NewRecorder(clientscheme.Scheme, corev1.EventSource{Component: "kubelet", Host: node}),

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,8 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	nodelisters "k8s.io/client-go/listers/node/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -28,16 +33,31 @@ type watched struct {
 	slices   cache.SharedIndexInformer
 	own      cache.SharedIndexInformer // the node's own object
 	lister   corelisters.ServiceLister
+	classes  nodelisters.RuntimeClassLister
+	synced   []awaited
 }
 
-func newWatched(c *connection, node string, resync time.Duration, withSlices bool, log *slog.Logger) (*watched, error) {
+// awaited is something to be told when handlers have seen everything that existed.
+type awaited struct {
+	registration cache.ResourceEventHandlerRegistration
+	tell         func()
+}
+
+// onSync has tell called once the handler has seen everything that existed. To be called before Run.
+func (w *watched) onSync(r cache.ResourceEventHandlerRegistration, tell func()) {
+	w.synced = append(w.synced, awaited{r, tell})
+}
+
+func newWatched(c kubernetes.Interface, node string, resync time.Duration, withSlices bool, log *slog.Logger) (*watched, error) {
 	f := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim))
-	w := &watched{factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister()}
+	w := &watched{factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister(),
+		classes: f.Node().V1().RuntimeClasses().Lister()}
 	own := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()
 		}))
 	w.own = own.Core().V1().Nodes().Informer()
+	f.Node().V1().RuntimeClasses().Informer() // so that the factory starts it
 	named := map[string]cache.SharedIndexInformer{"services": w.services, "nodes": w.own}
 	if withSlices {
 		w.slices = f.Discovery().V1().EndpointSlices().Informer()
@@ -63,16 +83,39 @@ func newWatched(c *connection, node string, resync time.Duration, withSlices boo
 
 // Run watches until ctx ends.
 func (w *watched) Run(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.own.RunWithContext(ctx)
-	}()
+	var running sync.WaitGroup
+	running.Go(func() { w.own.RunWithContext(ctx) })
 	w.factory.StartWithContext(ctx)
+	for _, a := range w.synced {
+		running.Go(func() {
+			if cache.WaitForCacheSync(ctx.Done(), a.registration.HasSynced) {
+				a.tell()
+			}
+		})
+	}
 	<-ctx.Done()
 	w.factory.Shutdown()
-	<-done
+	running.Wait()
 	return nil
+}
+
+// servicesOf lists the Services that containers of a namespace are told of: its own, and the API server's.
+func (w *watched) servicesOf(namespace string) ([]*corev1.Service, error) {
+	if !w.services.HasSynced() {
+		return nil, errors.New("listing services: they have not been read from the API server yet")
+	}
+	out, err := w.lister.Services(namespace).List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("listing services: %w", err)
+	}
+	if namespace == metav1.NamespaceDefault {
+		return out, nil
+	}
+	api, err := w.lister.Services(metav1.NamespaceDefault).Get("kubernetes")
+	if apierrors.IsNotFound(err) {
+		return out, nil
+	}
+	return append(out, api), err
 }
 
 // node returns the node's own object as last watched, nil if not yet.

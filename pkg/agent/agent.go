@@ -1,0 +1,164 @@
+// Package agent is the composition root: it makes every part of the daemon from one configuration and runs them in one group.
+// It alone names concrete parts; it decides nothing. It is a library: an embedder, a fork or a test passes parts of its own
+// as values in Options.
+//
+//	wiring           who is given what            agent.go, pods.go, services.go, api.go
+//	order of truth   Node registered → first lease → sources synced → first service rules → READY=1
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/podsync"
+	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/status/report"
+	"github.com/nodeagent/nodeagent/pkg/volume"
+)
+
+// Options are what an agent is made from. Config and Log are required.
+type Options struct {
+	Config *config.Config
+	Log    *slog.Logger
+	Now    func() time.Time // default time.Now
+	// Backend replaces the proxy's: it makes what programs one address family.
+	Backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
+	// Volumes and Sources are added to the agent's own.
+	Volumes []volume.Plugin
+	Sources []podsync.Source
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	options  Options
+	config   *config.Config
+	log      *slog.Logger
+	errors   *errorLog
+	started  time.Time
+	registry *prometheus.Registry
+
+	identity *bootstrap.Credentials
+	rotator  *bootstrap.Rotator
+	serving  *bootstrap.Serving
+	clients  *clients
+	watched  *watched
+	events   *recorder
+	node     *report.Node
+	lease    *report.Lease
+	pods     *pods     // nil: off
+	services *services // nil: off
+}
+
+// New reads the identity and makes every part. Nothing is contacted and nothing on the host is changed before Run.
+func New(o Options) (*Agent, error) {
+	if o.Config == nil || o.Log == nil {
+		return nil, errors.New("making the agent: Config and Log are required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now //nolint:forbidigo // the one place where the clock comes in
+	}
+	errs := newErrorLog(o.Log.Handler())
+	o.Log = slog.New(errs)
+	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry()}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makePods, a.makeServices} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// makeIdentity reads the kubeconfig and makes the clients.
+func (a *Agent) makeIdentity() error {
+	c := a.config
+	var err error
+	if a.identity, err = bootstrap.LoadCredentials(c.Identity.Kubeconfig); err != nil {
+		return err
+	}
+	if err := a.identity.CheckExpiry(a.options.Now()); err != nil {
+		return err
+	}
+	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
+		return err
+	}
+	a.events = newRecorder(a.clients.events, c.Node.Name)
+	a.watched, err = newWatched(a.clients.main, c.Node.Name, c.Proxy.ResyncPeriod, c.Proxy.Mode != config.ProxyOff, a.log)
+	return err
+}
+
+// makeNode makes the lease; the reporter of the node follows once the pods half can be asked for its facts.
+func (a *Agent) makeNode() error {
+	var err error
+	a.lease, err = report.NewLease(report.LeaseConfig{
+		Client: a.clients.lease, NodeName: a.config.Node.Name, Duration: a.config.Node.LeaseDuration, Clock: realClock(),
+		NodeUID: func() types.UID { return a.node.UID() },
+	})
+	return err
+}
+
+// Run runs the agent until ctx ends. Pods and rules stay as they are then.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	run := func(name string, part func(context.Context) error) {
+		g.Go(func() error {
+			if err := part(ctx); err != nil {
+				return fmt.Errorf("running the %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	run("event recorder", func(ctx context.Context) error { return a.events.Run(ctx, a.log) })
+	run("node reporter", a.node.Run)
+	run("node lease", a.runLease)
+	run("informers", a.watched.Run)
+	if a.rotator != nil {
+		run("certificate rotation", a.rotator.Run)
+	}
+	if a.pods != nil {
+		run("pods", a.pods.Run)
+	}
+	if a.services != nil {
+		run("services", a.services.Run)
+	}
+	if err := a.runPages(run); err != nil {
+		run("pages", func(context.Context) error { return err })
+	}
+	run("readiness", a.announce)
+	return g.Wait()
+}
+
+// runLease renews the lease from the moment that the node exists: its owner is the Node.
+func (a *Agent) runLease(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.node.Registered():
+	}
+	return a.lease.Run(ctx)
+}
+
+// makeServices makes the services half, unless it is off.
+func (a *Agent) makeServices() error {
+	switch a.config.Proxy.Mode {
+	case config.ProxyOff:
+		return nil
+	case config.ProxyIPTables:
+	default:
+		return fmt.Errorf("making the services half: proxy mode %q is not there yet: use %s or %s", a.config.Proxy.Mode, config.ProxyIPTables, config.ProxyOff)
+	}
+	var err error
+	a.services, err = newServices(a)
+	return err
+}

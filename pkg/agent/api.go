@@ -1,0 +1,264 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/logpump"
+	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/status/facts"
+	"github.com/nodeagent/nodeagent/pkg/summary"
+	"github.com/nodeagent/nodeagent/pkg/version"
+)
+
+// patience is how long the pods' loop may be silent before the agent calls itself unhealthy; it looks at each pod every
+// minute, and kubelet's own bound is the same.
+const patience = 5 * time.Minute
+
+func realClock() clock.WithTicker { return clock.RealClock{} }
+
+// makeCertificates makes what keeps the client and the serving certificate fresh.
+func (a *Agent) makeCertificates() error {
+	c, now := a.config, a.options.Now
+	var err error
+	if c.Identity.RotateClient {
+		a.rotator, err = bootstrap.NewRotator(bootstrap.RotatorConfig{
+			NodeName: c.Node.Name, CertDir: c.Identity.CertDir, Credentials: a.identity, UserAgent: version.UserAgent(),
+			Now: now, Jitter: rand.Float64, Log: a.log,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	a.serving, err = bootstrap.NewServing(bootstrap.ServingConfig{
+		NodeName: c.Node.Name, CertDir: c.Identity.CertDir, CertFile: c.Server.CertFile, KeyFile: c.Server.KeyFile,
+		ByCSR: c.Identity.ServingBootstrap, Addresses: a.addresses, Credentials: a.identity, UserAgent: version.UserAgent(),
+		Now: now, Jitter: rand.Float64, Log: a.log,
+	})
+	return err
+}
+
+func (a *Agent) addresses() []netip.Addr {
+	ips, err := facts.Addresses(a.config.Node.IPs)
+	if err != nil {
+		a.log.Error("The node's addresses are not known", "err", err)
+	}
+	return ips
+}
+
+// runPages runs everything that answers questions: the node API, the health page, the socket of `nodeagent status`.
+func (a *Agent) runPages(run func(name string, part func(context.Context) error)) error {
+	c := a.config
+	run("status socket", func(ctx context.Context) error { return serveSummary(ctx, c.Paths.StatusSocket, a.summary, a.log) })
+	if at := c.Server.Healthz; at.IsValid() && at.Port() != 0 {
+		run("health page", server.NewHealth(server.HealthConfig{Listen: at, Healthy: a.healthy, Log: a.log}).Run)
+	}
+	run("systemd notifier", notifier{a.healthy, a.log}.Run)
+	if a.pods == nil || !c.Server.Enabled {
+		return nil
+	}
+	s, err := a.makeServer()
+	if err != nil {
+		return err
+	}
+	run("serving certificate", a.serving.Run)
+	run("node API", s.Run)
+	return nil
+}
+
+func (a *Agent) makeServer() (*server.Server, error) {
+	c, now := a.config, a.options.Now
+	suites, err := cipherSuites(c.Server.CipherSuites)
+	if err != nil {
+		return nil, err
+	}
+	ca := &caBundle{path: c.Auth.ClientCAFile, now: now}
+	if _, err := ca.read(); err != nil {
+		return nil, err
+	}
+	auth := server.AuthConfig{ClientCA: ca.pool, TokenTTL: c.Auth.WebhookTTL, Anonymous: c.Auth.Anonymous, Now: now}
+	if c.Auth.Webhook {
+		auth.Tokens = a.clients.main.AuthenticationV1().TokenReviews()
+	}
+	var access server.Authorizer = server.AllowAll{}
+	if !c.Auth.AlwaysAllow {
+		access = server.NewAccess(server.AccessConfig{
+			Node: c.Node.Name, Reviews: a.clients.main.AuthorizationV1().SubjectAccessReviews(),
+			AllowTTL: c.Auth.AllowTTL, DenyTTL: c.Auth.DenyTTL, Now: now,
+		})
+	}
+	logDir := ""
+	if c.Server.SystemLogs {
+		logDir = "/var/log"
+	}
+	return server.New(server.Config{
+		Listen: c.Server.Listen, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: readLog,
+		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.pool,
+		MinVersion: tlsVersion(c.Server.MinVersion), CipherSuites: suites, Metrics: metricsPage(a.registry), Healthy: a.healthy,
+		Debugging: c.Server.Debugging, Profiling: c.Server.Profiling, LogDir: logDir, StreamIdle: c.Server.StreamIdle,
+		Now: now, Log: a.log,
+	})
+}
+
+// readLog reads a container's log for the node API.
+func readLog(ctx context.Context, path string, o server.LogOptions, w io.Writer) error {
+	lo := logpump.Options{Follow: o.Follow, Timestamps: o.Timestamps, Since: o.Since, Ended: func() bool { return !o.Running() }}
+	if o.TailLines >= 0 {
+		lo.Tail = &o.TailLines
+	}
+	if o.LimitBytes >= 0 {
+		lo.LimitBytes = &o.LimitBytes
+	}
+	if o.Stream != "All" {
+		lo.Stream = crilog.Stream(strings.ToLower(o.Stream))
+	}
+	return logpump.Read(ctx, path, lo, w, w)
+}
+
+// known are the pods that the node API tells of.
+type known struct{ *pods }
+
+// Pod implements server.Pods.
+func (k known) Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool) {
+	for _, v := range k.loop.Snapshot() {
+		if v.Pod == nil || v.Namespace != namespace || v.Name != name {
+			continue
+		}
+		have, err := k.runtime.Get(context.Background(), v.UID) //nolint:forbidigo // answered from memory
+		if err != nil {
+			k.log.Error("The runtime could not be asked about a pod", "pod", namespace+"/"+name, "err", err)
+		}
+		return v.WithStatus(), have, true
+	}
+	return nil, runtime.Pod{}, false
+}
+
+// Pods implements server.Pods.
+func (k known) Pods() []*corev1.Pod { return k.loop.Pods() }
+
+// healthy is what /healthz and systemd's watchdog ask.
+func (a *Agent) healthy() error {
+	if a.pods == nil {
+		return nil
+	}
+	if silent := a.options.Now().Sub(a.pods.loop.LastSeen()); a.pods.loop.LastSeen().Unix() > 0 && silent > patience {
+		return fmt.Errorf("the pods' loop has been silent for %s", silent.Round(time.Second))
+	}
+	return nil
+}
+
+// announce tells systemd when the node does all that it can: see the order of truth in the package's doc.
+func (a *Agent) announce(ctx context.Context) error {
+	for !a.ready() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond): //nolint:forbidigo // asked for until it is so, once in a life
+		}
+	}
+	a.log.Info("Ready", "took", a.options.Now().Sub(a.started).Round(time.Millisecond))
+	return notifier{a.healthy, a.log}.ready()
+}
+
+func (a *Agent) ready() bool {
+	if a.node.UID() == "" || a.lease.Renewed().IsZero() {
+		return false
+	}
+	if a.pods != nil && !a.pods.loop.Synced() {
+		return false
+	}
+	if a.services != nil {
+		if ok, _ := a.services.health.Healthy(); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// summary is the agent as `nodeagent status` shows it.
+func (a *Agent) summary() summary.Report {
+	r := summary.Report{
+		Version: version.Kubernetes(), At: a.options.Now(), Started: a.started, Errors: a.errors.last(), Memory: resident(),
+		Node: summary.Node{Name: a.config.Node.Name, Server: a.identity.Host(), Lease: a.lease.Renewed()},
+	}
+	r.Node.Expires = a.identity.Expires()
+	if n := a.node.Current(); n != nil {
+		r.Node.Registered = true
+		for _, ad := range n.Status.Addresses {
+			if ad.Type == corev1.NodeInternalIP {
+				r.Node.Addresses = append(r.Node.Addresses, ad.Address)
+			}
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				r.Node.Ready, r.Node.Message = c.Status == corev1.ConditionTrue, c.Message
+			}
+		}
+		r.Node.Runtime = n.Status.NodeInfo.ContainerRuntimeVersion
+	}
+	if pending := a.serving.Pending(); pending != "" {
+		r.Node.Warnings = append(r.Node.Warnings, fmt.Sprintf("serving certificate request %s waits for approval: kubectl certificate approve %s", pending, pending))
+	}
+	if a.rotator != nil && a.rotator.Pending() != "" {
+		r.Node.Warnings = append(r.Node.Warnings, "client certificate request "+a.rotator.Pending()+" waits for approval: kubectl certificate approve "+a.rotator.Pending())
+	}
+	if a.pods != nil {
+		a.pods.describe(&r)
+	}
+	if a.services != nil {
+		a.services.describe(&r)
+	}
+	return r
+}
+
+// describe adds the pods and what is done about them.
+func (p *pods) describe(r *summary.Report) {
+	if !p.cgroups.V2() {
+		r.Node.Warnings = append(r.Node.Warnings, "cgroup v1 is on its way out: move this machine to cgroup v2")
+	}
+	for _, problem := range p.static.Problems() {
+		r.Node.Warnings = append(r.Node.Warnings, fmt.Sprint(problem))
+	}
+	for _, v := range p.loop.Snapshot() {
+		s := summary.Pod{
+			Namespace: v.Namespace, Name: v.Name, UID: string(v.UID), Phase: string(v.Status.Phase), Reason: v.Refused,
+			IP: v.Status.PodIP, Plan: v.Plan, UnderWay: v.UnderWay, WakeAt: v.WakeAt, LastError: v.LastError,
+		}
+		for _, c := range v.Status.ContainerStatuses {
+			s.Total++
+			s.Restarts += int(c.RestartCount)
+			if c.Ready {
+				s.Ready++
+			}
+			if c.State.Waiting != nil && s.Reason == "" {
+				s.Reason = c.State.Waiting.Reason
+			}
+		}
+		r.Pods = append(r.Pods, s)
+	}
+}
+
+// resident is the agent's resident memory in bytes (second field of proc_pid_statm(5)), 0 if it cannot be told.
+func resident() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, pages int64
+	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
+}

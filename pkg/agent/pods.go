@@ -1,0 +1,423 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/hook"
+	"github.com/nodeagent/nodeagent/pkg/logpump"
+	"github.com/nodeagent/nodeagent/pkg/objects"
+	"github.com/nodeagent/nodeagent/pkg/podnet"
+	"github.com/nodeagent/nodeagent/pkg/podsync"
+	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
+	"github.com/nodeagent/nodeagent/pkg/podsync/termination"
+	"github.com/nodeagent/nodeagent/pkg/probe"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/status/facts"
+	"github.com/nodeagent/nodeagent/pkg/status/report"
+	"github.com/nodeagent/nodeagent/pkg/version"
+	"github.com/nodeagent/nodeagent/pkg/volume"
+	"github.com/nodeagent/nodeagent/pkg/volume/configmap"
+	"github.com/nodeagent/nodeagent/pkg/volume/downwardapi"
+	"github.com/nodeagent/nodeagent/pkg/volume/emptydir"
+	"github.com/nodeagent/nodeagent/pkg/volume/hostpath"
+	"github.com/nodeagent/nodeagent/pkg/volume/projected"
+	"github.com/nodeagent/nodeagent/pkg/volume/secret"
+	"github.com/nodeagent/nodeagent/pkg/volume/volumeset"
+)
+
+// pods is the pods half.
+type pods struct {
+	agent   *Agent
+	config  *config.Config
+	log     *slog.Logger
+	pump    *logpump.Client
+	network *podnet.Network
+	runtime *containerd.Runtime
+	objects *objects.Objects
+	cgroups *cgroup.Tree
+	volumes *volumeset.Set
+	builder *containerconfig.Builder
+	prober  *probe.Prober
+	sink    *report.Pods
+	static  *podsource.Static
+	loop    *podsync.Loop
+
+	machine struct {
+		hostname  string
+		spec      ocispec.Node
+		recursive bool
+	}
+}
+
+// makePods makes the pods half, unless it is off.
+func (a *Agent) makePods() error {
+	if a.config.Pods.Enabled {
+		p := &pods{agent: a, config: a.config, log: a.log}
+		for _, step := range []func() error{p.makeRuntime, p.makeMachine, p.makeVolumes, p.makeBuilder, p.makeProber, p.makeLoop} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		a.pods = p
+	}
+	return a.makeReporter()
+}
+
+// makeReporter makes what reports the node; its facts come from the pods half if that is on.
+func (a *Agent) makeReporter() error {
+	c := facts.Config{Config: a.config, Version: version.Kubernetes(), Now: a.options.Now}
+	if a.pods != nil {
+		c.Runtime, c.Network = a.pods.runtime, a.pods.network
+		c.Handlers = append([]string{""}, a.pods.runtime.HandlerNames()...)
+	}
+	g, err := facts.NewGatherer(c)
+	if err != nil {
+		return err
+	}
+	a.node, err = report.NewNode(report.NodeConfig{
+		Client: a.clients.status, Facts: g.Facts, Name: a.config.Node.Name, Register: a.config.Node.Register,
+		UpdateEvery: a.config.Node.StatusUpdateFrequency, ReportEvery: a.config.Node.StatusReportFrequency,
+		Clock: realClock(), Log: a.log,
+	})
+	return err
+}
+
+func (p *pods) makeRuntime() error {
+	c, now := p.config, p.agent.options.Now
+	var err error
+	if p.pump, err = logpump.New(logpump.Config{
+		Program: c.Paths.Pump, Socket: filepath.Join(c.Paths.Run, "pump.sock"), Build: version.Agent(),
+		MaxSize: c.Runtime.LogMaxSize, MaxFiles: c.Runtime.LogMaxFiles, Logger: p.log,
+	}); err != nil {
+		return err
+	}
+	if p.network, err = podnet.New(podnet.Config{
+		ConfDir: c.Network.CNIConfDir, BinDirs: c.Network.CNIBinDirs, CacheDir: c.Network.CNICacheDir, Logger: p.log, Now: now,
+	}); err != nil {
+		return err
+	}
+	handlers := map[string]containerd.Handler{}
+	for name, h := range c.Runtime.Handlers {
+		handlers[name] = containerd.Handler{Type: h.Type, Binary: h.Binary}
+	}
+	p.runtime, err = containerd.New(containerd.Config{
+		Address: c.Runtime.Address, Namespace: c.Runtime.Namespace, Snapshotter: c.Runtime.Snapshotter, Handlers: handlers,
+		SystemdCgroup: c.Cgroups.Driver == "systemd", StateDir: filepath.Join(c.Paths.Root, "nodeagent"), RunDir: c.Paths.Run,
+		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, Reaper: c.Paths.Pump,
+		Network: p.network, Pump: p.pump, Logger: p.log, Now: now,
+	})
+	return err
+}
+
+// makeMachine finds what specs must know of the machine.
+func (p *pods) makeMachine() error {
+	var err error
+	if p.machine.hostname, err = os.Hostname(); err != nil {
+		return fmt.Errorf("asking for the host name: %w", err)
+	}
+	if p.machine.spec, p.machine.recursive, err = containerconfig.Detect(); err != nil {
+		return err
+	}
+	p.machine.spec.SingleProcessOOMKill = p.config.Cgroups.SingleProcessOOMKill
+	if p.config.Pods.CPUCFSQuota {
+		p.machine.spec.CPUQuotaPeriod = p.config.Pods.CPUCFSQuotaPeriod.Microseconds()
+	}
+	p.cgroups, err = cgroup.New(cgroup.Config{
+		Layout:  cgroup.Layout{Root: p.config.Cgroups.Root, Systemd: p.config.Cgroups.Driver == "systemd", PerQOS: p.config.Cgroups.PerQOS},
+		Enforce: cgroup.Enforce{CPUPeriod: p.machine.spec.CPUQuotaPeriod, Pids: p.config.Pods.PidsLimit},
+		Log:     p.log,
+	})
+	if err != nil {
+		return err
+	}
+	if !p.cgroups.V2() && p.config.Cgroups.FailV1 {
+		return errors.New("this machine has cgroup v1 and failCgroupV1 is true: boot it with cgroup v2 (systemd.unified_cgroup_hierarchy=1), or set failCgroupV1: false")
+	}
+	return nil
+}
+
+func (p *pods) makeVolumes() error {
+	var err error
+	p.objects, err = objects.New(objects.Config{
+		Client: p.agent.clients.main, Services: p.agent.watched.servicesOf, Changed: p.refresh, Now: p.agent.options.Now, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	configMaps, err := configmap.New(p.objects)
+	if err != nil {
+		return err
+	}
+	secrets, err := secret.New(p.objects)
+	if err != nil {
+		return err
+	}
+	sources, err := projected.New(p.objects)
+	if err != nil {
+		return err
+	}
+	plugins := []volume.Plugin{configMaps, secrets, sources, &emptydir.Plugin{}, &hostpath.Plugin{}, &downwardapi.Plugin{}}
+	p.volumes, err = volumeset.New(volumeset.Config{
+		Root: p.config.Paths.Root, Plugins: append(plugins, p.agent.options.Volumes...), Use: p.objects.Use,
+		Fields: func(*corev1.Pod) volume.Fields { return volume.Fields{Allocatable: p.allocatable()} },
+	})
+	return err
+}
+
+// refresh has the volumes of pods compared whose ConfigMap or Secret changed.
+func (p *pods) refresh(uids []types.UID) {
+	for _, uid := range uids {
+		p.loop.Refresh(uid)
+	}
+}
+
+func (p *pods) makeBuilder() error {
+	var err error
+	p.builder, err = containerconfig.New(containerconfig.Config{
+		Root: p.config.Paths.Root, Run: p.config.Paths.Run, PodLogs: p.config.Paths.PodLogs,
+		Volumes: p.volumes, Users: p.runtime, Objects: p.objects, Cgroups: p.cgroups,
+		DNS:            containerconfig.DNS{Servers: p.config.Pods.ClusterDNS, Domain: p.config.Pods.ClusterDomain, ResolvConf: p.config.Pods.ResolvConf},
+		Node:           p.node,
+		SeccompDefault: p.config.Pods.SeccompDefault,
+		Handler:        p.handler,
+		Warn: func(pod *corev1.Pod, reason, message string) {
+			p.agent.events.Event(pod, corev1.EventTypeWarning, reason, message)
+		},
+		Log: p.log,
+	})
+	return err
+}
+
+// handler finds the runtime handler of a RuntimeClass; "" is the default one's (KEP-585).
+func (p *pods) handler(class string) (string, error) {
+	if class == "" {
+		return "", nil
+	}
+	found, err := p.agent.watched.classes.Get(class)
+	if err != nil {
+		return "", fmt.Errorf("looking up RuntimeClass %q: %w", class, err)
+	}
+	if found.Handler == "" || slices.Contains(p.runtime.HandlerNames(), found.Handler) {
+		return found.Handler, nil
+	}
+	return "", fmt.Errorf("no runtime for %q is configured: RuntimeClass %q names it; runtime handlers here are %q", found.Handler, class, p.runtime.HandlerNames())
+}
+
+// node is what containers may be told of this machine.
+func (p *pods) node() containerconfig.Node {
+	return containerconfig.Node{
+		Hostname: p.machine.hostname, IPs: p.hostIPs(), Allocatable: p.allocatable(), Spec: p.machine.spec,
+		RecursiveReadOnly: p.machine.recursive,
+	}
+}
+
+func (p *pods) hostIPs() []netip.Addr {
+	ips, err := facts.Addresses(p.config.Node.IPs)
+	if err != nil {
+		p.log.Error("The node's addresses are not known", "err", err)
+	}
+	return ips
+}
+
+func (p *pods) hostIP() string {
+	if ips := p.hostIPs(); len(ips) > 0 {
+		return ips[0].String()
+	}
+	return "127.0.0.1"
+}
+
+func (p *pods) allocatable() corev1.ResourceList {
+	if n := p.agent.node.Current(); n != nil {
+		return n.Status.Allocatable
+	}
+	return nil
+}
+
+func (p *pods) makeProber() error {
+	metrics, err := probe.NewMetrics(p.agent.registry)
+	if err != nil {
+		return err
+	}
+	p.prober, err = probe.New(probe.Config{
+		Exec: p.runtime, Events: p.agent.events, Wake: func(uid types.UID) { p.loop.Wake(uid) }, HostIP: p.hostIP,
+		Metrics: metrics, Now: p.agent.options.Now, Random: rand.Float64, Log: p.log,
+	})
+	return err
+}
+
+// makeLoop makes the pipeline itself: sources in, workers, statuses out.
+func (p *pods) makeLoop() error {
+	a, c, now := p.agent, p.config, p.agent.options.Now
+	var err error
+	if p.static, err = podsource.NewStatic(podsource.StaticConfig{
+		Dir: c.Paths.StaticPods, NodeName: c.Node.Name, Client: a.clients.main, Interval: c.Pods.FileCheckFrequency, Now: now, Log: p.log,
+	}); err != nil {
+		return err
+	}
+	api, err := podsource.NewAPI(podsource.APIConfig{Client: a.clients.main, NodeName: c.Node.Name, Mirrors: p.static, Log: p.log})
+	if err != nil {
+		return err
+	}
+	if p.sink, err = report.NewPods(report.PodsConfig{Client: a.clients.status, Now: now, Log: p.log}); err != nil {
+		return err
+	}
+	edges, err := p.makeEdges()
+	if err != nil {
+		return err
+	}
+	p.loop, err = podsync.New(podsync.Config{
+		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.sink, Pods: p.runtime, Apply: edges,
+		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
+		Admit: p.admit, HostIPs: p.hostIPs, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
+		RequestTimeout: c.Pods.RequestTimeout, Now: now, Log: p.log,
+	})
+	return err
+}
+
+// makeEdges makes what carries actions out.
+func (p *pods) makeEdges() (*podsync.Edges, error) {
+	c := p.config
+	secrets, err := podsync.NewAPISecrets(p.objects, p.log)
+	if err != nil {
+		return nil, err
+	}
+	parallel := c.Images.MaxParallel
+	if c.Images.Serialize {
+		parallel = 1
+	}
+	puller, err := podsync.NewPuller(podsync.PullerConfig{
+		Images: p.runtime, Secrets: secrets, Events: p.agent.events, Parallel: parallel, QPS: c.Images.PullQPS, Burst: c.Images.PullBurst,
+		Now: p.agent.options.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	hooks, err := hook.New(hook.Config{Exec: p.runtime})
+	if err != nil {
+		return nil, err
+	}
+	return podsync.NewEdges(podsync.EdgesConfig{
+		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Host: host{p.builder, p.objects, p.cgroups},
+		Volumes: p.volumes, Hooks: hooks, Events: p.agent.events,
+	})
+}
+
+// admit asks whether the pod may run here beside the others.
+func (p *pods) admit(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+	object := p.agent.node.Current()
+	if n := p.agent.watched.node(); n != nil {
+		object = n
+	}
+	if object == nil {
+		// Static pods start before the API server can be asked; it is what they are for.
+		return nil
+	}
+	static := pod.Annotations[podsource.SourceAnnotation] == "file"
+	return admission.Admit(pod, others, admission.Node{
+		Object: object, OS: goruntime.GOOS, AllowedUnsafeSysctls: p.config.Pods.AllowedUnsafeSysctls,
+	}, static)
+}
+
+// Run runs the pods half until ctx ends; pods run on.
+func (p *pods) Run(ctx context.Context) error {
+	if !p.cgroups.V2() {
+		p.log.Warn("This machine has cgroup v1, which Kubernetes and systemd are giving up: move it to cgroup v2")
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{
+		p.pump.Run, p.runtime.Run, p.objects.Run, p.prober.Run, p.sink.Run, p.loop.Run, p.followHealth, p.levels,
+	} {
+		g.Go(func() error { return part(ctx) })
+	}
+	return g.Wait()
+}
+
+// followHealth has the node reported as soon as runtime or network go or come.
+func (p *pods) followHealth(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	was := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		is := fmt.Sprint(p.runtime.Ready(ctx), p.network.Status(ctx))
+		if is != was {
+			p.agent.node.Changed()
+		}
+		was = is
+	}
+}
+
+// levels keeps the shares of the QoS levels at what their pods request together.
+func (p *pods) levels(ctx context.Context) error {
+	var set corev1.ResourceList
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if node := p.allocatable(); node != nil && set == nil {
+			if err := p.cgroups.Ensure(ctx, cgroup.NodeLimits(node)); err != nil {
+				p.log.Error("The pods' cgroup was not limited to what the node can give", "err", err)
+			} else {
+				set = node
+			}
+		}
+		if err := p.cgroups.SetLevels(p.loop.Pods()); err != nil {
+			p.log.Error("The shares of a QoS level were not set", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// builder fits containerconfig to what the loop asks for.
+type builder struct{ *containerconfig.Builder }
+
+// Container implements podsync.Builder.
+func (b builder) Container(ctx context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
+	return b.Build(ctx, containerconfig.Request(r))
+}
+
+// host is what is left of pods, and what API objects only they used.
+type host struct {
+	*containerconfig.Builder
+	objects *objects.Objects
+	cgroups *cgroup.Tree
+}
+
+// RemoveCgroup implements podsync.Host.
+func (h host) RemoveCgroup(ctx context.Context, pod runtime.PodRef) error {
+	return h.cgroups.RemovePod(ctx, pod.UID)
+}
+
+// Cleanup implements podsync.Host.
+func (h host) Cleanup(ctx context.Context, pod runtime.PodRef) error {
+	h.objects.Forget(pod.UID)
+	return h.Builder.Cleanup(ctx, pod)
+}

@@ -1,0 +1,319 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/proxier/conntrack"
+	"github.com/nodeagent/nodeagent/pkg/proxier/healthcheck"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
+	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/status/facts"
+	"github.com/nodeagent/nodeagent/pkg/summary"
+)
+
+// services is the services half: its loops, one for each address family that the node has.
+type services struct {
+	config  *config.Config
+	watched *watched
+	tracker *proxier.Tracker
+	health  *proxier.Health
+	metrics *proxier.Metrics
+	log     *slog.Logger
+	now     func() time.Time
+	// backend makes what programs a family; the embedder's or detected.
+	backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
+	page    http.Handler        // /metrics
+	checks  *healthcheck.Server // healthCheckNodePort
+}
+
+func newServices(a *Agent) (*services, error) {
+	c, o := a.config, a.options
+	s := &services{
+		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now,
+		backend: o.Backend, page: metricsPage(a.registry),
+	}
+	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
+	s.metrics.Count(s.health)
+	for _, m := range s.metrics.Collectors() {
+		if err := a.registry.Register(m); err != nil {
+			return nil, fmt.Errorf("registering a metric of the proxy: %w", err)
+		}
+	}
+	var err error
+	if s.checks, err = healthcheck.New(healthcheck.Config{Log: a.log, Listen: healthcheck.ListenAll, Healthy: func() bool {
+		ok, _ := s.health.Healthy()
+		return ok
+	}}); err != nil {
+		return nil, err
+	}
+	if s.backend == nil {
+		s.backend = s.detect
+	}
+	return s, s.feed()
+}
+
+// feed hands every change to the tracker.
+func (s *services) feed() error {
+	svc, err := s.watched.services.AddEventHandler(handler(s.tracker.ServiceChanged))
+	if err != nil {
+		return fmt.Errorf("watching services: %w", err)
+	}
+	slices, err := s.watched.slices.AddEventHandler(handler(s.tracker.SliceChanged))
+	if err != nil {
+		return fmt.Errorf("watching endpoint slices: %w", err)
+	}
+	_, err = s.watched.own.AddEventHandler(handler(func(_, n *corev1.Node) {
+		if n != nil {
+			s.tracker.NodeChanged(s.nodeOf(n), eligible(n))
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("watching the node: %w", err)
+	}
+	s.watched.onSync(svc, s.tracker.ServicesSynced)
+	s.watched.onSync(slices, s.tracker.SlicesSynced)
+	return nil
+}
+
+// handler turns an informer's three events into one call.
+func handler[T any](changed func(old, new *T)) cache.ResourceEventHandlerFuncs {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { changed(nil, as[T](o)) },
+		UpdateFunc: func(old, o any) { changed(as[T](old), as[T](o)) },
+		DeleteFunc: func(o any) {
+			if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = t.Obj
+			}
+			if gone := as[T](o); gone != nil {
+				changed(gone, nil)
+			}
+		},
+	}
+}
+
+func as[T any](o any) *T {
+	t, _ := o.(*T)
+	return t
+}
+
+func (s *services) nodeOf(n *corev1.Node) service.Node {
+	out := service.Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
+	for _, a := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
+			out.Addresses = append(out.Addresses, ip)
+		}
+	}
+	return out
+}
+
+// eligible is false while load balancers should send nothing new here (KEP-3836).
+func eligible(n *corev1.Node) bool {
+	for _, t := range n.Spec.Taints {
+		if t.Key == "ToBeDeletedByClusterAutoscaler" {
+			return false
+		}
+	}
+	return n.DeletionTimestamp == nil
+}
+
+// families are those of the node's addresses, the primary one first.
+func (s *services) families() ([]corev1.IPFamily, error) {
+	ips, err := facts.Addresses(s.config.Node.IPs)
+	if err != nil {
+		return nil, err
+	}
+	var out []corev1.IPFamily
+	for _, ip := range ips {
+		if ip.Is4() {
+			out = append(out, corev1.IPv4Protocol)
+		} else {
+			out = append(out, corev1.IPv6Protocol)
+		}
+	}
+	return out, nil
+}
+
+// detect finds the iptables of this machine.
+func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error) {
+	program, err := iptables.Detect(ctx, f, s.log)
+	if err != nil {
+		return nil, err
+	}
+	cidrs, err := s.nodeCIDRs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := IPTablesOptions(s.config.Proxy, f, cidrs)
+	o.RandomFully = program.RandomFully()
+	return iptables.New(iptables.Config{Options: o, Tool: program, Log: s.log, Metrics: s.metrics.IPTables(f)})
+}
+
+// nodeCIDRs are the pod ranges that the API server gave this node, waited for if the configuration needs them.
+func (s *services) nodeCIDRs(ctx context.Context) ([]string, error) {
+	for warned := false; s.config.Proxy.DetectLocal == "NodeCIDR"; warned = true {
+		if n := s.watched.node(); n != nil && len(n.Spec.PodCIDRs) > 0 {
+			return n.Spec.PodCIDRs, nil
+		}
+		if !warned {
+			s.log.Info("Waiting for the node's podCIDR, which detectLocalMode NodeCIDR needs")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond): //nolint:forbidigo // asked for until it is there, once in a life
+		}
+	}
+	return nil, nil
+}
+
+// IPTablesOptions are what the configuration says of one family's rules.
+func IPTablesOptions(p config.Proxy, f corev1.IPFamily, nodeCIDRs []string) iptables.Options {
+	o := iptables.Options{
+		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll,
+		LocalhostNodePorts: p.IPTables.LocalhostNodePorts && f == corev1.IPv4Protocol, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
+	}
+	o.Local = localTraffic(p, f, nodeCIDRs)
+	for _, a := range p.NodePortAddresses {
+		if a == "primary" {
+			o.NodePortPrimary = true
+			continue
+		}
+		if prefix, err := netip.ParsePrefix(a); err == nil && prefix.Addr().Is4() == (f == corev1.IPv4Protocol) {
+			o.NodePortAddresses = append(o.NodePortAddresses, prefix)
+		}
+	}
+	return o
+}
+
+// localTraffic says how traffic of this node's pods is told from other traffic. NodeCIDR is the node's own range, as the
+// API server has assigned it.
+func localTraffic(p config.Proxy, f corev1.IPFamily, nodeCIDRs []string) iptables.Local {
+	ranges := p.ClusterCIDRs
+	switch p.DetectLocal {
+	case "BridgeInterface":
+		return iptables.Local{Interface: p.Interface}
+	case "InterfaceNamePrefix":
+		return iptables.Local{Interface: p.Interface + "+"}
+	case "NodeCIDR":
+		ranges = nil
+		for _, c := range nodeCIDRs {
+			if prefix, err := netip.ParsePrefix(c); err == nil {
+				ranges = append(ranges, prefix)
+			}
+		}
+	}
+	for _, r := range ranges {
+		if r.Addr().Is4() == (f == corev1.IPv4Protocol) {
+			return iptables.Local{CIDR: r}
+		}
+	}
+	return iptables.Local{}
+}
+
+// Run programs every family until ctx ends.
+func (s *services) Run(ctx context.Context) error {
+	families, err := s.families()
+	if err != nil {
+		return err
+	}
+	if err := sysctl.Apply(sysctl.Plan(s.sysctls(families)), sysctl.Proc("/proc/sys"), s.log); err != nil {
+		s.log.Error("Kernel parameters were not set; Services are programmed all the same", "err", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.checks.Run(ctx) })
+	for _, f := range families {
+		loop, err := s.loop(ctx, f)
+		if err != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		g.Go(func() error { return loop.Run(ctx) })
+	}
+	s.runPages(ctx, g)
+	return g.Wait()
+}
+
+// loop makes what programs one family.
+func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, error) {
+	backend, err := s.backend(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, Done: func(deleted int, took time.Duration) {
+		s.metrics.ConntrackDuration.WithLabelValues(string(f)).Observe(took.Seconds())
+		s.metrics.ConntrackDeleted.WithLabelValues(string(f)).Add(float64(deleted))
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return proxier.New(proxier.Config{
+		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks},
+		MinInterval: s.config.Proxy.IPTables.MinSyncPeriod, CheckInterval: s.config.Proxy.IPTables.SyncPeriod,
+		Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
+	})
+}
+
+// sysctls are the kernel's settings as the configuration wants them.
+func (s *services) sysctls(families []corev1.IPFamily) sysctl.Settings {
+	p := s.config.Proxy
+	return sysctl.Settings{
+		MaxPerCore: p.Conntrack.MaxPerCore, Min: p.Conntrack.Min, CPUs: runtime.NumCPU(),
+		TCPEstablished: p.Conntrack.TCPEstablished, TCPCloseWait: p.Conntrack.TCPCloseWait,
+		UDP: p.Conntrack.UDP, UDPStream: p.Conntrack.UDPStream, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
+		LocalhostNodePorts: p.IPTables.LocalhostNodePorts,
+		IPv4:               slices.Contains(families, corev1.IPv4Protocol), IPv6: slices.Contains(families, corev1.IPv6Protocol),
+	}
+}
+
+// describe adds the families to what `nodeagent status` shows.
+func (s *services) describe(r *summary.Report) {
+	services, endpoints := len(s.watched.services.GetStore().ListKeys()), 0
+	for _, o := range s.watched.slices.GetStore().List() {
+		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+			endpoints += len(slice.Endpoints)
+		}
+	}
+	for _, f := range s.health.Status() {
+		p := summary.Proxy{
+			Family: string(f.Family), Backend: string(s.config.Proxy.Mode), Services: services, Endpoints: endpoints, Synced: f.Synced,
+		}
+		if f.Err != nil {
+			p.LastError = f.Err.Error()
+		}
+		r.Proxy = append(r.Proxy, p)
+	}
+	for _, missing := range s.tracker.Missing() {
+		r.Node.Warnings = append(r.Node.Warnings, "Services are not programmed yet: "+missing+" have not been read; "+grantHint)
+	}
+}
+
+// runPages serves kube-proxy's ports.
+func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
+	p := s.config.Proxy
+	if p.Healthz.IsValid() && p.Healthz.Port() != 0 {
+		g.Go(func() error { return servePlain(ctx, p.Healthz, s.health.Handler(), s.log, p.BindHardFail) })
+	}
+	if p.Metrics.IsValid() && p.Metrics.Port() != 0 {
+		m := http.NewServeMux()
+		m.Handle("/proxyMode", proxier.ModeHandler(string(p.Mode)))
+		m.Handle("/metrics", s.page)
+		m.Handle("/healthz", s.health.Handler())
+		m.Handle("/livez", s.health.Handler())
+		g.Go(func() error { return servePlain(ctx, p.Metrics, m, s.log, p.BindHardFail) })
+	}
+}

@@ -1,0 +1,122 @@
+package e2e_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/test/bed"
+)
+
+// TestLife is the product's main job from join to nothing left, on a node of this machine's kernel.
+func TestLife(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	p, n := newPlace(ctx, t, bed.NodeAgent{})
+	before := leftovers(ctx, t, p)
+	life(ctx, t, p)
+	p.kubectl(ctx, t, "delete", "pod", "client", "--grace-period=1")
+	p.kubectl(ctx, t, "delete", "service", "web")
+	nothingLeft(ctx, t, p, before)
+
+	// The agent's own pages and commands tell the same story.
+	if got := p.on(ctx, t, "curl", "-s", "http://127.0.0.1:10248/healthz"); got != "ok" {
+		t.Errorf("healthz says %q", got)
+	}
+	if got := p.on(ctx, t, "nodeagent", "status"); !strings.Contains(got, "Ready") || !strings.Contains(got, "iptables IPv4") {
+		t.Errorf("status says\n%s", got)
+	}
+	cgroups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup/memory", n.Cgroup(), "kubepods", "*", "pod*"))
+	if err != nil || len(cgroups) > 0 {
+		t.Errorf("cgroups are left: %v, %v", cgroups, err)
+	}
+	if os.Getenv("KEEP") != "" {
+		time.Sleep(time.Hour)
+	}
+}
+
+// life runs a Deployment of three behind a Service, uses it in every way, and scales it to nothing.
+func life(ctx context.Context, t *testing.T, p place) {
+	t.Helper()
+	if err := p.cluster.Apply(ctx, web(3)); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	p.kubectl(ctx, t, "rollout", "status", "deployment/web", "--timeout=120s")
+	t.Logf("a Deployment of 3 was rolled out in %s", time.Since(begin).Round(time.Millisecond))
+	p.kubectl(ctx, t, "run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
+
+	ip := p.kubectl(ctx, t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	for who, get := range map[string]func(address string) (string, error){
+		"the node": func(a string) (string, error) { return p.run(ctx, "busybox", "timeout", "5", "wget", "-qO-", "http://"+a) },
+		"a pod": func(a string) (string, error) {
+			return p.cluster.Kubectl(ctx, "exec", "client", "--", "timeout", "5", "wget", "-qO-", "http://"+a)
+		},
+	} {
+		for _, address := range []string{ip, p.IP.String() + ":30080"} {
+			eventually(ctx, t, 10*time.Second, "asking "+address+" from "+who, func() (bool, string) {
+				got, err := get(address)
+				if err != nil {
+					return false, err.Error()
+				}
+				return strings.HasPrefix(got, "hello from web-"), got
+			})
+		}
+	}
+	if got, err := p.cluster.Kubectl(ctx, "exec", "client", "--", "timeout", "5", "wget", "-qO-", "http://web.default.svc.cluster.local"); err != nil || !strings.HasPrefix(got, "hello") {
+		t.Errorf("the Service answers %q by name, %v", got, err)
+	}
+	if got := p.kubectl(ctx, t, "logs", "deployment/web", "--tail=1"); got != "serving\n" {
+		t.Errorf("the log is %q", got)
+	}
+	if got := p.kubectl(ctx, t, "exec", "deployment/web", "--", "cat", "/config/greeting"); got != "hello" {
+		t.Errorf("the ConfigMap in the volume is %q", got)
+	}
+	if out, err := p.cluster.Kubectl(ctx, "exec", "client", "--", "sh", "-c", "exit 7"); err == nil || !strings.Contains(err.Error()+out, "7") {
+		t.Errorf("exit code 7 came back as %v", err)
+	}
+	if got := p.kubectl(ctx, t, "exec", "client", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"); got != "default" {
+		t.Errorf("the service account's namespace is %q", got)
+	}
+	p.kubectl(ctx, t, "scale", "deployment/web", "--replicas=0")
+	begin = time.Now()
+	p.kubectl(ctx, t, "wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s")
+	t.Logf("3 pods were gone %s after scaling to 0", time.Since(begin).Round(time.Millisecond))
+}
+
+// leftovers is what a node has of pods and rules, as sorted lines that can be compared.
+func leftovers(ctx context.Context, t *testing.T, p place) string {
+	t.Helper()
+	var all strings.Builder
+	for _, command := range []string{
+		"ctr -n k8s.io containers ls -q",
+		"ctr -n k8s.io tasks ls -q",
+		"ctr -n k8s.io snapshots ls | awk '$3 == \"Active\" {print $1}'",
+		"ls /var/lib/kubelet/pods",
+		"ls /run/nodeagent/pods",
+		"ls /var/log/pods /var/log/containers",
+		"ls /var/lib/cni/networks/*/ | grep '^10[.]'",
+		"awk '{print $5}' /proc/self/mountinfo | grep -E 'kubelet/pods|nodeagent/pods'",
+		"iptables-save | grep -E '^:KUBE-(SVC|SEP|EXT|SVL|FW)-' | cut -d' ' -f1",
+	} {
+		out, err := p.run(ctx, "sh", "-c", "("+command+") 2>/dev/null | sort || true")
+		if err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		all.WriteString("# " + command + "\n" + out)
+	}
+	return all.String()
+}
+
+// nothingLeft waits until the node is as it was: removal is reported a moment before the last file is gone.
+func nothingLeft(ctx context.Context, t *testing.T, p place, before string) {
+	t.Helper()
+	eventually(ctx, t, 15*time.Second, "cleaning up", func() (bool, string) {
+		now := leftovers(ctx, t, p)
+		return now == before, "\n--- before\n" + before + "--- after\n" + now
+	})
+}
