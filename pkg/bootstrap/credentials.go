@@ -124,6 +124,17 @@ func (c *Credentials) transport() *http.Transport {
 // Certificate is the one in use; nil when the kubeconfig has a token instead.
 func (c *Credentials) Certificate() *tls.Certificate { return c.cert.Load() }
 
+// Host is the API server's address, as the kubeconfig has it.
+func (c *Credentials) Host() string { return c.base.Host }
+
+// Expires is when the certificate in use is out of date; the zero time without one.
+func (c *Credentials) Expires() time.Time {
+	if leaf := leafOf(c.cert.Load()); leaf != nil {
+		return leaf.NotAfter
+	}
+	return time.Time{}
+}
+
 // SetCertificate makes new connections use another certificate.
 func (c *Credentials) SetCertificate(pair *tls.Certificate) {
 	c.cert.Store(pair)

@@ -165,7 +165,7 @@ func (r *run) do(ctx context.Context, s Step) error {
 	case TrustFile:
 		return r.trustFile(ctx)
 	case WriteCA:
-		return writeFile(f.CA, r.cluster.ca, 0o644)
+		return r.writeCA()
 	case CheckName:
 		return r.checkName(ctx)
 	case MakeKey:
@@ -191,6 +191,17 @@ func (r *run) do(ctx context.Context, s Step) error {
 	return fmt.Errorf("carrying out step %q: it is not known", s.Action)
 }
 
+// writeCA drops the settings first: they may be another cluster's, and their absence makes a later join read them again.
+func (r *run) writeCA() error {
+	f := r.c.Plan.Files
+	if f.Settings != "" {
+		if err := remove(f.Settings); err != nil {
+			return err
+		}
+	}
+	return writeFile(f.CA, r.cluster.ca, 0o644)
+}
+
 // observe reads what Plan wants to know from disk, from the service manager, and, when all else is in place, from the API.
 func (j *Joiner) observe(ctx context.Context) (Have, error) {
 	f := j.c.Plan.Files
@@ -210,7 +221,7 @@ func (j *Joiner) observe(ctx context.Context) (Have, error) {
 		return have, err
 	}
 	have.PendingKey = j.pairs.hasPendingKey()
-	if have.KubeconfigServer, have.KubeconfigCert, err = kubeconfigFacts(f.Kubeconfig); err != nil {
+	if have.KubeconfigServer, have.KubeconfigCert, have.KubeconfigTrust, err = kubeconfigFacts(f.Kubeconfig, caText); err != nil {
 		return have, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
 	for _, o := range []struct {

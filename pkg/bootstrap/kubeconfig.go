@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 
@@ -25,23 +26,32 @@ func renderKubeconfig(server string, ca []byte, nodeName, certFile string) ([]by
 	return text, nil
 }
 
-// kubeconfigFacts returns the server as host:port and the certificate file of a kubeconfig; empty where it has none.
-func kubeconfigFacts(path string) (server, certFile string, err error) {
+// kubeconfigFacts reads what Plan wants to know of a kubeconfig: the server as host:port, the certificate's file, and
+// whether it trusts the CA given. What cannot be read counts as absent: it is written anew.
+func kubeconfigFacts(path string, ca []byte) (server, certFile string, trust bool, err error) {
 	data, err := readOptional(path)
 	if err != nil || data == nil {
-		return "", "", err
+		return "", "", false, err
 	}
 	c, err := clientcmd.Load(data)
 	if err != nil {
-		return "", "", nil // not a kubeconfig: it is written anew
+		return "", "", false, nil //nolint:nilerr // not a kubeconfig
 	}
 	ctx := c.Contexts[c.CurrentContext]
 	if ctx == nil || c.Clusters[ctx.Cluster] == nil || c.AuthInfos[ctx.AuthInfo] == nil {
-		return "", "", nil
+		return "", "", false, nil
 	}
-	u, err := url.Parse(c.Clusters[ctx.Cluster].Server)
+	cluster := c.Clusters[ctx.Cluster]
+	u, err := url.Parse(cluster.Server)
 	if err != nil {
-		return "", "", nil
+		return "", "", false, nil //nolint:nilerr // no address
 	}
-	return u.Host, c.AuthInfos[ctx.AuthInfo].ClientCertificate, nil
+	trusted := cluster.CertificateAuthorityData
+	if len(trusted) == 0 && cluster.CertificateAuthority != "" {
+		if trusted, err = readOptional(cluster.CertificateAuthority); err != nil {
+			return "", "", false, err
+		}
+	}
+	same := len(ca) > 0 && bytes.Equal(bytes.TrimSpace(trusted), bytes.TrimSpace(ca))
+	return u.Host, c.AuthInfos[ctx.AuthInfo].ClientCertificate, same, nil
 }

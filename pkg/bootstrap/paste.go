@@ -50,7 +50,11 @@ func ParseServers(text string) ([]string, error) {
 }
 
 func withPort(s string) (string, error) {
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+	bare := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		bare = s[1 : len(s)-1]
+	}
+	if a, err := netip.ParseAddr(bare); err == nil {
 		return net.JoinHostPort(a.String(), "6443"), nil
 	}
 	if !strings.Contains(s, ":") {

@@ -84,3 +84,12 @@ func parseCAs(bundle []byte) ([]*x509.Certificate, error) {
 	}
 	return certs, nil
 }
+
+// MarshalText and UnmarshalText give pins their text in JSON and YAML.
+func (p Pin) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (p *Pin) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePin(string(text))
+	return err
+}

@@ -134,9 +134,11 @@ type Have struct {
 	Cert       Cert
 	// KubeconfigServer is the server in the kubeconfig, host:port; empty: no kubeconfig. KubeconfigCert is its file.
 	KubeconfigServer, KubeconfigCert string
-	BootstrapKubeconfig              bool
-	Settings                         bool
-	Env                              string
+	// KubeconfigTrust: the kubeconfig trusts the very CA of the CA file.
+	KubeconfigTrust     bool
+	BootstrapKubeconfig bool
+	Settings            bool
+	Env                 string
 	// Active: the unit runs. Enabled: it starts at boot.
 	Active, Enabled bool
 	// Ready: the API server says that the node is Ready. Only asked when all else is in place.
@@ -184,11 +186,18 @@ func Plan(have Have, c Config, now time.Time) []Step {
 	if certFault == "" && c.Renew {
 		certFault = "a new one was asked for"
 	}
+	if certFault != "" && caFault == "" && len(c.Pins) == 0 {
+		caFault = "without a hash nothing says that the present one is still the cluster's"
+	}
 	var steps []Step
 	if certFault != "" {
 		steps = append(steps, joinSteps(have, c, caFault, certFault)...)
+		have.KubeconfigTrust = have.KubeconfigTrust && caFault == ""
 	}
 	steps = append(steps, identitySteps(have, c)...)
+	if certFault != "" && caFault != "" {
+		have.Settings = false // another cluster's, perhaps
+	}
 	steps = append(steps, settingSteps(have, c, len(steps) > 0)...)
 	return append(steps, daemonSteps(have, c, len(steps) > 0)...)
 }
@@ -219,7 +228,7 @@ func joinSteps(have Have, c Config, caFault, certFault string) []Step {
 	if caFault != "" {
 		steps = append(steps, Step{PhaseIdentity, WriteCA, c.Files.CA, "", "0644", caFault})
 	}
-	if own := have.Cert; own.CommonName != "system:node:"+c.NodeName || !own.Paired || !own.Issued {
+	if own := have.Cert; caFault != "" || own.CommonName != "system:node:"+c.NodeName || !own.Paired || !own.Issued {
 		steps = append(steps, Step{PhaseName, CheckName, "", "GET /api/v1/nodes/" + c.NodeName, "", "a Ready node must not be taken over by mistake"})
 	}
 	if have.PendingKey {
@@ -251,6 +260,8 @@ func identitySteps(have Have, c Config) []Step {
 		why = "the present one names " + have.KubeconfigServer
 	case have.KubeconfigCert != c.Files.Cert:
 		why = "the present one does not refer to the certificate that is rotated"
+	case !have.KubeconfigTrust:
+		why = "it must trust the CA file's CA"
 	}
 	if why != "" {
 		steps = append(steps, Step{PhaseCertificate, WriteKubeconfig, c.Files.Kubeconfig, "", "0600", why})
@@ -270,7 +281,7 @@ func settingSteps(have Have, c Config, changed bool) []Step {
 	}
 	if read {
 		steps = append(steps, Step{PhaseSettings, ReadSettings, c.Files.Settings,
-			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none yet"})
+			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none of this cluster yet"})
 	}
 	if c.Files.Env != "" && c.Env != "" && have.Env != c.Env {
 		steps = append(steps, Step{PhaseSettings, WriteEnv, c.Files.Env, "", "0644", "the daemon must run with the flags given here"})

@@ -1,0 +1,118 @@
+package bootstrap
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/internal/golden"
+)
+
+var testNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// TestPlan: what is on disk and what is wanted in, the steps out.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
+		var have Have
+		var want Config
+		for name, into := range map[string]any{"have.yaml": &have, "config.yaml": &want} {
+			if err := yaml.UnmarshalStrict(files[name], into); err != nil {
+				t.Fatalf("reading %s: %v", name, err)
+			}
+		}
+		var b strings.Builder
+		for _, s := range Plan(have, want, testNow) {
+			fmt.Fprintln(&b, s)
+		}
+		if b.Len() == 0 {
+			b.WriteString("nothing to do\n")
+		}
+		return map[string][]byte{"want": []byte(b.String())}
+	})
+}
+
+// everyHave yields all combinations of what can be on disk, good and bad.
+func everyHave(yield func(Have)) {
+	pin := Pin{1}
+	good := Cert{CommonName: "system:node:n1", Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Hour),
+		NotAfter: testNow.Add(time.Hour), Paired: true, Issued: true}
+	expired, foreign, broken := good, good, good
+	expired.NotAfter, foreign.CommonName, broken.Paired = testNow, "system:node:n2", false
+	for bits := range 1 << 7 {
+		bit := func(i int) bool { return bits>>i&1 == 1 }
+		for _, cert := range []Cert{{}, good, expired, foreign, broken} {
+			h := Have{Cert: cert, PendingKey: bit(0), Active: bit(1), Enabled: bit(2), Ready: bit(1) && bit(3), Settings: bit(4), BootstrapKubeconfig: bit(5)}
+			if bit(6) {
+				h.CAPins, h.KubeconfigServer, h.KubeconfigCert, h.KubeconfigTrust = []Pin{pin}, "h:1", "/cert", !bit(4)
+			}
+			yield(h)
+		}
+	}
+}
+
+// carriedOut is what is there after the steps have been done.
+func carriedOut(h Have, c Config, steps []Step) Have {
+	for _, s := range steps {
+		switch s.Action {
+		case WriteCA:
+			h.CAPins, h.KubeconfigTrust = c.Pins, false
+		case MakeKey:
+			h.PendingKey = true
+		case RequestCert:
+			h.PendingKey = false
+			h.Cert = Cert{CommonName: "system:node:" + c.NodeName, Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Minute),
+				NotAfter: testNow.Add(time.Hour), Paired: true, Issued: len(h.CAPins) > 0}
+		case WriteKubeconfig:
+			h.KubeconfigServer, h.KubeconfigCert, h.KubeconfigTrust = c.Servers[0], c.Files.Cert, true
+		case DropBootstrap:
+			h.BootstrapKubeconfig = false
+		case ReadSettings:
+			h.Settings = true
+		case WriteEnv:
+			h.Env = c.Env
+		case StartService:
+			h.Active, h.Enabled = true, true
+		case AwaitReady:
+			h.Ready = true
+		}
+	}
+	return h
+}
+
+// TestPlanConverges: from whatever is there, and after a stop at any step, carrying plans out ends with nothing to do;
+// the token's server is never used before it is proved; a good identity is never thrown away.
+func TestPlanConverges(t *testing.T) {
+	t.Parallel()
+	c := Config{Servers: []string{"h:1"}, NodeName: "n1", Pins: []Pin{{1}}, Env: "x", Unit: "u", Start: true, Wait: true, Proxy: true,
+		Files: Files{CA: "/ca", Kubeconfig: "/kc", BootstrapKubeconfig: "/bk", Key: "/key", Cert: "/cert", Settings: "/s", Env: "/e"}}
+	everyHave(func(h Have) {
+		steps := Plan(h, c, testNow)
+		for stop := 0; stop <= len(steps); stop++ {
+			half := carriedOut(h, c, steps[:stop])
+			rest := Plan(half, c, testNow)
+			if left := Plan(carriedOut(half, c, rest), c, testNow); len(left) > 0 {
+				t.Fatalf("from %+v, stopped after %d of %v, then %v: still %v", h, stop, steps, rest, left)
+			}
+		}
+		proved := false
+		for i, s := range steps {
+			if i > 0 && s.Phase < steps[i-1].Phase {
+				t.Fatalf("phase %d after %d in %v", s.Phase, steps[i-1].Phase, steps)
+			}
+			proved = proved || s.Action == VerifyInfo || s.Action == TrustFile
+			if (s.Action == RequestCert || s.Action == CheckName || s.Action == WriteCA) && !proved {
+				t.Fatalf("%s before the cluster is proved: %v", s.Action, steps)
+			}
+			if s.Why == "" || s.String() == "" {
+				t.Fatalf("step %+v says no why", s)
+			}
+		}
+		if h.Cert.fault("n1", testNow) == "" && len(h.CAPins) > 0 && proved {
+			t.Fatalf("a good identity is thrown away: %v", steps)
+		}
+	})
+}
