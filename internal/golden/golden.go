@@ -22,6 +22,8 @@ import (
 )
 
 // update is a test flag: `go test ./pkg/x -update` writes the outputs.
+//
+//nolint:gochecknoglobals // package flag knows no other way
 var update = flag.Bool("update", false, "rewrite the expected files of txtar archives")
 
 // Func maps the files of one archive to its output files. It is given every

@@ -92,9 +92,11 @@ func begin(t *testing.T, b *fakeBackend, observers ...proxier.Observer) *fixture
 	b.start = time.Now()
 	f := &fixture{backend: b, tracker: proxier.NewTracker(), log: &bytes.Buffer{}}
 	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
-	l, err := proxier.New(proxier.Config{Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: b, Observers: observers,
+	l, err := proxier.New(proxier.Config{
+		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: b, Observers: observers,
 		MinInterval: time.Second, CheckInterval: 30 * time.Second, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
-		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now})
+		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +119,10 @@ func (f *fixture) ready() {
 }
 
 func svc(name string, port int32) *corev1.Service {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
-		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: port}}}}
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: port}}},
+	}
 }
 
 func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
@@ -339,9 +343,11 @@ func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		tracker := proxier.NewTracker()
-		l, err := proxier.New(proxier.Config{Family: corev1.IPv4Protocol, Tracker: tracker, Backend: backend, MinInterval: time.Second,
+		l, err := proxier.New(proxier.Config{
+			Family: corev1.IPv4Protocol, Tracker: tracker, Backend: backend, MinInterval: time.Second,
 			CheckInterval: 30 * time.Second, Health: proxier.NewHealth(time.Now, time.Minute, tracker.NodeEligible),
-			Metrics: proxier.NewMetrics(time.Now()), Log: quiet, Now: time.Now})
+			Metrics: proxier.NewMetrics(time.Now()), Log: quiet, Now: time.Now,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -407,8 +413,10 @@ func (h *history) step() {
 		}
 	case 3:
 		port, node := int32(8080), []string{"me", "other"}[rand.IntN(2)]
-		s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: &port}},
-			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}}}
+		s := &discoveryv1.EndpointSlice{
+			AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: &port}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		}
 		for range rand.IntN(4) {
 			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{"10.244.0." + string(rune('1'+rand.IntN(9)))}, NodeName: &node})
 		}

@@ -26,15 +26,18 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 				continue
 			}
 			for i := range slice.Endpoints {
-				if e, ok := endpoint(&slice.Endpoints[i], number, n, f, object, r); ok {
-					out[key] = append(out[key], e)
+				a, wrong := endpointAddress(&slice.Endpoints[i], f)
+				if wrong != "" {
+					r.addTo(object, "%s", wrong)
+					continue
 				}
+				out[key] = append(out[key], endpoint(&slice.Endpoints[i], a, number, n))
 			}
 		}
 	}
 	for key, list := range out {
 		slices.SortStableFunc(list, func(a, b Endpoint) int {
-			if c := a.AddrPort.Compare(b.AddrPort); c != 0 {
+			if c := a.Compare(b.AddrPort); c != 0 {
 				return c
 			}
 			return rank(b) - rank(a)
@@ -75,25 +78,26 @@ func endpointPort(p discoveryv1.EndpointPort, object string, r *report) (portKey
 	return key, number, ok
 }
 
-// endpoint uses the first address only: the others are not defined (KEP-752).
-func endpoint(in *discoveryv1.Endpoint, port uint16, n Node, f corev1.IPFamily, object string, r *report) (Endpoint, bool) {
+// endpointAddress is the first one: the others are not defined (KEP-752). The
+// text says what is wrong with it, if anything is.
+func endpointAddress(in *discoveryv1.Endpoint, f corev1.IPFamily) (netip.Addr, string) {
 	if len(in.Addresses) == 0 {
-		r.addTo(object, "an endpoint has no address")
-		return Endpoint{}, false
+		return netip.Addr{}, "an endpoint has no address"
 	}
 	a, err := netip.ParseAddr(in.Addresses[0])
 	if err != nil {
-		r.addTo(object, "endpoint %s is not an address", quote(in.Addresses[0]))
-		return Endpoint{}, false
+		return a, "endpoint " + quote(in.Addresses[0]) + " is not an address"
 	}
 	if reason := unusable(a); reason != "" {
-		r.addTo(object, "endpoint %s %s", a, reason)
-		return Endpoint{}, false
+		return a, "endpoint " + a.String() + " " + reason
 	}
 	if !isFamily(a, f) {
-		r.addTo(object, "endpoint %s is not %s", a, f)
-		return Endpoint{}, false
+		return a, "endpoint " + a.String() + " is not " + string(f)
 	}
+	return a, ""
+}
+
+func endpoint(in *discoveryv1.Endpoint, a netip.Addr, port uint16, n Node) Endpoint {
 	c := in.Conditions
 	out := Endpoint{
 		AddrPort:    netip.AddrPortFrom(a, port),
@@ -116,7 +120,7 @@ func endpoint(in *discoveryv1.Endpoint, port uint16, n Node, f corev1.IPFamily, 
 			out.nodeHints = append(out.nodeHints, hint.Name)
 		}
 	}
-	return out, true
+	return out
 }
 
 func localReady(byPort map[portKey][]Endpoint) int {
@@ -229,6 +233,6 @@ func union(a, b []Endpoint) []Endpoint {
 		return a
 	}
 	out := append(slices.Clone(a), b...)
-	slices.SortStableFunc(out, func(x, y Endpoint) int { return x.AddrPort.Compare(y.AddrPort) })
+	slices.SortStableFunc(out, func(x, y Endpoint) int { return x.Compare(y.AddrPort) })
 	return slices.CompactFunc(out, func(x, y Endpoint) bool { return x.AddrPort == y.AddrPort })
 }

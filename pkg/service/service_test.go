@@ -127,12 +127,14 @@ func many(n int) ([]*corev1.Service, []*discoveryv1.EndpointSlice) {
 		}})
 		port := int32(8080)
 		meta.Labels = map[string]string{discoveryv1.LabelServiceName: name}
-		sls = append(sls, &discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4,
+		sls = append(sls, &discoveryv1.EndpointSlice{
+			ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4,
 			Ports: []discoveryv1.EndpointPort{{Port: &port}},
 			Endpoints: []discoveryv1.Endpoint{
 				{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}).String()}},
 				{Addresses: []string{netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()}},
-			}})
+			},
+		})
 	}
 	return svcs, sls
 }

@@ -57,8 +57,10 @@ func (p *Port) write(b *strings.Builder) {
 		name string
 		on   bool
 	}{
-		{"internalLocal", p.InternalLocal}, {"externalLocal", p.ExternalLocal},
-		{"nodeInSourceRanges", p.NodeInSourceRanges}, {"noEndpoints", !p.HasEndpoints},
+		{"internalLocal", p.InternalLocal},
+		{"externalLocal", p.ExternalLocal},
+		{"nodeInSourceRanges", p.NodeInSourceRanges},
+		{"noEndpoints", !p.HasEndpoints},
 	} {
 		if flag.on {
 			b.WriteString(" " + flag.name)

@@ -21,14 +21,18 @@ func many(n int) ([]*corev1.Service, []*discoveryv1.EndpointSlice) {
 	for i := range n {
 		name := fmt.Sprintf("service-%05d", i)
 		svcs = append(svcs, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.ServiceSpec{
-			ClusterIP: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}})
+			ClusterIP: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
+		}})
 		port, portName := int32(8080), "http"
-		sls = append(sls, &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4,
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-			Ports:      []discoveryv1.EndpointPort{{Name: &portName, Port: &port}},
+		sls = append(sls, &discoveryv1.EndpointSlice{
+			AddressType: discoveryv1.AddressTypeIPv4,
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+			Ports:       []discoveryv1.EndpointPort{{Name: &portName, Port: &port}},
 			Endpoints: []discoveryv1.Endpoint{
 				{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}).String()}},
-				{Addresses: []string{netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()}}}})
+				{Addresses: []string{netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()}},
+			},
+		})
 	}
 	return svcs, sls
 }

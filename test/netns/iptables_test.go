@@ -165,8 +165,11 @@ func TestSaveIsUnderstood(t *testing.T) {
 				}
 				program := map[corev1.IPFamily]string{corev1.IPv4Protocol: "iptables", corev1.IPv6Protocol: "ip6tables"}[f]
 				for _, args := range [][]string{
-					{"-t", "nat", "-F", "KUBE-SERVICES"}, {"-t", "nat", "-F", "PREROUTING"},
-					{"-t", "nat", "-D", "KUBE-POSTROUTING", "1"}, {"-t", "mangle", "-X", "KUBE-PROXY-CANARY"}, {"-t", "filter", "-F"},
+					{"-t", "nat", "-F", "KUBE-SERVICES"},
+					{"-t", "nat", "-F", "PREROUTING"},
+					{"-t", "nat", "-D", "KUBE-POSTROUTING", "1"},
+					{"-t", "mangle", "-X", "KUBE-PROXY-CANARY"},
+					{"-t", "filter", "-F"},
 				} {
 					run(t, ns, program, args...)
 					drift, err := b.Check(t.Context())
@@ -204,8 +207,11 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 			useVariant(t, variant)
 			ns := newNS(t)
 			for _, args := range [][]string{
-				{"-t", "nat", "-N", "OTHER"}, {"-t", "nat", "-A", "OTHER", "-s", "10.0.0.0/8", "-j", "MASQUERADE"},
-				{"-t", "nat", "-A", "POSTROUTING", "-j", "OTHER"}, {"-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"}, {"-t", "mangle", "-N", "KUBE-KUBELET-CANARY"},
+				{"-t", "nat", "-N", "OTHER"},
+				{"-t", "nat", "-A", "OTHER", "-s", "10.0.0.0/8", "-j", "MASQUERADE"},
+				{"-t", "nat", "-A", "POSTROUTING", "-j", "OTHER"},
+				{"-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"},
+				{"-t", "mangle", "-N", "KUBE-KUBELET-CANARY"},
 			} {
 				run(t, ns, "iptables", args...)
 			}

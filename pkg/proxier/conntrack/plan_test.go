@@ -86,8 +86,11 @@ func TestChanged(t *testing.T) {
 		prev, now *service.Snapshot
 		want      bool
 	}{
-		{"first", nil, full, true}, {"same", full, full, false}, {"endpoints gone", full, snapshot(t, svcDNS), true},
-		{"Service gone", full, snapshot(t, ""), true}, {"nothing and nothing", snapshot(t, ""), snapshot(t, ""), false},
+		{"first", nil, full, true},
+		{"same", full, full, false},
+		{"endpoints gone", full, snapshot(t, svcDNS), true},
+		{"Service gone", full, snapshot(t, ""), true},
+		{"nothing and nothing", snapshot(t, ""), snapshot(t, ""), false},
 	} {
 		if got := Changed(c.prev, c.now); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)

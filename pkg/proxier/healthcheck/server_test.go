@@ -52,7 +52,8 @@ func TestAnswers(t *testing.T) {
 		body    string
 	}{
 		{2, true, 200, `{"service":{"namespace":"ns","name":"a"},"localEndpoints":2,"serviceProxyHealthy":true}`},
-		{0, true, 503, `"localEndpoints":0`}, {1, false, 503, `"serviceProxyHealthy":false`},
+		{0, true, 503, `"localEndpoints":0`},
+		{1, false, 503, `"serviceProxyHealthy":false`},
 	} {
 		healthy = c.healthy
 		if err := s.Synced(ctx, nil, with(c.local)); err != nil {

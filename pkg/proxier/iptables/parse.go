@@ -183,12 +183,12 @@ func clause(option string, values []string) string {
 	switch option {
 	case "-m", "--rsource", "--comment":
 		return "" // a comment has no effect
-	case "--mask":
-		if value == "255.255.255.255" || value == "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" {
-			return ""
-		}
-	case "--reject-with":
-		if value == "icmp-port-unreachable" || value == "icmp6-port-unreachable" {
+	case "--or-mark":
+		return "--set-xmark " + hexadecimal(value) + "/" + hexadecimal(value)
+	case "--xor-mark":
+		return "--set-xmark " + hexadecimal(value) + "/0x0"
+	case "--mask", "--reject-with":
+		if isDefault(value) {
 			return ""
 		}
 	case "-s", "-d":
@@ -201,16 +201,19 @@ func clause(option string, values []string) string {
 		value = strings.Join(states, ",")
 	case "--probability":
 		value = chance(value)
-	case "--mark":
-		return "--mark " + masked(value)
-	case "--or-mark":
-		return "--set-xmark " + hexadecimal(value) + "/" + hexadecimal(value)
-	case "--xor-mark":
-		return "--set-xmark " + hexadecimal(value) + "/0x0"
-	case "--set-xmark":
-		return "--set-xmark " + masked(value)
+	case "--mark", "--set-xmark":
+		value = masked(value)
 	}
 	return strings.TrimSpace(option + " " + value)
+}
+
+// isDefault: iptables-save prints these though nobody wrote them.
+func isDefault(value string) bool {
+	switch value {
+	case "255.255.255.255", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "icmp-port-unreachable", "icmp6-port-unreachable":
+		return true
+	}
+	return false
 }
 
 func prefix(text string) string {

@@ -243,11 +243,11 @@ func (r *portRules) arrow(e service.Endpoint) string {
 	if !r.comments {
 		return ""
 	}
-	return comment(r.p.Name, " -> ", e.AddrPort.String())
+	return comment(r.p.Name, " -> ", e.String())
 }
 
 func (r *portRules) sep(e service.Endpoint) string {
-	return prefixEndpoint + hashed(r.p.Name, r.proto, e.AddrPort.String())
+	return prefixEndpoint + hashed(r.p.Name, r.proto, e.String())
 }
 
 // endpoint translates; a pod that reached itself is masqueraded, or the answer
@@ -262,7 +262,7 @@ func (r *portRules) endpoint(e service.Endpoint) {
 		remember = "-m recent --name " + sep + " --set"
 	}
 	r.chain(sep, line(sep, why, "-s", e.Addr().String(), "-j", chainMarkMasq)+
-		line(sep, why, remember, "-p", r.proto, "-m", r.proto, "-j DNAT --to-destination", e.AddrPort.String()))
+		line(sep, why, remember, "-p", r.proto, "-m", r.proto, "-j DNAT --to-destination", e.String()))
 }
 
 func number(n uint16) string { return strconv.Itoa(int(n)) }

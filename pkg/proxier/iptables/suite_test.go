@@ -22,8 +22,10 @@ type fakeWorld struct {
 }
 
 func (w fakeWorld) Connect(_ testing.TB, from proxiertest.Place, protocol corev1.Protocol, to netip.AddrPort) proxiertest.Result {
-	p := fakekernel.Packet{Proto: map[corev1.Protocol]string{corev1.ProtocolTCP: "tcp", corev1.ProtocolUDP: "udp"}[protocol],
-		Src: netip.AddrPortFrom(proxiertest.Address(from, w.f), 40000), Dst: to}
+	p := fakekernel.Packet{
+		Proto: map[corev1.Protocol]string{corev1.ProtocolTCP: "tcp", corev1.ProtocolUDP: "udp"}[protocol],
+		Src:   netip.AddrPortFrom(proxiertest.Address(from, w.f), 40000), Dst: to,
+	}
 	switch from {
 	case proxiertest.Pod1, proxiertest.Pod2:
 		p.In = proxiertest.Bridge

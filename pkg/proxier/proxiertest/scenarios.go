@@ -58,9 +58,11 @@ func toUDP(f corev1.IPFamily) netip.AddrPort { return netip.AddrPortFrom(vip(f),
 func toBalancer(f corev1.IPFamily) netip.AddrPort {
 	return netip.AddrPortFrom(balancer(f), clusterPort)
 }
+
 func toExternal(f corev1.IPFamily) netip.AddrPort {
 	return netip.AddrPortFrom(external(f), clusterPort)
 }
+
 func toNodePort(f corev1.IPFamily) netip.AddrPort {
 	return netip.AddrPortFrom(Address(Node, f), nodePort)
 }
@@ -92,10 +94,14 @@ func clusterIPScenarios() []scenario {
 			ends(Pod1, toVIP, Rejected), ends(Node, toVIP, Rejected), ends(Client, toVIP, Rejected), {from: Pod1, protocol: udp, to: toUDP, verdict: Rejected},
 		}},
 		{name: "endpoints that are not ready are as none", eps: []ep{{at: Pod1}, {at: Remote}}, checks: []check{ends(Pod2, toVIP, Rejected)}},
-		{name: "serving terminating endpoints are the last resort", eps: []ep{{at: Pod1, serving: true, terminating: true}, {at: Pod2, terminating: true}},
-			checks: []check{where(Node, toVIP, false, Pod1).anySource()}},
-		{name: "ready endpoints go before terminating ones", eps: append(ready(Remote), ep{at: Pod1, serving: true, terminating: true}),
-			checks: []check{where(Pod2, toVIP, false, Remote)}},
+		{
+			name: "serving terminating endpoints are the last resort", eps: []ep{{at: Pod1, serving: true, terminating: true}, {at: Pod2, terminating: true}},
+			checks: []check{where(Node, toVIP, false, Pod1).anySource()},
+		},
+		{
+			name: "ready endpoints go before terminating ones", eps: append(ready(Remote), ep{at: Pod1, serving: true, terminating: true}),
+			checks: []check{where(Pod2, toVIP, false, Remote)},
+		},
 		{name: "internal policy Local stays here", svc: internalLocal, eps: ready(all...), checks: []check{where(Node, toVIP, false, Pod1, Pod2).anySource()}},
 		{name: "internal policy Local without a local endpoint drops", svc: internalLocal, eps: ready(Remote), checks: []check{ends(Pod1, toVIP, Dropped)}},
 		{name: "session affinity", svc: affinity, eps: ready(Pod1, Pod2, Remote), checks: []check{

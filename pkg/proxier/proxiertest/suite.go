@@ -164,16 +164,20 @@ func ready(places ...Place) []ep {
 // snapshot makes the objects of the API and builds them.
 func (s scenario) snapshot(f corev1.IPFamily) *service.Snapshot {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "svc"}}
-	svc.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: vip(f).String(), ClusterIPs: []string{vip(f).String()},
-		Ports: []corev1.ServicePort{{Name: "http", Port: clusterPort, Protocol: tcp}, {Name: "dns", Port: 53, Protocol: udp}}}
+	svc.Spec = corev1.ServiceSpec{
+		Type: corev1.ServiceTypeClusterIP, ClusterIP: vip(f).String(), ClusterIPs: []string{vip(f).String()},
+		Ports: []corev1.ServicePort{{Name: "http", Port: clusterPort, Protocol: tcp}, {Name: "dns", Port: 53, Protocol: udp}},
+	}
 	if s.svc != nil {
 		s.svc(svc)
 	}
 	svc.Spec.ExternalIPs = ofFamily(svc.Spec.ExternalIPs, f)
 	http, dns, httpPort, dnsPort, t, u := "http", "dns", int32(TCPPort), int32(UDPPort), tcp, udp
-	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressType(f),
-		ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "svc-1", Labels: map[string]string{discoveryv1.LabelServiceName: "svc"}},
-		Ports:      []discoveryv1.EndpointPort{{Name: &http, Port: &httpPort, Protocol: &t}, {Name: &dns, Port: &dnsPort, Protocol: &u}}}
+	slice := &discoveryv1.EndpointSlice{
+		AddressType: discoveryv1.AddressType(f),
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "test", Name: "svc-1", Labels: map[string]string{discoveryv1.LabelServiceName: "svc"}},
+		Ports:       []discoveryv1.EndpointPort{{Name: &http, Port: &httpPort, Protocol: &t}, {Name: &dns, Port: &dnsPort, Protocol: &u}},
+	}
 	for _, e := range s.eps {
 		slice.Endpoints = append(slice.Endpoints, e.endpoint(f))
 	}
@@ -185,8 +189,10 @@ func (e ep) endpoint(f corev1.IPFamily) discoveryv1.Endpoint {
 	if e.at == Remote {
 		node = "other"
 	}
-	out := discoveryv1.Endpoint{Addresses: []string{Address(e.at, f).String()}, NodeName: &node,
-		Conditions: discoveryv1.EndpointConditions{Ready: &e.ready, Serving: &e.serving, Terminating: &e.terminating}}
+	out := discoveryv1.Endpoint{
+		Addresses: []string{Address(e.at, f).String()}, NodeName: &node,
+		Conditions: discoveryv1.EndpointConditions{Ready: &e.ready, Serving: &e.serving, Terminating: &e.terminating},
+	}
 	if e.zone != "" {
 		out.Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: e.zone}}}
 	}

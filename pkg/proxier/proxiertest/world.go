@@ -36,8 +36,7 @@ const (
 	UDPPort = 5353
 )
 
-// PodRange is what the pods' addresses are in; Bridge is the name of the
-// bridge that this node's pods are on.
+// Bridge is the name of the bridge that this node's pods are on.
 const Bridge = "cni0"
 
 // Address of a place in a family.

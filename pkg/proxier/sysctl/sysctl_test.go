@@ -37,8 +37,10 @@ func (f *fake) Set(name, value string) error {
 }
 
 func TestPlan(t *testing.T) {
-	full := Settings{MaxPerCore: 32768, Min: 131072, CPUs: 2, TCPEstablished: 24 * time.Hour, TCPCloseWait: time.Hour, UDP: 30 * time.Second,
-		UDPStream: time.Minute, TCPBeLiberal: true, LocalhostNodePorts: true, IPv4: true}
+	full := Settings{
+		MaxPerCore: 32768, Min: 131072, CPUs: 2, TCPEstablished: 24 * time.Hour, TCPCloseWait: time.Hour, UDP: 30 * time.Second,
+		UDPStream: time.Minute, TCPBeLiberal: true, LocalhostNodePorts: true, IPv4: true,
+	}
 	want := `net/netfilter/nf_conntrack_max=131072
 net/netfilter/nf_conntrack_tcp_timeout_established=86400
 net/netfilter/nf_conntrack_tcp_timeout_close_wait=3600
