@@ -65,7 +65,7 @@ func command() *cobra.Command {
 	f.StringVar(&s.skip, "skip", defaultSkip, "regular expression of specs to leave out; - leaves out none")
 	f.IntVar(&s.procs, "procs", 4, "specs to run side by side")
 	f.IntVar(&s.nodes, "nodes", 1, "nodes of the cluster")
-	f.BoolVar(&s.peer, "peer", false, "run upstream's kubelet and kube-proxy instead of the agent; nothing is compared")
+	f.BoolVar(&s.peer, "peer", false, "run upstream's kubelet and kube-proxy instead of the agent; compared with --list alone")
 	f.BoolVar(&s.update, "update", false, "add newly passing specs to the list")
 	f.BoolVar(&s.keep, "keep", false, "leave the cluster running, to look at it; `bed down` ends it")
 	f.StringVar(&s.artifacts, "artifacts", "", "folder for reports and logs (default bin/conformance/TIME)")
@@ -83,7 +83,7 @@ func (s *settings) resolve(source string, now time.Time) error {
 	if s.skip == "-" {
 		s.skip = ""
 	}
-	if s.list == "" {
+	if s.list == "" && !s.peer {
 		s.list = filepath.Join(source, "test/conformance/passing.txt")
 	}
 	if s.artifacts == "" {

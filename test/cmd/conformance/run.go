@@ -114,12 +114,9 @@ func (s settings) judge(r conformance.Report) error {
 	if err != nil {
 		return err
 	}
-	if s.peer {
-		listed = nil // the list is the agent's
-	}
 	v := conformance.Judge(listed, r)
-	if s.peer {
-		v.New = nil
+	if s.list == "" {
+		v.New = nil // to nothing, everything would be
 	}
 	summary := v.Summary()
 	fmt.Print(summary)
@@ -134,7 +131,7 @@ func (s settings) judge(r conformance.Report) error {
 	if err := writeList(filepath.Join(s.artifacts, "passed.txt"), "Specs that passed in this run.", passed); err != nil {
 		return err
 	}
-	if s.update && !s.peer && len(v.New) > 0 {
+	if s.update && s.list != "" && len(v.New) > 0 {
 		if err := writeList(s.list, listComment, v.Merge(listed)); err != nil {
 			return err
 		}
@@ -147,6 +144,9 @@ func (s settings) judge(r conformance.Report) error {
 }
 
 func readList(path string) ([]string, error) {
+	if path == "" {
+		return nil, nil
+	}
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
