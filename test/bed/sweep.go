@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/test/bed/uml"
 )
 
 // Sweep removes what killed runs left. Clusters that are in use stay.
@@ -128,6 +130,11 @@ func removeRun(ctx context.Context, r *run) error {
 	var errs []error
 	for _, p := range rec.Foreign {
 		errs = append(errs, p.kill())
+	}
+	for _, m := range rec.Machines {
+		if m.NetNS == "" { // User-Mode Linux: its processes must end all at once
+			errs = append(errs, uml.Sweep(r.path(m.Name)))
+		}
 	}
 	// Nodes first: with the API server gone an agent would fill its log while it waits for its turn.
 	for i := len(rec.Machines) - 1; i >= 0; i-- {

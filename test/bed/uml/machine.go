@@ -273,15 +273,29 @@ func (m *Machine) Discard(ctx context.Context) error {
 
 // Sweep ends what a killed run left of the machine in dir, and removes dir. It knows the process by its command line,
 // so it never kills one that merely got the same number. The tap goes with its namespace.
+//
+// A machine's processes must be killed as one group: a guest's process that loses the kernel that traces it would go on
+// by itself, with its system calls reaching this machine.
 func Sweep(dir string) error {
 	if b, err := os.ReadFile(filepath.Join(dir, "pid")); err == nil {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if pid > 1 && strings.Contains(string(cmdline), "uml_dir="+dir+"\x00") {
+		if pid > 1 && isMachine(pid, dir) {
 			if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return fmt.Errorf("killing the machine of %q: %w", dir, err)
+			}
+			for i := 0; isMachine(pid, dir); i++ {
+				if i == 500 {
+					return fmt.Errorf("killing the machine of %q: process %d is still there after 5 s", dir, pid)
+				}
+				time.Sleep(10 * time.Millisecond)
 			}
 		}
 	}
 	return os.RemoveAll(dir)
+}
+
+// isMachine says whether the process runs the kernel, or the script that starts it, of the machine in dir.
+func isMachine(pid int, dir string) bool {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(cmdline), "uml_dir="+dir+"\x00")
 }

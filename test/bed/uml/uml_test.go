@@ -2,12 +2,14 @@ package uml
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -204,5 +206,51 @@ func testPower(t *testing.T, m *Machine) {
 	t.Logf("booted again in %v", time.Since(begin))
 	if got := output(t, m, "cat /var/lib/kept"); got != "kept" {
 		t.Errorf("the disk holds %q", got)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	if os.Getenv("NODEAGENT_BED") != "1" {
+		t.Skip("needs NODEAGENT_BED=1: it kills a process group")
+	}
+	dir := t.TempDir()
+	stranger := exec.Command("sleep", "600")
+	mine := exec.Command("sh", "-c", "sleep 600 & wait", "sh", "uml_dir="+dir)
+	for _, c := range []*exec.Cmd{stranger, mine} {
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
+	}
+	record := func(c *exec.Cmd, dir string) {
+		if err := os.WriteFile(filepath.Join(dir, "pid"), []byte(fmt.Sprint(c.Process.Pid)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := t.TempDir()
+	record(stranger, other)
+	if err := Sweep(other); err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Error("a process of the same number was killed")
+	}
+	record(mine, dir)
+	go func() { _ = mine.Wait() }()
+	if err := Sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	err := waitFor(t.Context(), 5*time.Second, 10*time.Millisecond, func() error {
+		if syscall.Kill(-mine.Process.Pid, 0) == nil {
+			return errors.New("the group lives on")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the folder is still there: %v", err)
 	}
 }
