@@ -242,7 +242,10 @@ func (m *Machine) PullPlug() error {
 		<-m.exited
 	}
 	m.power = nil
-	return os.Remove(filepath.Join(m.opts.Dir, "pid"))
+	if err := os.Remove(filepath.Join(m.opts.Dir, "pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forgetting machine's process: %w", err)
+	}
+	return nil
 }
 
 // Stop shuts the machine down, through systemd if it still answers, and removes its tap and its folder.
