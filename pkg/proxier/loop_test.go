@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,6 +77,12 @@ func (b *fakeBackend) times() []time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.at)
+}
+
+func (b *fakeBackend) taken() []*service.Snapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.snaps)
 }
 
 type fixture struct {
@@ -169,8 +176,8 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 		if len(at) != 3 {
 			t.Errorf("%d syncs for 100 changes in a second, at %v", len(at), at)
 		}
-		last := f.backend.snaps[len(f.backend.snaps)-1]
-		if got := last.Services[0].Ports[0].Port; got != 179 {
+		all := f.backend.taken()
+		if got := all[len(all)-1].Services[0].Ports[0].Port; got != 179 {
 			t.Errorf("the last sync has port %d, not the newest", got)
 		}
 	})
@@ -178,10 +185,11 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 
 func TestFailuresAreTriedAgainWithTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		failing := true
+		var failing atomic.Bool
+		failing.Store(true)
 		b := &fakeBackend{}
 		b.fail = func() error {
-			if failing {
+			if failing.Load() {
 				return errors.New("kernel says no")
 			}
 			return nil
@@ -200,10 +208,10 @@ func TestFailuresAreTriedAgainWithTheNewest(t *testing.T) {
 			t.Error("the status does not tell the error")
 		}
 		f.tracker.ServiceChanged(nil, svc("a", 81))
-		failing = false
+		failing.Store(false)
 		time.Sleep(time.Minute)
 		f.stop()
-		if got := b.snaps[0].Services[0].Ports[0].Port; got != 81 {
+		if got := b.taken()[0].Services[0].Ports[0].Port; got != 81 {
 			t.Errorf("the try that succeeded had port %d", got)
 		}
 		if !strings.Contains(f.log.String(), "kernel says no") {
@@ -233,17 +241,26 @@ func TestDriftIsRepairedAndQuietIsQuiet(t *testing.T) {
 
 // forgetful fails its first calls.
 type forgetful struct {
+	mu       sync.Mutex
 	failures int
 	prevs    []*service.Snapshot
 }
 
 func (o *forgetful) Synced(_ context.Context, prev, _ *service.Snapshot) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.failures > 0 {
 		o.failures--
 		return errors.New("not now")
 	}
 	o.prevs = append(o.prevs, prev)
 	return nil
+}
+
+func (o *forgetful) told() []*service.Snapshot {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.prevs)
 }
 
 func TestObserversGetEveryChangeOnce(t *testing.T) {
@@ -253,13 +270,13 @@ func TestObserversGetEveryChangeOnce(t *testing.T) {
 		defer f.stop()
 		f.ready()
 		time.Sleep(time.Minute + time.Second) // fails at 0 s and 30 s, succeeds at 60 s
-		if len(o.prevs) != 1 || o.prevs[0] != nil {
-			t.Fatalf("after two failures it was told of %v", o.prevs)
+		if got := o.told(); len(got) != 1 || got[0] != nil {
+			t.Fatalf("after two failures it was told of %v", got)
 		}
 		f.tracker.ServiceChanged(nil, svc("a", 80))
 		time.Sleep(time.Second)
-		if len(o.prevs) != 2 || o.prevs[1] != f.backend.snaps[0] {
-			t.Errorf("the second call does not compare with the first: %v", o.prevs)
+		if got := o.told(); len(got) != 2 || got[1] != f.backend.taken()[0] {
+			t.Errorf("the second call does not compare with the first: %v", got)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,6 +89,66 @@ func useVariant(t testing.TB, variant string) {
 		}
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "lock")) // not everybody's
+}
+
+// TestLockHolderIsNamed: the wait for the lock is bounded, and who holds it is told.
+func TestLockHolderIsNamed(t *testing.T) {
+	needRoot(t)
+	useVariant(t, "legacy")
+	ns := newNS(t)
+	p := detect(t, ns, corev1.IPv4Protocol)
+	f, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	err = toolIn{ns: ns, tool: p}.Restore(t.Context(), []byte("*nat\nCOMMIT\n"))
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d (", os.Getpid())) {
+		t.Errorf("the holder is not named: %v", err)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("waited %v for the lock", took)
+	}
+}
+
+// TestDetectTakesWhatTheKernelAccepts: a program that is there but whose
+// variant the kernel refuses is passed over, as where nf_tables has no families.
+func TestDetectTakesWhatTheKernelAccepts(t *testing.T) {
+	needRoot(t)
+	useVariant(t, "legacy")
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"iptables":         "echo 'iptables v1.8.9 (nf_tables)'",
+		"iptables-save":    "exit 0",
+		"iptables-restore": "echo 'iptables-restore: TABLE_ADD failed (Operation not supported): table mangle' >&2; exit 4",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	ns := newNS(t)
+	if p := detect(t, ns, corev1.IPv4Protocol); p.Variant != "legacy" {
+		t.Errorf("chose %s", p.Version())
+	}
+}
+
+// TestDetectFollowsTheNode: rules of Kubernetes in one variant decide for it.
+func TestDetectFollowsTheNode(t *testing.T) {
+	needRoot(t)
+	for _, variant := range []string{"nft", "legacy"} {
+		ns := newNS(t)
+		run(t, ns, "iptables-"+variant, "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+		p := detect(t, ns, corev1.IPv4Protocol)
+		if want := map[string]string{"nft": "nf_tables", "legacy": "legacy"}[variant]; p.Variant != want {
+			t.Errorf("with the hint in %s it chose %s", variant, p.Version())
+		}
+	}
 }
 
 func options(f corev1.IPFamily) iptables.Options {
@@ -295,6 +357,26 @@ func echo(t *testing.T, c net.Conn, step int) {
 		}
 		if line == word+"\n" {
 			return
+		}
+	}
+}
+
+// TestRefusedLineIsKnown: what each variant says of a bad rule leads to its line.
+func TestRefusedLineIsKnown(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		needRoot(t)
+		useVariant(t, variant)
+		ns := newNS(t)
+		tool := toolIn{ns: ns, tool: detect(t, ns, corev1.IPv4Protocol)}
+		for _, bad := range []string{"-A KUBE-TEST -m nonsense -j ACCEPT", "-A KUBE-TEST -p tcp --dport 99999 -j ACCEPT"} {
+			err := tool.Restore(t.Context(), []byte("*nat\n:KUBE-TEST - [0:0]\n-A KUBE-TEST -j RETURN\n"+bad+"\nCOMMIT\n"))
+			var refused *iptables.RefusedError
+			if !errors.As(err, &refused) || refused.Line != 4 {
+				t.Errorf("%s: %q: line 4 is not named: %v", variant, bad, err)
+			}
+		}
+		if save := run(t, ns, "iptables-save"); strings.Contains(save, "KUBE-TEST") {
+			t.Errorf("%s: a refused text was taken in part:\n%s", variant, save)
 		}
 	}
 }

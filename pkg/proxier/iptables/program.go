@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,7 +143,7 @@ func (p *Program) probe(ctx context.Context) error {
 // Save is iptables-save of all tables.
 func (p *Program) Save(ctx context.Context) ([]byte, error) { return p.run(ctx, p.save, nil) }
 
-var refusedLine = regexp.MustCompile(`(?:line:? |line )(\d+)`)
+var refusedLine = regexp.MustCompile(`line:? (\d+)`)
 
 // Restore is iptables-restore --noflush.
 func (p *Program) Restore(ctx context.Context, text []byte) error {
@@ -179,6 +180,9 @@ func (p *Program) run(ctx context.Context, path string, stdin []byte, args ...st
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(said.String())
+		if strings.Contains(text, "xtables lock") {
+			text += "; the lock " + lockFile() + " is held by " + cmp.Or(lockHolder(), "nobody any more")
+		}
 		return nil, fmt.Errorf("running %q: %w: %s", path+" "+strings.Join(args, " "), err, text[:min(len(text), 1000)])
 	}
 	return out.Bytes(), nil

@@ -104,7 +104,4 @@ type Harness struct {
 	// Tries is how many connections show all endpoints that chance may choose;
 	// 40 if it is 0.
 	Tries int
-	// Slow says that a dropped packet takes long to show; then such checks are
-	// tried once.
-	Slow bool
 }
