@@ -67,6 +67,7 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if err := c.build(ctx); err != nil {
 		return nil, err
 	}
+	loadModules(ctx)
 	owner, err := identify(os.Getpid())
 	if err != nil {
 		return nil, err
@@ -80,6 +81,13 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 		return nil, errors.Join(err, c.Stop(context.WithoutCancel(ctx)))
 	}
 	return c, c.run.update(func(r *record) { r.Complete, r.Env = true, c.Env() })
+}
+
+// loadModules loads what a cluster needs of the kernel where it is built as modules. Namespaces cannot do that. What
+// cannot be loaded is built in, or its absence shows where it is used.
+func loadModules(ctx context.Context) {
+	modules := []string{"overlay", "bridge", "br_netfilter", "veth", "nf_conntrack", "nf_nat", "ip_tables", "iptable_nat", "nf_tables"}
+	_ = exec.CommandContext(ctx, "modprobe", append([]string{"--all", "--quiet"}, modules...)...).Run()
 }
 
 // build builds every program that the cluster and its nodes need.
@@ -213,7 +221,7 @@ func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, 
 // the machine that the test runs on.
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netnsDir + c.cp.netns, "--", name}, args...)...)
-	cmd.Env = append(os.Environ(), c.Env()...)
+	cmd.Env = append(environment(), c.Env()...)
 	return cmd
 }
 

@@ -95,6 +95,13 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	})
 	g.Go(func() error { return c.applyManifests(gctx) })
 	g.Go(func() error { return c.startDNS() })
+	g.Go(func() error {
+		// Until then no pod can be created in the namespace "default".
+		return poll(gctx, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+			_, err := c.Kubectl(ctx, "get", "serviceaccount", "default")
+			return err
+		})
+	})
 	if err := g.Wait(); err != nil {
 		return err
 	}

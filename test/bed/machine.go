@@ -110,9 +110,12 @@ func (m *machine) command(ctx context.Context, env []string, name string, args .
 	pid := strconv.Itoa(m.holder.PID)
 	all := append([]string{"-t", pid, "--mount", "--pid", "--uts", "--ipc", "--net=" + netnsDir + m.netns, "--", name}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", all...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(environment(), env...)
 	return cmd
 }
+
+// environment is the test's own. Proxies of this machine's network are not to be seen from inside a cluster.
+func environment() []string { return append(os.Environ(), "NO_PROXY=*", "no_proxy=*") }
 
 // output runs a program inside the machine and returns what it prints.
 func (m *machine) output(ctx context.Context, env []string, name string, args ...string) (string, error) {

@@ -28,7 +28,8 @@ if [ "$kind" = node ]; then
 	printf '127.0.0.1 localhost\n::1 localhost ip6-localhost\n' >/etc/hosts
 	tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
 	echo 1 >/proc/sys/net/ipv4/ip_forward
-	echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
+	# Without it, Services that lead back to the same node do not work; there is none on some kernels.
+	[ ! -e /proc/sys/net/bridge ] || echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
 fi
 echo ready >&4
 exec 4>&-

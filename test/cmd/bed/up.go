@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeagent/nodeagent/test/bed"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
@@ -85,13 +86,28 @@ func (o upOptions) run(ctx context.Context) error {
 // start starts the cluster and waits until its nodes are Ready.
 func (o upOptions) start(ctx context.Context, builder *tools.Builder) (*bed.Cluster, error) {
 	var kind bed.Kind = bed.Peer{}
-	if !o.peer {
-		// Built before the cluster starts, so that a compiler's error comes first.
-		dir, err := bed.Programs(ctx, builder)
-		if err != nil {
-			return nil, err
+	// Everything is built before the cluster starts, so that a compiler's error comes first. Images wait for a network
+	// where programs wait for a processor.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		o.say("assembling the sample's image")
+		_, err := bed.BuildImages(gctx, builder, bed.Busybox)
+		return err
+	})
+	g.Go(func() error {
+		if o.peer {
+			return nil
 		}
+		dir, err := bed.Programs(gctx, builder)
 		kind = bed.NodeAgent{Dir: dir}
+		return err
+	})
+	g.Go(func() error {
+		_, err := builder.Build(gctx, append(tools.ControlPlane(), tools.Node()...)...)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	o.say("starting cluster %q", o.id)
 	c, err := bed.Start(ctx, bed.Options{ID: o.id, Detached: true, Log: o.log, Builder: builder, Nodes: slices.Repeat([]bed.Kind{kind}, o.nodes)})
