@@ -66,10 +66,7 @@ func ParseReport(r io.Reader) (Report, error) {
 	}
 	var out Report
 	for _, s := range suites {
-		for _, why := range s.SpecialSuiteFailureReasons {
-			// "Detected pending specs" and the like are no failures of the agent; a timeout or an interrupt is worth saying.
-			out.Suite = append(out.Suite, why)
-		}
+		out.Suite = append(out.Suite, s.SpecialSuiteFailureReasons...) // a timeout or an interrupt
 		for _, g := range s.SpecReports {
 			spec, ok := g.spec()
 			switch {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -111,7 +112,9 @@ func Lock(ctx context.Context, path string) (func(), error) {
 		}
 		return func() { _ = f.Close() }, nil
 	case <-ctx.Done():
-		go func() { <-got; _ = f.Close() }() // the lock cannot be interrupted: let go of it as soon as it comes
+		go func() { // the lock cannot be interrupted: let go of it as soon as it comes
+			_ = errors.Join(<-got, f.Close())
+		}()
 		return nil, fmt.Errorf("waiting for lock %q: %w", path, ctx.Err())
 	}
 }

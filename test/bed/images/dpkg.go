@@ -2,16 +2,19 @@ package images
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 )
 
 // dpkgPackage is what a dpkg status file says of one installed package, as far as it matters here.
 type dpkgPackage struct {
-	name    string
-	depends [][]string // every group must be met, by any one of its names
+	name     string
+	depends  [][]string // every group must be met, by any one of its names
+	provides []string   // names that it stands in for
 }
 
 // dpkgStatus is the set of a tree's packages.
@@ -26,54 +29,58 @@ func parseStatus(r io.Reader) (dpkgStatus, error) {
 	scan := bufio.NewScanner(r)
 	scan.Buffer(nil, 1<<20)
 	p, line := dpkgPackage{}, 0
-	var provides []string
-	flush := func() error {
-		if p.name == "" && len(p.depends)+len(provides) > 0 {
-			return fmt.Errorf("reading package status before line %d: a package without a name", line)
-		}
-		if p.name != "" {
-			s.packages[p.name] = p
-			for _, v := range provides {
-				s.provides[v] = append(s.provides[v], p.name)
-			}
-		}
-		p, provides = dpkgPackage{}, nil
-		return nil
-	}
 	for scan.Scan() {
 		line++
-		text := scan.Text()
-		if strings.TrimSpace(text) == "" {
-			if err := flush(); err != nil {
-				return s, err
-			}
+		if strings.TrimSpace(scan.Text()) != "" {
+			p.field(scan.Text())
 			continue
 		}
-		key, value, ok := strings.Cut(text, ":")
-		if !ok || strings.HasPrefix(text, " ") {
-			continue
+		if err := s.add(p); err != nil {
+			return s, fmt.Errorf("reading package status before line %d: %w", line, err)
 		}
-		switch key {
-		case "Package":
-			p.name = strings.TrimSpace(value)
-		case "Depends", "Pre-Depends":
-			p.depends = append(p.depends, relations(value)...)
-		case "Provides":
-			for _, g := range relations(value) {
-				provides = append(provides, g...)
-			}
-		}
+		p = dpkgPackage{}
 	}
 	if err := scan.Err(); err != nil {
 		return s, fmt.Errorf("reading package status: %w", err)
 	}
-	if err := flush(); err != nil {
-		return s, err
+	if err := s.add(p); err != nil {
+		return s, fmt.Errorf("reading package status before line %d: %w", line, err)
 	}
 	for v := range s.provides {
 		sort.Strings(s.provides[v])
 	}
 	return s, nil
+}
+
+// field takes one line of a package's stanza.
+func (p *dpkgPackage) field(line string) {
+	key, value, ok := strings.Cut(line, ":")
+	if !ok || strings.HasPrefix(line, " ") {
+		return
+	}
+	switch key {
+	case "Package":
+		p.name = strings.TrimSpace(value)
+	case "Depends", "Pre-Depends":
+		p.depends = append(p.depends, relations(value)...)
+	case "Provides":
+		p.provides = append(p.provides, slices.Concat(relations(value)...)...)
+	}
+}
+
+// add takes a whole stanza; one without any field that matters is none.
+func (s dpkgStatus) add(p dpkgPackage) error {
+	if p.name == "" {
+		if len(p.depends)+len(p.provides) > 0 {
+			return errors.New("a package without a name")
+		}
+		return nil
+	}
+	s.packages[p.name] = p
+	for _, v := range p.provides {
+		s.provides[v] = append(s.provides[v], p.name)
+	}
+	return nil
 }
 
 // relations reads "a (>= 1), b:any | c" as [[a] [b c]].

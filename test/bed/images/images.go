@@ -110,16 +110,16 @@ const recipesVersion = 2
 // key names everything that the archive depends on.
 func (b *builder) key(known map[string]recipe, names []string) (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, recipesVersion, debian.Key(treePackages), basePackages)
+	_, _ = fmt.Fprintln(h, recipesVersion, debian.Key(treePackages), basePackages)
 	for _, n := range names {
 		r, ok := known[n]
 		if !ok {
 			return "", fmt.Errorf("assembling image %q: unknown; known are %s", n, strings.Join(sorted(known), ", "))
 		}
-		fmt.Fprintf(h, "%s %v %+v\n", n, r.layers, r.config)
+		_, _ = fmt.Fprintf(h, "%s %v %+v\n", n, r.layers, r.config)
 	}
 	for _, p := range []string{b.pause, b.sh, b.tools.Agnhost, b.tools.Nonewprivs, b.tools.ResourceConsumer, b.tools.ConsumeCPU, b.tools.CoreDNS} {
-		fmt.Fprintln(h, filepath.Base(p))
+		_, _ = fmt.Fprintln(h, filepath.Base(p))
 		if p == "" {
 			continue
 		}

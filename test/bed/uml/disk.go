@@ -88,10 +88,10 @@ func (d Disk) validate() error {
 // key names everything that the disk depends on.
 func (d Disk) key(guestd, kernel string) (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, "5", kernel, debian.Key(guestPackages), kernelParts)
+	_, _ = fmt.Fprintln(h, "5", kernel, debian.Key(guestPackages), kernelParts)
 	files := append([]string{guestd}, d.Images...)
 	for name, path := range d.Programs {
-		fmt.Fprintln(h, name)
+		_, _ = fmt.Fprintln(h, name)
 		files = append(files, path)
 	}
 	if d.CNI != "" {
@@ -116,7 +116,7 @@ func (d Disk) key(guestd, kernel string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("reading guest file: %w", err)
 		}
-		fmt.Fprintln(h, e.Name(), len(b))
+		_, _ = fmt.Fprintln(h, e.Name(), len(b))
 		_, _ = h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6]), nil
@@ -128,7 +128,7 @@ func hashFile(h io.Writer, path string) error {
 		return fmt.Errorf("reading %q: %w", path, err)
 	}
 	defer func() { _ = f.Close() }()
-	fmt.Fprintln(h, filepath.Base(path))
+	_, _ = fmt.Fprintln(h, filepath.Base(path))
 	if _, err := io.Copy(h, f); err != nil {
 		return fmt.Errorf("hashing %q: %w", path, err)
 	}

@@ -3,6 +3,7 @@ package uml
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -131,8 +132,8 @@ func (m *Machine) CopyTo(ctx context.Context, local, guestPath string) error {
 	}
 	dir := path.Dir(guestPath)
 	code, runErr := m.Run(ctx, Command{Args: []string{"sh", "-c", `mkdir -p "$1" && tar -C "$1" -x --no-same-owner`, "sh", dir}, Stdin: out, Stderr: &msg})
-	if err := tar.Wait(); err != nil || runErr != nil || code != 0 {
-		return fmt.Errorf("copying %q to %q in %q: %w (tar: %v, exit code there %d: %s)", local, guestPath, m.opts.Name, runErr, err, code, msg.String())
+	if err := copied(tar.Wait(), runErr, code, &msg); err != nil {
+		return fmt.Errorf("copying %q to %q in %q: %w", local, guestPath, m.opts.Name, err)
 	}
 	return nil
 }
@@ -157,8 +158,19 @@ func (m *Machine) CopyFrom(ctx context.Context, guestPath, localDir string) erro
 	}
 	code, runErr := m.Run(ctx, Command{Args: []string{"tar", "-C", path.Dir(guestPath), "-c", "--", path.Base(guestPath)}, Stdout: in, Stderr: &msg})
 	_ = in.Close()
-	if err := tar.Wait(); err != nil || runErr != nil || code != 0 {
-		return fmt.Errorf("copying %q from %q: %w (tar: %v, exit code there %d: %s)", guestPath, m.opts.Name, runErr, err, code, msg.String())
+	if err := copied(tar.Wait(), runErr, code, &msg); err != nil {
+		return fmt.Errorf("copying %q from %q: %w", guestPath, m.opts.Name, err)
+	}
+	return nil
+}
+
+// copied joins what went wrong at the two ends of a copy.
+func copied(here, there error, code int, msg fmt.Stringer) error {
+	if code != 0 {
+		there = errors.Join(there, fmt.Errorf("tar in the machine ended with %d", code))
+	}
+	if err := errors.Join(here, there); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(msg.String()))
 	}
 	return nil
 }
@@ -229,7 +241,7 @@ func (m *Machine) addTap(ctx context.Context) error {
 }
 
 func (m *Machine) removeTap(ctx context.Context) error {
-	if _, err := os.Stat(m.opts.netnsPath()); err != nil {
+	if _, err := os.Stat(m.opts.netnsPath()); errors.Is(err, os.ErrNotExist) {
 		return nil // it went with its namespace
 	}
 	err := runQuiet(exec.CommandContext(ctx, "nsenter", "--net="+m.opts.netnsPath(), "--", "ip", "link", "delete", m.opts.tap()))

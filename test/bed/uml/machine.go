@@ -52,7 +52,7 @@ func (o Options) validate() error {
 		errs = append(errs, errors.New("neither Bridge nor Gateway is set"))
 	}
 	if len(o.Dir) > 80 {
-		errs = append(errs, fmt.Errorf("Dir %q is longer than the 80 bytes that leave room for a socket's path", o.Dir))
+		errs = append(errs, fmt.Errorf("folder %q is longer than the 80 bytes that leave room for a socket's path", o.Dir))
 	}
 	return errors.Join(errs...)
 }

@@ -53,10 +53,8 @@ func (p *preparation) modules(ctx context.Context) error {
 			args = append(args, filepath.Join("kernel", part))
 		}
 	}
-	for _, f := range []string{"modules.builtin", "modules.builtin.modinfo", "modules.order"} {
-		args = append(args, f)
-	}
-	cp := exec.CommandContext(ctx, "cp", append(args, dst)...)
+	args = append(args, "modules.builtin", "modules.builtin.modinfo", "modules.order", dst)
+	cp := exec.CommandContext(ctx, "cp", args...)
 	cp.Dir = src
 	if err := runQuiet(cp); err != nil {
 		return err
@@ -176,8 +174,11 @@ func (p *preparation) images(ctx context.Context) error {
 	if err := daemon.Start(); err != nil {
 		return fmt.Errorf("starting containerd: %w", err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- daemon.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		_ = daemon.Wait()
+		close(exited)
+	}()
 	defer func() {
 		_ = daemon.Process.Signal(syscall.SIGTERM)
 		select {

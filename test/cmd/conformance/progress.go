@@ -48,7 +48,7 @@ func (p *progress) say() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// The last line grows by a • at a time, for as long as nothing fails.
-	fmt.Fprintf(p.out, "%s: %d passed, %d failed\n", p.total, p.passed+bytes.Count(p.line, []byte(bullet)), p.failed)
+	_, _ = fmt.Fprintf(p.out, "%s: %d passed, %d failed\n", p.total, p.passed+bytes.Count(p.line, []byte(bullet)), p.failed)
 }
 
 // Write counts: ginkgo prints one • for a spec that passed, and a line that begins with "• [FAILED]" (or another end)
