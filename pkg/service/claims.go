@@ -21,25 +21,33 @@ type claim struct {
 // so that a newcomer cannot take traffic away. Services are shared with
 // earlier snapshots: a loser is copied before it is changed.
 func settleClaims(s *Snapshot) {
-	owner := map[claim]string{}
-	for _, svc := range s.Services {
-		for _, p := range svc.Ports {
-			if c := (claim{p.ClusterIP, p.Protocol, p.Port}); owner[c] == "" {
-				owner[c] = p.Name
-			}
-		}
-	}
 	order := make([]int, 0, len(s.Services))
+	addresses := false
 	for i, svc := range s.Services {
 		if slices.ContainsFunc(svc.Ports, (*Port).ExternallyAccessible) {
 			order = append(order, i)
 		}
+		addresses = addresses || slices.ContainsFunc(svc.Ports, func(p *Port) bool { return len(p.LoadBalancerIPs)+len(p.ExternalIPs) > 0 })
+	}
+	owner := map[claim]string{}
+	if addresses {
+		claimClusterIPs(s, owner)
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		return cmp.Or(s.Services[a].created.Compare(s.Services[b].created), a-b)
 	})
 	for _, i := range order {
 		s.Services[i] = settleService(s.Services[i], owner)
+	}
+}
+
+func claimClusterIPs(s *Snapshot, owner map[claim]string) {
+	for _, svc := range s.Services {
+		for _, p := range svc.Ports {
+			if c := (claim{p.ClusterIP, p.Protocol, p.Port}); owner[c] == "" {
+				owner[c] = p.Name
+			}
+		}
 	}
 }
 

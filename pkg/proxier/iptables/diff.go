@@ -19,6 +19,7 @@ func Diff(have, want *Ruleset) *Ruleset {
 
 func diffTable(have, want Table) Table {
 	out := Table{Name: want.Name}
+	have.Chains, want.Chains = trim(have.Chains, want.Chains)
 	before := make(map[string]string, len(have.Chains))
 	for _, c := range have.Chains {
 		before[c.Name] = c.Rules
@@ -35,6 +36,18 @@ func diffTable(have, want Table) Table {
 		}
 	}
 	return out
+}
+
+// trim leaves out what is the same at both ends: of thousands of chains, few
+// change, and unchanged text is the same memory, which is fast to compare.
+func trim(a, b []Chain) (restA, restB []Chain) {
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
 }
 
 func (r *Ruleset) table(name string) Table {

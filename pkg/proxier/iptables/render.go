@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"io"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -32,6 +33,7 @@ type Renderer struct {
 	o        Options
 	comments bool
 	memo     map[*service.Port]*fragment
+	round    uint64
 }
 
 // NewRenderer returns a Renderer without memories.
@@ -44,6 +46,7 @@ type fragment struct {
 	natServices, natNodePorts                      string
 	filterServices, filterExternal, filterFirewall string
 	chains                                         []Chain // in nat
+	round                                          uint64  // of the Renderer, when it was last used
 }
 
 // Render is like the function Render.
@@ -53,16 +56,17 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		clear(r.memo)
 	}
 	var natServices, natNodePorts, services, external, firewall, health strings.Builder
-	memo := make(map[*service.Port]*fragment, len(r.memo))
-	var chains []Chain
+	r.round++
+	chains := make([]Chain, 0, 3*len(r.memo))
 	for _, svc := range s.Services {
 		healthCheckRule(&health, svc)
 		for _, p := range svc.Ports {
 			f := r.memo[p]
 			if f == nil {
 				f = renderPort(p, r.o, r.comments)
+				r.memo[p] = f
 			}
-			memo[p] = f
+			f.round = r.round
 			natServices.WriteString(f.natServices)
 			natNodePorts.WriteString(f.natNodePorts)
 			services.WriteString(f.filterServices)
@@ -71,7 +75,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 			chains = append(chains, f.chains...)
 		}
 	}
-	r.memo = memo
+	maps.DeleteFunc(r.memo, func(_ *service.Port, f *fragment) bool { return f.round != r.round })
 	natServices.WriteString(nodePortJump(r.o, s.Node))
 	nat := []Chain{
 		{chainServices, natServices.String()},

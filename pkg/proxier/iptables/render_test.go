@@ -298,3 +298,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestRendererIsRenderWithMemory: whatever it remembers, it writes the same.
+func TestRendererIsRenderWithMemory(t *testing.T) {
+	o := testOptions(corev1.IPv4Protocol)
+	r := NewRenderer(o)
+	list := scenes(t)
+	for range 100 {
+		s := list[rand.IntN(len(list))]
+		if got, want := r.Render(s).String(), Render(s, o).String(); got != want {
+			t.Fatalf("with memory:\n%s", golden.LineDiff(want, got))
+		}
+	}
+}
