@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -76,8 +77,13 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 	if m.run.snapshot().Detached {
 		life = "detached"
 	}
+	// A file of its own keeps the process list readable.
+	script := filepath.Join(m.dir(), "machine.sh")
+	if err := os.WriteFile(script, []byte(machineScript), 0o755); err != nil {
+		return errors.Join(fmt.Errorf("writing holder's script: %w", err), lifeW.Close(), readyW.Close())
+	}
 	// Not CommandContext: the machine outlives the context of its start.
-	m.cmd = exec.Command("nsenter", "--net="+netnsDir+m.netns, "--", "bash", "-c", machineScript, "bed-machine", m.name, m.dir(), kind, life)
+	m.cmd = exec.Command("nsenter", "--net="+netnsDir+m.netns, "--", "bash", script, m.name, m.dir(), kind, life)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.ExtraFiles = []*os.File{lifeR, readyW}
 	m.cmd.SysProcAttr = &unix.SysProcAttr{
