@@ -43,7 +43,34 @@ type Client struct {
 
 	starting sync.Mutex
 	mu       sync.Mutex
-	open     map[string]runtime.Output // what the pump must know, to tell it again when it was restarted
+	open     map[string]*held // what the pump must know, to tell it again when it was restarted
+}
+
+// held is a container whose output is not complete yet. The agent keeps the reading ends of its pipes, without ever reading:
+// what is in a pipe stays there when the container ends while no pump runs.
+type held struct {
+	out   runtime.Output
+	pipes []*os.File
+}
+
+func hold(out runtime.Output) *held {
+	h := &held{out: out}
+	for _, path := range []string{out.Stdout, out.Stderr} {
+		if path == "" {
+			continue
+		}
+		if f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+			h.pipes = append(h.pipes, f)
+		}
+	}
+	return h
+}
+
+func (h *held) release() {
+	for _, f := range h.pipes {
+		f.Close()
+	}
+	h.pipes = nil
 }
 
 // New checks the configuration.
@@ -54,7 +81,7 @@ func New(c Config) (*Client, error) {
 	if c.MaxSize < 1 || c.MaxFiles < 2 {
 		return nil, fmt.Errorf("log pump: containerLogMaxSize %d and containerLogMaxFiles %d: at least 1 byte and 2 files", c.MaxSize, c.MaxFiles)
 	}
-	return &Client{c: c, open: map[string]runtime.Output{}}, nil
+	return &Client{c: c, open: map[string]*held{}}, nil
 }
 
 // Run keeps a pump running until ctx ends; the pump stays.
@@ -107,7 +134,11 @@ func (c *Client) replaceIdle(ctx context.Context) {
 // Open joins the streams of a container; see runtime.Output.
 func (c *Client) Open(ctx context.Context, out runtime.Output) error {
 	c.mu.Lock()
-	c.open[out.ID] = out
+	if h := c.open[out.ID]; h != nil {
+		h.out.Sealed = h.out.Sealed || out.Sealed
+	} else {
+		c.open[out.ID] = hold(out)
+	}
 	c.mu.Unlock()
 	if err := c.do(ctx, wire.Request{Op: wire.Open, Output: &out}); err != nil {
 		return fmt.Errorf("joining streams of container %.12s: %w", out.ID, err)
@@ -118,28 +149,50 @@ func (c *Client) Open(ctx context.Context, out runtime.Output) error {
 // Seal says that the container's task runs, so that the end of its pipes is the end of its output.
 func (c *Client) Seal(ctx context.Context, id string) error {
 	c.mu.Lock()
-	if out, ok := c.open[id]; ok {
-		out.Sealed = true
-		c.open[id] = out
+	if h := c.open[id]; h != nil {
+		h.out.Sealed = true
 	}
 	c.mu.Unlock()
 	return c.do(ctx, wire.Request{Op: wire.Seal, ID: id})
 }
 
-// Drain returns when all output of an ended container is in its file, also when the pump does not know the container.
+// Drain returns when all output of an ended container is in its file, also when nothing is known of the container. A pump
+// that was started just now is told of the container first.
 func (c *Client) Drain(ctx context.Context, id string) error {
 	err := c.do(ctx, wire.Request{Op: wire.Drain, ID: id})
 	if errors.Is(err, runtime.ErrNotFound) {
-		return nil
+		c.mu.Lock()
+		h := c.open[id]
+		var out runtime.Output
+		if h != nil {
+			out = h.out
+		}
+		c.mu.Unlock()
+		if h == nil {
+			return nil
+		}
+		if err = c.do(ctx, wire.Request{Op: wire.Open, Output: &out}); err == nil {
+			err = c.do(ctx, wire.Request{Op: wire.Drain, ID: id})
+		}
+	}
+	if err == nil {
+		c.forget(id)
 	}
 	return err
 }
 
+func (c *Client) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.open[id]; h != nil {
+		h.release()
+		delete(c.open, id)
+	}
+}
+
 // Remove leaves the container's streams and removes its log, the rotated files and the link.
 func (c *Client) Remove(ctx context.Context, out runtime.Output) error {
-	c.mu.Lock()
-	delete(c.open, out.ID)
-	c.mu.Unlock()
+	c.forget(out.ID)
 	if err := c.do(ctx, wire.Request{Op: wire.Close, ID: out.ID}); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return err
 	}
@@ -251,8 +304,8 @@ func (c *Client) start(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	known := make([]runtime.Output, 0, len(c.open))
-	for _, o := range c.open {
-		known = append(known, o)
+	for _, h := range c.open {
+		known = append(known, h.out)
 	}
 	c.mu.Unlock()
 	for _, o := range known {

@@ -26,16 +26,15 @@ const (
 // mount in dir. A pinned namespace lives on without a process, which is why no pause container is needed.
 func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, error) {
 	flags, files := 0, []string{}
-	var ns runtime.Namespaces
-	if !c.HostNetwork { // whoever shares the host's network also has its name
+	ns := runtime.NamespacePaths(dir, c)
+	ns.PID = "" // a PID namespace needs a process of its own, which comes later
+	if ns.Net != "" {
 		flags |= unix.CLONE_NEWNET | unix.CLONE_NEWUTS
 		files = append(files, netFile, utsFile)
-		ns.Net, ns.UTS = filepath.Join(dir, netFile), filepath.Join(dir, utsFile)
 	}
-	if !c.HostIPC {
+	if ns.IPC != "" {
 		flags |= unix.CLONE_NEWIPC
 		files = append(files, ipcFile)
-		ns.IPC = filepath.Join(dir, ipcFile)
 	}
 	if err := checkSysctls(c); err != nil {
 		return ns, err

@@ -88,7 +88,7 @@ func (r *Runtime) buildSandbox(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return fmt.Errorf("starting the process of the shared PID namespace: %w", err)
 	}
-	s.Sandbox.Namespaces.PID = filepath.Join(dir, pidFile)
+	s.Sandbox.Namespaces.PID = runtime.NamespacePaths(dir, s.Config).PID
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
