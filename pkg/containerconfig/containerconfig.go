@@ -24,6 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 	"github.com/nodeagent/nodeagent/pkg/volume"
+	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // Volumes tells where the volumes of pods are.
@@ -79,6 +80,8 @@ type Config struct {
 	SeccompDefault     bool
 	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
 	Handler func(class string) (string, error)
+	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
+	Bind func(volume, sub, target string) error
 	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
 	Warn func(pod *corev1.Pod, reason, message string)
 	Log  *slog.Logger
@@ -99,6 +102,9 @@ func New(c Config) (*Builder, error) {
 	}
 	if c.Volumes == nil || c.Users == nil || c.Objects == nil || c.Cgroups == nil || c.Node == nil || c.Log == nil {
 		return nil, errors.New("making container configurations: Volumes, Users, Objects, Cgroups, Node and Log are required")
+	}
+	if c.Bind == nil {
+		c.Bind = hostfs.BindBeneath
 	}
 	return &Builder{config: c}, nil
 }

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // mounts are the container's volumes, then the files that the node keeps for the pod.
@@ -94,7 +93,7 @@ func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	m := w.container.VolumeMounts[index]
 	target := filepath.Join(w.podDir(w.pod.UID), "volume-subpaths", m.Name, w.container.Name, strconv.Itoa(index))
-	if err := hostfs.BindBeneath(volume, sub, target); err != nil {
+	if err := w.config.Bind(volume, sub, target); err != nil {
 		w.config.Log.Warn("subPath cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
 			"container", w.container.Name, "volume", m.Name, "error", err)
 		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)

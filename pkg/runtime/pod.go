@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -90,6 +91,22 @@ type Namespaces struct {
 	Net, IPC, UTS string
 	PID           string // only with shareProcessNamespace
 	User          string
+}
+
+// NamespacePaths are where the namespaces of a sandbox are pinned, below its pod's run folder. The paths of those that it
+// shares with the host are "".
+func NamespacePaths(dir string, c SandboxConfig) Namespaces {
+	var ns Namespaces
+	if !c.HostNetwork { // whoever shares the host's network also has its name
+		ns.Net, ns.UTS = filepath.Join(dir, "net"), filepath.Join(dir, "uts")
+	}
+	if !c.HostIPC {
+		ns.IPC = filepath.Join(dir, "ipc")
+	}
+	if c.ShareProcessNamespace && !c.HostPID {
+		ns.PID = filepath.Join(dir, "pid")
+	}
+	return ns
 }
 
 // PortMapping is one hostPort, for CNI's portMappings capability.
