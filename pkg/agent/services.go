@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -238,14 +237,30 @@ func (s *services) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.checks.Run(ctx) })
 	for _, f := range families {
-		loop, err := s.loop(ctx, f)
-		if err != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		g.Go(func() error { return loop.Run(ctx) })
+		g.Go(func() error { return s.runFamily(ctx, f) })
 	}
 	s.runPages(ctx, g)
 	return g.Wait()
+}
+
+// runFamily programs one family until ctx ends. A machine without its iptables has its pods all the same, and is looked at
+// again: the program may be installed any moment.
+func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		loop, err := s.loop(ctx, f)
+		if err == nil {
+			return loop.Run(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.log.Error("Services of an address family are not programmed", "family", f, "err", err, "retryIn", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause): //nolint:forbidigo // a pause, not a measurement
+		}
+	}
 }
 
 // loop makes what programs one family.

@@ -52,7 +52,7 @@ func life(ctx context.Context, t *testing.T, p place) {
 
 	ip := p.kubectl(ctx, t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	for who, get := range map[string]func(address string) (string, error){
-		"the node": func(a string) (string, error) { return p.run(ctx, "busybox", "timeout", "5", "wget", "-qO-", "http://"+a) },
+		"the node": func(a string) (string, error) { return p.run(ctx, "curl", "-s", "-m", "5", "http://"+a) },
 		"a pod": func(a string) (string, error) {
 			return p.cluster.Kubectl(ctx, "exec", "client", "--", "timeout", "5", "wget", "-qO-", "http://"+a)
 		},

@@ -1,0 +1,133 @@
+package e2e_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/test/bed"
+)
+
+// newUML starts a cluster with a User-Mode Linux machine on which the agent has been installed as a user would, and joins it
+// by `nodeagent join`, which starts it through systemd.
+func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
+	t.Helper()
+	c := bed.New(t, bed.Options{})
+	u, err := c.AddUML(ctx, "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs, err := bed.Programs(ctx, c.Builder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{
+		filepath.Join(programs, "nodeagent"):             "/usr/local/bin/nodeagent",
+		filepath.Join(programs, "nodeagent-pump"):        "/usr/local/bin/nodeagent-pump",
+		filepath.Join("../../systemd/nodeagent.service"): "/etc/systemd/system/nodeagent.service",
+	} {
+		if err := u.CopyTo(ctx, from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settings := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncgroupDriver: systemd\n" +
+		"evictionHard: {memory.available: 10Mi}\n"
+	if err := u.WriteFile(ctx, "/etc/nodeagent/20-node.yaml", []byte(settings), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := place{NodeNet: u.NodeNet, cluster: c, client: clientOf(t, c), run: func(ctx context.Context, args ...string) (string, error) {
+		return u.Output(ctx, args...)
+	}}
+	t.Cleanup(func() { keepJournal(t, u) })
+	p.on(ctx, t, "systemctl", "daemon-reload")
+	begin := time.Now()
+	t.Log(p.on(ctx, t, "nodeagent", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
+		"--node-ip", u.IP.String(), "--timeout", "2m"))
+	t.Logf("joined in %s", time.Since(begin).Round(time.Millisecond))
+	if err := c.WaitNodeReady(ctx, u.NodeNet, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	return p, u
+}
+
+// keepJournal prints the agent's log when the test has failed: the machine and its disk are gone afterwards.
+func keepJournal(t *testing.T, u *bed.UMLNode) {
+	if !t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	out, err := u.Output(ctx, "journalctl", "-u", "nodeagent", "--no-pager", "-o", "cat", "-n", "200")
+	t.Logf("journal of nodeagent (%v):\n%s", err, out)
+}
+
+// TestLifeUML is TestLife on a machine with a kernel of its own, cgroup v2 and systemd; then its plug is pulled.
+func TestLifeUML(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	defer cancel()
+	p, u := newUML(ctx, t)
+	before := leftovers(ctx, t, p)
+	life(ctx, t, p)
+
+	// The limits of the client's neighbours are real: cgroup v2, below systemd's slices.
+	if err := p.cluster.Apply(ctx, limited); err != nil {
+		t.Fatal(err)
+	}
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=90s")
+	got := p.on(ctx, t, "sh", "-c", "cat /sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice/cri-containerd-*.scope/memory.max /sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice/cri-containerd-*.scope/cpu.max")
+	if strings.Fields(got)[0] != "33554432" || !strings.Contains(got, "20000 100000") {
+		t.Errorf("memory.max and cpu.max are %q", got)
+	}
+	p.kubectl(ctx, t, "delete", "pod", "limited", "client", "--grace-period=1")
+	p.kubectl(ctx, t, "delete", "service", "web")
+	nothingLeft(ctx, t, p, before)
+	if got, err := p.run(ctx, "sh", "-c", "find /sys/fs/cgroup/kubepods.slice -name '*pod*-*.slice' -o -name '*.scope'"); err != nil || got != "" {
+		t.Errorf("cgroups are left: %q, %v", got, err)
+	}
+	if got := p.on(ctx, t, "systemctl", "is-active", "nodeagent"); strings.TrimSpace(got) != "active" {
+		t.Errorf("the service is %q", got)
+	}
+	plug(ctx, t, p, u)
+	if os.Getenv("KEEP") != "" {
+		time.Sleep(time.Hour)
+	}
+}
+
+const limited = `
+apiVersion: v1
+kind: Pod
+metadata: {name: limited}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: ` + bed.Busybox + `
+    command: [sleep, "100000"]
+    resources: {limits: {memory: 32Mi, cpu: 200m}}
+`
+
+// plug runs a pod, pulls the machine's plug, and expects the same pod to run again with everything it had but its processes.
+func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
+	t.Helper()
+	if err := p.cluster.Apply(ctx, limited); err != nil {
+		t.Fatal(err)
+	}
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=90s")
+	if err := u.PullPlug(); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := u.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(ctx, t, 2*time.Minute, "the pod after the power cut", func() (bool, string) {
+		got := p.kubectl(ctx, t, "get", "pod", "limited", "-o",
+			"jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready} {.status.phase}")
+		return got == "1 true Running", got
+	})
+	t.Logf("the pod ran again %s after the power cut", time.Since(begin).Round(time.Millisecond))
+	p.kubectl(ctx, t, "delete", "pod", "limited", "--grace-period=1")
+}
