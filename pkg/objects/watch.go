@@ -84,36 +84,45 @@ func (s store) Add(obj any) error { return s.Update(obj) }
 
 // Update takes an object in.
 func (s store) Update(obj any) error {
-	object, err := meta.Accessor(obj)
-	if err != nil {
-		return err
+	object, err := s.mine(obj)
+	if object != nil {
+		s.learn(object, version(object.GetResourceVersion()), false)
 	}
-	s.learn(object, version(object.GetResourceVersion()), false)
-	return nil
+	return err
 }
 
 // Delete takes in that the object is gone, at the version of its deletion.
 func (s store) Delete(obj any) error {
-	object, err := meta.Accessor(obj)
-	if err != nil {
-		return err
+	object, err := s.mine(obj)
+	if object != nil {
+		s.learn(nil, version(object.GetResourceVersion()), false)
 	}
-	s.learn(nil, version(object.GetResourceVersion()), false)
-	return nil
+	return err
 }
 
 // Replace takes a whole list in: one object or none.
 func (s store) Replace(list []any, listVersion string) error {
-	if len(list) == 0 {
-		s.learn(nil, version(listVersion), true)
-		return nil
+	for _, obj := range list {
+		object, err := s.mine(obj)
+		if err != nil {
+			return err
+		}
+		if object != nil {
+			s.learn(object, version(object.GetResourceVersion()), true)
+			return nil
+		}
 	}
-	object, err := meta.Accessor(list[0])
-	if err != nil {
-		return err
-	}
-	s.learn(object, version(object.GetResourceVersion()), true)
+	s.learn(nil, version(listVersion), true)
 	return nil
+}
+
+// mine is nil for an object that was not asked for, should a server not honour the selector.
+func (s store) mine(obj any) (metav1.Object, error) {
+	object, err := meta.Accessor(obj)
+	if err != nil || object.GetName() != s.entry.key.name {
+		return nil, err
+	}
+	return object, nil
 }
 
 // Resync does nothing: there is no second store to bring in line.
