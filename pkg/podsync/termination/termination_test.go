@@ -60,7 +60,9 @@ func TestWhatAContainerPutsInItsPlaceIsNotFollowed(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	const fallback = corev1.TerminationMessageFallbackToLogsOnError
-	line := func(tag, text string) string { return "2026-01-02T03:04:05.000000006Z stderr " + tag + " " + text + "\n" }
+	line := func(tag, text string) string {
+		return "2026-01-02T03:04:05.000000006Z stderr " + tag + " " + text + "\n"
+	}
 	name := write(t, line("F", "first")+line("P", "DO")+line("P", "NE"))
 	if m := message(t, runtime.Container{LogPath: name, ExitCode: 1}, fallback); m != "first\nDONE" {
 		t.Errorf("from the log: %q", m)
