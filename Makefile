@@ -4,7 +4,8 @@ GO ?= go
 # Outside of tags the version is the one in pkg/version.
 VERSION ?= $(shell git describe --tags --exact-match 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/nodeagent/nodeagent/pkg/version.AgentVersion=$(VERSION))
-PACKAGES ?= ./...
+# For example TESTFLAGS='-run TestLife -v'
+TESTFLAGS ?=
 BED := bin/bed
 
 .PHONY: help
@@ -37,15 +38,15 @@ test: lint test-unit test-netns test-bed ## everything that CI runs
 
 .PHONY: test-unit
 test-unit: ## what needs nothing but Go
-	$(GO) test $(PACKAGES)
+	$(GO) test $(TESTFLAGS) $$($(GO) list ./... | grep -v /test/)
 
 .PHONY: test-netns
 test-netns: ## edges against the real kernel, in network namespaces of their own
-	NODEAGENT_NETNS=1 $(GO) test -count=1 ./test/netns/... $(NETNS_PACKAGES)
+	$(GO) test -count=1 $(TESTFLAGS) ./test/netns/...
 
 .PHONY: test-bed
-test-bed: deps ## real clusters on this machine
-	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m ./test/bed/... $(BED_PACKAGES)
+test-bed: deps ## real containerd and real clusters on this machine
+	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m $(TESTFLAGS) ./test/containerd/... ./test/join/... ./test/bed/... ./test/e2e/... ./test/conformance/...
 
 .PHONY: conformance
 conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N NODES=N PEER=1 UPDATE=1 KEEP=1 ARTIFACTS=DIR

@@ -87,7 +87,7 @@ func countPods(ctx context.Context, t *testing.T, c *bed.Cluster) {
 	}
 }
 
-// TestUML boots a machine with a kernel of its own beside the control plane.
+// TestUML boots a machine with a kernel of its own beside the control plane, and makes it a node.
 func TestUML(t *testing.T) {
 	c := bed.New(t, bed.Options{})
 	u, err := c.AddUML(t.Context(), "u1")
@@ -102,6 +102,14 @@ func TestUML(t *testing.T) {
 		if out, err := u.Output(t.Context(), "bash", "-c", command); err != nil {
 			t.Errorf("the machine does not %s: %v %s", what, err, out)
 		}
+	}
+	out, err := u.InstallNodeAgent(t.Context(), bed.NodeAgent{})
+	t.Log(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.WaitReady(t.Context(), time.Minute); err != nil {
+		t.Error(err)
 	}
 	if err := c.Stop(t.Context()); err != nil {
 		t.Error(err)

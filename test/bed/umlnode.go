@@ -93,8 +93,11 @@ func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, er
 			return "", err
 		}
 	}
+	if _, err := u.Output(ctx, "systemctl", "daemon-reload"); err != nil {
+		return "", err
+	}
 	join := append([]string{"nodeagent", "join", u.cluster.Server(), "--config", nodeAgentConfigDir, "--node-ip", u.IP.String(),
-		"--token", u.cluster.Token(), "--discovery-token-ca-cert-hash", u.cluster.CAHash()}, a.Args...)
+		"--token", u.cluster.Token(), "--discovery-token-ca-cert-hash", u.cluster.CAHash(), "--timeout", "2m"}, a.Args...)
 	result, err := u.Exec(ctx, join...)
 	text := result.Stdout + result.Stderr
 	if err == nil && result.Code != 0 {
@@ -104,8 +107,8 @@ func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, er
 	return text, err
 }
 
-// umlSettings is what a machine under systemd asks for.
-const umlSettings = kubeletKind + "cgroupDriver: systemd\nfailSwapOn: false\n"
+// umlSettings is what a small machine under systemd asks for.
+const umlSettings = kubeletKind + "cgroupDriver: systemd\nfailSwapOn: false\nevictionHard: {memory.available: 10Mi}\n"
 
 // WaitReady waits until the API says that the node is Ready.
 func (u *UMLNode) WaitReady(ctx context.Context, limit time.Duration) error {

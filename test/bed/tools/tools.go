@@ -327,7 +327,7 @@ func (b *Builder) Product(ctx context.Context, names ...string) (string, error) 
 	for _, n := range names {
 		started := time.Now()
 		// The linker replaces the file rather than write into it, so a running program is not disturbed.
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, n), "./cmd/"+n)
+		cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, n), "./cmd/"+n)
 		cmd.Dir = b.Source
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if err := b.runWithTicks(cmd, []string{n}, started); err != nil {
