@@ -254,9 +254,11 @@ func (c *Cluster) startControllers() error {
 	pki := c.run.path("cp/pki") + "/"
 	config := func(name string) []string {
 		f := c.run.path("cp", name+".conf")
-		return []string{"--kubeconfig=" + f, "--authentication-kubeconfig=" + f, "--authorization-kubeconfig=" + f, "--bind-address=127.0.0.1", "--leader-elect=false",
+		return []string{
+			"--kubeconfig=" + f, "--authentication-kubeconfig=" + f, "--authorization-kubeconfig=" + f, "--bind-address=127.0.0.1", "--leader-elect=false",
 			// With the usual limit the controllers need five seconds to start.
-			"--kube-api-qps=500", "--kube-api-burst=1000"}
+			"--kube-api-qps=500", "--kube-api-burst=1000",
+		}
 	}
 	args := append(config("controller-manager"),
 		"--controllers=*,bootstrapsigner,tokencleaner", "--use-service-account-credentials", "--cluster-name=bed",

@@ -96,8 +96,10 @@ func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, er
 	if _, err := u.Output(ctx, "systemctl", "daemon-reload"); err != nil {
 		return "", err
 	}
-	join := append([]string{"nodeagent", "join", u.cluster.Server(), "--config", nodeAgentConfigDir, "--node-ip", u.IP.String(),
-		"--token", u.cluster.Token(), "--discovery-token-ca-cert-hash", u.cluster.CAHash(), "--timeout", "2m"}, a.Args...)
+	join := append([]string{
+		"nodeagent", "join", u.cluster.Server(), "--config", nodeAgentConfigDir, "--node-ip", u.IP.String(),
+		"--token", u.cluster.Token(), "--discovery-token-ca-cert-hash", u.cluster.CAHash(), "--timeout", "2m",
+	}, a.Args...)
 	result, err := u.Exec(ctx, join...)
 	text := result.Stdout + result.Stderr
 	if err == nil && result.Code != 0 {
