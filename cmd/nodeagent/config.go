@@ -24,13 +24,15 @@ func configCheckCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, notes, err := config.Load(&flags)
 			for _, n := range notes {
-				fmt.Fprintln(c.OutOrStdout(), n)
+				if _, err := fmt.Fprintln(c.OutOrStdout(), n); err != nil {
+					return err
+				}
 			}
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "ok: %d fields without effect\n", len(notes))
-			return nil
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: %d fields without effect\n", len(notes))
+			return err
 		},
 	}
 	flags.AddFlags(c.Flags())
@@ -64,7 +66,9 @@ func showConfig(c *cobra.Command, flags *config.Flags) error {
 		return err
 	}
 	for _, line := range config.Lines(loaded) {
-		fmt.Fprintln(c.OutOrStdout(), line)
+		if _, err := fmt.Fprintln(c.OutOrStdout(), line); err != nil {
+			return err
+		}
 	}
 	return nil
 }

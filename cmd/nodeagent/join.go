@@ -112,8 +112,10 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}
 	plan := bootstrap.Config{
 		NodeName: cfg.Node.Name, Unpinned: f.unpinned, Discovery: f.discoveryFile, Renew: f.rejoin,
-		Files: bootstrap.Files{CA: cfg.Identity.ClusterCA, Kubeconfig: cfg.Identity.Kubeconfig,
-			BootstrapKubeconfig: cfg.Identity.BootstrapKubeconfig, Settings: f.settingsFile},
+		Files: bootstrap.Files{
+			CA: cfg.Identity.ClusterCA, Kubeconfig: cfg.Identity.Kubeconfig,
+			BootstrapKubeconfig: cfg.Identity.BootstrapKubeconfig, Settings: f.settingsFile,
+		},
 		Proxy: cfg.Proxy.Mode != config.ProxyOff, Start: !f.noStart, Wait: !f.noStart, Unit: f.unit,
 	}
 	if len(args) > 0 {
@@ -138,8 +140,10 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}
 	return bootstrap.JoinConfig{
 		Plan: plan, Token: token, Ignore: f.ignore, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
-		Host: bootstrap.HostConfig{Containerd: cfg.Runtime.Address, CNIBinDirs: cfg.Network.CNIBinDirs, CNIConfDir: cfg.Network.CNIConfDir,
-			Listen: []netip.AddrPort{cfg.Server.Listen, cfg.Server.Healthz, cfg.Proxy.Healthz, cfg.Proxy.Metrics}, FailSwapOn: cfg.Node.FailSwapOn},
+		Host: bootstrap.HostConfig{
+			Containerd: cfg.Runtime.Address, CNIBinDirs: cfg.Network.CNIBinDirs, CNIConfDir: cfg.Network.CNIConfDir,
+			Listen: []netip.AddrPort{cfg.Server.Listen, cfg.Server.Healthz, cfg.Proxy.Healthz, cfg.Proxy.Metrics}, FailSwapOn: cfg.Node.FailSwapOn,
+		},
 		Service: unit.New(f.unit), UserAgent: version.UserAgent(), Minor: version.Minor, Now: time.Now,
 	}, nil
 }

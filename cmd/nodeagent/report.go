@@ -18,21 +18,23 @@ type reporter struct {
 func (r *reporter) event(e bootstrap.Event) {
 	if r.json {
 		if e.State != bootstrap.Begun {
-			r.object(map[string]any{"step": int(e.Phase), "of": bootstrap.Phases, "name": e.Phase.String(), "state": string(e.State),
-				"detail": e.Detail, "milliseconds": e.Took.Milliseconds()})
+			r.object(map[string]any{
+				"step": int(e.Phase), "of": bootstrap.Phases, "name": e.Phase.String(), "state": string(e.State),
+				"detail": e.Detail, "milliseconds": e.Took.Milliseconds(),
+			})
 		}
 		return
 	}
 	switch e.State {
 	case bootstrap.Begun:
 	case bootstrap.Waiting:
-		fmt.Fprintf(r.w, "      %-18s … %s\n", "", e.Detail)
+		r.line("      %-18s … %s\n", "", e.Detail)
 	case bootstrap.Failed:
-		fmt.Fprintf(r.w, "[%d/%d] %-18s failed  %s\n", e.Phase, bootstrap.Phases, e.Phase, short(e.Took))
+		r.line("[%d/%d] %-18s failed  %s\n", e.Phase, bootstrap.Phases, e.Phase, short(e.Took))
 	case bootstrap.Skipped:
-		fmt.Fprintf(r.w, "[%d/%d] %-18s nothing to do\n", e.Phase, bootstrap.Phases, e.Phase)
+		r.line("[%d/%d] %-18s nothing to do\n", e.Phase, bootstrap.Phases, e.Phase)
 	case bootstrap.Done:
-		fmt.Fprintf(r.w, "[%d/%d] %-18s ok  %s  %s\n", e.Phase, bootstrap.Phases, e.Phase, e.Detail, short(e.Took))
+		r.line("[%d/%d] %-18s ok  %s  %s\n", e.Phase, bootstrap.Phases, e.Phase, e.Detail, short(e.Took))
 	}
 }
 
@@ -43,10 +45,10 @@ func (r *reporter) plan(steps []bootstrap.Step) error {
 		return json.NewEncoder(r.w).Encode(steps)
 	}
 	for _, s := range steps {
-		fmt.Fprintln(r.w, s)
+		r.line("%s\n", s)
 	}
 	if len(steps) == 0 {
-		fmt.Fprintln(r.w, "nothing to do: this machine has joined")
+		r.line("nothing to do: this machine has joined\n")
 	}
 	return nil
 }
@@ -67,14 +69,16 @@ func (r *reporter) result(node string, joined bool, took time.Duration, err erro
 	case err != nil:
 		return err
 	case joined:
-		fmt.Fprintf(r.w, "%s has joined already: nothing to do\n", node)
+		r.line("%s has joined already: nothing to do\n", node)
 	default:
-		fmt.Fprintf(r.w, "%s joined in %s. Look: nodeagent status | kubectl get node %s\n", node, short(took), node)
+		r.line("%s joined in %s. Look: nodeagent status | kubectl get node %s\n", node, short(took), node)
 	}
 	return nil
 }
 
+// line and object write to standard output; an error in writing to it has no other place to be said.
+func (r *reporter) line(format string, args ...any) { _, _ = fmt.Fprintf(r.w, format, args...) }
+
 func (r *reporter) object(o any) {
-	// standard output is all there is to say it on: an error in writing to it has no other place
 	_ = json.NewEncoder(r.w).Encode(o)
 }

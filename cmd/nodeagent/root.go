@@ -38,7 +38,8 @@ func versionCommand() *cobra.Command {
 				return err
 			}
 			return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{
-				"agent": version.Agent(), "kubernetes": version.Kubernetes(), "userAgent": version.UserAgent()})
+				"agent": version.Agent(), "kubernetes": version.Kubernetes(), "userAgent": version.UserAgent(),
+			})
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")

@@ -51,9 +51,8 @@ func (r request) name(der []byte, key *ecdsa.PrivateKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading back a certificate request: %w", err)
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%x %s %s %v %v", public, r.signer, parsed.Subject, parsed.DNSNames, parsed.IPAddresses)
-	return "nodeagent-csr-" + hex.EncodeToString(h.Sum(nil))[:20], nil
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s %s %v %v", public, r.signer, parsed.Subject, parsed.DNSNames, parsed.IPAddresses))
+	return "nodeagent-csr-" + hex.EncodeToString(sum[:])[:20], nil
 }
 
 // sign has a certificate made for key. It tells pending the request's name as soon as that exists, and waits until ctx

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -89,11 +90,7 @@ func reachError(err error) error {
 
 // proxyInUse names the proxy of the environment without its credentials.
 func proxyInUse() string {
-	r, err := http.NewRequest(http.MethodGet, "https://cluster.invalid", nil)
-	if err != nil {
-		return ""
-	}
-	u, err := http.ProxyFromEnvironment(r)
+	u, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: "cluster.invalid"}})
 	if err != nil || u == nil {
 		return ""
 	}
@@ -121,7 +118,7 @@ func (d *discovery) ask(ctx context.Context, client *http.Client, server string)
 	if err != nil {
 		return answer{}, fmt.Errorf("reaching API server %s: %w", server, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
 		return answer{}, fmt.Errorf("reading the answer of API server %s: %w", server, err)

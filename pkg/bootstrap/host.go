@@ -40,7 +40,7 @@ func checkHost(ctx context.Context, c HostConfig, running bool, ignored func(che
 		{"containerd", func() (string, error) { return checkContainerd(ctx, c.Containerd) }, "systemctl enable --now containerd   (or give --containerd-address)"},
 		{"cni", func() (string, error) { return checkCNI(c) }, "install the CNI plugins there (or give --cni-bin-dir)"},
 		{"swap", func() (string, error) { return checkSwap(c.FailSwapOn) }, "swapoff -a   (or failSwapOn: false in the configuration)"},
-		{"ports", func() (string, error) { return checkPorts(c.Listen, running) }, "stop the program that listens there (a kubelet or kube-proxy?), or set another port"},
+		{"ports", func() (string, error) { return checkPorts(ctx, c.Listen, running) }, "stop the program that listens there (a kubelet or kube-proxy?), or set another port"},
 	} {
 		fact, err := check.run()
 		switch {
@@ -137,7 +137,7 @@ func checkSwap(fatal bool) (string, error) {
 	return fmt.Sprintf("swap on (%d devices)", devices), nil
 }
 
-func checkPorts(listen []netip.AddrPort, running bool) (string, error) {
+func checkPorts(ctx context.Context, listen []netip.AddrPort, running bool) (string, error) {
 	if running {
 		return "", nil
 	}
@@ -145,7 +145,7 @@ func checkPorts(listen []netip.AddrPort, running bool) (string, error) {
 		if !a.IsValid() {
 			continue
 		}
-		l, err := net.Listen("tcp", a.String())
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.String())
 		if err != nil {
 			return "", fmt.Errorf("trying port %d: %w", a.Port(), err)
 		}

@@ -155,40 +155,27 @@ func (r *run) phase(ctx context.Context, phase Phase, steps []Step) error {
 
 func (r *run) do(ctx context.Context, s Step) error {
 	f := r.c.Plan.Files
-	switch s.Action {
-	case CheckHost:
-		return r.checkHost(ctx)
-	case FetchInfo:
-		return r.reach(ctx)
-	case VerifyInfo:
-		return r.verify(ctx)
-	case TrustFile:
-		return r.trustFile(ctx)
-	case WriteCA:
-		return r.writeCA()
-	case CheckName:
-		return r.checkName(ctx)
-	case MakeKey:
-		_, _, err := r.pairs.pendingKey()
-		return err
-	case RequestCert:
-		return r.requestCert(ctx)
-	case WriteKubeconfig:
-		return r.writeKubeconfig()
-	case DropBootstrap:
-		return remove(f.BootstrapKubeconfig)
-	case ReadSettings:
-		return r.settings(ctx)
-	case CheckProxy:
-		return r.checkProxy(ctx)
-	case WriteEnv:
-		return writeFile(f.Env, []byte(r.c.Plan.Env), 0o644)
-	case StartService:
-		return r.startService(ctx)
-	case AwaitReady:
-		return r.awaitReady(ctx)
+	do, ok := map[Action]func(context.Context) error{
+		CheckHost:       r.checkHost,
+		FetchInfo:       r.reach,
+		VerifyInfo:      r.verify,
+		TrustFile:       r.trustFile,
+		WriteCA:         func(context.Context) error { return r.writeCA() },
+		CheckName:       r.checkName,
+		MakeKey:         func(context.Context) error { _, _, err := r.pairs.pendingKey(); return err },
+		RequestCert:     r.requestCert,
+		WriteKubeconfig: func(context.Context) error { return r.writeKubeconfig() },
+		DropBootstrap:   func(context.Context) error { return remove(f.BootstrapKubeconfig) },
+		CheckProxy:      r.checkProxy,
+		ReadSettings:    r.settings,
+		WriteEnv:        func(context.Context) error { return writeFile(f.Env, []byte(r.c.Plan.Env), 0o644) },
+		StartService:    r.startService,
+		AwaitReady:      r.awaitReady,
+	}[s.Action]
+	if !ok {
+		return fmt.Errorf("carrying out step %q: it is not known", s.Action)
 	}
-	return fmt.Errorf("carrying out step %q: it is not known", s.Action)
+	return do(ctx)
 }
 
 // writeCA drops the settings first: they may be another cluster's, and their absence makes a later join read them again.

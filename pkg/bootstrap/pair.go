@@ -143,7 +143,7 @@ func certFacts(path string, cas []*x509.Certificate) (Cert, error) {
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return Cert{}, nil // half of a file is no certificate: a new one is made
+		return Cert{}, nil //nolint:nilerr // half of a file is no certificate: a new one is made
 	}
 	_, pairErr := tls.X509KeyPair(data, data)
 	c := Cert{

@@ -27,11 +27,18 @@ func kubeletWithoutEffect(field string) string {
 	case "maxOpenFiles":
 		return "the unit's LimitNOFILE says it"
 	case "protectKernelDefaults":
-		return "sysctls that the agent needs are set, not only checked"
+		return "kernel settings are not checked"
 	case "iptablesMasqueradeBit", "iptablesDropBit":
 		return "the proxy's masqueradeBit is the only one (KubeProxyConfiguration iptables.masqueradeBit)"
 	case "featureGates":
 		return "the agent behaves as Kubernetes 1.36 with its default gates"
+	}
+	return moreWithoutEffect(field)
+}
+
+// moreWithoutEffect is the second half of kubelet's fields.
+func moreWithoutEffect(field string) string {
+	switch field {
 	case "containerLogMaxWorkers", "containerLogMonitorInterval":
 		return "logs are rotated by their writer, at the exact size"
 	case "configMapAndSecretChangeDetectionStrategy":

@@ -8,7 +8,7 @@ import (
 
 // AgentVersion is stamped with -ldflags "-X github.com/nodeagent/nodeagent/pkg/version.AgentVersion=0.2.0"; read it
 // through Agent.
-var AgentVersion = "0.1.0"
+var AgentVersion = "0.1.0" //nolint:gochecknoglobals // the linker can stamp nothing else
 
 // kubernetes is the release whose behaviour the agent has; go.mod builds it with k8s.io/* of the same number.
 const kubernetes = "v1.36.3"

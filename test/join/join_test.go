@@ -150,7 +150,7 @@ func (m *machine) checkFiles() {
 	for _, dir := range []string{"/etc/kubernetes", "/var/lib/kubelet", "/etc/nodeagent", "/etc/default"} {
 		err := filepath.WalkDir(m.node.Path(dir), func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() || d.Type()&os.ModeSymlink != 0 {
-				return nil
+				return err
 			}
 			data, err := os.ReadFile(path)
 			if err == nil && strings.Contains(string(data), m.c.Token()[7:]) {

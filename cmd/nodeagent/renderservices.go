@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/agent"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/render"
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+type renderServicesFlags struct {
+	config  config.Flags
+	files   []string
+	backend string
+	family  string
+	node    string
+	zone    string
+	view    string
+}
+
+func renderServicesCommand() *cobra.Command {
+	f := &renderServicesFlags{}
+	c := &cobra.Command{
+		Use:   "services -f FILE [--node NAME] [flags of run]",
+		Short: "Print the rules for the Services and EndpointSlices in a file, as iptables-restore takes them",
+		Long: `Print the rules for the Services and EndpointSlices in a file, as iptables-restore takes them. Which endpoints are local,
+and the node's addresses and zone, are taken from its Node in the file. What was left out is told on standard error.`,
+		Example: `  nodeagent render services -f services.yaml --node n1 --zone a --cluster-cidr 10.244.0.0/16
+  kubectl get services,endpointslices,nodes -A -o yaml | nodeagent render services -f - --node n1 --view snapshot`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
+	}
+	fs := c.Flags()
+	fs.StringArrayVarP(&f.files, "filename", "f", nil, `file with YAML or JSON documents, "-" for standard input; may be given several times`)
+	fs.StringVar(&f.backend, "backend", "iptables", "iptables")
+	fs.StringVar(&f.family, "family", "IPv4", "IPv4 or IPv6")
+	fs.StringVar(&f.node, "node", "", "name of the node that the rules are for (default: the only Node in the files)")
+	fs.StringVar(&f.zone, "zone", "", "its zone (default: its label "+corev1.LabelTopologyZone+")")
+	fs.StringVar(&f.view, "view", "rules", "rules, or snapshot: which endpoints each port uses on this node")
+	f.config.AddFlags(fs)
+	return c
+}
+
+func (f *renderServicesFlags) run(c *cobra.Command) error {
+	cfg, _, err := config.Load(&f.config)
+	if err != nil {
+		return err
+	}
+	family, err := f.check()
+	if err != nil {
+		return err
+	}
+	objects, err := readObjects(c.InOrStdin(), c.ErrOrStderr(), f.files)
+	if err != nil {
+		return err
+	}
+	n := service.Node{Name: f.node, Zone: f.zone, Addresses: cfg.Node.IPs}
+	var podCIDRs []string
+	if object := objects.Node(f.node); object != nil {
+		n.Name, podCIDRs = object.Name, object.Spec.PodCIDRs
+		if n.Zone == "" {
+			n.Zone = object.Labels[corev1.LabelTopologyZone]
+		}
+		if ips := render.Addresses(object); len(n.Addresses) == 0 {
+			n.Addresses = ips
+		}
+	}
+	o := agent.IPTablesOptions(cfg.Proxy, family, podCIDRs)
+	o.RandomFully = true // as every iptables of the last years
+	rules, err := render.Services(objects, n, o)
+	if err != nil {
+		return err
+	}
+	if n.Name == "" {
+		rules.Notes = append(rules.Notes, "no node is named: no endpoint counts as local (--node, or a Node in the file)")
+	}
+	for _, note := range rules.Notes {
+		fmt.Fprintln(c.ErrOrStderr(), "#", note)
+	}
+	if f.view == "snapshot" {
+		_, err = fmt.Fprint(c.OutOrStdout(), rules.Snapshot)
+		return err
+	}
+	for _, j := range iptables.Jumps(o) {
+		fmt.Fprintf(c.OutOrStdout(), "# -t %s -I %s %s\n", j.Table, j.From, quoted(j.Rule))
+	}
+	if _, err := rules.Ruleset.WriteTo(c.OutOrStdout()); err != nil {
+		return fmt.Errorf("writing the rules: %w", err)
+	}
+	return nil
+}
+
+func (f *renderServicesFlags) check() (corev1.IPFamily, error) {
+	if f.backend != string(config.ProxyIPTables) {
+		return "", usageError{fmt.Errorf("unknown backend %q: use iptables", f.backend)}
+	}
+	if f.view != "rules" && f.view != "snapshot" {
+		return "", usageError{fmt.Errorf("unknown view %q: use rules or snapshot", f.view)}
+	}
+	for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		if strings.EqualFold(f.family, string(family)) {
+			return family, nil
+		}
+	}
+	return "", usageError{fmt.Errorf("unknown family %q: use IPv4 or IPv6", f.family)}
+}
+
+// quoted is a rule as a shell takes it.
+func quoted(words []string) string {
+	out := make([]string, 0, len(words))
+	for _, w := range words {
+		if strings.ContainsAny(w, " \"'$") {
+			w = fmt.Sprintf("%q", w)
+		}
+		out = append(out, w)
+	}
+	return strings.Join(out, " ")
+}
