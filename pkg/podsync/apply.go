@@ -226,7 +226,7 @@ func parseSignal(text string) syscall.Signal {
 }
 
 func (x *Edges) removeSandbox(ctx context.Context, t Task) error {
-	if !isEnding(t.Want) && !isTerminal(t.Want.Pod) && t.Want.Pod.Status.Phase == corev1.PodRunning {
+	if !isEnding(t.Want) && t.Want.Reported.Phase == corev1.PodRunning {
 		x.config.Events.Event(podRef(t.Want.Pod), corev1.EventTypeNormal, "SandboxChanged",
 			"Pod sandbox changed, it will be killed and re-created.")
 	}

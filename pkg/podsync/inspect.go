@@ -28,9 +28,10 @@ type View struct {
 	UnderWay map[string]time.Duration
 	WakeAt   time.Time
 	Done     bool
-	// LastError is the newest error of an action or a step, with when it was; it stays until the pod goes.
-	LastError string
-	SeenAt    time.Time
+	// LastError is the newest error of an action or a step, and LastErrorAt when it was; they stay until the pod goes.
+	LastError   string
+	LastErrorAt time.Time
+	SeenAt      time.Time // of the last step
 }
 
 // Synced says that every source has told of all its pods.

@@ -99,7 +99,7 @@ func New(c Config) (*Loop, error) {
 				log = c.Log.Debug // it befalls every pod, and is told of once by firstList
 			}
 			log("pod not looked at", "uid", uid, "error", err)
-			l.store.get(uid).fault(err)
+			l.store.get(uid).fault(err, c.Now())
 		},
 	})
 	if err != nil {
@@ -144,6 +144,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		})
 	}
 	parts.Go(func() { l.awaitSync(ctx) })
+	parts.Go(func() { l.beat(ctx) })
 	parts.Go(func() { l.follow(ctx, hints) })
 	parts.Go(func() { _ = l.workers.Run(ctx) })
 
@@ -185,10 +186,19 @@ func (l *Loop) End(uid types.UID, o podplan.Outcome) bool {
 	return true
 }
 
-// LastSeen is when the loop last finished something; the health page compares it with the clock.
+// LastSeen is when the loop last showed that it lives: at a step, or every ten seconds; the health page compares it with the
+// clock.
 func (l *Loop) LastSeen() time.Time { return time.Unix(0, l.lastSeen.Load()) }
 
 func (l *Loop) alive() { l.lastSeen.Store(l.config.Now().UnixNano()) }
+
+// beat shows that the loop lives while there is nothing to do. It takes the lock that everything passes.
+func (l *Loop) beat(ctx context.Context) {
+	for sleep(ctx, 10*time.Second) {
+		l.store.uids()
+		l.alive()
+	}
+}
 
 // emit takes a source's update.
 func (l *Loop) emit(u podplan.Update) {
@@ -201,15 +211,11 @@ func (l *Loop) emit(u podplan.Update) {
 }
 
 // awaitSync waits until every source has synced and then has every pod looked at, for the orphans among them. Sources tell
-// of it by no event, and it happens once in the agent's life: so it is asked for twice a second.
+// of it by no event, and it happens once in the agent's life: so it is asked for, ten times a second.
 func (l *Loop) awaitSync(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
 	for !l.allSynced() {
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, 100*time.Millisecond) {
 			return
-		case <-tick.C:
 		}
 	}
 	l.synced.Store(true)

@@ -21,12 +21,14 @@ type Source interface {
 	Synced() bool
 }
 
-// StatusSink writes statuses to the API. Neither call waits for the network. For a static pod the object is its mirror.
+// StatusSink writes statuses to the API. No call waits for the network. For a static pod the object is its mirror.
 type StatusSink interface {
 	// Put hands over the newest status of object; an older one that was not written yet is forgotten.
 	Put(object *corev1.Pod, s corev1.PodStatus)
 	// Finish hands over the last status; when it is written, the API object is deleted. It may be called again.
 	Finish(object *corev1.Pod, s corev1.PodStatus)
+	// Forget drops what was handed over of an API object that is gone.
+	Forget(uid types.UID)
 }
 
 // Events is the one method of client-go's EventRecorder that is used here.

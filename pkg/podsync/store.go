@@ -229,11 +229,11 @@ func (e *entry) renew() {
 }
 
 // fault notes an error of a step, for Snapshot. A nil entry is no fault.
-func (e *entry) fault(err error) {
+func (e *entry) fault(err error, now time.Time) {
 	if e == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.view.LastError = err.Error()
+	e.view.LastError, e.view.LastErrorAt = err.Error(), now
 }

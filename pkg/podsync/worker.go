@@ -66,7 +66,7 @@ func (l *Loop) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 	}
 	want, ready := l.want(e, &m, have, now)
 	if !ready {
-		return keyed.Next{At: now.Add(500 * time.Millisecond)}, nil
+		return keyed.Next{}, nil // woken when every source has synced
 	}
 	return l.proceed(ctx, turn{entry: e, mail: m, want: want, rt: have, now: now})
 }
@@ -131,6 +131,9 @@ func (l *Loop) done(t turn) keyed.Next {
 	}
 	if !l.store.drop(t.entry) {
 		return keyed.Next{At: t.now}
+	}
+	if t.mail.known && !u.Static {
+		l.config.Sink.Forget(t.uid)
 	}
 	l.config.Log.Info("pod is gone", "pod", t.mail.ref.Namespace+"/"+t.mail.ref.Name, "uid", t.uid)
 	for _, other := range l.store.sameName(t.entry) {
@@ -326,7 +329,7 @@ func (l *Loop) settle(e *entry, r result, now time.Time) {
 	delete(e.work.flight, r.key)
 	if r.action == nil {
 		if r.Err != nil {
-			e.fault(fmt.Errorf("refreshing volumes: %w", r.Err))
+			e.fault(fmt.Errorf("refreshing volumes: %w", r.Err), now)
 		}
 		return
 	}
@@ -342,6 +345,6 @@ func (l *Loop) settle(e *entry, r result, now time.Time) {
 		log.Info("cancelled")
 	default:
 		log.Warn("failed", "error", r.Err)
-		e.fault(fmt.Errorf("%s: %w", r.action, r.Err))
+		e.fault(fmt.Errorf("%s: %w", r.action, r.Err), now)
 	}
 }

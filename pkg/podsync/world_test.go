@@ -347,7 +347,6 @@ func (w *world) Run(ctx context.Context, c *corev1.Container, _, host string, ki
 }
 
 func (w *world) Sync(*corev1.Pod, runtime.Pod) {}
-func (w *world) Forget(types.UID)              {}
 func (w *world) Results(id string) podplan.Probes {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -379,6 +378,8 @@ func (w *world) Finish(object *corev1.Pod, s corev1.PodStatus) {
 	defer w.mu.Unlock()
 	w.finished[object.UID] = s
 }
+
+func (w *world) Forget(types.UID) {}
 
 // source is driven by the test.
 type source struct {
