@@ -44,6 +44,9 @@ type startError struct{ error }
 
 // StartContainer creates and starts one attempt. What exists of it is adopted: a record is reused, a created task started, a
 // running one returned as it is. A container whose process cannot be started is returned Exited with its StartError.
+//
+// The work goes on when ctx ends: containerd takes long to recover from a creation that is cancelled half way. The next call
+// for the container waits for it.
 func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerConfig) (runtime.Container, error) {
 	if err := r.view.wait(ctx); err != nil {
 		return runtime.Container{}, err
@@ -53,13 +56,37 @@ func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerCo
 	if err != nil {
 		return runtime.Container{}, err
 	}
-	defer unlock()
-	if have, ok := r.view.find(id); ok && have.c.State != runtime.Created {
-		return have.c, nil
+	if have, ok := r.view.find(id); ok && have.c.State != runtime.Created || ctx.Err() != nil {
+		unlock()
+		return have.c, ctx.Err()
 	}
+	done := make(chan error, 1)
+	spawned := r.spawn(func(ctx context.Context) {
+		defer unlock()
+		ctx, cancel := context.WithTimeout(ctx, launchTime)
+		defer cancel()
+		done <- r.startContainer(ctx, id, config)
+	})
+	if !spawned {
+		unlock()
+		return runtime.Container{}, fmt.Errorf("starting container %q: the agent is ending: %w", config.Name, runtime.ErrUnavailable)
+	}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		return runtime.Container{}, fmt.Errorf("starting container %q: %w", config.Name, err)
+	}
+	have, _ := r.view.find(id)
+	return have.c, nil
+}
+
+func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.ContainerConfig) error {
 	img, err := r.images.byID(ctx, config.Image.ID)
 	if err != nil {
-		return runtime.Container{}, fmt.Errorf("starting container %q: image: %w", config.Name, err)
+		return err
 	}
 	s := streams{config.Stdin, config.StdinOnce, config.TTY}
 	c := &container{ref: config.Pod, streams: s, busy: true, c: runtime.Container{
@@ -77,13 +104,9 @@ func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerCo
 	var failed startError
 	if errors.As(err, &failed) {
 		r.recordStartError(ctx, id, failed)
-		err = nil
+		return nil
 	}
-	if err != nil {
-		return runtime.Container{}, fmt.Errorf("starting container %q: %w", config.Name, err)
-	}
-	have, _ := r.view.find(id)
-	return have.c, nil
+	return err
 }
 
 // grouped puts the container into its pod's shim, without touching the caller's spec.
@@ -106,12 +129,12 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 	c.c.Resources = resourcesOf(l.spec)
 	c.cgroup = cgroupOf(l.spec)
 	r.view.put(c) // busy: a reconcile leaves it alone
-	if err := r.openStreams(ctx, l); err != nil {
-		r.view.drop(l.record.ID)
-		return err
+	err := r.openStreams(ctx, l)
+	if err == nil {
+		err = r.createRecord(ctx, l)
 	}
-	if err := r.createRecord(ctx, l); err != nil {
-		r.view.drop(l.record.ID)
+	if err != nil {
+		r.abandon(ctx, l)
 		return err
 	}
 	var root []mount.Mount
@@ -132,6 +155,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 	r.view.with(l.record.ID, func(c *container) bool {
 		if c.c.State == runtime.Created {
 			c.c.State, c.c.Pid, c.c.StartedAt = runtime.Running, int(l.pid), now
+			c.hold()
 		}
 		return true
 	})
@@ -144,6 +168,19 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 	r.watchExit(l.record.ID)
 	r.spawn(func(ctx context.Context) { r.recordStart(ctx, l.record.ID, now) })
 	return nil
+}
+
+// abandon undoes the little that exists before the record does.
+func (r *Runtime) abandon(ctx context.Context, l *launch) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if l.output.ID != "" {
+		if err := r.c.Pump.Remove(ctx, l.output); err != nil {
+			r.c.Logger.Warn("container's streams cannot be left", "container", l.record.ID, "err", err)
+		}
+	}
+	os.RemoveAll(r.ioDir(l.record.ID))
+	r.view.drop(l.record.ID)
 }
 
 func resourcesOf(s *specs.Spec) *specs.LinuxResources {
@@ -241,8 +278,12 @@ func (r *Runtime) prepareRoot(ctx context.Context, l *launch) ([]mount.Mount, er
 	}
 }
 
-// shimTries is how often a task is created anew when the pod's shim was just ending.
-const shimTries = 8
+// shimPatience is how long a task is created anew while its pod's shim is ending or an earlier creation is cleaned up, for
+// which containerd takes up to 10 s.
+const shimPatience = 20 * time.Second
+
+// launchTime bounds a launch whose caller has gone.
+const launchTime = 4 * time.Minute
 
 func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount) error {
 	req := &tasksapi.CreateTaskRequest{
@@ -252,14 +293,19 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 	for _, m := range root {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
+	began := r.c.Now()
 	for try := 0; ; try++ {
 		_, err := r.tasks().Create(ctx, req)
 		err = native(err)
 		if err == nil || errdefs.IsAlreadyExists(err) {
 			return nil
 		}
-		if !shimEnding(err) || try == shimTries {
-			return blame(ctx, fmt.Errorf("failed to create containerd task: %w", err))
+		err = fmt.Errorf("failed to create containerd task: %w", err)
+		if !shimEnding(err) {
+			return blame(ctx, err)
+		}
+		if r.c.Now().Sub(began) > shimPatience {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -269,13 +315,19 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 	}
 }
 
-// shimEnding says that containerd met the pod's previous shim on its way out: the last container of a pod takes its shim with
-// it, and the next one comes at the same address.
+// shimEnding says that containerd met the pod's previous shim on its way out (the last container of a pod takes its shim with
+// it, and the next one comes at the same address), or the folder of a creation that was cancelled and is being cleaned up.
 func shimEnding(err error) bool {
 	text := err.Error()
-	for _, sign := range []string{"ttrpc: closed", "connection refused", "connect: no such file", "failed to start shim", "shim disconnected", "ttrpc: server closed"} {
+	if strings.Contains(text, "OCI runtime") {
+		return false
+	}
+	for _, sign := range []string{
+		"ttrpc: closed", "ttrpc: server closed", "connection refused", "connect: no such file", "failed to start shim",
+		"shim disconnected", ": file exists",
+	} {
 		if strings.Contains(text, sign) {
-			return !strings.Contains(text, "OCI runtime")
+			return true
 		}
 	}
 	return false
@@ -339,6 +391,9 @@ func (r *Runtime) setLabels(ctx context.Context, id string, labels map[string]st
 
 // Signal never waits for the container to end. Signalling what does not run is no error.
 func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) error {
+	if err := r.view.wait(ctx); err != nil {
+		return err
+	}
 	c, ok := r.view.find(id)
 	if !ok || c.c.State == runtime.Exited || c.c.State == runtime.Created {
 		return nil

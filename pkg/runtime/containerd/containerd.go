@@ -31,6 +31,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -174,7 +175,9 @@ func native(err error) error {
 	if err == nil {
 		return nil
 	}
-	err = errgrpc.ToNative(err)
+	if _, ok := status.FromError(err); ok { // else a service's client has done it
+		err = errgrpc.ToNative(err)
+	}
 	switch {
 	case errdefs.IsUnavailable(err):
 		return fmt.Errorf("%w: %w", runtime.ErrUnavailable, err)

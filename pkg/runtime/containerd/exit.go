@@ -53,19 +53,38 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 		if ctx.Err() != nil || errors.Is(err, runtime.ErrUnavailable) {
 			return // the reconcile after the reconnect sets this up anew
 		}
-		// The shim died or the task is gone. Containerd tells how by an event; give it time to.
-		select {
+		if errors.Is(err, runtime.ErrNotFound) {
+			r.lost(ctx, id)
+			return
+		}
+		select { // the shim died: containerd finds out and deletes the task
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Second):
-		}
-		if errors.Is(err, runtime.ErrNotFound) {
-			r.exited(ctx, id, lostCode, r.c.Now())
-			return
+		case <-time.After(100 * time.Millisecond):
 		}
 		if c, ok := r.view.find(id); !ok || c.exiting {
 			return
 		}
+	}
+}
+
+// lostGrace is how long the event of a lost task's end is waited for. A shim whose containerd was away sends its events again
+// after a second.
+const lostGrace = 3 * time.Second
+
+// lost is a container whose task is gone, as containerd deletes what ended while it was away. The kernel may tell how it
+// ended, else only an event can.
+func (r *Runtime) lost(ctx context.Context, id string) {
+	code, known := 0, false
+	r.view.with(id, func(c *container) bool { code, known = exitCode(c.pidfd); return false })
+	if known {
+		r.exited(ctx, id, code, r.c.Now())
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(lostGrace):
+		r.exited(ctx, id, lostCode, r.c.Now())
 	}
 }
 
@@ -105,6 +124,7 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 	}
 	r.view.with(id, func(have *container) bool {
 		have.c.State, have.c.ExitCode, have.c.FinishedAt, have.c.OOMKilled, have.c.Pid = runtime.Exited, code, at, oom, 0
+		have.release()
 		return true
 	})
 	if c.c.Name == "" {

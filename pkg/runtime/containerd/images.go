@@ -227,18 +227,30 @@ func (s *imageStore) byID(ctx context.Context, id string) (*image, error) {
 	return s.find(ctx, id)
 }
 
-// unpack makes the snapshots of an image's layers.
+// unpack makes the snapshots of an image's layers. It goes on when its caller's time is up: the next one finds it done.
 func (s *imageStore) unpack(ctx context.Context, img *image) error {
-	unlock, err := s.r.locks.lock(ctx, "unpack/"+img.chain)
-	if err != nil {
-		return err
+	done := make(chan error, 1)
+	ok := s.r.spawn(func(ctx context.Context) {
+		unlock, err := s.r.locks.lock(ctx, "unpack/"+img.chain)
+		if err == nil {
+			defer unlock()
+			record := images.Image{Name: img.name, Target: img.target}
+			err = client.NewImageWithPlatform(s.r.client, record, platforms.Default()).Unpack(ctx, s.r.c.Snapshotter)
+		}
+		done <- err
+	})
+	if !ok {
+		return runtime.ErrUnavailable
 	}
-	defer unlock()
-	record := images.Image{Name: img.name, Target: img.target}
-	if err := client.NewImageWithPlatform(s.r.client, record, platforms.Default()).Unpack(ctx, s.r.c.Snapshotter); err != nil {
-		return fmt.Errorf("unpacking image %q: %w", img.name, native(err))
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("unpacking image %q: %w", img.name, native(err))
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
 }
 
 // Image finds an image by any reference that a pod may name.

@@ -230,7 +230,7 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 	case task == nil && !c.c.StartedAt.IsZero():
 		c.c.State = runtime.Unknown // until its end is recorded
 		r.view.put(c)
-		r.spawn(func(ctx context.Context) { r.exited(ctx, id, lostCode, r.c.Now()) })
+		r.spawn(func(ctx context.Context) { r.lost(ctx, id) })
 	default:
 		// Made by an agent that died before it was started, or by a call that timed out. Nothing of it ran.
 		if err := r.removeContainer(ctx, id); err != nil {
@@ -250,6 +250,7 @@ func (r *Runtime) running(ctx context.Context, c *container) {
 		}
 	}
 	r.view.put(c)
+	r.view.with(c.c.ID, func(c *container) bool { c.hold(); return false })
 	r.watchExit(c.c.ID)
 }
 

@@ -34,6 +34,9 @@ const outputGrace = time.Second
 // Exec runs one process to its end, as the container's own: its environment, folder, user and capabilities. When ctx ends
 // first, the process is killed and removed, and ctx's error is returned.
 func (r *Runtime) Exec(ctx context.Context, id string, x runtime.ExecConfig) (int, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return 0, err
+	}
 	c, ok := r.view.find(id)
 	if !ok {
 		return 0, fmt.Errorf("running a command in container %.12s: %w", id, runtime.ErrNotFound)
@@ -102,6 +105,7 @@ type exec struct {
 	outputs    []*os.File
 	stdin      *os.File
 	copied     atomic.Int64
+	stopResize context.CancelFunc
 }
 
 func (e *exec) run(ctx context.Context, p *specs.Process) (int, error) {
@@ -207,6 +211,8 @@ func (e *exec) started(ctx context.Context) {
 		}()
 	}
 	if e.io.TTY && e.io.Resize != nil {
+		ctx, cancel := context.WithCancel(ctx)
+		e.stopResize = cancel
 		go e.resize(ctx)
 	}
 }
@@ -267,6 +273,9 @@ func (e *exec) finishOutput(ctx context.Context) {
 }
 
 func (e *exec) close() {
+	if e.stopResize != nil {
+		e.stopResize()
+	}
 	for _, f := range append(e.keepers, e.outputs...) {
 		f.Close()
 	}
@@ -299,6 +308,9 @@ func (r *Runtime) endExec(ctx context.Context, id, execID string) {
 
 // Attach joins the container's main process until its output ends or ctx does.
 func (r *Runtime) Attach(ctx context.Context, id string, streams runtime.IO) error {
+	if err := r.view.wait(ctx); err != nil {
+		return err
+	}
 	c, ok := r.view.find(id)
 	if !ok {
 		return fmt.Errorf("attaching to container %.12s: %w", id, runtime.ErrNotFound)

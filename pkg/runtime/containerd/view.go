@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -28,12 +29,27 @@ type container struct {
 	ref     runtime.PodRef
 	c       runtime.Container
 	streams streams
-	cgroup  string // as in the spec
-	process []byte // the spec's process as JSON, for exec; nil until needed
-	busy    bool   // a StartContainer is under way
-	watched bool   // a goroutine waits for its exit
-	oom     bool   // an event told so
-	exiting bool   // the exit is being recorded, or is
+	cgroup  string   // as in the spec
+	process []byte   // the spec's process as JSON, for exec; nil until needed
+	busy    bool     // a StartContainer is under way
+	watched bool     // a goroutine waits for its exit
+	oom     bool     // an event told so
+	exiting bool     // the exit is being recorded, or is
+	pidfd   *os.File // see hold
+}
+
+// hold keeps how the main process ends known, should containerd not be there to see it.
+func (c *container) hold() {
+	if c.pidfd == nil && c.c.Pid > 0 {
+		c.pidfd = openPidfd(c.c.Pid)
+	}
+}
+
+func (c *container) release() {
+	if c.pidfd != nil {
+		c.pidfd.Close()
+		c.pidfd = nil
+	}
 }
 
 func newView() *view {
@@ -130,6 +146,9 @@ func (v *view) find(id string) (container, bool) {
 func (v *view) put(c *container) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if old := v.containers[c.c.ID]; old != nil && old != c {
+		c.pidfd, old.pidfd = old.pidfd, nil
+	}
 	v.containers[c.c.ID] = c
 	v.notify(c.ref.UID)
 }
@@ -138,6 +157,7 @@ func (v *view) drop(id string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if c := v.containers[id]; c != nil {
+		c.release()
 		delete(v.containers, id)
 		v.notify(c.ref.UID)
 	}
