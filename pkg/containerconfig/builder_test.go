@@ -21,13 +21,13 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 	"github.com/nodeagent/nodeagent/pkg/volume"
 	"github.com/nodeagent/nodeagent/pkg/volume/configmap"
 	"github.com/nodeagent/nodeagent/pkg/volume/emptydir"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/volume/volumetest"
 )
@@ -71,6 +71,7 @@ func (g *groups) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	g.pods = append(g.pods, pod.UID)
 	return nil
 }
+
 func (g *groups) RemovePod(_ context.Context, uid types.UID) error {
 	g.pods = slices.DeleteFunc(g.pods, func(u types.UID) bool { return u == uid })
 	return nil
@@ -79,8 +80,10 @@ func (g *groups) Pods() ([]types.UID, error) { return slices.Clone(g.pods), nil 
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{root: t.TempDir(), objects: &volumetest.Objects{}, cgroups: &groups{Layout: cgroup.Layout{PerQOS: true}},
-		users: users{"": {}, "1000": {UID: 1000, GID: 0}}}
+	b := &bed{
+		root: t.TempDir(), objects: &volumetest.Objects{}, cgroups: &groups{Layout: cgroup.Layout{PerQOS: true}},
+		users: users{"": {}, "1000": {UID: 1000, GID: 0}},
+	}
 	t.Cleanup(func() { must(t, hostfs.UnmountBelow(b.root)) })
 	maps, err := configmap.New(b.objects)
 	must(t, err)
@@ -88,9 +91,11 @@ func newBed(t *testing.T) *bed {
 	must(t, err)
 	resolv := filepath.Join(b.root, "resolv.conf")
 	must(t, os.WriteFile(resolv, []byte("nameserver 192.168.0.1\n"), 0o600))
-	b.node = containerconfig.Node{Hostname: "node-1", IPs: []netip.Addr{netip.MustParseAddr("192.168.0.2")}, RecursiveReadOnly: true,
+	b.node = containerconfig.Node{
+		Hostname: "node-1", IPs: []netip.Addr{netip.MustParseAddr("192.168.0.2")}, RecursiveReadOnly: true,
 		Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("1Gi")},
-		Spec:        ocispec.Node{MemoryCapacity: 2 << 30, CPUQuotaPeriod: 100000}}
+		Spec:        ocispec.Node{MemoryCapacity: 2 << 30, CPUQuotaPeriod: 100000},
+	}
 	b.Builder, err = containerconfig.New(containerconfig.Config{
 		Root: b.root, Run: filepath.Join(b.root, "run"), PodLogs: filepath.Join(b.root, "logs"),
 		Volumes: b.volumes, Users: b.users, Objects: b.objects, Cgroups: b.cgroups,
@@ -128,11 +133,15 @@ func (b *bed) start(t *testing.T, pod *corev1.Pod, name string, attempt int) (ru
 
 func TestEnvironment(t *testing.T) {
 	b := newBed(t)
-	b.objects.PutConfigMap(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "conf"},
-		Data: map[string]string{"MODE": "conf", "COLOR": "red", "bad=name": "x"}})
+	b.objects.PutConfigMap(&corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "conf"},
+		Data:       map[string]string{"MODE": "conf", "COLOR": "red", "bad=name": "x"},
+	})
 	b.objects.PutSecret(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "keys"}, Data: map[string][]byte{"password": []byte("pw")}})
-	b.objects.SetServices([]*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
-		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 443}}}}})
+	b.objects.SetServices([]*corev1.Service{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 443}}},
+	}})
 	pod := podFrom(t, `
 metadata: {name: web-0, namespace: shop, uid: u1, labels: {app: web}}
 spec:
@@ -163,9 +172,11 @@ spec:
 	got := slices.DeleteFunc(slices.Clone(c.Spec.Process.Env), func(e string) bool {
 		return strings.HasPrefix(e, "KUBERNETES_PORT") || strings.HasPrefix(e, "PATH=")
 	})
-	want := []string{"HOSTNAME=web-0", "C_COLOR=red", "C_MODE=env", "password=pw", "URL=https://10.96.0.1/env/$(LATER)", "LATER=1",
+	want := []string{
+		"HOSTNAME=web-0", "C_COLOR=red", "C_MODE=env", "password=pw", "URL=https://10.96.0.1/env/$(LATER)", "LATER=1",
 		"POD=web-0", "LABEL=web", "IP=10.244.0.7", "HOST=192.168.0.2", "MEM=1024", "PW=pw",
-		"KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443"}
+		"KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

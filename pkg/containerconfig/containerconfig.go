@@ -20,11 +20,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // Volumes tells where the volumes of pods are.
@@ -241,8 +241,10 @@ func (w work) input(ctx context.Context) (ocispec.Input, error) {
 		TargetPID:   w.targetPID(),
 		Hostname:    hostname,
 		CgroupsPath: w.config.Cgroups.ContainerPath(w.pod, id),
-		Seccomp: ocispec.Seccomp{Default: w.config.SeccompDefault, RuntimeDefault: seccomp.GetDefaultProfile,
-			Localhost: localhost},
+		Seccomp: ocispec.Seccomp{
+			Default: w.config.SeccompDefault, RuntimeDefault: seccomp.GetDefaultProfile,
+			Localhost: localhost,
+		},
 		Node: w.node.Spec,
 	}, nil
 }

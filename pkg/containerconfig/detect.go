@@ -185,6 +185,8 @@ func deviceOf(path string) (specs.LinuxDevice, bool) {
 		kind = "c"
 	}
 	mode := fs.FileMode(s.Mode & 0o7777)
-	return specs.LinuxDevice{Path: path, Type: kind, Major: int64(unix.Major(s.Rdev)), Minor: int64(unix.Minor(s.Rdev)),
-		FileMode: &mode, UID: &s.Uid, GID: &s.Gid}, true
+	return specs.LinuxDevice{
+		Path: path, Type: kind, Major: int64(unix.Major(s.Rdev)), Minor: int64(unix.Minor(s.Rdev)),
+		FileMode: &mode, UID: &s.Uid, GID: &s.Gid,
+	}, true
 }

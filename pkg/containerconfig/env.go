@@ -15,9 +15,9 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/containerconfig/podfiles"
 	"github.com/nodeagent/nodeagent/pkg/containerconfig/serviceenv"
+	"github.com/nodeagent/nodeagent/pkg/fieldref"
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
-	"github.com/nodeagent/nodeagent/pkg/volume/fieldref"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // variables are an environment being put together: the last value of a name counts, at the place of its first.
@@ -137,7 +137,8 @@ func (w work) valueFrom(ctx context.Context, from *corev1.EnvVarSource) (value s
 	switch {
 	case from.FieldRef != nil:
 		value, err = fieldref.Field(w.pod, from.FieldRef.FieldPath, fieldref.Addresses{
-			PodIPs: texts(w.podIPs()), HostIPs: texts(w.hostIPs())})
+			PodIPs: texts(w.podIPs()), HostIPs: texts(w.hostIPs()),
+		})
 		return value, true, err
 	case from.ResourceFieldRef != nil:
 		value, err = fieldref.Resource(w.pod, w.container.Name, from.ResourceFieldRef, w.node.Allocatable)

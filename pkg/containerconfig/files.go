@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/containerconfig/podfiles"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
 // nodeHostsFile is what a pod in the host's network gets as its /etc/hosts.
@@ -103,8 +103,10 @@ func (b *Builder) hosts(pod *corev1.Pod, ips []netip.Addr) (string, error) {
 }
 
 func (b *Builder) resolvConf(pod *corev1.Pod) (string, error) {
-	dns := podfiles.DNS{Cluster: b.config.DNS.Servers, Domain: b.config.DNS.Domain,
-		NoHost: b.config.DNS.ResolvConf == "", NodeIPs: b.config.Node().IPs}
+	dns := podfiles.DNS{
+		Cluster: b.config.DNS.Servers, Domain: b.config.DNS.Domain,
+		NoHost: b.config.DNS.ResolvConf == "", NodeIPs: b.config.Node().IPs,
+	}
 	if !dns.NoHost {
 		text, err := os.ReadFile(b.config.DNS.ResolvConf)
 		if err != nil {

@@ -13,9 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // Prepare makes the pod's folder, log folder, cgroup and /dev/shm; what is there is left as it is.

@@ -54,8 +54,10 @@ func TestRunc(t *testing.T) {
 	t.Cleanup(func() { removeCgroups(t, b.cgroups.Layout) })
 
 	for name, c := range map[string]struct{ security, want string }{
-		"confined": {`{runAsUser: 1000, runAsGroup: 3000, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}`,
-			"user: 1000:3000 groups: 3000 50 2000|caps: 0000000000000000|nnp: 1 seccomp: 2|root: read-only|kcore: 0 sysrq: shut|mount: refused"},
+		"confined": {
+			`{runAsUser: 1000, runAsGroup: 3000, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}`,
+			"user: 1000:3000 groups: 3000 50 2000|caps: 0000000000000000|nnp: 1 seccomp: 2|root: read-only|kcore: 0 sysrq: shut|mount: refused",
+		},
 		"usual":      {`{}`, "user: 0:0 groups: 0 2000|caps: 00000000a80425fb|nnp: 0 seccomp: 0|root: writable|kcore: 0 sysrq: shut|mount: refused"},
 		"privileged": {`{privileged: true}`, "user: 0:0 groups: 0 2000|nnp: 0 seccomp: 0|root: writable|mount: allowed"},
 	} {

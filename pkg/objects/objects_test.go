@@ -111,7 +111,9 @@ func conf(version, value string) *corev1.ConfigMap {
 func pod(uid types.UID) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p-" + string(uid), UID: uid}, Spec: corev1.PodSpec{
 		Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
-			LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}}}}}}}
+			LocalObjectReference: corev1.LocalObjectReference{Name: "conf"},
+		}}}},
+	}}
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -275,8 +277,10 @@ func TestTokens(t *testing.T) {
 		if fail != nil {
 			return true, nil, fail
 		}
-		request.Status = authenticationv1.TokenRequestStatus{Token: fmt.Sprintf("%s-%d", create.Name, len(requests)),
-			ExpirationTimestamp: metav1.NewTime(time.Unix(b.now.Load()+*request.Spec.ExpirationSeconds, 0))}
+		request.Status = authenticationv1.TokenRequestStatus{
+			Token:               fmt.Sprintf("%s-%d", create.Name, len(requests)),
+			ExpirationTimestamp: metav1.NewTime(time.Unix(b.now.Load()+*request.Spec.ExpirationSeconds, 0)),
+		}
 		return true, request, nil
 	})
 	p := pod("u1")

@@ -38,8 +38,10 @@ func TestClass(t *testing.T) {
 		"one without limits":  {podOf(container("a", nil, list("1", "1Gi")), container("b", nil, nil)), corev1.PodQOSBurstable},
 		"only memory":         {podOf(container("a", nil, list("", "1Gi"))), corev1.PodQOSBurstable},
 		"request below limit": {podOf(container("a", list("1", "1Gi"), list("2", "1Gi"))), corev1.PodQOSBurstable},
-		"pod level": {&corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{container("a", nil, nil)},
-			Resources: &corev1.ResourceRequirements{Limits: list("1", "1Gi")}}}, corev1.PodQOSGuaranteed},
+		"pod level": {&corev1.Pod{Spec: corev1.PodSpec{
+			Containers: []corev1.Container{container("a", nil, nil)},
+			Resources:  &corev1.ResourceRequirements{Limits: list("1", "1Gi")},
+		}}, corev1.PodQOSGuaranteed},
 		"reported wins": {&corev1.Pod{Status: corev1.PodStatus{QOSClass: corev1.PodQOSBurstable}}, corev1.PodQOSBurstable},
 	} {
 		if got := Class(c.pod); got != c.want {

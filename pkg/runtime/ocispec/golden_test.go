@@ -55,7 +55,8 @@ func base() ocispec.Input {
 // capsOnly stands for the default profile: what is derived shows what it was derived from.
 func capsOnly(spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{
-		{Names: []string{fmt.Sprintf("for_%d_capabilities", len(spec.Process.Capabilities.Bounding))}, Action: specs.ActAllow}}}, nil
+		{Names: []string{fmt.Sprintf("for_%d_capabilities", len(spec.Process.Capabilities.Bounding))}, Action: specs.ActAllow},
+	}}, nil
 }
 
 // show prints the wanted parts: scalars on a line, lists an element a line.

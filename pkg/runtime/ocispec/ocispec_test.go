@@ -84,7 +84,8 @@ func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 		in := base()
 		in.Pod = &corev1.Pod{}
 		in.Container = &corev1.Container{Name: "a", SecurityContext: &corev1.SecurityContext{
-			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}}
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		}}
 		if privileged != "" {
 			in.Container.SecurityContext.Capabilities = &corev1.Capabilities{Add: []corev1.Capability{privileged}}
 		}

@@ -13,8 +13,10 @@ import (
 func TestSuite(t *testing.T) {
 	objects := &volumetest.Objects{}
 	put := func(value string) {
-		objects.PutConfigMap(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "conf"},
-			Data: map[string]string{"a": value}, BinaryData: map[string][]byte{"b": {0, 1}}})
+		objects.PutConfigMap(&corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "conf"},
+			Data:       map[string]string{"a": value}, BinaryData: map[string][]byte{"b": {0, 1}},
+		})
 	}
 	put("1")
 	plugin, err := configmap.New(objects)
@@ -25,7 +27,8 @@ func TestSuite(t *testing.T) {
 		Plugin: plugin,
 		Pod:    &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}},
 		Volume: &corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
-			LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}}}},
+			LocalObjectReference: corev1.LocalObjectReference{Name: "conf"},
+		}}},
 		Change: func() { put("2") },
 	})
 }

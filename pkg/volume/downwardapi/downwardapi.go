@@ -7,8 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume/payload"
 )
 
@@ -26,7 +26,7 @@ func (Plugin) Refreshes() bool { return true }
 
 // Mount shows the pod as it is now.
 func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
-	mode := int32(corev1.DownwardAPIVolumeSourceDefaultMode)
+	mode := corev1.DownwardAPIVolumeSourceDefaultMode
 	if r.Volume.DownwardAPI.DefaultMode != nil {
 		mode = *r.Volume.DownwardAPI.DefaultMode
 	}

@@ -16,7 +16,8 @@ func TestSuite(t *testing.T) {
 		Plugin: downwardapi.Plugin{},
 		Pod:    pod,
 		Volume: &corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{
-			Items: []corev1.DownwardAPIVolumeFile{{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}}}}}},
+			Items: []corev1.DownwardAPIVolumeFile{{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}}},
+		}}},
 		Change: func() { pod.Labels["a"] = "2" },
 	})
 }

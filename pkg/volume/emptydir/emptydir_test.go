@@ -62,7 +62,8 @@ func TestModeAndGroup(t *testing.T) {
 
 func TestMemorySize(t *testing.T) {
 	limited := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{
-		Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Mi")}}}}}}
+		Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Mi")},
+	}}}}}
 	for name, c := range map[string]struct {
 		pod   *corev1.Pod
 		limit string
@@ -73,8 +74,10 @@ func TestMemorySize(t *testing.T) {
 		"the lesser of two": {limited, "16Mi", 8 << 20},
 		"the node's":        {&corev1.Pod{}, "", 64 << 20},
 	} {
-		r := volume.Request{Pod: c.pod, Volume: of(corev1.StorageMediumMemory, c.limit), Target: filepath.Join(t.TempDir(), "v"),
-			Fields: volume.Fields{Allocatable: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}}}
+		r := volume.Request{
+			Pod: c.pod, Volume: of(corev1.StorageMediumMemory, c.limit), Target: filepath.Join(t.TempDir(), "v"),
+			Fields: volume.Fields{Allocatable: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}},
+		}
 		mount(t, r)
 		var s syscall.Statfs_t
 		if err := syscall.Statfs(r.Target, &s); err != nil {

@@ -64,7 +64,7 @@ func create(path string, kind corev1.HostPathType) (bool, error) {
 }
 
 func check(path string, kind corev1.HostPathType, mode fs.FileMode) error {
-	ok := false
+	var ok bool
 	switch kind {
 	case corev1.HostPathUnset:
 		ok = true

@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/volume/fieldref"
+	"github.com/nodeagent/nodeagent/pkg/fieldref"
 )
 
 // File is one file of a volume.

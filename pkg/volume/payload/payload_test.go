@@ -34,11 +34,10 @@ func TestConfigMap(t *testing.T) {
 		"leads out":        {payload.Source{Items: []corev1.KeyToPath{{Key: "a", Path: "x/../../a"}}}, `error: path "x/../../a" is not allowed in a volume: it must be relative and may not start with ".."`},
 	} {
 		files := payload.Files{}
-		got := ""
-		if err := files.ConfigMap(object, c.source); err != nil {
+		err := files.ConfigMap(object, c.source)
+		got := show(files)
+		if err != nil {
 			got = "error: " + err.Error()
-		} else {
-			got = show(files)
 		}
 		if got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)

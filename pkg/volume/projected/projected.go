@@ -11,9 +11,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume"
 	"github.com/nodeagent/nodeagent/pkg/volume/configmap"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume/payload"
 	"github.com/nodeagent/nodeagent/pkg/volume/secret"
 )
@@ -43,7 +43,7 @@ func (*Plugin) Refreshes() bool { return true }
 
 // Mount shows the newest contents of every source.
 func (p *Plugin) Mount(ctx context.Context, r volume.Request) (bool, error) {
-	mode := int32(corev1.ProjectedVolumeSourceDefaultMode)
+	mode := corev1.ProjectedVolumeSourceDefaultMode
 	if r.Volume.Projected.DefaultMode != nil {
 		mode = *r.Volume.Projected.DefaultMode
 	}
@@ -68,10 +68,12 @@ func (p *Plugin) source(ctx context.Context, r volume.Request, s *corev1.VolumeP
 	case s.ConfigMap != nil:
 		return configmap.Files(ctx, p.objects, r.Pod.Namespace, &corev1.ConfigMapVolumeSource{
 			LocalObjectReference: s.ConfigMap.LocalObjectReference,
-			Items:                s.ConfigMap.Items, Optional: s.ConfigMap.Optional, DefaultMode: &mode})
+			Items:                s.ConfigMap.Items, Optional: s.ConfigMap.Optional, DefaultMode: &mode,
+		})
 	case s.Secret != nil:
 		return secret.Files(ctx, p.objects, r.Pod.Namespace, &corev1.SecretVolumeSource{
-			SecretName: s.Secret.Name, Items: s.Secret.Items, Optional: s.Secret.Optional, DefaultMode: &mode})
+			SecretName: s.Secret.Name, Items: s.Secret.Items, Optional: s.Secret.Optional, DefaultMode: &mode,
+		})
 	case s.DownwardAPI != nil:
 		files := payload.Files{}
 		return files, files.Downward(r.Pod, s.DownwardAPI.Items, mode, r.Fields.Allocatable)

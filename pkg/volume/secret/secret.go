@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume/payload"
 )
 
@@ -57,7 +57,7 @@ func Files(ctx context.Context, objects volume.Objects, namespace string, v *cor
 	if err != nil {
 		return nil, err
 	}
-	mode := int32(corev1.SecretVolumeSourceDefaultMode)
+	mode := corev1.SecretVolumeSourceDefaultMode
 	if v.DefaultMode != nil {
 		mode = *v.DefaultMode
 	}

@@ -17,8 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // Config is what a Set is made from.
@@ -83,7 +83,8 @@ func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, name string, f volum
 		}
 	}
 	changed, err = plugin.Mount(ctx, volume.Request{
-		Pod: pod, Volume: v, Target: target, FSGroup: fsGroup(pod), Fields: s.fields(pod, f)})
+		Pod: pod, Volume: v, Target: target, FSGroup: fsGroup(pod), Fields: s.fields(pod, f),
+	})
 	if err != nil {
 		return changed, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", name, err)
 	}

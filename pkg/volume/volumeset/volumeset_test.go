@@ -35,8 +35,10 @@ func newSet(t *testing.T, root string, objects *volumetest.Objects, more ...volu
 	must(t, err)
 	secrets, err := secret.New(objects)
 	must(t, err)
-	set, err := volumeset.New(volumeset.Config{Root: root, Use: objects.Use,
-		Plugins: append([]volume.Plugin{emptydir.Plugin{}, hostpath.Plugin{}, maps, secrets}, more...)})
+	set, err := volumeset.New(volumeset.Config{
+		Root: root, Use: objects.Use,
+		Plugins: append([]volume.Plugin{emptydir.Plugin{}, hostpath.Plugin{}, maps, secrets}, more...),
+	})
 	must(t, err)
 	return set
 }

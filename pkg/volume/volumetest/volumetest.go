@@ -18,8 +18,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostfs"
 )
 
 // inside marks the process that runs in the mount namespace.
@@ -31,7 +31,7 @@ func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" {
 		return m.Run()
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // TestMain has no context
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
@@ -62,7 +62,32 @@ type Case struct {
 // Run checks the rules of volume.Plugin.
 func Run(t *testing.T, c Case) {
 	t.Helper()
-	ctx := context.Background()
+	identity(t, c)
+	target := filepath.Join(t.TempDir(), "pods", "uid", "volumes", "kind", c.Volume.Name)
+	request := volume.Request{Pod: c.Pod, Volume: c.Volume, Target: target}
+	pather, elsewhere := c.Plugin.(volume.Pather)
+	if elsewhere {
+		target = pather.Path(c.Volume)
+	}
+	if err := c.Plugin.Unmount(t.Context(), target); err != nil {
+		t.Errorf("unmounting what never was: %v", err)
+	}
+	if changed, err := c.Plugin.Mount(t.Context(), request); err != nil || (!changed && !elsewhere) {
+		t.Fatalf("mounting: changed %v, error %v", changed, err)
+	}
+	if _, err := os.Stat(target); err != nil {
+		t.Fatalf("after mounting: %v", err)
+	}
+	if changed, err := c.Plugin.Mount(t.Context(), request); err != nil || changed {
+		t.Errorf("mounting again: changed %v, error %v", changed, err)
+	}
+	refresh(t, c, request)
+	unmount(t, c, target, elsewhere)
+}
+
+// identity checks name and choice.
+func identity(t *testing.T, c Case) {
+	t.Helper()
 	foreign := c.Foreign
 	if foreign == nil {
 		foreign = &corev1.Volume{Name: "x", VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}}
@@ -73,27 +98,13 @@ func Run(t *testing.T, c Case) {
 	if !c.Plugin.Handles(c.Volume) || c.Plugin.Handles(foreign) {
 		t.Errorf("handles its own: %v, another's: %v", c.Plugin.Handles(c.Volume), c.Plugin.Handles(foreign))
 	}
-	target := filepath.Join(t.TempDir(), "pods", "uid", "volumes", "kind", c.Volume.Name)
-	request := volume.Request{Pod: c.Pod, Volume: c.Volume, Target: target}
-	pather, elsewhere := c.Plugin.(volume.Pather)
-	if elsewhere {
-		target = pather.Path(c.Volume)
-	}
-	if err := c.Plugin.Unmount(ctx, target); err != nil {
-		t.Errorf("unmounting what never was: %v", err)
-	}
-	if changed, err := c.Plugin.Mount(ctx, request); err != nil || (!changed && !elsewhere) {
-		t.Fatalf("mounting: changed %v, error %v", changed, err)
-	}
-	if _, err := os.Stat(target); err != nil {
-		t.Fatalf("after mounting: %v", err)
-	}
-	if changed, err := c.Plugin.Mount(ctx, request); err != nil || changed {
-		t.Errorf("mounting again: changed %v, error %v", changed, err)
-	}
-	refresh(t, c, request)
+}
+
+// unmount checks that nothing is left, and that doing it again is no error.
+func unmount(t *testing.T, c Case, target string, elsewhere bool) {
+	t.Helper()
 	for range 2 {
-		if err := c.Plugin.Unmount(ctx, target); err != nil {
+		if err := c.Plugin.Unmount(t.Context(), target); err != nil {
 			t.Fatalf("unmounting: %v", err)
 		}
 	}
@@ -115,7 +126,7 @@ func refresh(t *testing.T, c Case, request volume.Request) {
 	}
 	c.Change()
 	for _, want := range []bool{true, false} {
-		if changed, err := c.Plugin.Mount(context.Background(), request); err != nil || changed != want {
+		if changed, err := c.Plugin.Mount(t.Context(), request); err != nil || changed != want {
 			t.Errorf("refreshing: changed %v, want %v, error %v", changed, want, err)
 		}
 	}

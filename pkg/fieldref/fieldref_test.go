@@ -7,17 +7,20 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/volume/fieldref"
+	"github.com/nodeagent/nodeagent/pkg/fieldref"
 )
 
 func pod() *corev1.Pod {
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "u",
-			Labels: map[string]string{"b": "2", "a": "one"}, Annotations: map[string]string{"x.io/y": "line\n\"q\""}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "p", Namespace: "ns", UID: "u",
+			Labels: map[string]string{"b": "2", "a": "one"}, Annotations: map[string]string{"x.io/y": "line\n\"q\""},
+		},
 		Spec: corev1.PodSpec{NodeName: "node", ServiceAccountName: "sa", Containers: []corev1.Container{
 			{Name: "set", Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m")},
-				Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1500m"), corev1.ResourceMemory: resource.MustParse("64Mi")}}},
+				Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1500m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+			}},
 			{Name: "unset"},
 		}},
 	}
@@ -56,8 +59,10 @@ func TestField(t *testing.T) {
 }
 
 func TestResource(t *testing.T) {
-	allocatable := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("3500m"), corev1.ResourceMemory: resource.MustParse("1Gi"),
-		corev1.ResourceEphemeralStorage: resource.MustParse("10Gi")}
+	allocatable := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("3500m"), corev1.ResourceMemory: resource.MustParse("1Gi"),
+		corev1.ResourceEphemeralStorage: resource.MustParse("10Gi"),
+	}
 	for i, c := range []struct{ container, resource, divisor, want string }{
 		{"set", "limits.cpu", "", "2"},
 		{"set", "limits.cpu", "1m", "1500"},

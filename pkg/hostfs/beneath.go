@@ -23,7 +23,7 @@ func BindBeneath(root, sub, target string) error {
 	if err != nil {
 		return err
 	}
-	defer fd.Close()
+	defer closing(fd)
 	info, err := fd.Stat()
 	if err != nil {
 		return fmt.Errorf("looking at %q: %w", sub, err)
@@ -67,6 +67,9 @@ func mountPoint(target string, dir bool) error {
 	return file.Close()
 }
 
+// closing lets go of a descriptor that nothing was written through: its error has nothing to tell.
+func closing(file *os.File) { _ = file.Close() }
+
 func openBeneath(root, sub string) (*os.File, error) {
 	base, err := os.OpenFile(root, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -74,12 +77,12 @@ func openBeneath(root, sub string) (*os.File, error) {
 	}
 	fd, err := openat2(base, sub)
 	if !errors.Is(err, fs.ErrNotExist) {
-		base.Close()
+		closing(base)
 		return fd, err
 	}
 	info, err := os.Stat(root)
 	if err != nil {
-		base.Close()
+		closing(base)
 		return nil, fmt.Errorf("looking at volume: %w", err)
 	}
 	return makeBeneath(base, sub, info.Mode())
@@ -90,7 +93,7 @@ func makeBeneath(base *os.File, sub string, mode fs.FileMode) (*os.File, error) 
 	at := base
 	for _, name := range strings.Split(filepath.Clean(sub), "/") {
 		next, err := stepBeneath(at, name, mode)
-		at.Close()
+		closing(at)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +116,7 @@ func stepBeneath(at *os.File, name string, mode fs.FileMode) (*os.File, error) {
 	}
 	// By /proc: what was opened only as a path takes no fchmod. The mask took bits from mkdirat's.
 	if err := chmod(fmt.Sprintf("/proc/self/fd/%d", made.Fd()), mode&(fs.ModePerm|fs.ModeSetgid)); err != nil {
-		made.Close()
+		closing(made)
 		return nil, err
 	}
 	return made, nil
@@ -139,12 +142,12 @@ func ReadBeneath(root, sub string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening volume: %w", err)
 	}
-	defer base.Close()
+	defer closing(base)
 	found, err := openat2(base, sub)
 	if err != nil {
 		return nil, err
 	}
-	defer found.Close()
+	defer closing(found)
 	info, err := found.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("looking at %q: %w", sub, err)
@@ -156,6 +159,6 @@ func ReadBeneath(root, sub string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %q: %w", sub, err)
 	}
-	defer file.Close()
+	defer closing(file)
 	return io.ReadAll(io.LimitReader(file, limit))
 }
