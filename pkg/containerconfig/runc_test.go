@@ -35,7 +35,7 @@ echo "hostname: $(cat /etc/hostname)"
 echo "shm: $(grep ' /dev/shm ' /proc/mounts | cut -d' ' -f3) $(touch /dev/shm/x && echo writable)"
 echo "kcore: $(head -c 1 /proc/kcore 2>/dev/null | wc -c) sysrq: $(echo h 2>/dev/null >/proc/sysrq-trigger && echo open || echo shut)"
 echo "mount: $(mount -t tmpfs none /data 2>/dev/null && echo allowed || echo refused)"
-echo "memory: $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max)"
+echo "memory: $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max)"
 echo "pid: $$"
 echo -n "last words" > /dev/termination-log
 `

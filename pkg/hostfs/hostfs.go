@@ -41,14 +41,26 @@ func MountTmpfs(path string, size int64, mode fs.FileMode) error {
 	if size > 0 {
 		options += fmt.Sprintf(",size=%d", size)
 	}
-	err = unix.Mount("tmpfs", path, "tmpfs", 0, options+",noswap")
-	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("tmpfs", path, "tmpfs", 0, options)
+	if knowsNoswap() {
+		options += ",noswap"
 	}
-	if err != nil {
+	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
 		return fmt.Errorf("mounting tmpfs (%s) at %q: %w", options, path, err)
 	}
 	return nil
+}
+
+// knowsNoswap goes by the version: an older kernel would log each attempt.
+func knowsNoswap() bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 6 || (major == 6 && minor >= 4)
 }
 
 // Unmount takes off everything that is mounted at path, the topmost first. Nothing there is no error. A mount that is busy is

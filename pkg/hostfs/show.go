@@ -34,9 +34,10 @@ func Show(f Folder, files payload.Files) (changed bool, err error) {
 	return WriteTree(f.Path, files, prepare)
 }
 
-// Hide takes the folder away, mounted or not.
+// Hide takes the folder away, mounted or not. What a pod mounted below it and left there is taken off first, so that nothing
+// behind those mounts is deleted.
 func Hide(path string) error {
-	if err := Unmount(path); err != nil {
+	if err := UnmountBelow(path); err != nil {
 		return err
 	}
 	return Remove(path)

@@ -89,6 +89,34 @@ func TestMemorySize(t *testing.T) {
 	}
 }
 
+// What the pod itself mounted in its folder and left there does not keep the folder, and is not deleted with it.
+func TestUnmountWithMountsOfThePod(t *testing.T) {
+	dir := t.TempDir()
+	r := volume.Request{Pod: &corev1.Pod{}, Volume: of("", ""), Target: filepath.Join(dir, "v")}
+	mount(t, r)
+	precious := filepath.Join(dir, "disk", "precious")
+	for _, path := range []string{filepath.Dir(precious), filepath.Join(r.Target, "mnt")} {
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(filepath.Dir(precious), filepath.Join(r.Target, "mnt"), "", syscall.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := (emptydir.Plugin{}).Unmount(t.Context(), r.Target); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(r.Target); err == nil {
+		t.Error("the folder is still there")
+	}
+	if _, err := os.Lstat(precious); err != nil {
+		t.Errorf("what was mounted in it: %v", err)
+	}
+}
+
 func mount(t *testing.T, r volume.Request) {
 	t.Helper()
 	if _, err := (emptydir.Plugin{}).Mount(context.Background(), r); err != nil {
