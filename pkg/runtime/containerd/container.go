@@ -96,7 +96,7 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 	}}
 	l := launch{
 		record:  containers.Container{ID: id, Labels: labelsOf(config, img.target.Digest.String()), Image: img.name},
-		handler: config.RuntimeHandler, spec: grouped(config.Spec, config.SandboxID), image: img,
+		handler: config.RuntimeHandler, spec: config.Spec, image: img,
 		output: r.outputOf(config.Pod, c.c, s, false), tty: config.TTY,
 	}
 	err = r.launch(ctx, c, &l)
@@ -109,42 +109,9 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 	return err
 }
 
-// grouped puts the container into its pod's shim, without touching the caller's spec.
-func grouped(spec *specs.Spec, sandboxID string) *specs.Spec {
-	if sandboxID == "" || spec.Annotations[groupAnnotation] != "" {
-		return spec
-	}
-	copied := *spec
-	copied.Annotations = maps.Clone(spec.Annotations)
-	if copied.Annotations == nil {
-		copied.Annotations = map[string]string{}
-	}
-	copied.Annotations[groupAnnotation] = sandboxID
-	return &copied
-}
-
-// launch takes each step that is not taken yet. The record comes before the snapshot, which is safe from garbage collection
-// from its first moment by that.
+// launch takes each step that is not taken yet.
 func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
-	c.c.Resources = resourcesOf(l.spec)
-	c.cgroup = cgroupOf(l.spec)
-	r.view.put(c) // busy: a reconcile leaves it alone
-	err := r.openStreams(ctx, l)
-	if err == nil {
-		err = r.createRecord(ctx, l)
-	}
-	if err != nil {
-		r.abandon(ctx, l)
-		return err
-	}
-	var root []mount.Mount
-	if l.image != nil {
-		var err error
-		if root, err = r.prepareRoot(ctx, l); err != nil {
-			return err
-		}
-	}
-	if err := r.createTask(ctx, l, root); err != nil {
+	if err := r.create(ctx, c, l); err != nil {
 		return err
 	}
 	if err := r.startTask(ctx, l); err != nil {
@@ -168,6 +135,74 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 	r.watchExit(l.record.ID)
 	r.spawn(func(ctx context.Context) { r.recordStart(ctx, l.record.ID, now) })
 	return nil
+}
+
+// create makes record, snapshot and task. The record comes before the snapshot, which is safe from garbage collection from its
+// first moment by that.
+func (r *Runtime) create(ctx context.Context, c *container, l *launch) error {
+	c.c.Resources = resourcesOf(l.spec)
+	c.cgroup = cgroupOf(l.spec)
+	unlock, err := r.locks.lock(ctx, shimKey(c))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c.group = r.view.group(c)
+	l.spec = grouped(l.spec, c.group)
+	r.view.put(c) // busy: a reconcile leaves it alone
+	err = r.openStreams(ctx, l)
+	if err == nil {
+		err = r.createRecord(ctx, l)
+	}
+	if err != nil {
+		r.abandon(ctx, l)
+		return err
+	}
+	var root []mount.Mount
+	if l.image != nil {
+		if root, err = r.prepareRoot(ctx, l); err != nil {
+			return err
+		}
+	}
+	if err := r.createTask(ctx, l, root); err != nil {
+		return err
+	}
+	r.view.with(l.record.ID, func(c *container) bool { c.tasked = true; return false })
+	return nil
+}
+
+// shimKey locks what a pod's shim does not do well at the same time: it ends with its last task, also while it is creating
+// the next one.
+func shimKey(c *container) string {
+	if c.c.SandboxID == "" {
+		return "shim/" + c.c.ID
+	}
+	return "shim/" + c.c.SandboxID
+}
+
+// grouped puts the container into its pod's shim, without touching the caller's spec.
+func grouped(spec *specs.Spec, group string) *specs.Spec {
+	copied := *spec
+	copied.Annotations = maps.Clone(spec.Annotations)
+	if copied.Annotations == nil {
+		copied.Annotations = map[string]string{}
+	}
+	copied.Annotations[groupAnnotation] = group
+	return &copied
+}
+
+// deleteTask deletes an ended task, and with a pod's last one its shim.
+func (r *Runtime) deleteTask(ctx context.Context, c *container) error {
+	unlock, err := r.locks.lock(ctx, shimKey(c))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: c.c.ID})
+	if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // abandon undoes the little that exists before the record does.
@@ -360,7 +395,8 @@ func (r *Runtime) startTask(ctx context.Context, l *launch) error {
 func (r *Runtime) recordStartError(ctx context.Context, id string, failed startError) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	if _, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id}); err != nil && !errors.Is(native(err), runtime.ErrNotFound) {
+	c, _ := r.view.find(id)
+	if err := r.deleteTask(ctx, &c); err != nil {
 		r.c.Logger.Warn("task that did not start cannot be deleted", "container", id, "err", err)
 	}
 	if err := r.c.Pump.Seal(ctx, id); err != nil {
@@ -446,8 +482,10 @@ func (r *Runtime) removeContainer(ctx context.Context, id string) error {
 // endTask kills and deletes the task, if there is one. Nobody else records its end from here on.
 func (r *Runtime) endTask(ctx context.Context, id string) error {
 	ended := false
-	r.view.with(id, func(c *container) bool {
-		ended, c.exiting = c.exiting, true
+	c := container{c: runtime.Container{ID: id}}
+	r.view.with(id, func(have *container) bool {
+		ended, have.exiting = have.exiting, true
+		c = *have
 		return false
 	})
 	if !ended {
@@ -463,8 +501,8 @@ func (r *Runtime) endTask(ctx context.Context, id string) error {
 	}
 	// An exit that is recorded just now deletes the task as well; whoever comes second may see the shim go.
 	for wait := 2 * time.Millisecond; ; wait *= 2 {
-		_, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
-		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) {
+		err := r.deleteTask(ctx, &c)
+		if err == nil {
 			return nil
 		}
 		if wait > time.Second || errors.Is(err, runtime.ErrUnavailable) {

@@ -130,7 +130,7 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 	if c.c.Name == "" {
 		r.reaperEnded(c)
 	}
-	if _, err := r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id}); err != nil && ctx.Err() == nil && !errors.Is(native(err), runtime.ErrNotFound) {
+	if err := r.deleteTask(ctx, &c); err != nil && ctx.Err() == nil {
 		r.c.Logger.Warn("ended task cannot be deleted", "container", id, "err", err)
 	}
 }

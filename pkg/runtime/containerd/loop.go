@@ -189,7 +189,7 @@ func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *
 	}
 	next := &container{ref: ref, c: c, streams: s, exiting: c.State == runtime.Exited}
 	if spec != nil {
-		next.cgroup = cgroupOf(spec)
+		next.cgroup, next.group = cgroupOf(spec), spec.Annotations[groupAnnotation]
 	}
 	if next.c.StartedAt.IsZero() {
 		next.c.StartedAt = r.notedStart(record.ID)
@@ -214,7 +214,12 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 	case c.c.State == runtime.Exited:
 		r.view.put(c)
 		if task != nil {
-			r.spawn(func(ctx context.Context) { r.tasks().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id}) })
+			copied := *c
+			r.spawn(func(ctx context.Context) {
+				if err := r.deleteTask(ctx, &copied); err != nil && ctx.Err() == nil {
+					r.c.Logger.Warn("ended task cannot be deleted", "container", id, "err", err)
+				}
+			})
 		}
 	case c.exiting: // it is being recorded just now
 	case status == tasktypes.Status_RUNNING || status == tasktypes.Status_PAUSED || status == tasktypes.Status_PAUSING:

@@ -31,6 +31,8 @@ type container struct {
 	streams streams
 	cgroup  string   // as in the spec
 	process []byte   // the spec's process as JSON, for exec; nil until needed
+	group   string   // of the shim
+	tasked  bool     // its task was created by this agent
 	busy    bool     // a StartContainer is under way
 	watched bool     // a goroutine waits for its exit
 	oom     bool     // an event told so
@@ -161,6 +163,22 @@ func (v *view) drop(id string) {
 		delete(v.containers, id)
 		v.notify(c.ref.UID)
 	}
+}
+
+// group is the shim group for a new container: that of what lives in its sandbox, else one of its own, which no ending shim
+// has. It is called with the sandbox's shim locked.
+func (v *view) group(c *container) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if have := v.containers[c.c.ID]; have != nil && have.group != "" {
+		return have.group // its record says so already
+	}
+	for _, other := range v.containers {
+		if other.c.SandboxID == c.c.SandboxID && other.group != "" && (other.tasked || other.c.State == runtime.Running) && !other.exiting {
+			return other.group
+		}
+	}
+	return c.c.ID
 }
 
 func (v *view) sandbox(uid types.UID) (sandbox, bool) {
