@@ -193,9 +193,11 @@ func (r ResolvConf) limit(warnings []Warning) (ResolvConf, []Warning) {
 }
 
 func once(list []string) []string {
+	seen := make(map[string]bool, len(list))
 	var out []string
 	for _, s := range list {
-		if !slices.Contains(out, s) {
+		if !seen[s] {
+			seen[s] = true
 			out = append(out, s)
 		}
 	}
