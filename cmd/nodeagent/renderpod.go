@@ -87,12 +87,12 @@ func (f *renderPodFlags) run(c *cobra.Command) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(o.Scratch)) }()
 	pods, err := render.Pods(c.Context(), objects, o)
-	print := render.PrintPods
+	show := render.PrintPods
 	if f.output == "json" {
-		print = render.PrintPodsJSON
+		show = render.PrintPodsJSON
 	}
 	if len(pods) > 0 {
-		err = errors.Join(err, print(c.OutOrStdout(), pods))
+		err = errors.Join(err, show(c.OutOrStdout(), pods))
 	}
 	return err
 }

@@ -87,8 +87,9 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 		_, err = fmt.Fprint(c.OutOrStdout(), rules.Snapshot)
 		return err
 	}
+	fmt.Fprintln(c.OutOrStdout(), "# These stand first in the built-in chains, in this order:")
 	for _, j := range iptables.Jumps(o) {
-		fmt.Fprintf(c.OutOrStdout(), "# -t %s -I %s %s\n", j.Table, j.From, quoted(j.Rule))
+		fmt.Fprintf(c.OutOrStdout(), "#   -t %s -A %s %s\n", j.Table, j.From, quoted(j.Rule))
 	}
 	if _, err := rules.Ruleset.WriteTo(c.OutOrStdout()); err != nil {
 		return fmt.Errorf("writing the rules: %w", err)

@@ -50,6 +50,10 @@ var direct = []struct {
 	{"edges meet in loops and in agent, not in each other", edges, below(edges), nil},
 	{"loops ask for roles; agent names the edges", loops, below(edges), nil},
 	{"only agent names concrete parts", []string{"pkg/..."}, []string{module + "pkg/agent"}, []string{"pkg/agent/..."}},
+	// render is a second, small composition root: it names edges as agent does, and nothing is below it but cmd.
+	{"render starts nothing and asks nobody", []string{"pkg/render"}, append(below(loops), module+"pkg/runtime/containerd", module+"pkg/podnet",
+		module+"pkg/probe", module+"pkg/hook", module+"pkg/objects", module+"pkg/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
+	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
 	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
 	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/podnet"}},
 	{"one owner of netlink in each half", []string{"pkg/...", "cmd/..."}, []string{"github.com/vishvananda/netlink/..."},

@@ -1,0 +1,71 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// Rules are what a node would hand to iptables-restore.
+type Rules struct {
+	Ruleset  *iptables.Ruleset
+	Snapshot *service.Snapshot
+	// Notes say what was left out of the Services, and why.
+	Notes []string
+}
+
+// Services renders all Services and EndpointSlices of the file for a node.
+func Services(objects *Objects, n service.Node, o iptables.Options) (Rules, error) {
+	if len(objects.Services) == 0 {
+		return Rules{}, errors.New("rendering Services: there is none in the file")
+	}
+	s := service.Build(objects.Services, objects.Slices, n, o.Family)
+	r := Rules{Snapshot: s, Ruleset: iptables.Render(s, o)}
+	known := map[string]bool{}
+	for _, svc := range objects.Services {
+		known[svc.Namespace+"/"+svc.Name] = true
+		// The API server gives every Service one; without it nothing can be programmed.
+		if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) == 0 && svc.Spec.Type != corev1.ServiceTypeExternalName {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: Service %s/%s has no spec.clusterIP: nothing is rendered for it", objects.Where(svc), svc.Namespace, svc.Name))
+		}
+	}
+	for _, slice := range objects.Slices {
+		if name := slice.Namespace + "/" + slice.Labels["kubernetes.io/service-name"]; !known[name] {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: EndpointSlice %s/%s belongs to Service %s by its label kubernetes.io/service-name, which is not in the file",
+				objects.Where(slice), slice.Namespace, slice.Name, name))
+		}
+	}
+	for _, p := range s.Problems {
+		r.Notes = append(r.Notes, p.String())
+	}
+	return r, nil
+}
+
+// Node finds a Node of the file; with no name the only one. It is nil when there is none.
+func (o *Objects) Node(name string) *corev1.Node {
+	if name == "" && len(o.Nodes) == 1 {
+		return o.Nodes[0]
+	}
+	for _, n := range o.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Addresses are the IP addresses that a Node reports, primary first.
+func Addresses(n *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
