@@ -89,8 +89,11 @@ func TestOrphansWaitForEverySource(t *testing.T) {
 			}},
 		}
 		w.dirs["old"], w.dirs["older"] = true, true // of older only its folder is left
-		_, stop := w.start()
+		loop, stop := w.start()
 		defer stop()
+		settle(time.Minute)
+		w.hint("old") // something happens to it
+		loop.Wake("older")
 		settle(10 * time.Minute)
 		if len(w.signals) > 0 || len(w.pods) != 1 || len(w.dirs) != 2 {
 			t.Fatalf("an orphan was touched before the source had synced: %v %s", w.signals, w.log)
@@ -138,6 +141,9 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 			pods[uid], w.statuses[uid] = next, nil
 		}
 		w.source = &source{updates: make(chan podplan.Update, 100)}
+		w.admit = func(*corev1.Pod, []*corev1.Pod) *podplan.Outcome {
+			return &podplan.Outcome{Reason: "OutOfpods", Message: "who runs is not asked again"}
+		}
 		w.mu.Unlock()
 
 		_, stop = w.start()
@@ -152,6 +158,9 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 			t.Errorf("the restart started %v, signalled %v", w.starts[20:], w.signals)
 		}
 		for uid := range pods {
+			if w.told[uid].Phase != corev1.PodRunning {
+				t.Errorf("pod %s: the prober was not told what was reported", uid)
+			}
 			if len(w.statuses[uid]) == 0 {
 				t.Errorf("pod %s: nothing was reported after the restart", uid)
 			}
@@ -263,6 +272,54 @@ func TestRefusedPodFailsAndGoes(t *testing.T) {
 	})
 }
 
+func TestNewPodIsNotPreferredToThoseThatRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+			if len(others) > 0 {
+				return &podplan.Outcome{Reason: "OutOfpods", Message: "full"}
+			}
+			return nil
+		}
+		_, stop := w.start()
+		w.source.sync()
+		old := testPod("old")
+		w.add(old)
+		settle(time.Minute)
+		stop()
+		w.source = &source{updates: make(chan podplan.Update, 100)}
+		_, stop = w.start()
+		defer stop()
+		w.add(testPod("new")) // the list has the new one first
+		settle(time.Second)
+		w.add(old)
+		w.source.sync()
+		settle(time.Minute)
+		if o, n := w.newest("old"), w.newest("new"); o.Phase != corev1.PodRunning || n.Phase != corev1.PodFailed {
+			t.Errorf("the old one is %s, the new one %s", o.Phase, n.Phase)
+		}
+	})
+}
+
+func TestCompletedPodKeepsOnlyWhatLogsNeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, faults)
+		_, stop := w.start()
+		defer stop()
+		w.source.sync()
+		w.add(testPod("u1", func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }))
+		settle(5 * time.Minute)
+		w.exit(runtime.ContainerID("u1", "app", 0), 0)
+		settle(10 * time.Minute)
+		if s := w.newest("u1"); s.Phase != corev1.PodSucceeded {
+			t.Errorf("phase %s", s.Phase)
+		}
+		if got, want := w.left(), "pod u1: sandbox false, 1 containers\nfolder of u1\n"; got != want {
+			t.Errorf("left:\n%swant:\n%s%s", got, want, w.log)
+		}
+	})
+}
+
 func TestChangedStaticPodWaitsForItsPredecessor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, faults)
@@ -324,20 +381,20 @@ func TestManifestPutBackWhileItsPodEnds(t *testing.T) {
 
 func TestRuntimeOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, faults)
+		w := newWorld(t, 0)
 		_, stop := w.start()
 		defer stop()
 		w.source.sync()
 		w.add(testPod("u1"))
-		settle(time.Minute)
+		settle(70 * time.Second) // the pod was just looked at as it is once a minute
 		before := len(w.starts)
 		id := runtime.ContainerID("u1", "app", 0)
 		go func() {
 			time.Sleep(time.Second)
 			w.exit(id, 1) // while nobody can see it
 		}()
-		w.cut(30 * time.Second)
-		settle(3 * time.Minute) // back-off of failures included
+		w.cut(10 * time.Second)
+		settle(16 * time.Second) // the restart's back-off, and the pause between two tries to reach the runtime
 		if len(w.starts) != before+1 {
 			t.Errorf("the container that ended unseen was not restarted: %v\n%s", w.starts, w.log)
 		}

@@ -52,6 +52,7 @@ type world struct {
 	events   []string
 	statuses map[types.UID][]corev1.PodStatus
 	finished map[types.UID]corev1.PodStatus
+	told     map[types.UID]corev1.PodStatus // what the prober learned of the API's view
 	source   *source
 	admit    func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
 	log      *bytes.Buffer
@@ -65,6 +66,7 @@ func newWorld(t *testing.T, fail float64) *world {
 		pods: map[types.UID]*runtime.Pod{}, images: map[string]bool{"app:1": true}, volumes: map[types.UID]map[string]int{},
 		dirs: map[types.UID]bool{}, cgroups: map[types.UID]bool{}, probes: map[string]podplan.Probes{},
 		statuses: map[types.UID][]corev1.PodStatus{}, finished: map[types.UID]corev1.PodStatus{},
+		told:   map[types.UID]corev1.PodStatus{},
 		source: &source{updates: make(chan podplan.Update, 100)}, log: &bytes.Buffer{},
 	}
 }
@@ -115,15 +117,19 @@ func (w *world) List(ctx context.Context) ([]runtime.Pod, error) {
 	return list, err
 }
 
+// Get answers from memory, as the real one does: also while the runtime is away.
 func (w *world) Get(ctx context.Context, uid types.UID) (runtime.Pod, error) {
-	var found runtime.Pod
-	err := w.try(ctx, func() {
-		if p := w.pods[uid]; p != nil {
-			found = *p
-			found.Containers = slices.Clone(p.Containers)
-		}
-	})
-	return found, err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rand.Float64() < w.fail {
+		return runtime.Pod{}, errors.New("injected failure")
+	}
+	found := runtime.Pod{}
+	if p := w.pods[uid]; p != nil {
+		found = *p
+		found.Containers = slices.Clone(p.Containers)
+	}
+	return found, ctx.Err()
 }
 
 func (w *world) Watch(context.Context) (<-chan types.UID, error) {
@@ -346,7 +352,12 @@ func (w *world) Run(ctx context.Context, c *corev1.Container, _, host string, ki
 	return w.try(ctx, func() { w.hooks = append(w.hooks, fmt.Sprintf("%s %s %s", kind, c.Name, host)) })
 }
 
-func (w *world) Sync(*corev1.Pod, runtime.Pod) {}
+func (w *world) Sync(pod *corev1.Pod, _ runtime.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told[pod.UID] = pod.Status
+}
+
 func (w *world) Results(id string) podplan.Probes {
 	w.mu.Lock()
 	defer w.mu.Unlock()
