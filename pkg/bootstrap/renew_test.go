@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,13 +185,12 @@ func TestRenewAt(t *testing.T) {
 }
 
 // signer is an API server that signs what it is asked to, after it has failed some times.
-func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernetes.Interface, *int) {
+func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernetes.Interface, *atomic.Int64) {
 	t.Helper()
-	var calls int
+	var calls atomic.Int64
 	client := fake.NewClientset()
 	client.PrependReactor("create", "certificatesigningrequests", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		calls++
-		if calls <= failures {
+		if calls.Add(1) <= int64(failures) {
 			return true, nil, errors.New("away")
 		}
 		r := a.(clienttesting.CreateAction).GetObject().(*certificatesv1.CertificateSigningRequest)
@@ -245,12 +245,14 @@ func TestRenew(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- r.run(ctx) }()
 		time.Sleep(6*time.Hour + 59*time.Minute)
-		if *calls != 0 {
-			t.Errorf("after 80 %% of its life less a minute there were %d requests", *calls)
+		synctest.Wait()
+		if calls.Load() != 0 {
+			t.Errorf("after 80 %% of its life less a minute there were %d requests", calls.Load())
 		}
 		time.Sleep(3 * time.Minute)
-		if *calls != 4 || sameLeaf(r.current(), first) {
-			t.Errorf("then there were %d requests, want 3 failures and a success", *calls)
+		synctest.Wait()
+		if calls.Load() != 4 || sameLeaf(r.current(), first) {
+			t.Errorf("then there were %d requests, want 3 failures and a success", calls.Load())
 		}
 		if stored, err := pairs.Current(); err != nil || !sameLeaf(stored, r.current()) || pairs.hasPendingKey() {
 			t.Errorf("on disk: %v, pending key %v", err, pairs.hasPendingKey())
@@ -357,7 +359,7 @@ func TestServing(t *testing.T) {
 	s := &Serving{c: c, pairs: NewPairs(c.CertDir, servingPair)}
 	s.renewer = testRenewer(client, s.pairs, nil)
 	s.renewer.want, s.renewer.current, s.renewer.install = s.request, s.signed.Load, s.signed.Store
-	if err := s.renewer.renew(t.Context(), "test"); err != nil || *calls != 1 {
+	if err := s.renewer.renew(t.Context(), "test"); err != nil || calls.Load() != 1 {
 		t.Fatalf("by request: %v", err)
 	}
 	if pair, err := s.GetCertificate(nil); err != nil || leafOf(pair).Issuer.CommonName != "kubernetes" {
