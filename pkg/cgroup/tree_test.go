@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,8 +21,18 @@ import (
 
 // The tree is written to the real hierarchies, below a root of the test's own: v1 or v2, whichever the machine has.
 func TestTreeOnTheKernel(t *testing.T) {
-	root := fmt.Sprintf("/nodeagent-test-%d", os.Getpid())
-	tree := newTree(t, root)
+	root := fmt.Sprintf("/nodeagenttest%d", os.Getpid())
+	t.Run("cgroupfs", func(t *testing.T) { onTheKernel(t, cgroup.Layout{Root: root, PerQOS: true}) })
+	t.Run("systemd", func(t *testing.T) {
+		if !systemd.IsRunningSystemd() {
+			t.Skip("systemd does not run here")
+		}
+		onTheKernel(t, cgroup.Layout{Root: root, PerQOS: true, Systemd: true})
+	})
+}
+
+func onTheKernel(t *testing.T, layout cgroup.Layout) {
+	tree := newTree(t, layout)
 	ctx := context.Background()
 	if err := tree.Ensure(ctx, cgroup.Limits{Shares: 1024, Memory: 1 << 30}); err != nil {
 		if os.IsPermission(err) || os.Geteuid() != 0 {
@@ -29,7 +40,7 @@ func TestTreeOnTheKernel(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeAll(t, root) })
+	t.Cleanup(func() { removeAll(t, layout) })
 
 	pod := &corev1.Pod{}
 	pod.UID = "11-22"
@@ -42,7 +53,7 @@ func TestTreeOnTheKernel(t *testing.T) {
 	}
 	must(t, tree.SetLevels([]*corev1.Pod{pod}))
 	wantPods(t, tree, "11-22")
-	dir := root + "/kubepods/burstable/pod11-22"
+	dir, level := tree.Dir(tree.Pod(pod)), tree.Dir(tree.Level(corev1.PodQOSBurstable))
 	if tree.V2() {
 		wantFile(t, dir, "memory.max", "67108864")
 		wantFile(t, dir, "cpu.max", "50000 100000")
@@ -51,7 +62,7 @@ func TestTreeOnTheKernel(t *testing.T) {
 		wantFile(t, "memory"+dir, "memory.limit_in_bytes", "67108864")
 		wantFile(t, "cpu"+dir, "cpu.cfs_quota_us", "50000")
 		wantFile(t, "cpu"+dir, "cpu.shares", "256")
-		wantFile(t, "cpu"+root+"/kubepods/burstable", "cpu.shares", "256")
+		wantFile(t, "cpu"+level, "cpu.shares", "256")
 		wantFile(t, "pids"+dir, "pids.max", "100")
 	}
 
@@ -86,10 +97,10 @@ func straggler(t *testing.T, v2 bool, dir string) *exec.Cmd {
 	return cmd
 }
 
-func newTree(t *testing.T, root string) *cgroup.Tree {
+func newTree(t *testing.T, layout cgroup.Layout) *cgroup.Tree {
 	t.Helper()
 	tree, err := cgroup.New(cgroup.Config{
-		Layout:  cgroup.Layout{Root: root, PerQOS: true},
+		Layout:  layout,
 		Enforce: cgroup.Enforce{CPUPeriod: 100000, Pids: 100},
 		Log:     slog.New(slog.DiscardHandler),
 	})
@@ -97,11 +108,18 @@ func newTree(t *testing.T, root string) *cgroup.Tree {
 	return tree
 }
 
-func removeAll(t *testing.T, root string) {
+func removeAll(t *testing.T, layout cgroup.Layout) {
 	t.Helper()
-	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + root)
+	if layout.Systemd {
+		out, err := exec.Command("systemctl", "stop", strings.TrimPrefix(layout.Root, "/")+".slice").CombinedOutput()
+		if err != nil {
+			t.Errorf("stopping the test's slice: %v: %s", err, out)
+		}
+		return
+	}
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + layout.Root)
 	must(t, err)
-	for _, dir := range append(dirs, "/sys/fs/cgroup"+root) {
+	for _, dir := range append(dirs, "/sys/fs/cgroup"+layout.Root) {
 		left, err := filepath.Glob(dir + "/kubepods/*/pod*")
 		must(t, err)
 		if len(left) > 0 {
