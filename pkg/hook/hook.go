@@ -169,7 +169,7 @@ func (r *Runner) get(ctx context.Context, u *url.URL, header http.Header) error 
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()                         // it was read as far as it is wanted
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxOutput)) // only politeness
 	if answer.StatusCode >= http.StatusBadRequest {
 		return fmt.Errorf("the answer is %s", answer.Status)

@@ -165,8 +165,10 @@ func (w *world) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (runt
 			w.t.Errorf("pod %s: a second sandbox was started", c.Pod.UID)
 		}
 		if p.Sandbox == nil {
-			p.Sandbox = &runtime.Sandbox{ID: runtime.SandboxID(c.Pod.UID, c.Attempt), Attempt: c.Attempt, Ready: true, CreatedAt: time.Now(),
-				IPs: []netip.Addr{netip.MustParseAddr("10.244.0.9")}}
+			p.Sandbox = &runtime.Sandbox{
+				ID: runtime.SandboxID(c.Pod.UID, c.Attempt), Attempt: c.Attempt, Ready: true, CreatedAt: time.Now(),
+				IPs: []netip.Addr{netip.MustParseAddr("10.244.0.9")},
+			}
 		}
 		s = *p.Sandbox
 	})

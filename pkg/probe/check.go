@@ -151,7 +151,7 @@ func (c checker) httpGet(ctx context.Context, w *worker, h *corev1.HTTPGetAction
 	if err != nil {
 		return outcome{result: podplan.Failure, text: err.Error()}
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }() // it was read as far as it is wanted
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxOutput))
 	switch {
 	case err != nil:
@@ -252,7 +252,7 @@ func grpcHealth(ctx context.Context, w *worker, g *corev1.GRPCAction) outcome {
 	if err != nil {
 		return outcome{result: podplan.Failure, text: fmt.Sprintf("error: failed to connect service at %q: %v", w.address, err)}
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the answer is in
 	service := ""
 	if g.Service != nil {
 		service = *g.Service

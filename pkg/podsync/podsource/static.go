@@ -292,7 +292,7 @@ func readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the manifest: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read from
 	text, err := readAtMost(f)
 	if err != nil {
 		return nil, fmt.Errorf("reading the manifest: %w", err)

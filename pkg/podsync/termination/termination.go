@@ -59,7 +59,7 @@ func readTail(name string, most int64) string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read from
 	if size > most {
 		if _, err := f.Seek(size-most, io.SeekStart); err != nil {
 			return ""
