@@ -71,7 +71,7 @@ func New(c Config) (*Tree, error) {
 // V2 says that the machine has cgroup v2 alone.
 func (t *Tree) V2() bool { return t.v2 }
 
-// Ensure makes kubepods with the node's limits, and its levels.
+// Ensure makes kubepods with the node's limits, and its levels; those that are there keep their shares until SetLevels.
 func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	if !t.PerQOS {
 		return nil
@@ -79,7 +79,17 @@ func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	if err := t.write(t.Kubepods(), node); err != nil {
 		return err
 	}
-	return t.SetLevels(nil)
+	for _, class := range levels() {
+		if err := t.write(t.Level(class), Limits{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// levels are the QoS classes that have one.
+func levels() []corev1.PodQOSClass {
+	return []corev1.PodQOSClass{corev1.PodQOSBurstable, corev1.PodQOSBestEffort}
 }
 
 // SetLevels gives the levels the shares that the node's pods together request; what is right already is not written.
@@ -89,7 +99,7 @@ func (t *Tree) SetLevels(pods []*corev1.Pod) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, class := range []corev1.PodQOSClass{corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+	for _, class := range levels() {
 		shares := LevelShares(class, pods)
 		if t.levels[class] == shares {
 			continue

@@ -52,6 +52,7 @@ func onTheKernel(t *testing.T, layout cgroup.Layout) {
 		must(t, tree.EnsurePod(ctx, pod))
 	}
 	must(t, tree.SetLevels([]*corev1.Pod{pod}))
+	must(t, newTree(t, layout).Ensure(ctx, cgroup.Limits{Shares: 1024, Memory: 1 << 30})) // as after a restart: the level's shares stay
 	wantPods(t, tree, "11-22")
 	dir, level := tree.Dir(tree.Pod(pod)), tree.Dir(tree.Level(corev1.PodQOSBurstable))
 	if tree.V2() {
