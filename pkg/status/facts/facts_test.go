@@ -73,10 +73,10 @@ func (f *fakeRuntime) Images(context.Context) ([]runtime.Image, error) {
 }
 
 func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
-	rt := &fakeRuntime{}
+	rt, now := &fakeRuntime{}, time.Now()
 	g, err := NewGatherer(Config{
 		Config:  &config.Config{Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, MaxPods: 110}, Paths: config.Paths{Root: t.TempDir()}},
-		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: time.Now,
+		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +86,11 @@ func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
 	}
 	rt.err = errors.New("refused")
 	f, err := g.Facts(t.Context())
-	if err != nil {
+	if err != nil || f.Conditions.RuntimeError != "" {
+		t.Fatalf("a runtime that restarts makes the node not ready: %q, %v", f.Conditions.RuntimeError, err)
+	}
+	now = now.Add(runtimePatience)
+	if f, err = g.Facts(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if f.Conditions.RuntimeError != "refused" || len(f.Images) != 1 || f.Info.ContainerRuntimeVersion != "containerd://2.4.2" {

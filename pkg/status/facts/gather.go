@@ -18,6 +18,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
+// runtimePatience is how long the runtime may be away before the node is not ready: while it restarts its containers run,
+// and a node that is not ready has all its pods taken out of Services. Kubelet's is the same.
+const runtimePatience = 30 * time.Second
+
+// firstAnswer is how long the runtime's first answer is waited for.
+const firstAnswer = 5 * time.Second
+
 // Runtime tells how the container runtime is.
 type Runtime interface {
 	// Ready is nil when it can run containers.
@@ -52,6 +59,8 @@ type Gatherer struct {
 
 	mu       sync.Mutex
 	machine  *Machine
+	answered time.Time                              // when the runtime last was ready; zero: never
+	asked    bool                                   // the runtime was asked before
 	version  string                                 // of the runtime, kept while it is away
 	images   []corev1.ContainerImage                // likewise
 	pressure map[corev1.NodeConditionType]time.Time // when it was last seen
@@ -154,9 +163,13 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	if g.config.Runtime == nil {
 		return
 	}
-	if err := g.config.Runtime.Ready(ctx); err != nil {
-		f.Conditions.RuntimeError = err.Error()
+	now := g.config.Now()
+	if err := g.ready(ctx); err != nil {
+		if now.Sub(g.answered) >= runtimePatience {
+			f.Conditions.RuntimeError = err.Error()
+		}
 	} else {
+		g.answered = now
 		g.version = g.config.Runtime.Version()
 		if images, err := g.config.Runtime.Images(ctx); err == nil {
 			g.images = containerImages(images)
@@ -171,6 +184,27 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	for _, name := range g.config.Handlers {
 		f.Runtime.Handlers = append(f.Runtime.Handlers, corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{}})
 	}
+}
+
+// ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that has just started has not
+// connected yet, and must not report a node as not ready that was ready before.
+func (g *Gatherer) ready(ctx context.Context) error {
+	err := g.config.Runtime.Ready(ctx)
+	if g.asked {
+		return err
+	}
+	g.asked = true
+	for deadline := time.NewTimer(firstAnswer); err != nil; err = g.config.Runtime.Ready(ctx) {
+		pause := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-deadline.C:
+			return err
+		case <-pause.C:
+		}
+	}
+	return nil
 }
 
 func containerImages(images []runtime.Image) []corev1.ContainerImage {
