@@ -1,7 +1,6 @@
 package containerconfig
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -139,32 +138,29 @@ func (w work) managedMounts() ([]ocispec.Mount, error) {
 	if files.hosts != "" {
 		list = append(list, ocispec.Mount{Source: files.hosts, Destination: "/etc/hosts", Managed: true})
 	}
-	message, err := w.messageFile()
-	if err != nil {
+	if err := w.makeMessageFile(); err != nil {
 		return nil, err
 	}
-	if message != "" {
-		list = append(list, ocispec.Mount{Source: message, Destination: path.Join("/", w.container.TerminationMessagePath), Managed: true})
-	}
-	return list, nil
+	return append(list, ocispec.Mount{Source: w.messagePath(), Destination: w.messageTarget(), Managed: true}), nil
 }
 
-// messagePath is where the termination message of this attempt lands on the host; "" without one.
-func (w work) messagePath() string {
+// messageTarget is where the container finds its termination message's file; pods from files come without the default.
+func (w work) messageTarget() string {
 	if w.container.TerminationMessagePath == "" {
-		return ""
+		return corev1.TerminationMessagePathDefault
 	}
+	return path.Join("/", w.container.TerminationMessagePath)
+}
+
+// messagePath is where the termination message of this attempt lands on the host.
+func (w work) messagePath() string {
 	return filepath.Join(w.podDir(w.pod.UID), "containers", w.container.Name, strconv.Itoa(w.request.Attempt))
 }
 
-// messageFile makes the file, writable for any user of the container.
-func (w work) messageFile() (string, error) {
-	file := w.messagePath()
-	if file == "" {
-		return "", nil
+// makeMessageFile makes the file, writable for any user of the container.
+func (w work) makeMessageFile() error {
+	if err := makeFile(w.messagePath(), 0o666); err != nil {
+		return fmt.Errorf("making the termination message's file: %w", err)
 	}
-	if err := makeFile(file, 0o666); err != nil {
-		return "", errors.Join(errors.New("making the termination message's file"), err)
-	}
-	return file, nil
+	return nil
 }

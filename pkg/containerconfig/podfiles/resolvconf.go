@@ -99,6 +99,9 @@ func Resolv(pod *corev1.Pod, d DNS) (ResolvConf, []Warning) {
 	var warnings []Warning
 	host := ParseResolvConf(d.Host)
 	policy := pod.Spec.DNSPolicy
+	if policy == "" { // a pod from a file, which no API server has defaulted
+		policy = corev1.DNSClusterFirst
+	}
 	if policy == corev1.DNSClusterFirst && pod.Spec.HostNetwork {
 		policy = corev1.DNSDefault
 	}
