@@ -109,7 +109,7 @@ func newTree(t *testing.T, layout cgroup.Layout) *cgroup.Tree {
 	return tree
 }
 
-func removeAll(t *testing.T, layout cgroup.Layout) {
+func removeAll(t testing.TB, layout cgroup.Layout) {
 	t.Helper()
 	if layout.Systemd {
 		out, err := exec.Command("systemctl", "stop", strings.TrimPrefix(layout.Root, "/")+".slice").CombinedOutput()
@@ -148,7 +148,7 @@ func wantFile(t *testing.T, dir, name, want string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(volumetest.Main(m)) }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func (g *groups) RemovePod(_ context.Context, uid types.UID) error {
 }
 func (g *groups) Pods() ([]types.UID, error) { return slices.Clone(g.pods), nil }
 
-func newBed(t *testing.T) *bed {
+func newBed(t testing.TB) *bed {
 	t.Helper()
 	b := &bed{
 		root: t.TempDir(), objects: &volumetest.Objects{}, cgroups: &groups{Layout: cgroup.Layout{PerQOS: true}},
@@ -108,7 +108,7 @@ func newBed(t *testing.T) *bed {
 	return b
 }
 
-func podFrom(t *testing.T, text string) *corev1.Pod {
+func podFrom(t testing.TB, text string) *corev1.Pod {
 	t.Helper()
 	var pod corev1.Pod
 	must(t, yaml.UnmarshalStrict([]byte(text), &pod))
@@ -116,7 +116,7 @@ func podFrom(t *testing.T, text string) *corev1.Pod {
 }
 
 // start does what the pod loop does before a container: prepare, mount, build.
-func (b *bed) start(t *testing.T, pod *corev1.Pod, name string, attempt int) (runtime.ContainerConfig, error) {
+func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (runtime.ContainerConfig, error) {
 	t.Helper()
 	ctx := context.Background()
 	must(t, b.Prepare(ctx, pod))
