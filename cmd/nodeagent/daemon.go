@@ -40,7 +40,11 @@ It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules s
 			log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
 			// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
 			debug.SetGCPercent(50)
-			a, err := agent.New(agent.Options{Config: &loaded, Log: log})
+			identity, err := agent.Identity(c.Context(), &loaded, log)
+			if err != nil {
+				return err
+			}
+			a, err := agent.New(agent.Options{Config: &loaded, Identity: identity, Log: log})
 			if err != nil {
 				return err
 			}

@@ -24,13 +24,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
+	"github.com/nodeagent/nodeagent/pkg/version"
 	"github.com/nodeagent/nodeagent/pkg/volume"
 )
 
-// Options are what an agent is made from. Config and Log are required.
+// Options are what an agent is made from. Config, Identity and Log are required.
 type Options struct {
-	Config *config.Config
-	Log    *slog.Logger
+	Config   *config.Config
+	Identity *bootstrap.Credentials // of Identity
+	Log      *slog.Logger
 	Now    func() time.Time // default time.Now
 	// Backend replaces the proxy's: it makes what programs one address family.
 	Backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
@@ -60,10 +62,23 @@ type Agent struct {
 	services *services // nil: off
 }
 
-// New reads the identity and makes every part. Nothing is contacted and nothing on the host is changed before Run.
+// Identity is the node's identity: the kubeconfig's, or, when there is none yet or its certificate has expired, a new one by
+// the bootstrap kubeconfig, waited for until ctx ends.
+func Identity(ctx context.Context, c *config.Config, log *slog.Logger) (*bootstrap.Credentials, error) {
+	return bootstrap.Ensure(ctx, bootstrap.EnsureConfig{
+		Kubeconfig: c.Identity.Kubeconfig, BootstrapKubeconfig: c.Identity.BootstrapKubeconfig, CA: c.Identity.ClusterCA,
+		CertDir: c.Identity.CertDir, NodeName: c.Node.Name, UserAgent: version.UserAgent(), Minor: version.Minor,
+		Now: time.Now, //nolint:forbidigo // before the agent there is no clock to inject
+		Report: func(e bootstrap.Event) {
+			log.Info("Getting an identity", "step", e.Phase.String(), "state", string(e.State), "detail", e.Detail)
+		},
+	})
+}
+
+// New makes every part. Nothing is contacted and nothing on the host is changed before Run.
 func New(o Options) (*Agent, error) {
-	if o.Config == nil || o.Log == nil {
-		return nil, errors.New("making the agent: Config and Log are required")
+	if o.Config == nil || o.Identity == nil || o.Log == nil {
+		return nil, errors.New("making the agent: Config, Identity and Log are required")
 	}
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // the one place where the clock comes in
@@ -80,16 +95,11 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
-// makeIdentity reads the kubeconfig and makes the clients.
+// makeIdentity makes the clients, and what they watch.
 func (a *Agent) makeIdentity() error {
 	c := a.config
+	a.identity = a.options.Identity
 	var err error
-	if a.identity, err = bootstrap.LoadCredentials(c.Identity.Kubeconfig); err != nil {
-		return err
-	}
-	if err := a.identity.CheckExpiry(a.options.Now()); err != nil {
-		return err
-	}
 	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
 		return err
 	}
