@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/logpump/pump"
 )
@@ -119,7 +120,7 @@ func serveLogs() error {
 	if err != nil {
 		return fmt.Errorf("--serve is internal: %w", err)
 	}
-	file.Close()
+	_ = file.Close()
 	syscall.Umask(0o022)
 	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
 	debug.SetMemoryLimit(32 << 20)
@@ -127,7 +128,7 @@ func serveLogs() error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return pump.New(build).Serve(ctx, listener)
+	return pump.New(build, time.Now).Serve(ctx, listener)
 }
 
 // reap is all that a shared PID namespace needs of its process 1.

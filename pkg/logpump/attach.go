@@ -20,8 +20,8 @@ func (c *Client) Attach(ctx context.Context, id string, streams runtime.IO) erro
 	if err != nil {
 		return fmt.Errorf("attaching to container %.12s: %w", id, err)
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if streams.Stdin != nil {
 		// The reader may block for ever on its source; it ends with the source or with the connection.
@@ -42,7 +42,7 @@ func sendStdin(conn net.Conn, stdin io.Reader) {
 			return
 		}
 		if err != nil {
-			wire.WriteFrame(conn, wire.FrameStdinEnd, nil)
+			_ = wire.WriteFrame(conn, wire.FrameStdinEnd, nil)
 			return
 		}
 	}

@@ -68,7 +68,7 @@ func hold(out runtime.Output) *held {
 
 func (h *held) release() {
 	for _, f := range h.pipes {
-		f.Close()
+		_ = f.Close()
 	}
 	h.pipes = nil
 }
@@ -89,10 +89,12 @@ func (c *Client) Run(ctx context.Context) error {
 	for first := true; ctx.Err() == nil; first = false {
 		if err := c.watch(ctx, first); err != nil && ctx.Err() == nil {
 			c.c.Logger.Warn("log pump ended, starting it again", "err", err)
+			again := time.NewTimer(50 * time.Millisecond)
 			select {
 			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
+			case <-again.C:
 			}
+			again.Stop()
 		}
 	}
 	return nil
@@ -107,8 +109,8 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	c.c.Logger.Info("log pump is running", "pid", hello.Pid, "build", hello.Build, "containers", len(hello.Containers))
 	_, err = conn.Read(make([]byte, 1))
@@ -121,13 +123,13 @@ func (c *Client) replaceIdle(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	conn.Close()
+	_ = conn.Close()
 	if c.c.Build == "" || hello.Build == c.c.Build || len(hello.Containers) > 0 {
 		return
 	}
 	if conn, _, err := c.ask(ctx, wire.Request{Op: wire.Quit}); err == nil {
-		conn.Read(make([]byte, 1)) // until it is gone
-		conn.Close()
+		_, _ = conn.Read(make([]byte, 1)) // until it is gone
+		_ = conn.Close()
 	}
 }
 
@@ -198,7 +200,7 @@ func (c *Client) Remove(ctx context.Context, out runtime.Output) error {
 	}
 	if out.LinkPath != "" {
 		if to, err := os.Readlink(out.LinkPath); err == nil && to == out.LogPath {
-			os.Remove(out.LinkPath)
+			_ = os.Remove(out.LinkPath)
 		}
 	}
 	return logdir.Remove(out.LogPath)
@@ -207,7 +209,7 @@ func (c *Client) Remove(ctx context.Context, out runtime.Output) error {
 func (c *Client) do(ctx context.Context, q wire.Request) error {
 	conn, _, err := c.ask(ctx, q)
 	if err == nil {
-		conn.Close()
+		_ = conn.Close()
 	}
 	return err
 }
@@ -239,11 +241,11 @@ func (c *Client) askOnce(ctx context.Context, q wire.Request) (_ net.Conn, r wir
 	if err != nil {
 		return nil, r, fmt.Errorf("reaching the log pump: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer func() {
 		stop()
 		if err != nil {
-			conn.Close()
+			_ = conn.Close()
 		}
 	}()
 	b, err := json.Marshal(q)
@@ -314,7 +316,7 @@ func (c *Client) start(ctx context.Context) error {
 			c.c.Logger.Warn("container's log cannot be continued", "container", o.ID, "err", err)
 			continue
 		}
-		conn.Close()
+		_ = conn.Close()
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		os.Exit(1)
 	}
-	pump.New("test").Serve(context.Background(), l)
+	pump.New("test", time.Now).Serve(context.Background(), l)
 }
 
 // rig is a pump and one container's pipes, with this test as the shim: it keeps both ends open, as the real one does.

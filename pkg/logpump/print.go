@@ -1,6 +1,7 @@
 package logpump
 
 import (
+	"errors"
 	"io"
 
 	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
@@ -23,7 +24,7 @@ const maxPending = 32 << 10
 // entry prints one line of the file. Lines that are no entries (a disk that was full) are left out.
 func (p *printer) entry(line []byte) error {
 	e, err := crilog.Parse(line)
-	if err != nil {
+	if errors.Is(err, crilog.ErrFormat) {
 		return nil
 	}
 	if (p.o.Stream != "" && e.Stream != p.o.Stream) || e.Time.Before(p.o.Since) {

@@ -52,7 +52,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 		return fmt.Errorf("opening log: %w", err)
 	}
 	r := &reader{path: path, o: o, current: current, out: printer{o: o, stdout: stdout, stderr: stderr}}
-	defer func() { r.current.Close() }()
+	defer func() { _ = r.current.Close() }()
 	if o.LimitBytes != nil {
 		r.out.left = *o.LimitBytes
 	}
@@ -60,7 +60,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 	if o.Follow {
 		watcher, err := fsnotify.NewWatcher()
 		if err == nil { // without one (out of watches) the clock alone must do
-			defer watcher.Close()
+			defer func() { _ = watcher.Close() }()
 			if watcher.Add(filepath.Dir(path)) == nil {
 				changes = watcher.Events
 			}
@@ -156,7 +156,7 @@ func openOld(name string) (io.ReadCloser, error) {
 	}
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("reading %q: %w", f.Name(), err)
 	}
 	return gzipFile{z, f}, nil
@@ -175,7 +175,7 @@ func (r *reader) whole(ctx context.Context, name string, skip int64) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	b := bufio.NewReaderSize(f, 64<<10)
 	for n := int64(0); ; n++ {
 		if n%1024 == 0 && ctx.Err() != nil {
@@ -199,7 +199,7 @@ func countLines(name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	buf := make([]byte, 64<<10)
 	var lines int64
 	for {
@@ -291,7 +291,7 @@ func (r *reader) advance(ctx context.Context) (next bool, err error) {
 	if err != nil || f == nil {
 		return false, err
 	}
-	r.current.Close()
+	_ = r.current.Close()
 	r.current, r.line = f, nil
 	r.buf.Reset(f)
 	return true, nil

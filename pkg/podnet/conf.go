@@ -2,6 +2,7 @@ package podnet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,9 +19,9 @@ import (
 
 // conf is the configuration folder as last read.
 type conf struct {
-	print string // of names, sizes and times: has anything changed?
-	list  *libcni.NetworkConfigList
-	err   error
+	seen string // of names, sizes and times: has anything changed?
+	list *libcni.NetworkConfigList
+	err  error
 }
 
 // probe is the answer of CNI STATUS, which costs a process and is therefore asked for again only after a while.
@@ -61,12 +62,12 @@ func (n *Network) current() (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, &NotReadyError{Dir: n.c.ConfDir, Cause: err}
 	}
-	print := fingerprint(files)
+	seen := fingerprint(files)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.conf.print != print || n.conf.err != nil { // a missing plugin may have been installed by now
+	if n.conf.seen != seen || n.conf.list == nil { // a missing plugin may have been installed by now
 		n.conf = n.load(files)
-		n.conf.print = print
+		n.conf.seen = seen
 	}
 	return n.conf.list, n.conf.err
 }
@@ -130,7 +131,11 @@ func parseConf(file string) (*libcni.NetworkConfigList, error) {
 	if one.Network.Type == "" {
 		return nil, errors.New(`no "type": a list of plugins belongs in a file named .conflist`)
 	}
-	return libcni.ConfListFromConf(one)
+	list, err := json.Marshal(map[string]any{"name": one.Network.Name, "cniVersion": one.Network.CNIVersion, "plugins": []json.RawMessage{one.Bytes}})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // Status is nil when pods can be given a network; else its text is fit for the node's Ready condition.
@@ -161,7 +166,7 @@ func (n *Network) Watch(ctx context.Context, changed func()) error {
 	if err != nil {
 		return n.poll(ctx, nil, changed)
 	}
-	defer watcher.Close()
+	defer func() { _ = watcher.Close() }()
 	return n.poll(ctx, watcher, changed)
 }
 
@@ -178,8 +183,8 @@ func (n *Network) poll(ctx context.Context, watcher *fsnotify.Watcher, changed f
 			_ = watcher.Add(n.c.ConfDir) // not there yet: the clock tries again
 		}
 		files, _ := libcni.ConfFiles(n.c.ConfDir, []string{".conf", ".conflist", ".json"})
-		if print := fingerprint(files); print != last {
-			last = print
+		if seen := fingerprint(files); seen != last {
+			last = seen
 			changed()
 		}
 		select {

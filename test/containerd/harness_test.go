@@ -28,11 +28,6 @@ import (
 // insideEnv marks the copy of the test program that runs in namespaces of its own.
 const insideEnv = "NODEAGENT_TEST_INSIDE"
 
-// programs are the paths of what the tests run.
-type programs struct {
-	bin, cni, pump string
-}
-
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		os.Exit(inside(m))
@@ -147,7 +142,7 @@ type agent struct {
 	stop func()
 }
 
-var hosts atomic.Int64 //nolint:gochecknoglobals // numbers the tests' networks
+var hosts atomic.Int64 // numbers the tests' networks
 
 // newHost starts a containerd.
 func newHost(t testing.TB) *host {
@@ -224,7 +219,7 @@ func (h *host) ctr(args ...string) string {
 	h.Helper()
 	out, err := exec.Command("ctr", append([]string{"--address", h.socket(), "-n", "k8s.io"}, args...)...).Output()
 	if err != nil {
-		h.Fatalf("ctr %v: %v\n%s", args, err, err.(*exec.ExitError).Stderr)
+		h.Fatalf("ctr %v: %v", args, err)
 	}
 	return string(out)
 }

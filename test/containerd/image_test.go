@@ -86,6 +86,8 @@ func addFile(w *tar.Writer, h tar.Header, b []byte) {
 	must(err)
 }
 
+func decode(b []byte, v any) error { return json.Unmarshal(b, v) }
+
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	must(err)

@@ -69,7 +69,7 @@ func (c *client) next() (frames []frame, done bool) {
 func (p *Pump) attach(conn net.Conn, q wire.Request) {
 	c := p.find(q.ID)
 	if c == nil {
-		reply(conn, wire.Response{Error: "container is gone", NotFound: true})
+		_ = reply(conn, wire.Response{Error: "container is gone", NotFound: true})
 		return
 	}
 	cl := newClient()

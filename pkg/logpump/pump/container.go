@@ -54,7 +54,7 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 	if err := os.MkdirAll(filepath.Dir(out.LogPath), 0o755); err != nil {
 		return nil, err
 	}
-	c.log = logFile{path: out.LogPath, limits: limits, tidy: p.tidy}
+	c.log = logFile{path: out.LogPath, limits: limits, tidy: p.tidy, now: p.now}
 	if err := c.log.open(); err != nil {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}
@@ -133,7 +133,7 @@ func (c *container) seal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range c.keepers {
-		k.Close()
+		_ = k.Close()
 	}
 	c.keepers = nil
 }
@@ -157,7 +157,7 @@ func (s *stream) run() {
 	for {
 		n, buf, err := s.read(raw)
 		if n > 0 {
-			now := time.Now()
+			now := s.c.pump.now()
 			out = s.split.Split(out[:0], buf[:n], now)
 			s.c.deliver(s.kind, buf[:n], out)
 		}
@@ -171,7 +171,7 @@ func (s *stream) run() {
 			break
 		}
 	}
-	if rest := s.split.Flush(nil, time.Now()); len(rest) > 0 {
+	if rest := s.split.Flush(nil, s.c.pump.now()); len(rest) > 0 {
 		s.c.deliver(s.kind, nil, rest)
 	}
 }
@@ -218,7 +218,7 @@ func (c *container) deliver(kind wire.Kind, data, entries []byte) {
 
 // report complains at most each ten seconds for a container.
 func (c *container) report(err error) {
-	if now := time.Now(); now.Sub(c.failed) > 10*time.Second {
+	if now := c.pump.now(); now.Sub(c.failed) > 10*time.Second {
 		c.failed = now
 		fmt.Fprintf(os.Stderr, "writing log of container %.12s: %v\n", c.out.ID, err)
 	}
@@ -240,12 +240,12 @@ func (c *container) end() {
 func (c *container) close() {
 	c.seal()
 	for _, s := range c.streams {
-		s.file.SetReadDeadline(time.Unix(1, 0))
+		_ = s.file.SetReadDeadline(time.Unix(1, 0))
 	}
 	<-c.ended
 	if c.out.LinkPath != "" {
 		if have, err := os.Readlink(c.out.LinkPath); err == nil && have == c.out.LogPath {
-			os.Remove(c.out.LinkPath)
+			_ = os.Remove(c.out.LinkPath)
 		}
 	}
 }
@@ -258,10 +258,10 @@ func (c *container) closeFiles() {
 
 func (c *container) closeFilesLocked() {
 	for _, s := range c.streams {
-		s.file.Close()
+		_ = s.file.Close()
 	}
 	for _, k := range c.keepers {
-		k.Close()
+		_ = k.Close()
 	}
 	c.keepers = nil
 	c.closeStdinLocked()
@@ -270,7 +270,7 @@ func (c *container) closeFilesLocked() {
 
 func (c *container) closeStdinLocked() {
 	if c.stdin != nil {
-		c.stdin.Close()
+		_ = c.stdin.Close()
 		c.stdin = nil
 	}
 }

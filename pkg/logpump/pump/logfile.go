@@ -17,6 +17,7 @@ type logFile struct {
 	path   string
 	limits wire.Limits
 	tidy   func(path string, limits wire.Limits) // called after a rotation
+	now    func() time.Time
 	file   *os.File
 	size   int64
 	last   time.Time // stamp of the newest rotated file
@@ -30,7 +31,7 @@ func (l *logFile) open() error {
 	}
 	info, err := f.Stat()
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	l.file, l.size = f, info.Size()
@@ -116,7 +117,7 @@ func nextEntry(b []byte) int {
 // rotate moves the file aside. Stamps have a resolution of a second: a second rotation within it takes the next free one,
 // which keeps names in order.
 func (l *logFile) rotate() error {
-	stamp := time.Now().Truncate(time.Second)
+	stamp := l.now().Truncate(time.Second)
 	if !stamp.After(l.last) {
 		stamp = l.last.Add(time.Second)
 	}
@@ -138,7 +139,7 @@ func (l *logFile) rotate() error {
 
 func (l *logFile) close() {
 	if l.file != nil {
-		l.file.Close()
+		_ = l.file.Close()
 		l.file = nil
 	}
 }
@@ -157,7 +158,7 @@ func taken(path string, stamp time.Time) bool {
 func removeExcess(path string, limits wire.Limits) {
 	names := logdir.Rotated(path)
 	for len(names) > max(limits.MaxFiles-1, 1) {
-		os.Remove(names[0])
+		_ = os.Remove(names[0])
 		names = names[1:]
 	}
 }
@@ -179,7 +180,7 @@ func compress(name string) {
 	if err != nil {
 		return
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	tmp := name + ".tmp"
 	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
@@ -197,8 +198,8 @@ func compress(name string) {
 		err = os.Rename(tmp, name+".gz")
 	}
 	if err != nil {
-		os.Remove(tmp)
+		_ = os.Remove(tmp)
 		return
 	}
-	os.Remove(name)
+	_ = os.Remove(name)
 }

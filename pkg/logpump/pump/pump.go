@@ -16,16 +16,15 @@ import (
 	"os"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
 )
 
-// DefaultLimits are kubelet's: containerLogMaxSize 10Mi, containerLogMaxFiles 5.
-var defaultLimits = wire.Limits{MaxSize: 10 << 20, MaxFiles: 5}
-
 // Pump is the server.
 type Pump struct {
 	build   string
+	now     func() time.Time
 	buffers sync.Pool
 	tidying chan tidyJob
 	quit    context.CancelFunc
@@ -40,9 +39,10 @@ type tidyJob struct {
 }
 
 // New makes a pump; build names the program to agents that ask.
-func New(build string) *Pump {
+func New(build string, now func() time.Time) *Pump {
 	return &Pump{
 		build:      build,
+		now:        now,
 		buffers:    sync.Pool{New: func() any { return new([readSize]byte) }},
 		tidying:    make(chan tidyJob, 64),
 		containers: map[string]*container{},
@@ -54,7 +54,7 @@ func (p *Pump) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p.quit = cancel
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	go p.tidyLoop(ctx)
 	for {
@@ -92,7 +92,7 @@ func (p *Pump) tidy(path string, limits wire.Limits) {
 }
 
 func (p *Pump) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	var q wire.Request
 	if err := json.NewDecoder(conn).Decode(&q); err != nil {
 		return
@@ -108,7 +108,7 @@ func (p *Pump) serve(ctx context.Context, conn net.Conn) {
 	switch q.Op {
 	case wire.Watch:
 		var b [1]byte
-		conn.Read(b[:]) // until the agent goes
+		_, _ = conn.Read(b[:]) // until the agent goes
 	case wire.Quit:
 		if answer.Error == "" {
 			p.quit()
@@ -190,7 +190,7 @@ func (p *Pump) open(q wire.Request) error {
 	if q.Output == nil || q.Output.ID == "" || q.Output.LogPath == "" {
 		return errors.New("an output needs an id and a log path")
 	}
-	limits := defaultLimits
+	limits := wire.Limits{MaxSize: 10 << 20, MaxFiles: 5} // kubelet's defaults
 	if q.Limits != nil {
 		limits = *q.Limits
 	}

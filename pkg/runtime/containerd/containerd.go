@@ -133,8 +133,12 @@ func (r *Runtime) Ready(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if ok, err := r.client.IsServing(ctx); err != nil || !ok {
-		return fmt.Errorf("containerd at %s does not serve (%v): %w", r.c.Address, err, runtime.ErrUnavailable)
+	ok, err := r.client.IsServing(ctx)
+	if err != nil {
+		return fmt.Errorf("asking containerd at %s for its health: %w: %w", r.c.Address, runtime.ErrUnavailable, err)
+	}
+	if !ok {
+		return fmt.Errorf("containerd at %s says that it does not serve: %w", r.c.Address, runtime.ErrUnavailable)
 	}
 	return nil
 }
@@ -197,6 +201,18 @@ func (r *Runtime) spawn(f func(ctx context.Context)) bool {
 	ctx := r.run
 	r.workers.Go(func() { f(ctx) })
 	return true
+}
+
+// pause waits, or returns the error of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // keyLocks are mutexes by name; the zero value is ready.

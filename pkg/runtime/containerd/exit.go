@@ -57,10 +57,8 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 			r.lost(ctx, id)
 			return
 		}
-		select { // the shim died: containerd finds out and deletes the task
-		case <-ctx.Done():
+		if pause(ctx, 100*time.Millisecond) != nil { // the shim died: containerd finds out and deletes the task
 			return
-		case <-time.After(100 * time.Millisecond):
 		}
 		if c, ok := r.view.find(id); !ok || c.exiting {
 			return
@@ -81,9 +79,7 @@ func (r *Runtime) lost(ctx context.Context, id string) {
 		r.exited(ctx, id, code, r.c.Now())
 		return
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(lostGrace):
+	if pause(ctx, lostGrace) == nil {
 		r.exited(ctx, id, lostCode, r.c.Now())
 	}
 }
@@ -187,10 +183,8 @@ func (r *Runtime) oomKilled(ctx context.Context, c container, code int) bool {
 		return killed
 	}
 	for range 10 {
-		select {
-		case <-ctx.Done():
+		if pause(ctx, 10*time.Millisecond) != nil {
 			return false
-		case <-time.After(10 * time.Millisecond):
 		}
 		if have, ok := r.view.find(c.c.ID); ok && have.oom {
 			return true
@@ -210,7 +204,7 @@ func cgroupOOM(path string) (killed, known bool) {
 		if err != nil {
 			continue
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		for lines := bufio.NewScanner(f); lines.Scan(); {
 			if n, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
 				return n != "0", true

@@ -32,7 +32,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	defer func() {
 		r.workers.Wait()
-		r.client.Close()
+		_ = r.client.Close()
 	}()
 	retry := minRetry
 	for ctx.Err() == nil {
@@ -50,10 +50,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		if r.c.Now().Sub(began) > 10*time.Second {
 			retry = minRetry
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
-		}
+		_ = pause(ctx, retry)
 		retry = min(2*retry, maxRetry)
 	}
 	r.view.offline()
@@ -212,15 +209,7 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 	}
 	switch {
 	case c.c.State == runtime.Exited:
-		r.view.put(c)
-		if task != nil {
-			copied := *c
-			r.spawn(func(ctx context.Context) {
-				if err := r.deleteTask(ctx, &copied); err != nil && ctx.Err() == nil {
-					r.c.Logger.Warn("ended task cannot be deleted", "container", id, "err", err)
-				}
-			})
-		}
+		r.ended(c, task != nil)
 	case c.exiting: // it is being recorded just now
 	case status == tasktypes.Status_RUNNING || status == tasktypes.Status_PAUSED || status == tasktypes.Status_PAUSING:
 		c.c.State, c.c.Pid = runtime.Running, int(task.Pid)
@@ -243,6 +232,20 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 			r.view.put(c)
 		}
 	}
+}
+
+// ended is a container whose end is recorded; its task may be left of a crash right after that.
+func (r *Runtime) ended(c *container, task bool) {
+	r.view.put(c)
+	if !task {
+		return
+	}
+	copied := *c
+	r.spawn(func(ctx context.Context) {
+		if err := r.deleteTask(ctx, &copied); err != nil && ctx.Err() == nil {
+			r.c.Logger.Warn("ended task cannot be deleted", "container", copied.c.ID, "err", err)
+		}
+	})
 }
 
 func (r *Runtime) running(ctx context.Context, c *container) {
@@ -304,6 +307,6 @@ func (r *Runtime) sweepExecs(ctx context.Context, tasks map[string]*tasktypes.Pr
 		if tasks[id] != nil {
 			r.endExec(ctx, id, execID)
 		}
-		os.RemoveAll(filepath.Join(root, e.Name()))
+		_ = os.RemoveAll(filepath.Join(root, e.Name()))
 	}
 }

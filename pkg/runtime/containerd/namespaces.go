@@ -91,7 +91,7 @@ func loopbackUp() error {
 	if err != nil {
 		return fmt.Errorf("bringing up the loopback interface: %w", err)
 	}
-	defer unix.Close(s)
+	defer func() { _ = unix.Close(s) }()
 	lo, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func pin(source, path string) error {
 	if err != nil {
 		return fmt.Errorf("pinning namespace: %w", err)
 	}
-	f.Close()
+	_ = f.Close()
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pinning namespace %q at %q: %w", source, path, err)
 	}

@@ -113,7 +113,7 @@ func (e *exec) run(ctx context.Context, p *specs.Process) (int, error) {
 	name := filepath.Base(dir)
 	e.r.execs.names.Store(name, true)
 	defer e.r.execs.names.Delete(name)
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := e.open(dir); err != nil {
 		return 0, err
 	}
@@ -179,7 +179,7 @@ func (e *exec) open(dir string) error {
 		if w == nil {
 			w = io.Discard
 		}
-		e.copies.Go(func() { io.Copy(countingWriter{w, &e.copied}, f) })
+		e.copies.Go(func() { _, _ = io.Copy(countingWriter{w, &e.copied}, f) })
 	}
 	return nil
 }
@@ -198,15 +198,15 @@ func (c countingWriter) Write(b []byte) (int, error) {
 // started is when the process runs: the shim has the pipes, input and terminal sizes may flow.
 func (e *exec) started(ctx context.Context) {
 	for _, k := range e.keepers {
-		k.Close()
+		_ = k.Close()
 	}
 	e.keepers = nil
 	if e.stdin != nil {
 		// The source may block for ever; it ends with the source or with the pipe.
 		stdin := e.stdin
 		go func() {
-			io.Copy(stdin, e.io.Stdin)
-			stdin.Close()
+			_, _ = io.Copy(stdin, e.io.Stdin)
+			_ = stdin.Close()
 			e.r.closeStdin(ctx, e.id, e.execID)
 		}()
 	}
@@ -262,13 +262,15 @@ func (e *exec) finishOutput(ctx context.Context) {
 			break
 		}
 		last = now
+		grace := time.NewTimer(outputGrace)
 		select {
 		case <-done:
-			return
 		case <-ctx.Done():
-			return
-		case <-time.After(outputGrace):
+		case <-grace.C:
+			continue
 		}
+		grace.Stop()
+		return
 	}
 }
 
@@ -277,10 +279,10 @@ func (e *exec) close() {
 		e.stopResize()
 	}
 	for _, f := range append(e.keepers, e.outputs...) {
-		f.Close()
+		_ = f.Close()
 	}
 	if e.stdin != nil {
-		e.stdin.Close()
+		_ = e.stdin.Close()
 	}
 	e.copies.Wait()
 }
@@ -298,10 +300,8 @@ func (r *Runtime) endExec(ctx context.Context, id, execID string) {
 		if err = native(err); err != nil && (errors.Is(err, runtime.ErrUnavailable) || ctx.Err() != nil) {
 			return // the next reconcile sweeps
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, wait) != nil {
 			return
-		case <-time.After(wait):
 		}
 	}
 }

@@ -96,11 +96,11 @@ func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string
 	if err != nil {
 		return err
 	}
-	defer os.Remove(root)
+	defer func() { _ = os.Remove(root) }()
 	if err := mount.All(mounts, root); err != nil {
 		return fmt.Errorf("mounting: %w", err)
 	}
-	defer mount.UnmountAll(root, unix.MNT_DETACH)
+	defer func() { _ = mount.UnmountAll(root, unix.MNT_DETACH) }()
 	return f(root)
 }
 
@@ -114,7 +114,7 @@ func readInRoot(root, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
 		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
@@ -125,7 +125,7 @@ func readInRoot(root, name string) ([]byte, error) {
 		return nil, fmt.Errorf("opening %q of the image: %w", name, err)
 	}
 	f := os.NewFile(uintptr(fd), filepath.Join(root, name))
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, err
 	}

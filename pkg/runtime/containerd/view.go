@@ -49,7 +49,7 @@ func (c *container) hold() {
 
 func (c *container) release() {
 	if c.pidfd != nil {
-		c.pidfd.Close()
+		_ = c.pidfd.Close()
 		c.pidfd = nil
 	}
 }

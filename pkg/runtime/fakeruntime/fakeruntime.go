@@ -288,13 +288,13 @@ func (r *Runtime) Attach(ctx context.Context, id string, streams runtime.IO) err
 			w = streams.Stderr
 		}
 		if w != nil {
-			io.Copy(w, bytes.NewReader(b))
+			_, _ = io.Copy(w, bytes.NewReader(b))
 		}
 	})
 	defer remove()
 	if pipe := c.process.stdin; pipe != nil && streams.Stdin != nil {
 		go func() {
-			io.Copy(pipe, streams.Stdin)
+			_, _ = io.Copy(pipe, streams.Stdin)
 			if c.process.stdinOnce {
 				pipe.close()
 			}

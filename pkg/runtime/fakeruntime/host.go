@@ -120,7 +120,7 @@ func (h *Host) check(ctx context.Context, op Op, subject string) error {
 }
 
 // SetDown makes every call fail with ErrUnavailable and closes the watches, as when the runtime's daemon is away. What runs
-// runs on.
+// goes on.
 func (h *Host) SetDown(down bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

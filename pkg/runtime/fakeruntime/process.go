@@ -106,7 +106,7 @@ func builtin(name string) Program {
 		return func(ctx context.Context, p *Process) int { return sleep(ctx, p.Args[1:]) }
 	case "echo":
 		return func(_ context.Context, p *Process) int {
-			fmt.Fprintln(p.Stdout, strings.Join(p.Args[1:], " "))
+			_, _ = fmt.Fprintln(p.Stdout, strings.Join(p.Args[1:], " "))
 			return 0
 		}
 	case "cat":
@@ -158,7 +158,7 @@ func shell(ctx context.Context, p *Process) int {
 		}
 		program, err := p.host.program(args)
 		if err != nil {
-			fmt.Fprintln(p.Stderr, "sh:", err)
+			_, _ = fmt.Fprintln(p.Stderr, "sh:", err)
 			code = 127
 			continue
 		}
@@ -269,7 +269,7 @@ func (l *logWriter) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file != nil {
-		l.file.Close()
+		_ = l.file.Close()
 		l.file = nil
 	}
 }

@@ -45,7 +45,7 @@ type bench struct {
 func Run(t *testing.T, start func(t testing.TB) Subject) {
 	for _, c := range cases() {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			c.run(&bench{TB: t, Subject: start(t), ctx: ctx})
 		})
