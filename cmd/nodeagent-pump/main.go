@@ -19,10 +19,8 @@ import (
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/logpump/pump"
+	"github.com/nodeagent/nodeagent/pkg/version"
 )
-
-// build is set by -ldflags -X main.build=…; agents compare it with what they would start.
-var build = "dev"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -35,7 +33,7 @@ func main() {
 	case "reap":
 		err = reap()
 	case "version":
-		fmt.Println(build)
+		fmt.Println(version.Agent())
 	default:
 		err = fmt.Errorf("unknown verb %q: logs, reap or version", verb)
 	}
@@ -128,7 +126,7 @@ func serveLogs() error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return pump.New(build, time.Now).Serve(ctx, listener)
+	return pump.New(version.Agent(), time.Now).Serve(ctx, listener)
 }
 
 // reap is all that a shared PID namespace needs of its process 1.

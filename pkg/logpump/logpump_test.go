@@ -75,8 +75,10 @@ func newRig(t *testing.T, size int64, files int) *rig {
 	r := &rig{T: t, dir: t.TempDir()}
 	t.Setenv(pumpEnv, filepath.Join(r.dir, "sock"))
 	r.connect(size, files)
-	r.out = runtime.Output{ID: "c1", Stdout: filepath.Join(r.dir, "out"), Stderr: filepath.Join(r.dir, "err"),
-		LogPath: filepath.Join(r.dir, "pod/c/0.log"), LinkPath: filepath.Join(r.dir, "links/c.log")}
+	r.out = runtime.Output{
+		ID: "c1", Stdout: filepath.Join(r.dir, "out"), Stderr: filepath.Join(r.dir, "err"),
+		LogPath: filepath.Join(r.dir, "pod/c/0.log"), LinkPath: filepath.Join(r.dir, "links/c.log"),
+	}
 	for _, p := range []string{r.out.Stdout, r.out.Stderr} {
 		if err := syscall.Mkfifo(p, 0o600); err != nil {
 			t.Fatal(err)
@@ -97,8 +99,10 @@ func newRig(t *testing.T, size int64, files int) *rig {
 }
 
 func (r *rig) connect(size int64, files int) {
-	c, err := logpump.New(logpump.Config{Program: "/proc/self/exe", Socket: filepath.Join(r.dir, "sock"), MaxSize: size, MaxFiles: files,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	c, err := logpump.New(logpump.Config{
+		Program: "/proc/self/exe", Socket: filepath.Join(r.dir, "sock"), MaxSize: size, MaxFiles: files,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -281,8 +285,11 @@ func TestOptions(t *testing.T) {
 		{logpump.Options{}, "old\nnew\n", "old\nparnew\ntial\n"},
 		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\ntial\n"},
 		{logpump.Options{LimitBytes: &limit}, "old\nne", "old\npa"},
-		{logpump.Options{Timestamps: true}, "2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:02.000000000Z new\n",
-			"2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:01.000000000Z par2026-01-01T00:00:02.000000000Z new\ntial\n"},
+		{
+			logpump.Options{Timestamps: true},
+			"2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:02.000000000Z new\n",
+			"2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:01.000000000Z par2026-01-01T00:00:02.000000000Z new\ntial\n",
+		},
 	} {
 		var all bytes.Buffer
 		if err := logpump.Read(t.Context(), path, c.o, &all, &all); err != nil || all.String() != c.all {

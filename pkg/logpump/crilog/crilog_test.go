@@ -48,8 +48,10 @@ func TestEntryLooksAsLogShippersExpect(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, line := range []string{"", "x", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z stdout", "2026-01-02T03:04:05Z stdin F x",
-		"2026-01-02T03:04:05Z stdout X x", "2026-01-02T03:04:05Z stdout F", "{\"log\":\"x\"}"} {
+	for _, line := range []string{
+		"", "x", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z stdout", "2026-01-02T03:04:05Z stdin F x",
+		"2026-01-02T03:04:05Z stdout X x", "2026-01-02T03:04:05Z stdout F", "{\"log\":\"x\"}",
+	} {
 		if e, err := Parse([]byte(line)); err == nil {
 			t.Errorf("%q parsed as %+v", line, e)
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 func newHost(t testing.TB) *fakeruntime.Host {
-	h := fakeruntime.NewHost()
+	h := fakeruntime.NewHost(time.Now)
 	err := h.AddImage("busybox:1", fakeruntime.Image{
 		Passwd: "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n", Group: "root:x:0:\nwheel:x:10:app\napp:x:1001:\n",
 	})

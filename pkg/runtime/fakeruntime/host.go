@@ -49,9 +49,8 @@ type Host struct {
 	Programs map[string]Program
 	// Registry has the images that can be pulled, by full name.
 	Registry map[string]Image
-	// Now is the clock, time.Now when nil.
-	Now func() time.Time
 
+	now        func() time.Time
 	mu         sync.Mutex
 	sandboxes  map[types.UID]*sandbox
 	containers map[string]*container
@@ -87,19 +86,13 @@ type image struct {
 }
 
 // NewHost is a machine that holds nothing.
-func NewHost() *Host {
+func NewHost(now func() time.Time) *Host {
 	return &Host{
+		now:      now,
 		Programs: map[string]Program{}, Registry: map[string]Image{},
 		sandboxes: map[types.UID]*sandbox{}, containers: map[string]*container{}, images: map[string]*image{},
 		watchers: map[chan types.UID]*Runtime{},
 	}
-}
-
-func (h *Host) now() time.Time {
-	if h.Now != nil {
-		return h.Now()
-	}
-	return time.Now()
 }
 
 // check injects failures; it is called without the lock.
@@ -335,7 +328,7 @@ func (h *Host) startContainer(ctx context.Context, config runtime.ContainerConfi
 		h.end(c, 128, false)
 		return c.c, nil
 	}
-	if c.log, err = newLogWriter(config.LogPath); err != nil {
+	if c.log, err = newLogWriter(config.LogPath, h.now); err != nil {
 		delete(h.containers, id)
 		return runtime.Container{}, err
 	}

@@ -125,9 +125,11 @@ func sleep(ctx context.Context, args []string) int {
 	if err != nil {
 		return 1
 	}
+	timer := time.NewTimer(time.Duration(seconds * float64(time.Second)))
+	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-	case <-time.After(time.Duration(seconds * float64(time.Second))):
+	case <-timer.C:
 	}
 	return 0
 }
@@ -247,10 +249,11 @@ func (w fanWriter) Write(b []byte) (int, error) {
 type logWriter struct {
 	mu   sync.Mutex
 	path string
+	now  func() time.Time
 	file *os.File
 }
 
-func newLogWriter(path string) (*logWriter, error) {
+func newLogWriter(path string, now func() time.Time) (*logWriter, error) {
 	if path == "" {
 		return &logWriter{}, nil
 	}
@@ -258,7 +261,7 @@ func newLogWriter(path string) (*logWriter, error) {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	return &logWriter{path: path, file: f}, err
+	return &logWriter{path: path, now: now, file: f}, err
 }
 
 func (l *logWriter) stream(s crilog.Stream) io.Writer {
@@ -294,7 +297,7 @@ func (s *logStream) Write(b []byte) (int, error) {
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
 	if s.log.file != nil {
-		if _, err := s.log.file.Write(s.split.Split(nil, b, time.Now())); err != nil {
+		if _, err := s.log.file.Write(s.split.Split(nil, b, s.log.now())); err != nil {
 			return 0, err
 		}
 	}
