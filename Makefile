@@ -34,11 +34,18 @@ down: $(BED) ## take it away
 	$(BED) down
 
 .PHONY: test
-test: lint test-unit test-netns test-bed ## everything that CI runs
+test: lint test-unit test-race test-netns test-bed ## everything that CI runs
 
 .PHONY: test-unit
 test-unit: ## what needs nothing but Go
 	$(GO) test $(TESTFLAGS) $$($(GO) list ./... | grep -v /test/)
+
+# What has goroutines of its own; client-go, which takes minutes to build with the detector, is not among what they import.
+RACE := ./pkg/keyed ./pkg/podsync ./pkg/proxier ./pkg/probe ./pkg/hook ./pkg/logpump/... ./pkg/runtime/fakeruntime
+
+.PHONY: test-race
+test-race: ## loops under the race detector
+	$(GO) test -race $(TESTFLAGS) $(RACE)
 
 .PHONY: test-netns
 test-netns: ## edges against the real kernel, in network namespaces of their own
@@ -55,8 +62,8 @@ conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N NODES
 		$(if $(PEER),--peer) $(if $(UPDATE),--update) $(if $(KEEP),--keep) $(if $(ARTIFACTS),--artifacts '$(ARTIFACTS)') $(CONFORMANCE)
 
 .PHONY: bench
-bench: $(BED) deps ## pod starts and memory, on a cluster made for it: PEER=1 PODS=N
-	$(BED) bench $(if $(PEER),--peer) $(if $(PODS),--pods $(PODS))
+bench: $(BED) deps ## nodeagent beside upstream's kubelet and kube-proxy: PODS=N BURST=N SERVICES=N JSON=FILE BENCH='flags'
+	$(BED) bench $(if $(PODS),--pods $(PODS)) $(if $(BURST),--burst $(BURST)) $(if $(SERVICES),--services $(SERVICES)) $(if $(JSON),--json '$(JSON)') $(BENCH)
 
 PREFIX ?= /usr/local
 .PHONY: install

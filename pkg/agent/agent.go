@@ -33,7 +33,7 @@ type Options struct {
 	Config   *config.Config
 	Identity *bootstrap.Credentials // of Identity
 	Log      *slog.Logger
-	Now    func() time.Time // default time.Now
+	Now      func() time.Time // default time.Now
 	// Backend replaces the proxy's: it makes what programs one address family.
 	Backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	// Volumes and Sources are added to the agent's own.
