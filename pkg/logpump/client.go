@@ -47,10 +47,11 @@ type Client struct {
 }
 
 // held is a container whose output is not complete yet. The agent keeps the reading ends of its pipes, without ever reading:
-// what is in a pipe stays there when the container ends while no pump runs.
+// what is in a pipe stays there when the container ends while no pump runs. They are bare descriptors: as files of package os
+// they would wake the agent with every line.
 type held struct {
 	out   runtime.Output
-	pipes []*os.File
+	pipes []int
 }
 
 func hold(out runtime.Output) *held {
@@ -59,16 +60,16 @@ func hold(out runtime.Output) *held {
 		if path == "" {
 			continue
 		}
-		if f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
-			h.pipes = append(h.pipes, f)
+		if fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0); err == nil {
+			h.pipes = append(h.pipes, fd)
 		}
 	}
 	return h
 }
 
 func (h *held) release() {
-	for _, f := range h.pipes {
-		_ = f.Close()
+	for _, fd := range h.pipes {
+		_ = syscall.Close(fd)
 	}
 	h.pipes = nil
 }

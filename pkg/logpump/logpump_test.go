@@ -384,6 +384,46 @@ func (r *rig) complete(lines int) {
 	}
 }
 
+func TestAPumpOfAnotherBuildIsReplacedWhenItIsIdle(t *testing.T) {
+	r := newRig(t, 1<<20, 3)
+	renew := func() (before, after int) {
+		r.run()
+		before = r.pumpPid()
+		c, err := logpump.New(logpump.Config{
+			Program: "/proc/self/exe", Socket: filepath.Join(r.dir, "sock"), Build: "newer",
+			MaxSize: 1 << 20, MaxFiles: 3, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { c.Run(ctx); close(done) }()
+		r.client, r.run = c, func() { cancel(); <-done }
+		for range 100 {
+			time.Sleep(5 * time.Millisecond)
+			if after = r.pumpPid(); after != 0 && after != before {
+				break
+			}
+		}
+		return before, after
+	}
+	if before, after := renew(); before != after {
+		t.Errorf("the pump of a running container was replaced: %d by %d", before, after)
+	}
+	io.WriteString(r.stdout, "still here\n")
+	r.end()
+	if got := r.read(logpump.Options{}); got != "still here\n" {
+		t.Errorf("read %q", got)
+	}
+	if err := r.client.Remove(t.Context(), r.out); err != nil {
+		t.Fatal(err)
+	}
+	if before, after := renew(); before == after {
+		t.Errorf("the idle pump %d was kept", before)
+	}
+}
+
 func TestASlowClientHoldsNobodyUp(t *testing.T) {
 	r := newRig(t, 64<<20, 2)
 	block := make(chan struct{})
