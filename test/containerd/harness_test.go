@@ -83,6 +83,8 @@ func outside() int {
 func inside(m *testing.M) int {
 	must(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
 	must(syscall.Mount("proc", "/proc", "proc", 0, ""))
+	must(os.MkdirAll("/run/containerd", 0o711))
+	must(syscall.Mount("tmpfs", "/run/containerd", "tmpfs", 0, "")) // where shims have their sockets, whatever containerd's folders
 	must(exec.Command("ip", "link", "set", "lo", "up").Run())
 	signal.Ignore(syscall.SIGPIPE)
 	return m.Run()
