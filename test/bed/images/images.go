@@ -92,7 +92,7 @@ func build(ctx context.Context, cacheDir string, tools ToolPaths, known map[stri
 	for _, n := range names {
 		out[n] = archive
 	}
-	return out, nil
+	return out, debian.Used(archive, "images-*.tar")
 }
 
 // builder makes one archive.

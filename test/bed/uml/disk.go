@@ -63,7 +63,7 @@ func PrepareDisk(ctx context.Context, cacheDir string, d Disk) (string, error) {
 	}
 	disk := filepath.Join(dir, "disk-"+key+".ext4")
 	if _, err := os.Stat(disk); err == nil {
-		return disk, nil
+		return disk, debian.Used(disk, "disk-*.ext4")
 	}
 	p := &preparation{Disk: d, guestd: guestd, kernel: version, cache: cacheDir, tree: filepath.Join(dir, "stage-"+key)}
 	defer func() { _ = os.RemoveAll(p.tree) }()
@@ -73,7 +73,7 @@ func PrepareDisk(ctx context.Context, cacheDir string, d Disk) (string, error) {
 	if err := os.Rename(disk+".part", disk); err != nil {
 		return "", fmt.Errorf("keeping the disk: %w", err)
 	}
-	return disk, nil
+	return disk, debian.Used(disk, "disk-*.ext4")
 }
 
 func (d Disk) validate() error {
