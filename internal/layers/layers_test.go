@@ -58,10 +58,18 @@ var direct = []struct {
 	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
 	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
 	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/podnet"}},
-	{"one owner of netlink in each half", []string{"pkg/...", "cmd/..."}, []string{"github.com/vishvananda/netlink/..."},
-		[]string{"pkg/podnet", "pkg/proxier/ipvs", "pkg/proxier/conntrack"}},
-	{"client-go belongs to the parts that talk to the API server", []string{"pkg/...", "cmd/..."}, []string{"k8s.io/client-go/..."},
-		[]string{"pkg/podsync/podsource", "pkg/status/report", "pkg/bootstrap", "pkg/server/...", "pkg/agent", "pkg/objects"}},
+	{
+		"one owner of netlink in each half",
+		[]string{"pkg/...", "cmd/..."},
+		[]string{"github.com/vishvananda/netlink/..."},
+		[]string{"pkg/podnet", "pkg/proxier/ipvs", "pkg/proxier/conntrack"},
+	},
+	{
+		"client-go belongs to the parts that talk to the API server",
+		[]string{"pkg/...", "cmd/..."},
+		[]string{"k8s.io/client-go/..."},
+		[]string{"pkg/podsync/podsource", "pkg/status/report", "pkg/bootstrap", "pkg/server/...", "pkg/agent", "pkg/objects"},
+	},
 	{"the halves meet in agent", pods, below(services), nil},
 	{"the halves meet in agent", services, below(pods), nil},
 }

@@ -50,8 +50,10 @@ func (w *watched) onSync(r cache.ResourceEventHandlerRegistration, tell func()) 
 
 func newWatched(c kubernetes.Interface, node string, resync time.Duration, withSlices bool, log *slog.Logger) (*watched, error) {
 	f := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim))
-	w := &watched{factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister(),
-		classes: f.Node().V1().RuntimeClasses().Lister()}
+	w := &watched{
+		factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister(),
+		classes: f.Node().V1().RuntimeClasses().Lister(),
+	}
 	own := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()

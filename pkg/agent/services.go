@@ -248,11 +248,11 @@ func (s *services) Run(ctx context.Context) error {
 func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		loop, err := s.loop(ctx, f)
-		if err == nil {
-			return loop.Run(ctx)
-		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
+		case err == nil:
+			return loop.Run(ctx)
 		}
 		s.log.Error("Services of an address family are not programmed", "family", f, "err", err, "retryIn", pause)
 		select {

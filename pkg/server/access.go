@@ -104,8 +104,14 @@ func attributes(r *http.Request) []Attributes {
 		sub  string
 		fine bool // falls back to nodes/proxy
 	}{
-		{"/stats", "stats", false}, {"/metrics", "metrics", false}, {"/logs", "log", false}, {"/checkpoint", "checkpoint", false},
-		{"/healthz", "healthz", true}, {"/pods", "pods", true}, {"/runningpods", "pods", true}, {"/configz", "configz", true},
+		{"/stats", "stats", false},
+		{"/metrics", "metrics", false},
+		{"/logs", "log", false},
+		{"/checkpoint", "checkpoint", false},
+		{"/healthz", "healthz", true},
+		{"/pods", "pods", true},
+		{"/runningpods", "pods", true},
+		{"/configz", "configz", true},
 	} {
 		if r.URL.Path != rule.path && !strings.HasPrefix(r.URL.Path, rule.path+"/") {
 			continue

@@ -38,7 +38,5 @@ func (h *Health) Run(ctx context.Context) error {
 		}
 		_, _ = io.WriteString(w, "ok")
 	})
-	return serveUntil(ctx, &http.Server{
-		Handler: m, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(h.config.Log.Handler(), slog.LevelDebug),
-	}, l)
+	return ServeUntil(ctx, &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}, l, h.config.Log)
 }

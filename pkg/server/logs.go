@@ -1,9 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -124,43 +127,61 @@ func waiting(pod *corev1.Pod, name string) string {
 	return ""
 }
 
+// query reads parameters and remembers the first that is wrong.
+type query struct {
+	url.Values
+	err error
+}
+
+func (q *query) flag(name string) (v bool) {
+	if s := q.Get(name); s != "" && q.err == nil {
+		if v, q.err = strconv.ParseBool(s); q.err != nil {
+			q.err = fmt.Errorf("invalid value %q of %s: must be true or false", s, name)
+		}
+	}
+	return v
+}
+
+// number is fallback when the parameter is not there.
+func (q *query) number(name string, least, fallback int64) int64 {
+	s := q.Get(name)
+	if s == "" || q.err != nil {
+		return fallback
+	}
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || v < least {
+		q.err = fmt.Errorf("invalid value %q of %s: must be a number of at least %d", s, name, least)
+	}
+	return v
+}
+
+func (q *query) stream() string {
+	s := q.Get("stream")
+	switch s {
+	case "":
+		return "All"
+	case "All", "Stdout", "Stderr":
+	default:
+		q.err = cmp.Or(q.err, fmt.Errorf("invalid value %q of stream: must be All, Stdout or Stderr", s))
+	}
+	return s
+}
+
 // logOptions reads PodLogOptions from the query.
 func logOptions(r *http.Request, now time.Time) (o LogOptions, previous bool, err error) {
-	q := r.URL.Query()
-	o = LogOptions{TailLines: -1, LimitBytes: -1, Stream: "All"}
-	flag := func(name string) (v bool) {
-		if s := q.Get(name); s != "" && err == nil {
-			if v, err = strconv.ParseBool(s); err != nil {
-				err = fmt.Errorf("invalid value %q of %s: must be true or false", s, name)
-			}
-		}
-		return v
+	q := query{Values: r.URL.Query()}
+	o = LogOptions{
+		Follow: q.flag("follow"), Timestamps: q.flag("timestamps"), Stream: q.stream(),
+		TailLines: q.number("tailLines", 0, -1), LimitBytes: q.number("limitBytes", 1, -1),
 	}
-	number := func(name string, into *int64, least int64) {
-		if s := q.Get(name); s != "" && err == nil {
-			if *into, err = strconv.ParseInt(s, 10, 64); err != nil || *into < least {
-				err = fmt.Errorf("invalid value %q of %s: must be a number of at least %d", s, name, least)
-			}
-		}
+	previous = q.flag("previous")
+	if seconds := q.number("sinceSeconds", 1, -1); seconds > 0 {
+		o.Since = now.Add(-time.Duration(min(seconds, int64(math.MaxInt64/time.Second))) * time.Second)
 	}
-	o.Follow, o.Timestamps, previous = flag("follow"), flag("timestamps"), flag("previous")
-	number("tailLines", &o.TailLines, 0)
-	number("limitBytes", &o.LimitBytes, 1)
-	seconds := int64(-1)
-	number("sinceSeconds", &seconds, 1)
-	if seconds > 0 {
-		o.Since = now.Add(-time.Duration(seconds) * time.Second)
-	}
-	if s := q.Get("sinceTime"); s != "" && err == nil {
+	if s := q.Get("sinceTime"); s != "" && q.err == nil {
 		if o.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
-			err = fmt.Errorf("invalid value %q of sinceTime: must be an RFC 3339 time", s)
+			q.err = fmt.Errorf("invalid value %q of sinceTime: must be an RFC 3339 time", s)
 		}
 	}
-	if s := q.Get("stream"); s != "" && err == nil {
-		o.Stream = s
-		if s != "All" && s != "Stdout" && s != "Stderr" {
-			err = fmt.Errorf("invalid value %q of stream: must be All, Stdout or Stderr", s)
-		}
-	}
-	return o, previous, err
+	return o, previous, q.err
 }

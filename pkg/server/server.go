@@ -107,14 +107,14 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.ready)
 	h := &http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
-		ErrorLog:    slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	return serveUntil(ctx, h, tls.NewListener(l, s.tls()))
+	return ServeUntil(ctx, h, tls.NewListener(l, s.tls()), s.config.Log)
 }
 
-// serveUntil serves until ctx ends.
-func serveUntil(ctx context.Context, h *http.Server, l net.Listener) error {
+// ServeUntil serves until ctx ends, and cuts then what is under way. Client errors go to log as debug lines.
+func ServeUntil(ctx context.Context, h *http.Server, l net.Listener, log *slog.Logger) error {
+	h.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	failed := make(chan error, 1)
 	go func() { failed <- h.Serve(l) }()
 	select {
@@ -123,7 +123,9 @@ func serveUntil(ctx context.Context, h *http.Server, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	err := h.Close()
-	<-failed
+	if ended := <-failed; err == nil && !errors.Is(ended, http.ErrServerClosed) {
+		err = ended
+	}
 	if err != nil {
 		return fmt.Errorf("closing %s: %w", l.Addr(), err)
 	}

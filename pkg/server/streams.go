@@ -101,12 +101,16 @@ type streamer struct {
 }
 
 // ExecInContainer implements remotecommand.Executor.
+//
+//nolint:revive // the library's signature
 func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, stderr io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	code, err := s.streams.Exec(ctx, id, runtime.ExecConfig{Command: cmd, IO: streamsIO(ctx, in, out, stderr, tty, resize)})
+	code, err := s.streams.Exec(ctx, id, runtime.ExecConfig{
+		Command: cmd, IO: runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty, Resize: sizes(ctx, resize)},
+	})
 	if err != nil {
 		return err
 	}
@@ -117,24 +121,24 @@ func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 }
 
 // AttachContainer implements remotecommand.Attacher.
+//
+//nolint:revive // the library's signature
 func (s streamer) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, stderr io.WriteCloser, tty bool,
 	resize <-chan remotecommand.TerminalSize,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return s.streams.Attach(ctx, id, streamsIO(ctx, in, out, stderr, tty, resize))
+	return s.streams.Attach(ctx, id, runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty, Resize: sizes(ctx, resize)})
 }
 
-// streamsIO translates the library's streams; a nil one must become a nil interface.
-func streamsIO(ctx context.Context, in io.Reader, out, stderr io.Writer, tty bool, resize <-chan remotecommand.TerminalSize) runtime.IO {
-	streams := runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty}
+// sizes translates the library's terminal sizes until ctx ends; nil stays nil.
+func sizes(ctx context.Context, resize <-chan remotecommand.TerminalSize) <-chan runtime.TerminalSize {
 	if resize == nil {
-		return streams
+		return nil
 	}
-	sizes := make(chan runtime.TerminalSize)
-	streams.Resize = sizes
+	out := make(chan runtime.TerminalSize)
 	go func() {
-		defer close(sizes)
+		defer close(out)
 		for {
 			select {
 			case <-ctx.Done():
@@ -144,14 +148,14 @@ func streamsIO(ctx context.Context, in io.Reader, out, stderr io.Writer, tty boo
 					return
 				}
 				select {
-				case sizes <- runtime.TerminalSize{Width: size.Width, Height: size.Height}:
+				case out <- runtime.TerminalSize{Width: size.Width, Height: size.Height}:
 				case <-ctx.Done():
 					return
 				}
 			}
 		}
 	}()
-	return streams
+	return out
 }
 
 // portForward copies between the client's streams and ports of the pod.

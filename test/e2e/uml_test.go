@@ -25,9 +25,9 @@ func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 		t.Fatal(err)
 	}
 	for from, to := range map[string]string{
-		filepath.Join(programs, "nodeagent"):             "/usr/local/bin/nodeagent",
-		filepath.Join(programs, "nodeagent-pump"):        "/usr/local/bin/nodeagent-pump",
-		filepath.Join("../../systemd/nodeagent.service"): "/etc/systemd/system/nodeagent.service",
+		filepath.Join(programs, "nodeagent"):      "/usr/local/bin/nodeagent",
+		filepath.Join(programs, "nodeagent-pump"): "/usr/local/bin/nodeagent-pump",
+		"../../systemd/nodeagent.service":         "/etc/systemd/system/nodeagent.service",
 	} {
 		if err := u.CopyTo(ctx, from, to); err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestLifeUML(t *testing.T) {
 	p.kubectl(ctx, t, "delete", "pod", "limited", "client", "--grace-period=1")
 	p.kubectl(ctx, t, "delete", "service", "web")
 	nothingLeft(ctx, t, p, before)
-	if got, err := p.run(ctx, "sh", "-c", "find /sys/fs/cgroup/kubepods.slice -name '*pod*-*.slice' -o -name '*.scope'"); err != nil || got != "" {
+	if got, err := p.run(ctx, "sh", "-c", "find /sys/fs/cgroup/kubepods.slice -name '*-pod*.slice' -o -name '*.scope'"); err != nil || got != "" {
 		t.Errorf("cgroups are left: %q, %v", got, err)
 	}
 	if got := p.on(ctx, t, "systemctl", "is-active", "nodeagent"); strings.TrimSpace(got) != "active" {
