@@ -287,9 +287,9 @@ func (p *pods) makeLoop() error {
 		return err
 	}
 	p.loop, err = podsync.New(podsync.Config{
-		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.sink, Pods: p.runtime, Apply: edges,
+		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
-		Admit: p.admit, HostIPs: p.hostIPs, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
+		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.hostIPs, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, Now: now, Log: p.log,
 	})
 	return err
@@ -409,6 +409,11 @@ type host struct {
 	*containerconfig.Builder
 	objects *objects.Objects
 	cgroups *cgroup.Tree
+}
+
+// ResizeCgroup implements podsync.Host.
+func (h host) ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error {
+	return h.cgroups.ResizePod(ctx, pod, widen)
 }
 
 // RemoveCgroup implements podsync.Host.

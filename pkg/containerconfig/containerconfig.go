@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -152,12 +153,22 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		LogPath:        filepath.Join(b.logDir(ref(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
 		MessagePath:    w.messagePath(),
 		SpecHash:       podplan.SpecHash(c),
+		Sizes:          podplan.SizesOf(w.pod, c).String(),
 		Stdin:          c.Stdin,
 		StdinOnce:      c.StdinOnce,
 		TTY:            c.TTY,
 		SandboxID:      r.Have.Sandbox.ID,
 		RuntimeHandler: handler,
 	}, nil
+}
+
+// Resources are the limits that a container is to have by the pod's spec, for one that runs already.
+func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources, error) {
+	c, _ := container(pod, name)
+	if c == nil {
+		return nil, fmt.Errorf("container %q is not in the pod's spec", name)
+	}
+	return ocispec.Resources(pod, c, b.config.Node().Spec), nil
 }
 
 func configError(err error) error { return reason("CreateContainerConfigError", err) }

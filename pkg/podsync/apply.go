@@ -58,6 +58,10 @@ func (x *Edges) Apply(ctx context.Context, t Task) podplan.ActionResult {
 		err = x.runHook(ctx, t, a)
 	case podplan.StopContainer:
 		err = x.stop(ctx, t, a)
+	case podplan.UpdateResources:
+		err = x.updateResources(ctx, t, a)
+	case podplan.ResizePod:
+		err = x.config.Host.ResizeCgroup(ctx, t.Want.Pod, a.Widen)
 	case podplan.RemoveContainer:
 		err = x.config.Runtime.RemoveContainer(ctx, a.ContainerID)
 	case podplan.RemoveSandbox:
@@ -223,6 +227,15 @@ func parseSignal(text string) syscall.Signal {
 		return sig
 	}
 	return syscall.SIGTERM
+}
+
+// updateResources gives a running container the limits of the task's pod, which are those that the action names.
+func (x *Edges) updateResources(ctx context.Context, t Task, a podplan.UpdateResources) error {
+	limits, err := x.config.Build.Resources(t.Want.Pod, a.Container)
+	if err != nil {
+		return fmt.Errorf("making the limits of container %q: %w", a.Container, err)
+	}
+	return x.config.Runtime.UpdateResources(ctx, a.ContainerID, a.To, limits)
 }
 
 func (x *Edges) removeSandbox(ctx context.Context, t Task) error {

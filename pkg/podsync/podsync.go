@@ -49,6 +49,8 @@ type Config struct {
 	Messages Messages
 	// Admit decides whether a pod that does not run yet may run beside the others; nil admits everything.
 	Admit func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
+	// Allocatable is what the node's pods may request together, nil while it is not known; nil: everything fits.
+	Allocatable func() corev1.ResourceList
 	// HostIPs are the node's addresses, primary first.
 	HostIPs func() []netip.Addr
 	// SyncFrequency is how often a pod is looked at without an event; default 1 min.
@@ -86,6 +88,9 @@ func New(c Config) (*Loop, error) {
 	}
 	if c.Admit == nil {
 		c.Admit = func(*corev1.Pod, []*corev1.Pod) *podplan.Outcome { return nil }
+	}
+	if c.Allocatable == nil {
+		c.Allocatable = func() corev1.ResourceList { return nil }
 	}
 	c.SyncFrequency = orDefault(c.SyncFrequency, time.Minute)
 	c.RefreshInterval = orDefault(c.RefreshInterval, time.Minute)

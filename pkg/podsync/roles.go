@@ -3,6 +3,7 @@ package podsync
 import (
 	"context"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +41,8 @@ type Events interface {
 type Builder interface {
 	Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error)
 	Container(ctx context.Context, r ContainerRequest) (runtime.ContainerConfig, error)
+	// Resources are the limits that a container that runs is to have by the pod's spec.
+	Resources(pod *corev1.Pod, container string) (*specs.LinuxResources, error)
 }
 
 // ContainerRequest is one attempt of a container that is to be configured. Nothing in it is written to.
@@ -56,6 +59,8 @@ type ContainerRequest struct {
 type Host interface {
 	// Prepare makes folder, log folder and cgroup; it runs before the sandbox starts, and is harmless later.
 	Prepare(ctx context.Context, pod *corev1.Pod) error
+	// ResizeCgroup changes the limits of the pod's cgroup to those of the pod: with widen only those that grow.
+	ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error
 	// Residue says what is left, volumes included.
 	Residue(ctx context.Context, pod runtime.PodRef) (podplan.Residue, error)
 	// RemoveCgroup removes the pod's cgroup only.
@@ -104,8 +109,11 @@ type PullSecrets interface {
 	Credentials(ctx context.Context, pod *corev1.Pod, image string) (found []runtime.Credentials, missing []string)
 }
 
-// lifecycle is the part of the runtime that starts and ends things.
-type lifecycle = runtime.Lifecycle
+// lifecycle is the part of the runtime that starts, changes and ends things.
+type lifecycle interface {
+	runtime.Lifecycle
+	runtime.Resizer
+}
 
 // images is the part of the runtime that the applier needs of its image store.
 type images interface {

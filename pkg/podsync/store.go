@@ -31,6 +31,8 @@ type entry struct {
 	known     bool // a source has told of it
 	outcome   *podplan.Outcome
 	admitted  bool
+	given     *corev1.Pod // as the pod was last seen with what it was given; nil before its first turn
+	deferred  bool        // it asks for more than there was room for
 	results   []result
 	refreshed bool // volumes are to be refreshed now
 	view      View
@@ -147,6 +149,9 @@ func (s *store) admittedPods(e *entry) []*corev1.Pod {
 		}
 		other.mu.Lock()
 		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesRoom() && !isTerminal(pod) {
+			if other.given != nil {
+				pod = other.given
+			}
 			pods = append(pods, pod)
 		}
 		other.mu.Unlock()
@@ -225,6 +230,7 @@ func (e *entry) renew() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.outcome, e.admitted, e.refreshed, e.results = nil, false, false, nil
+	e.given, e.deferred = nil, false
 	e.work.reset()
 }
 

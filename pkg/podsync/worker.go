@@ -26,9 +26,10 @@ type work struct {
 	// frozen is what was observed when the plan first said Stopped.
 	frozen   *podplan.Have
 	stopped  bool
-	messages map[string]string // termination messages by container id, read once
-	refresh  time.Time         // next refresh of volumes; zero: none is planned
-	waiting  map[string]string // reason of each waiting container, for BackOff events
+	messages map[string]string   // termination messages by container id, read once
+	refresh  time.Time           // next refresh of volumes; zero: none is planned
+	waiting  map[string]string   // reason of each waiting container, for BackOff events
+	resize   podplan.ResizeState // as events were last told of it
 }
 
 // flight is one action under way.
@@ -83,6 +84,7 @@ type turn struct {
 // proceed plans, acts and reports.
 func (l *Loop) proceed(ctx context.Context, t turn) (keyed.Next, error) {
 	w := &t.work
+	l.allocate(&t)
 	have, err := l.observe(ctx, t)
 	if err != nil {
 		return keyed.Next{}, err
@@ -101,6 +103,9 @@ func (l *Loop) proceed(ctx context.Context, t turn) (keyed.Next, error) {
 	}
 	for _, a := range plan.Actions {
 		l.launch(t, a)
+	}
+	if plan.Stopped {
+		l.retryDeferred(t.entry)
 	}
 	if plan.Stopped && w.frozen == nil {
 		frozen := have
@@ -135,6 +140,7 @@ func (l *Loop) done(t turn) keyed.Next {
 	if t.mail.known && !u.Static {
 		l.config.Sink.Forget(t.uid)
 	}
+	l.retryDeferred(t.entry)
 	l.config.Log.Info("pod is gone", "pod", t.mail.ref.Namespace+"/"+t.mail.ref.Name, "uid", t.uid)
 	for _, other := range l.store.sameName(t.entry) {
 		l.workers.Wake(other.uid)
@@ -149,6 +155,7 @@ func (l *Loop) report(t turn, have podplan.Have, over bool) corev1.PodStatus {
 	}
 	s := status.Pod(t.want, have, t.now)
 	l.announceBackOffs(t, s)
+	l.announceResize(t)
 	u := t.mail.update
 	object := u.Object()
 	switch {

@@ -49,6 +49,7 @@ type world struct {
 	starts   []string // every container start: "uid/name/attempt"
 	signals  []string
 	hooks    []string
+	resizes  []string // of containers and pods' cgroups, in order
 	events   []string
 	statuses map[types.UID][]corev1.PodStatus
 	finished map[types.UID]corev1.PodStatus
@@ -191,7 +192,7 @@ func (w *world) StartContainer(ctx context.Context, c runtime.ContainerConfig) (
 		w.starts = append(w.starts, fmt.Sprintf("%s/%s/%d", c.Pod.UID, c.Name, c.Attempt))
 		made = runtime.Container{
 			ID: c.ID(), Name: c.Name, Attempt: c.Attempt, State: runtime.Running, Image: c.ImageRef, ImageID: c.Image.ID,
-			SandboxID: p.Sandbox.ID, CreatedAt: time.Now(), StartedAt: time.Now(), SpecHash: c.SpecHash,
+			SandboxID: p.Sandbox.ID, CreatedAt: time.Now(), StartedAt: time.Now(), SpecHash: c.SpecHash, Sizes: c.Sizes,
 		}
 		p.Containers = append(p.Containers, made)
 	})
@@ -245,6 +246,20 @@ func (w *world) RemoveSandbox(ctx context.Context, uid types.UID) error {
 	})
 }
 
+func (w *world) UpdateResources(ctx context.Context, id, sizes string, r *specs.LinuxResources) error {
+	return w.try(ctx, func() {
+		for uid, p := range w.pods {
+			for i := range p.Containers {
+				if c := &p.Containers[i]; c.ID == id && c.State == runtime.Running {
+					c.Sizes, c.Resources = sizes, r
+					w.resizes = append(w.resizes, "container "+c.Name+" "+sizes)
+					w.hint(uid)
+				}
+			}
+		}
+	})
+}
+
 func (w *world) Image(ctx context.Context, ref string) (runtime.Image, error) {
 	found := false
 	name := strings.TrimPrefix(ref, "id-of-")
@@ -278,15 +293,19 @@ func (w *world) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runtim
 }
 
 func (w *world) Container(_ context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
-	hash := ""
+	hash, sizes := "", ""
 	for i := range r.Want.Pod.Spec.Containers {
 		if c := &r.Want.Pod.Spec.Containers[i]; c.Name == r.Name {
-			hash = podplan.SpecHash(c)
+			hash, sizes = podplan.SpecHash(c), podplan.SizesOf(r.Want.Pod, c).String()
 		}
 	}
 	return runtime.ContainerConfig{
-		Pod: ref(r.Want.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash,
+		Pod: ref(r.Want.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash, Sizes: sizes,
 	}, nil
+}
+
+func (w *world) Resources(*corev1.Pod, string) (*specs.LinuxResources, error) {
+	return &specs.LinuxResources{}, nil
 }
 
 func ref(pod *corev1.Pod) runtime.PodRef {
@@ -301,6 +320,12 @@ type (
 
 func (h host) Prepare(ctx context.Context, pod *corev1.Pod) error {
 	return h.try(ctx, func() { h.dirs[pod.UID], h.cgroups[pod.UID] = true, true })
+}
+
+func (h host) ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error {
+	return h.try(ctx, func() {
+		h.resizes = append(h.resizes, map[bool]string{true: "widen ", false: "narrow "}[widen]+string(pod.UID))
+	})
 }
 
 func (h host) Residue(_ context.Context, pod runtime.PodRef) (podplan.Residue, error) {

@@ -166,6 +166,9 @@ type Container struct {
 	// MessagePath is the host path of its termination message file, "" if none.
 	MessagePath string
 	Resources   *specs.LinuxResources // as last applied
+	// Sizes are the requests and limits that Resources were made from, as podplan.Sizes writes them; the runtime only
+	// keeps them.
+	Sizes string
 }
 
 // ContainerConfig is what a container is made from.
@@ -179,7 +182,8 @@ type ContainerConfig struct {
 	LogPath     string
 	MessagePath string
 	SpecHash    string
-	Stdin       bool // keep stdin open for attach
+	Sizes       string // as in Container
+	Stdin       bool   // keep stdin open for attach
 	StdinOnce   bool
 	TTY         bool
 	// SandboxID groups the pod's containers in one shim.

@@ -25,6 +25,7 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -53,6 +54,14 @@ type Lifecycle interface {
 	RemoveSandbox(ctx context.Context, uid types.UID) error
 }
 
+// Resizer changes the limits of running containers.
+type Resizer interface {
+	// UpdateResources changes the limits that r names and leaves the others; sizes is what r was made from. Container.Resources
+	// and Sizes say so from then on, also to a later agent. A memory limit below what the container uses is refused with an
+	// error that changes nothing. A container that does not run is left as it is, which is no error.
+	UpdateResources(ctx context.Context, containerID, sizes string, r *specs.LinuxResources) error
+}
+
 // Images is the runtime's image store.
 type Images interface {
 	// Image finds an image by any reference a pod may name (also a digest or an image id), unpacked or not; ErrNotFound if absent.
@@ -79,6 +88,7 @@ type Streams interface {
 type Runtime interface {
 	Pods
 	Lifecycle
+	Resizer
 	Images
 	Streams
 }

@@ -262,7 +262,7 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 	return out
 }
 
-// resources tells what was allocated, and what the running container's cgroup has, where that says more.
+// resources tells what was given to the container, and what it runs with: by its record, else by what its cgroup was told.
 func resources(s *corev1.ContainerStatus, c *podplan.Container) {
 	if c.Role == podplan.Ephemeral {
 		return
@@ -271,7 +271,15 @@ func resources(s *corev1.ContainerStatus, c *podplan.Container) {
 	s.Resources = c.Spec.Resources.DeepCopy()
 	s.Resources.Claims = nil
 	applied := c.Latest.Resources
-	if c.Latest.State != runtime.Running || applied == nil || s.Resources.Limits == nil {
+	switch {
+	case c.Latest.State != runtime.Running:
+		return
+	case c.Applied != nil:
+		if c.Resize {
+			*s.Resources = c.Applied.Into(*s.Resources)
+		}
+		return
+	case applied == nil || s.Resources.Limits == nil:
 		return
 	}
 	if cpu := applied.CPU; cpu != nil && cpu.Quota != nil && cpu.Period != nil && *cpu.Quota > 0 && *cpu.Period > 0 {

@@ -20,8 +20,8 @@ type podView struct {
 	now    time.Time
 }
 
-// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it (conditions of others, resize,
-// resource claims) is as want.Reported has it, and so is whatever the agent cannot know after a restart: readiness that was
+// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it (conditions of others, resource
+// claims) is as want.Reported has it, and so is whatever the agent cannot know after a restart: readiness that was
 // not probed yet, when conditions changed, the last words of containers whose records are gone.
 //
 // A phase is terminal only when no container runs any more, and then for good.

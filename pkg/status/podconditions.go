@@ -23,9 +23,12 @@ func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodC
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: v.Disruption, Message: v.Message,
 		})
 	}
+	own = append(own, p.resize(phase)...)
 	out := make([]corev1.PodCondition, 0, len(own)+len(p.want.Reported.Conditions))
 	for _, c := range own {
-		c.ObservedGeneration = p.Pod.Generation
+		if c.ObservedGeneration == 0 {
+			c.ObservedGeneration = p.Pod.Generation
+		}
 		c.LastTransitionTime = metav1.NewTime(p.now)
 		if old := p.reported(c.Type); old != nil && old.Status == c.Status {
 			c.LastTransitionTime = old.LastTransitionTime
@@ -33,9 +36,34 @@ func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodC
 		out = append(out, c)
 	}
 	for _, c := range p.want.Reported.Conditions {
+		if c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress {
+			continue
+		}
 		if !slices.ContainsFunc(own, func(o corev1.PodCondition) bool { return o.Type == c.Type }) {
 			out = append(out, c)
 		}
+	}
+	return out
+}
+
+// resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that each is about.
+func (p *podView) resize(phase corev1.PodPhase) []corev1.PodCondition {
+	if p.Stopped || phase == corev1.PodSucceeded || phase == corev1.PodFailed {
+		return nil
+	}
+	var out []corev1.PodCondition
+	r := &p.memory.Resize
+	if r.Pending.Reason != "" {
+		out = append(out, corev1.PodCondition{
+			Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Pending.Reason, Message: r.Pending.Message,
+			ObservedGeneration: r.Pending.Generation,
+		})
+	}
+	if r.InProgress() {
+		out = append(out, corev1.PodCondition{
+			Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: r.Failure.Reason, Message: r.Failure.Message,
+			ObservedGeneration: r.Generation,
+		})
 	}
 	return out
 }

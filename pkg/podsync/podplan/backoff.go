@@ -14,6 +14,7 @@ const (
 	volumeInitial, volumeMax   = 500 * time.Millisecond, 30 * time.Second
 	removeInitial, removeMax   = time.Second, time.Minute
 	signalInitial, signalMax   = time.Second, 5 * time.Second
+	resizeInitial, resizeMax   = 5 * time.Second, time.Minute
 
 	// minWindow is what a container always has between its stop signal and SIGKILL.
 	minWindow = 2 * time.Second

@@ -55,9 +55,13 @@ type Container struct {
 	Started bool
 	// HookPending says that its postStart hook has not ended yet.
 	HookPending bool
-	Due         time.Time     // when its back-off ends; zero when it may be started at once
-	Delay       time.Duration // the back-off before its next start; 0 for none
-	next        time.Duration // the back-off after its next start
+	// Applied are the sizes that the newest attempt was made with or given since; nil when its record does not say.
+	Applied *Sizes
+	// Resize says that it runs with other sizes than it is to have.
+	Resize bool
+	Due    time.Time     // when its back-off ends; zero when it may be started at once
+	Delay  time.Duration // the back-off before its next start; 0 for none
+	next   time.Duration // the back-off after its next start
 }
 
 // Exit is how an attempt ended.
@@ -202,6 +206,7 @@ func (l *looker) container(spec *corev1.Container, role Role) Container {
 	c.Exit = l.exit(&c)
 	c.Current = l.current(&c)
 	l.stand(&c)
+	c.resizing(l.pod)
 	return c
 }
 

@@ -2,8 +2,8 @@ package podplan
 
 import "time"
 
-// Memory holds facts of one pod that the host cannot hold. The worker of the pod owns it: it calls Observe before each plan
-// and Note after each action; Next and Look only read it. The zero Memory is ready for use.
+// Memory holds facts of one pod that the host cannot hold. The worker of the pod owns it: it calls Allocate and Observe before
+// each plan and Note after each action; Next and Look only read it. The zero Memory is ready for use.
 type Memory struct {
 	FirstSeen        time.Time // when the agent first heard of the pod
 	TerminatingSince time.Time // when it first saw that the pod must end; zero if it need not
@@ -23,6 +23,7 @@ type Memory struct {
 	Stops       map[string]StopState    // by container id
 	Crashes     map[string]CrashState   // by container name: restart back-off
 	Removal     map[string]FailureState // by Action.Key: failures to remove something
+	Resize      ResizeState
 }
 
 // FailureState counts failures in a row; the zero value is none.
@@ -60,7 +61,7 @@ type StopState struct {
 	KillSent time.Time
 	Message  string
 	Grace    time.Duration
-	// Replace says that it ends for a newer spec of its own, and is started again whatever its restart policy says.
+	// Replace says that it ends for a newer spec or other resources of its own, and is started again whatever its restart policy says.
 	Replace bool
 	Failure FailureState // to signal it
 }

@@ -91,9 +91,10 @@ func (p *planner) live() {
 	p.trim()
 	mounted := p.volumes()
 	p.running()
+	roomy := p.resize()
 	sandbox := p.sandbox()
 	for _, c := range p.frontier() {
-		p.start(c, mounted && sandbox)
+		p.start(c, mounted && sandbox && roomy)
 	}
 }
 
@@ -122,7 +123,7 @@ func (p *planner) sandbox() bool {
 		// the stops are planned by running
 	case s != nil:
 		p.remove(RemoveSandbox{Attempt: s.Attempt})
-	case !p.busy(StartSandbox{}.Key()):
+	case !p.busy(StartSandbox{}.Key()) && !p.busy(resizePrefix):
 		p.doAfter(p.memory.Sandbox.until(sandboxInitial, sandboxMax), StartSandbox{Attempt: p.nextSandbox()})
 	}
 	return false

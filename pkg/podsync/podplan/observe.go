@@ -41,6 +41,7 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 	if !v.Ends {
 		m.observeStops(v, have, now)
 		m.recallCrashes(v)
+		m.observeResize(v, have)
 	}
 	for id := range m.Stops {
 		if !holds(have.Runtime, id) {
@@ -181,6 +182,9 @@ func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {
 	case c.Role != Init && changed(c):
 		s.Message = fmt.Sprintf("Container %s definition changed, will be restarted", c.Spec.Name)
 		s.Replace = true
+	case c.resizeRestarts(pod):
+		s.Message = fmt.Sprintf("Container %s resize requires restart", c.Spec.Name)
+		s.Replace = true
 	case probes.Startup == Failure:
 		s.Message, s.Grace = failedProbe(pod, c, "startup", probes, s.Grace)
 	case probes.Liveness == Failure:
@@ -219,6 +223,8 @@ func (m *Memory) Note(a Action, r ActionResult, now time.Time) {
 		m.noteHook(a, r)
 	case StopContainer:
 		m.noteStop(a, r, now)
+	case UpdateResources, ResizePod:
+		m.noteResize(a, r, m.Resize.Failure.after(r.Err, corev1.PodReasonError, now))
 	case RemoveContainer, RemoveSandbox, UnmountVolumes, RemoveCgroup, Cleanup:
 		m.noteRemoval(a, r, now)
 	}

@@ -17,7 +17,8 @@ import (
 // Want is the newest that is wanted of a pod. It is never written to.
 type Want struct {
 	UID types.UID
-	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended and removed.
+	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended and removed. Its
+	// resources are those that the pod was given, by Memory.Allocate.
 	Pod *corev1.Pod
 	// Reported is the status that the API server holds, the seed for what the host cannot remember across a restart of
 	// the agent: readiness, start time, restart counts of removed containers.
@@ -127,6 +128,16 @@ type (
 		Kill                   bool
 		Message                string // why, for the Killing event
 	}
+	// UpdateResources changes the limits of a running container.
+	UpdateResources struct {
+		Container, ContainerID string
+		To                     string // Sizes, as text
+	}
+	// ResizePod changes the limits of the pod's cgroup to what the pod was given: with Widen only those that grow.
+	ResizePod struct {
+		Generation int64 // of the resize that it is for
+		Widen      bool
+	}
 	// RemoveContainer removes one attempt's record, snapshot and pipes.
 	RemoveContainer struct{ Container, ContainerID string }
 	// RemoveSandbox tears down network and namespaces of one attempt.
@@ -169,6 +180,17 @@ func (a StopContainer) String() string {
 	return fmt.Sprintf("stop container %s: %s", a.Container, a.Message)
 }
 
+func (a UpdateResources) String() string {
+	return fmt.Sprintf("update resources of %s: %s", a.Container, a.To)
+}
+
+func (a ResizePod) String() string {
+	if a.Widen {
+		return fmt.Sprintf("widen the pod's cgroup for generation %d", a.Generation)
+	}
+	return fmt.Sprintf("narrow the pod's cgroup for generation %d", a.Generation)
+}
+
 func (a RemoveContainer) String() string {
 	return fmt.Sprintf("remove container %s %.12s", a.Container, a.ContainerID)
 }
@@ -198,6 +220,15 @@ func (a RunHook) Key() string { return "hook/" + string(a.Kind) + "/" + a.Contai
 // Key is one attempt, for either signal.
 func (a StopContainer) Key() string { return "stop/" + a.ContainerID }
 
+// resizePrefix begins the keys of every step of a resize.
+const resizePrefix = "resize/"
+
+// Key is one attempt, whatever it is to have.
+func (a UpdateResources) Key() string { return resizePrefix + a.ContainerID }
+
+// Key is the pod's cgroup, for either step.
+func (ResizePod) Key() string { return resizePrefix + "pod" }
+
 // Key is one attempt.
 func (a RemoveContainer) Key() string { return "remove/" + a.ContainerID }
 
@@ -219,6 +250,8 @@ func (EnsureImage) action()     {}
 func (StartContainer) action()  {}
 func (RunHook) action()         {}
 func (StopContainer) action()   {}
+func (UpdateResources) action() {}
+func (ResizePod) action()       {}
 func (RemoveContainer) action() {}
 func (RemoveSandbox) action()   {}
 func (UnmountVolumes) action()  {}

@@ -131,7 +131,7 @@ func matches(rule corev1.ContainerRestartRule, code int32) bool {
 // crashes.
 func (l *looker) backOff(c *Container) {
 	crash := l.memory.Crashes[c.Spec.Name]
-	if c.Latest != nil && changed(c) {
+	if c.Latest != nil && (changed(c) || l.memory.Stops[c.Latest.ID].Replace) {
 		crash = CrashState{}
 	}
 	c.next = crash.next(c.Exit.Finished)

@@ -88,7 +88,7 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 	c := &container{ref: config.Pod, streams: s, busy: true, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Created,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(),
-		SpecHash: config.SpecHash, LogPath: config.LogPath, MessagePath: config.MessagePath,
+		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	l := launch{
 		record:  containers.Container{ID: id, Labels: labelsOf(config, img.target.Digest.String()), Image: img.name},

@@ -24,6 +24,7 @@ const (
 	labelImage       = "nodeagent.dev/image"
 	labelImageID     = "nodeagent.dev/image-id"
 	labelSpecHash    = "nodeagent.dev/spec-hash"
+	labelSizes       = "nodeagent.dev/sizes"
 	labelLogPath     = "nodeagent.dev/log-path"
 	labelMessagePath = "nodeagent.dev/message-path"
 	labelStreams     = "nodeagent.dev/streams" // stdin, stdin-once, tty
@@ -56,7 +57,7 @@ func labelsOf(c runtime.ContainerConfig, target string) map[string]string {
 	labels := map[string]string{
 		labelUID: string(c.Pod.UID), labelNamespace: c.Pod.Namespace, labelPod: c.Pod.Name,
 		labelName: c.Name, labelAttempt: strconv.Itoa(c.Attempt), labelSandbox: c.SandboxID,
-		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelSpecHash: c.SpecHash,
+		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelSpecHash: c.SpecHash, labelSizes: c.Sizes,
 		labelLogPath: c.LogPath, labelMessagePath: c.MessagePath, labelStreams: string(s),
 	}
 	if target != "" {
@@ -83,7 +84,7 @@ func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container,
 	c := runtime.Container{
 		ID: record.ID, Name: l[labelName], SandboxID: l[labelSandbox], State: runtime.Created,
 		Image: l[labelImage], ImageID: l[labelImageID], CreatedAt: record.CreatedAt,
-		SpecHash: l[labelSpecHash], LogPath: l[labelLogPath], MessagePath: l[labelMessagePath],
+		SpecHash: l[labelSpecHash], Sizes: l[labelSizes], LogPath: l[labelLogPath], MessagePath: l[labelMessagePath],
 		StartError: l[labelStartError], OOMKilled: l[labelOOM] != "",
 	}
 	var s streams

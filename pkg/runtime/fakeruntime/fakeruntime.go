@@ -13,6 +13,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -131,6 +132,14 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 		return err
 	}
 	return r.h.removeContainer(id)
+}
+
+// UpdateResources implements runtime.Resizer. Programs use no memory, so that every limit can be kept.
+func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+	if err := r.h.check(ctx, OpUpdateResources, id); err != nil {
+		return err
+	}
+	return r.h.updateResources(id, sizes, to)
 }
 
 // Image implements runtime.Images.

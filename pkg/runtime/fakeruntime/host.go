@@ -35,6 +35,7 @@ const (
 	OpStartContainer  Op = "StartContainer"
 	OpRemoveContainer Op = "RemoveContainer"
 	OpSignal          Op = "Signal"
+	OpUpdateResources Op = "UpdateResources"
 	OpPull            Op = "Pull"
 	OpImage           Op = "Image"
 	OpExec            Op = "Exec"
@@ -315,7 +316,7 @@ func (h *Host) startContainer(ctx context.Context, config runtime.ContainerConfi
 	c := &container{config: config, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Running, Pid: 1000 + h.pids,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: h.now(), StartedAt: h.now(),
-		SpecHash: config.SpecHash, LogPath: config.LogPath, MessagePath: config.MessagePath,
+		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	if config.Spec.Linux != nil {
 		c.c.Resources = config.Spec.Linux.Resources

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -21,6 +23,7 @@ func containerCases() []testCase {
 		{"a command that cannot be started is an exit with 128", startErrors},
 		{"a running container can be removed, with its log", removal},
 		{"a start that was cancelled can be made again", startCancelled},
+		{"limits change while a container runs, and are remembered", resize},
 		{"removing a container leaves its sandbox and siblings", siblings},
 	}
 }
@@ -136,6 +139,54 @@ func startCancelled(b *bench) {
 	}
 	if c := b.start(config); c.State != runtime.Running {
 		b.Errorf("got %+v, want it Running", c)
+	}
+}
+
+func resize(b *bench) {
+	ref := b.pod()
+	config := b.config(ref, b.sandbox(ref), "sleep", "1000")
+	shares, quota, period, limit := uint64(20), int64(20000), uint64(100000), int64(64<<20)
+	config.Sizes = "first"
+	if config.Spec.Linux == nil {
+		config.Spec.Linux = &specs.Linux{}
+	}
+	before := specs.LinuxResources{}
+	if config.Spec.Linux.Resources != nil {
+		before = *config.Spec.Linux.Resources
+	}
+	before.CPU, before.Memory = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period}, &specs.LinuxMemory{Limit: &limit}
+	config.Spec.Linux.Resources = &before
+	c := b.start(config)
+	if c.Sizes != "first" || c.Resources == nil {
+		b.Fatalf("got %+v", c)
+	}
+	more, less := int64(96<<20), int64(10000)
+	to := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &less, Period: &period}, Memory: &specs.LinuxMemory{Limit: &more}}
+	for range 2 {
+		b.noError(b.Runtime.UpdateResources(b.ctx, c.ID, "second", to))
+	}
+	resized := func(when string) {
+		b.Helper()
+		got := b.get(ref.UID).Latest("main")
+		if got == nil || got.State != runtime.Running || got.Pid != c.Pid || got.Sizes != "second" || got.SpecHash != "h1" {
+			b.Fatalf("%s: got %+v", when, got)
+		}
+		r := got.Resources
+		if *r.CPU.Shares != shares || *r.CPU.Quota != less || *r.Memory.Limit != more || !reflect.DeepEqual(r.Devices, before.Devices) {
+			b.Errorf("%s: resources are %+v of CPU, %+v of memory, devices %v", when, r.CPU, r.Memory, r.Devices)
+		}
+	}
+	resized("after the change")
+	b.Runtime = b.Restart(b.TB)
+	resized("after a restart of the agent")
+	b.noError(b.Runtime.Signal(b.ctx, c.ID, syscall.SIGKILL))
+	b.exited(ref.UID)
+	b.noError(b.Runtime.UpdateResources(b.ctx, c.ID, "third", to)) // what does not run is left as it is
+	if got := b.get(ref.UID).Latest("main"); got.Sizes != "second" {
+		b.Errorf("after its end: sizes %q", got.Sizes)
+	}
+	if err := b.Runtime.UpdateResources(b.ctx, runtime.ContainerID(ref.UID, "other", 0), "third", to); !errors.Is(err, runtime.ErrNotFound) {
+		b.Errorf("of a container that does not exist: %v", err)
 	}
 }
 

@@ -1,0 +1,161 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// UpdateResources implements runtime.Resizer. The task comes first, then its record: a crash in between leaves a record of the
+// old limits, and the same change is asked for again.
+func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+	if err := r.view.wait(ctx); err != nil {
+		return err
+	}
+	unlock, err := r.locks.lock(ctx, "container/"+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, ok := r.view.find(id)
+	switch {
+	case !ok:
+		return fmt.Errorf("updating resources of container %.12s: %w", id, runtime.ErrNotFound)
+	case c.c.State != runtime.Running:
+		return nil
+	}
+	if err := affordable(c, to); err != nil {
+		return err
+	}
+	merged := mergedResources(c.c.Resources, to)
+	if err := r.updateTask(ctx, id, to); err != nil {
+		return fmt.Errorf("updating resources of container %q: %w", c.c.Name, err)
+	}
+	if err := r.recordResources(ctx, id, sizes, merged); err != nil {
+		return fmt.Errorf("recording the resources of container %q: %w", c.c.Name, err)
+	}
+	r.view.with(id, func(c *container) bool {
+		c.c.Resources, c.c.Sizes = merged, sizes
+		return true
+	})
+	return nil
+}
+
+// affordable refuses a memory limit below what the container uses: with cgroup v2 the kernel would kill it. The words are
+// kubelet's.
+func affordable(c container, to *specs.LinuxResources) error {
+	if to.Memory == nil || to.Memory.Limit == nil || *to.Memory.Limit <= 0 {
+		return nil
+	}
+	limit := *to.Memory.Limit
+	if have := c.c.Resources; have != nil && have.Memory != nil && have.Memory.Limit != nil && limit >= *have.Memory.Limit && *have.Memory.Limit > 0 {
+		return nil
+	}
+	if used, known := memoryUsage(c.cgroup); known && used >= limit {
+		return fmt.Errorf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)",
+			c.c.Name, limit, used)
+	}
+	return nil
+}
+
+// memoryUsage reads memory.current (v2) or memory.usage_in_bytes (v1).
+func memoryUsage(path string) (bytes int64, known bool) {
+	if path == "" {
+		return 0, false
+	}
+	path = cgroupDir(path)
+	for _, file := range []string{"/sys/fs/cgroup" + path + "/memory.current", "/sys/fs/cgroup/memory" + path + "/memory.usage_in_bytes"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		bytes, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		return bytes, err == nil
+	}
+	return 0, false
+}
+
+// mergedResources are the old limits with those that to names in their place.
+func mergedResources(old, to *specs.LinuxResources) *specs.LinuxResources {
+	var merged specs.LinuxResources
+	if old != nil {
+		merged = *old
+	}
+	if to.CPU != nil {
+		var cpu specs.LinuxCPU
+		if merged.CPU != nil {
+			cpu = *merged.CPU
+		}
+		given(&cpu.Shares, to.CPU.Shares)
+		given(&cpu.Quota, to.CPU.Quota)
+		given(&cpu.Period, to.CPU.Period)
+		merged.CPU = &cpu
+	}
+	if to.Memory != nil {
+		var memory specs.LinuxMemory
+		if merged.Memory != nil {
+			memory = *merged.Memory
+		}
+		given(&memory.Limit, to.Memory.Limit)
+		given(&memory.Swap, to.Memory.Swap)
+		merged.Memory = &memory
+	}
+	if len(to.Unified) > 0 {
+		merged.Unified = maps.Clone(merged.Unified)
+		if merged.Unified == nil {
+			merged.Unified = map[string]string{}
+		}
+		maps.Copy(merged.Unified, to.Unified)
+	}
+	return &merged
+}
+
+func given[T any](field **T, value *T) {
+	if value != nil {
+		*field = value
+	}
+}
+
+// updateTask has the OCI runtime change the limits. It is told of those alone that may change while a container runs.
+func (r *Runtime) updateTask(ctx context.Context, id string, to *specs.LinuxResources) error {
+	limits, err := typeurl.MarshalAny(&specs.LinuxResources{CPU: to.CPU, Memory: to.Memory, Unified: to.Unified})
+	if err != nil {
+		return fmt.Errorf("encoding the limits: %w", err)
+	}
+	_, err = r.tasks().Update(ctx, &tasksapi.UpdateTaskRequest{ContainerID: id, Resources: typeurl.MarshalProto(limits)})
+	return native(err)
+}
+
+// recordResources writes the limits into the record's spec, and what they were made from beside it.
+func (r *Runtime) recordResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+	record, err := r.store().Get(ctx, id)
+	if err != nil {
+		return native(err)
+	}
+	spec, err := specOf(record)
+	if err != nil {
+		return err
+	}
+	if spec.Linux == nil {
+		return errors.New("its spec is not of Linux")
+	}
+	spec.Linux.Resources = to
+	encoded, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return fmt.Errorf("encoding the spec: %w", err)
+	}
+	changed := containers.Container{ID: id, Spec: encoded, Labels: map[string]string{labelSizes: sizes}}
+	_, err = r.store().Update(ctx, changed, "spec", "labels."+labelSizes)
+	return native(err)
+}
