@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -292,6 +293,12 @@ func (n *Node) env() []string {
 func (n *Node) AddPath(dir string) error {
 	n.path = dir + ":" + n.path
 	return n.cluster.run.update(func(r *record) { r.machine(n.Name).Path = n.path + n.cluster.searchPath() })
+}
+
+// Dial connects from inside the node's network namespace, as a program on the node does. The address must be an IP address
+// with a port.
+func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.machine.dial(ctx, network, address)
 }
 
 // Start starts a program inside the node, its output in a log file of the cluster's.

@@ -30,6 +30,7 @@ type Process struct {
 
 	mu   sync.Mutex
 	id   processID     // of the program itself
+	by   int           // process id of the nsenter that started it
 	done chan struct{} // closed when the program has ended
 	err  error         // how it ended; valid after done
 }
@@ -59,7 +60,8 @@ func (p *Process) Start() error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %q on %q: %w", p.spec.Name, p.machine.name, err)
 	}
-	pid, err := onlyChild(cmd.Process.Pid)
+	p.by = cmd.Process.Pid
+	pid, err := onlyChild(p.by)
 	if err == nil {
 		p.id, err = identify(pid)
 	}
@@ -137,7 +139,11 @@ func (p *Process) Signal(s unix.Signal) error {
 	if !p.id.alive() {
 		return fmt.Errorf("signalling %q on %q: it does not run", p.spec.Name, p.machine.name)
 	}
-	return unix.Kill(p.id.PID, s)
+	if err := unix.Kill(p.id.PID, s); err != nil || s != unix.SIGCONT {
+		return err
+	}
+	// nsenter stops itself when its child is stopped. Left so, it would never reap the child, and the machine never end.
+	return unix.Kill(p.by, unix.SIGCONT)
 }
 
 // Kill ends it with SIGKILL, as a crash does, and waits until it is gone. Its children live on.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Usage is what one process of a node uses.
@@ -13,6 +14,9 @@ type Usage struct {
 	PID  int    // as seen from outside the node
 	Name string // up to 15 bytes of the program's name, as the kernel has it
 	RSS  int64  // resident memory, bytes
+	PSS  int64  // the same with shared pages divided among those who share them; 0 where the kernel does not say
+	// CPU is what it has used since its start, with its children that have ended and been waited for.
+	CPU time.Duration
 }
 
 // Usage lists every process on the node, those of containers included.
@@ -91,5 +95,49 @@ func usage(pid int) (Usage, bool) {
 			u.RSS = kib << 10
 		}
 	}
+	u.PSS = proportional(pid)
+	u.CPU = cpu(pid)
 	return u, true
+}
+
+// proportional reads the PSS of smaps_rollup (proc(5)).
+func proportional(pid int) int64 {
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+// tick is the unit of CPU times in /proc, USER_HZ, which is 100 on every architecture that Go knows.
+const tick = 10 * time.Millisecond
+
+// cpu sums utime, stime, cutime and cstime of stat (proc(5)).
+func cpu(pid int) time.Duration {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
+	if len(fields) < 15 {
+		return 0
+	}
+	var sum time.Duration
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum
 }

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,164 +18,268 @@ import (
 )
 
 type benchOptions struct {
-	pods int
-	peer bool
-	idle time.Duration
-	out  io.Writer
+	pods, burst, bursts, starts int
+	services, changes           int
+	idle, rest                  time.Duration
+	json, programs              string
+	out                         io.Writer
 }
 
 func benchCommand() *cobra.Command {
 	o := benchOptions{}
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure pod starts and memory on a node of a cluster made for it",
-		Long: `Starts one pod after the other, image local, and measures from the create call until a watcher sees it Ready, then until
-it is gone after its deletion. Memory is what the node's programs have resident after a rest.`,
+		Short: "Measure nodeagent beside upstream's kubelet and kube-proxy, in one cluster made for it",
+		Long: `Starts a cluster of two nodes, one with nodeagent and one with upstream's kubelet and kube-proxy, and has both do the same
+in turns, A B B A …, so that whatever else the machine does hits both. The first turn of each warms what starts only once
+and is not counted. Ratios mean more than seconds: those depend on the machine and on its load, which the report names.
+
+  pod start       from the create call until a watcher sees the pod Ready; its image is on the node
+  pod deletion    from the delete call until the watcher sees the pod gone; the container ends when told to
+  burst           from the first create call until the last of many pods is Ready
+  process start   from the start of the agent's programs until a watcher sees the node Ready
+  endpoint change from the update call of an EndpointSlice until a connection through the ClusterIP succeeds from the node,
+                  with as many Services there as --services says; the other node's proxy is stopped meanwhile
+  memory          of the agent (nodeagent and nodeagent-pump; kubelet and kube-proxy), and of what it brings along
+                  (containerd, shims, pause containers)`,
+		Example: `  bed bench --json figures.json
+  bed bench --pods 5 --burst 5 --bursts 1 --starts 1 --services 50 --changes 3 --idle 10s`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.out = cmd.OutOrStdout()
 			return o.run(cmd.Context())
 		},
 	}
-	cmd.Flags().IntVar(&o.pods, "pods", 30, "how many pods, one after the other")
-	cmd.Flags().BoolVar(&o.peer, "peer", false, "measure upstream's kubelet and kube-proxy instead of nodeagent")
-	cmd.Flags().DurationVar(&o.idle, "idle", 20*time.Second, "rest before memory is read")
+	fs := cmd.Flags()
+	fs.IntVar(&o.pods, "pods", 30, "how many pods one after the other, on each node; 0: none")
+	fs.IntVar(&o.burst, "burst", 30, "how many pods at once")
+	fs.IntVar(&o.bursts, "bursts", 3, "how many bursts, on each node; 0: none")
+	fs.IntVar(&o.starts, "starts", 5, "how many starts of the agent, on each node; 0: none")
+	fs.IntVar(&o.services, "services", 500, "how many Services of two endpoints; 0: no part about Services")
+	fs.IntVar(&o.changes, "changes", 10, "how many changes of an endpoint, for each node")
+	fs.DurationVar(&o.idle, "idle", time.Minute, "how long both do nothing while their CPU time is measured")
+	fs.DurationVar(&o.rest, "rest", 10*time.Second, "rest before memory is read")
+	fs.StringVar(&o.programs, "programs", "", "folder of nodeagent's programs; default: built from the source tree")
+	fs.StringVar(&o.json, "json", "", "file for the figures as JSON")
 	return cmd
 }
 
+// side is one of the two that are compared.
+type side struct {
+	name  string
+	node  *bed.Node
+	agent []string // the node's processes that are the agent, as the bed names them
+	proxy string   // the one that programs Services
+}
+
+// bench is one run.
+type bench struct {
+	benchOptions
+	cluster *bed.Cluster
+	client  kubernetes.Interface
+	sides   [2]*side // ours, upstream's
+	report  report
+}
+
 func (o benchOptions) run(ctx context.Context) (err error) {
+	if o.burst < 1 || o.changes < 1 {
+		return errors.New("measuring: --burst and --changes must be at least 1")
+	}
 	builder, err := tools.New(o.out)
 	if err != nil {
 		return err
 	}
-	var kind bed.Kind = bed.NodeAgent{}
-	if o.peer {
-		kind = bed.Peer{}
+	if o.programs == "" {
+		if o.programs, err = bed.Programs(ctx, builder); err != nil {
+			return err
+		}
 	}
-	c, err := bed.Start(ctx, bed.Options{Nodes: []bed.Kind{kind}, Log: o.out, Builder: builder})
+	c, err := bed.Start(ctx, bed.Options{Nodes: []bed.Kind{bed.NodeAgent{Dir: o.programs}, bed.Peer{}}, Log: o.out, Builder: builder})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if e := c.Stop(context.WithoutCancel(ctx)); err == nil {
-			err = e
+	defer func() { err = errors.Join(err, c.Stop(context.WithoutCancel(ctx))) }()
+	for _, n := range c.Nodes() {
+		if err := n.WaitReady(ctx, time.Minute); err != nil {
+			return err
 		}
-	}()
-	n := c.Nodes()[0]
-	if err := n.WaitReady(ctx, time.Minute); err != nil {
-		return err
 	}
 	if err := c.LoadImages(ctx, bed.Busybox); err != nil {
-		return err
-	}
-	if err := o.memory(ctx, n, "idle, no pod yet"); err != nil {
 		return err
 	}
 	config, err := c.RESTConfig()
 	if err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
+	b := &bench{benchOptions: o, cluster: c, report: newReport(o)}
+	if b.client, err = kubernetes.NewForConfig(config); err != nil {
 		return fmt.Errorf("making a client: %w", err)
 	}
-	if err := o.starts(ctx, client); err != nil {
-		return err
+	b.sides = [2]*side{
+		{name: "nodeagent", agent: []string{"nodeagent"}, proxy: "nodeagent"},
+		{name: "upstream", agent: []string{"kubelet", "kube-proxy"}, proxy: "kube-proxy"},
 	}
-	return o.memory(ctx, n, fmt.Sprintf("after %d pods", o.pods))
-}
-
-// starts measures pod starts and ends.
-func (o benchOptions) starts(ctx context.Context, client kubernetes.Interface) error {
-	var ready, gone []time.Duration
-	// The first one warms what starts only once, such as the bridge, and is left out.
-	for i := range o.pods + 1 {
-		r, g, err := o.onePod(ctx, client, fmt.Sprintf("bench-%d", i))
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			ready, gone = append(ready, r), append(gone, g)
-		}
-	}
-	for _, row := range []struct {
-		what  string
-		times []time.Duration
-	}{{"create → Ready", ready}, {"delete → gone", gone}} {
-		slices.Sort(row.times)
-		at := func(share float64) time.Duration {
-			return row.times[int(share*float64(len(row.times)-1))].Round(time.Millisecond)
-		}
-		_, _ = fmt.Fprintf(o.out, "%-16s p50 %6s   p90 %6s   max %6s   (%d pods)\n", row.what, at(0.5), at(0.9), at(1), len(row.times))
-	}
-	return nil
-}
-
-func (o benchOptions) onePod(ctx context.Context, client kubernetes.Interface, name string) (ready, gone time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	pods := client.CoreV1().Pods("default")
-	watch, err := pods.Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
-	if err != nil {
-		return 0, 0, fmt.Errorf("watching pod %q: %w", name, err)
-	}
-	defer watch.Stop()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{
-			TerminationGracePeriodSeconds: new(int64(5)),
-			// It ends when told to, so that "gone" measures the agent and not the grace period.
-			Containers: []corev1.Container{{Name: "c", Image: bed.Busybox, Command: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"}}},
-		},
-	}
-	started := time.Now()
-	if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-		return 0, 0, fmt.Errorf("creating pod %q: %w", name, err)
-	}
-	for event := range watch.ResultChan() {
-		p, ok := event.Object.(*corev1.Pod)
-		if !ok {
-			return 0, 0, fmt.Errorf("watching pod %q: %v", name, event.Object)
-		}
-		if event.Type == "DELETED" {
-			return ready, time.Since(started), nil
-		}
-		if ready == 0 && isReady(p) {
-			ready = time.Since(started)
-			started = time.Now()
-			if err := pods.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-				return 0, 0, fmt.Errorf("deleting pod %q: %w", name, err)
+	for _, n := range c.Nodes() {
+		for _, s := range b.sides {
+			if n.Process(s.proxy) != nil {
+				s.node = n
 			}
 		}
 	}
-	return 0, 0, fmt.Errorf("waiting for pod %q: not Ready and gone within a minute", name)
+	for _, part := range []func(context.Context) error{b.agentStarts, b.idleCost, b.singlePods, b.burstPods, b.manyServices} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return b.report.finish(o.out, o.json)
 }
 
-func isReady(p *corev1.Pod) bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+func (b *bench) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(b.out, format+"\n", args...)
 }
 
-// memory prints what the node's programs have resident, summed by name.
-func (o benchOptions) memory(ctx context.Context, n *bed.Node, when string) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(o.idle):
-	}
-	all, err := n.Usage()
-	if err != nil {
-		return err
-	}
-	sum := map[string]int64{}
-	for _, u := range all {
-		sum[u.Name] += u.RSS
-	}
-	for _, name := range []string{"nodeagent", "nodeagent-pump", "kubelet", "kube-proxy", "containerd"} {
-		if rss, ok := sum[name]; ok {
-			_, _ = fmt.Fprintf(o.out, "%-16s %4d MiB resident, %s\n", name, rss>>20, when)
+// turns calls do for both sides n times, the first of each time being the other one, after a turn that is not counted.
+func (b *bench) turns(ctx context.Context, n int, do func(ctx context.Context, s *side, turn int) error) error {
+	for turn := range n + 1 {
+		for i := range b.sides {
+			s := b.sides[(turn+i)%2]
+			if err := do(ctx, s, turn-1); err != nil {
+				return fmt.Errorf("measuring %s: %w", s.name, err)
+			}
 		}
 	}
 	return nil
+}
+
+// agentStarts measures from the start of the agent until its node, which is not known to the API then, is Ready.
+func (b *bench) agentStarts(ctx context.Context) error {
+	if b.starts == 0 {
+		return nil
+	}
+	b.say("starting the agents %d times", b.starts)
+	return b.turns(ctx, b.starts, func(ctx context.Context, s *side, turn int) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		for _, name := range s.agent {
+			if err := s.node.Process(name).Stop(30 * time.Second); err != nil {
+				return err
+			}
+		}
+		nodes := b.client.CoreV1().Nodes()
+		if err := nodes.Delete(ctx, s.node.Name, metav1.DeleteOptions{}); err != nil {
+			return fmt.Errorf("deleting node %q: %w", s.node.Name, err)
+		}
+		watch, err := nodes.Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", s.node.Name).String()})
+		if err != nil {
+			return fmt.Errorf("watching node %q: %w", s.node.Name, err)
+		}
+		defer watch.Stop()
+		started := time.Now()
+		for _, name := range s.agent {
+			if err := s.node.Process(name).Start(); err != nil {
+				return err
+			}
+		}
+		for event := range watch.ResultChan() {
+			if n, ok := event.Object.(*corev1.Node); ok && event.Type != "DELETED" && nodeReady(n) {
+				if turn >= 0 {
+					b.report.add(processStart, s, time.Since(started).Seconds())
+				}
+				return s.node.WaitReady(ctx, time.Minute) // gives it its pod CIDR
+			}
+		}
+		return fmt.Errorf("waiting for node %q: not Ready within two minutes", s.node.Name)
+	})
+}
+
+func nodeReady(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// idleCost measures both at the same time, with no pod on them.
+func (b *bench) idleCost(ctx context.Context) error {
+	b.say("doing nothing for %s", b.idle)
+	if err := sleep(ctx, b.rest); err != nil {
+		return err
+	}
+	before, err := b.costs()
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, b.idle); err != nil {
+		return err
+	}
+	after, err := b.costs()
+	if err != nil {
+		return err
+	}
+	for i, s := range b.sides {
+		minutes := b.idle.Minutes()
+		b.report.add(idleCPU, s, (after[i].agent.cpu-before[i].agent.cpu).Seconds()/minutes)
+		b.report.add(idleCPUAll, s, (after[i].all().cpu-before[i].all().cpu).Seconds()/minutes)
+	}
+	b.memory(after, idleRSS, idlePSS)
+	return nil
+}
+
+// memory reports what the sides hold.
+func (b *bench) memory(at [2]cost, rss, pss [2]quantity) {
+	for i, s := range b.sides {
+		b.report.add(rss[0], s, mib(at[i].agent.rss))
+		b.report.add(rss[1], s, mib(at[i].all().rss))
+		b.report.add(pss[0], s, mib(at[i].agent.pss))
+		b.report.add(pss[1], s, mib(at[i].all().pss))
+	}
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// use is what some processes use.
+type use struct {
+	rss, pss int64
+	cpu      time.Duration
+}
+
+// cost of one side: of the agent, and of the runtime that it brings along.
+type cost struct{ agent, runtime use }
+
+func (c cost) all() use {
+	return use{c.agent.rss + c.runtime.rss, c.agent.pss + c.runtime.pss, c.agent.cpu + c.runtime.cpu}
+}
+
+// costs reads both sides. What runs in the pods' own containers is not counted.
+func (b *bench) costs() (out [2]cost, err error) {
+	for i, s := range b.sides {
+		all, err := s.node.Usage()
+		if err != nil {
+			return out, err
+		}
+		for _, u := range all {
+			var to *use
+			switch u.Name {
+			case "nodeagent", "nodeagent-pump", "kubelet", "kube-proxy":
+				to = &out[i].agent
+			case "containerd", "containerd-shim", "pause":
+				to = &out[i].runtime
+			default:
+				continue
+			}
+			to.rss, to.pss, to.cpu = to.rss+u.RSS, to.pss+u.PSS, to.cpu+u.CPU
+		}
+	}
+	return out, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
