@@ -360,6 +360,8 @@ type Proxy struct {
 	Profiling bool
 	// ResyncPeriod of the informers; default 15m.
 	ResyncPeriod time.Duration
+	// LocalEndpoints leaves out pods of this node as soon as it knows that they are not ready or end; default true.
+	LocalEndpoints bool
 }
 
 // IPTables is proxy mode iptables.
@@ -368,7 +370,8 @@ type IPTables struct {
 	MasqueradeBit int
 	// MasqueradeAll masquerades all traffic to cluster IPs; default false.
 	MasqueradeAll bool
-	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default true.
+	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default false, unlike kube-proxy: it needs route_localnet, which
+	// lets neighbours of the node send packets to 127.0.0.1 (CVE-2020-8558).
 	LocalhostNodePorts bool
 	// MinSyncPeriod gathers changes; default 1s. SyncPeriod looks for drift; default 30s.
 	MinSyncPeriod, SyncPeriod time.Duration

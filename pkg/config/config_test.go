@@ -97,7 +97,7 @@ func sample(path string, t reflect.Type) string {
 		"KubeProxyConfiguration.metricsBindAddress": "10.0.0.1:1", "KubeProxyConfiguration.mode": "ipvs",
 		"KubeProxyConfiguration.ipvs.scheduler": "lc", "KubeProxyConfiguration.ipvs.excludeCIDRs": "[10.1.0.0/16]",
 		"KubeProxyConfiguration.nodePortAddresses": "[primary]",
-		"NodeAgentConfiguration.pods":              "off", "NodeAgentConfiguration.proxier": "off", "NodeAgentConfiguration.nodeIPs": "[10.0.0.1]",
+		"NodeAgentConfiguration.pods":              "off", "NodeAgentConfiguration.proxier": "off", "NodeAgentConfiguration.localEndpoints": "off", "NodeAgentConfiguration.nodeIPs": "[10.0.0.1]",
 		"NodeAgentConfiguration.containerd.handlers": "{crun: {binary: crun}}", "NodeAgentConfiguration.cni.binDirs": "[/x]",
 		"KubeletConfiguration.crashLoopBackOff.maxContainerRestartPeriod": "1m", "KubeletConfiguration.cpuCFSQuotaPeriod": "10ms",
 		"KubeletConfiguration.logging.vmodule":   "[{filePattern: a, verbosity: 1}]",

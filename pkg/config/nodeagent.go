@@ -14,6 +14,9 @@ type NodeAgentConfiguration struct {
 	// Pods and Proxier switch one half off.
 	Pods    Switch `json:"pods,omitempty"`
 	Proxier Switch `json:"proxier,omitempty"`
+	// LocalEndpoints on: Services leave out pods of this node from the moment that they are not ready or end, without
+	// waiting for the API to say so.
+	LocalEndpoints Switch `json:"localEndpoints,omitempty"`
 
 	// NodeName, NodeIPs and NodeLabels are what --hostname-override, --node-ip and --node-labels set.
 	NodeName   string            `json:"nodeName,omitempty"`

@@ -31,8 +31,8 @@ func (d *documents) services(c *Config) {
 		Healthz:      d.addressPort(kindProxy+".healthzBindAddress", p.HealthzBindAddress, netip.AddrPortFrom(wild, 10256)),
 		Metrics:      d.addressPort(kindProxy+".metricsBindAddress", p.MetricsBindAddress, netip.AddrPortFrom(loopback, 10249)),
 		BindHardFail: p.BindAddressHardFail, Profiling: p.EnableProfiling,
-		NodePortAddresses: p.NodePortAddresses,
-		ResyncPeriod:      d.positive(kindProxy+".configSyncPeriod", duration(p.ConfigSyncPeriod, 15*time.Minute)),
+		NodePortAddresses: p.NodePortAddresses, LocalEndpoints: d.agent.LocalEndpoints.On(),
+		ResyncPeriod: d.positive(kindProxy+".configSyncPeriod", duration(p.ConfigSyncPeriod, 15*time.Minute)),
 	}
 	if !d.agent.Proxier.On() {
 		c.Proxy.Mode = ProxyOff
@@ -77,7 +77,7 @@ func (d *documents) localTraffic(c *Config) {
 func (d *documents) iptables() IPTables {
 	p := &d.proxy.IPTables
 	i := IPTables{
-		MasqueradeBit: int(deref(p.MasqueradeBit, 14)), MasqueradeAll: p.MasqueradeAll, LocalhostNodePorts: deref(p.LocalhostNodePorts, true),
+		MasqueradeBit: int(deref(p.MasqueradeBit, 14)), MasqueradeAll: p.MasqueradeAll, LocalhostNodePorts: deref(p.LocalhostNodePorts, false),
 		MinSyncPeriod: duration(p.MinSyncPeriod, time.Second),
 		SyncPeriod:    d.positive(kindProxy+".iptables.syncPeriod", duration(p.SyncPeriod, 30*time.Second)),
 	}

@@ -27,6 +27,9 @@ type Tracker struct {
 
 	servicesSynced, slicesSynced, nodeSynced bool
 
+	// gone are withdrawn pods that exist no more, until no slice has them.
+	gone map[types.UID]bool
+
 	changes counts // so far
 	wake    []chan struct{}
 }
@@ -42,6 +45,7 @@ func NewTracker() *Tracker {
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]*discoveryv1.EndpointSlice{},
 		node:     service.Node{Withdrawn: map[types.UID]bool{}},
+		gone:     map[types.UID]bool{},
 		eligible: true,
 	}
 }
@@ -69,6 +73,9 @@ func (t *Tracker) SliceChanged(old, new *discoveryv1.EndpointSlice) {
 	} else {
 		t.slices[types.NamespacedName{Namespace: new.Namespace, Name: new.Name}] = new
 	}
+	if old != nil {
+		t.bury(old)
+	}
 	t.changed(counts{slices: 1})
 }
 
@@ -92,6 +99,10 @@ func (t *Tracker) NodeChanged(n service.Node, eligible bool) {
 func (t *Tracker) Withdraw(pod types.UID, unready bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.withdraw(pod, unready)
+}
+
+func (t *Tracker) withdraw(pod types.UID, unready bool) {
 	if t.node.Withdrawn[pod] == unready {
 		return
 	}
@@ -102,7 +113,47 @@ func (t *Tracker) Withdraw(pod types.UID, unready bool) {
 		delete(withdrawn, pod)
 	}
 	t.node.Withdrawn = withdrawn
-	t.changed(counts{slices: 1})
+	if t.listed(pod) {
+		t.changed(counts{})
+	}
+}
+
+// PodGone says that a pod is no more: nothing is to be kept of it once no slice has it.
+func (t *Tracker) PodGone(pod types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !t.node.Withdrawn[pod]:
+	case t.listed(pod):
+		t.gone[pod] = true
+	default:
+		t.withdraw(pod, false)
+	}
+}
+
+// bury forgets pods that are gone and were last in the slice that has changed.
+func (t *Tracker) bury(old *discoveryv1.EndpointSlice) {
+	if len(t.gone) == 0 {
+		return
+	}
+	for _, e := range old.Endpoints {
+		if e.TargetRef != nil && t.gone[e.TargetRef.UID] && !t.listed(e.TargetRef.UID) {
+			delete(t.gone, e.TargetRef.UID)
+			t.withdraw(e.TargetRef.UID, false)
+		}
+	}
+}
+
+// listed says whether any slice has the pod.
+func (t *Tracker) listed(pod types.UID) bool {
+	for _, s := range t.slices {
+		for i := range s.Endpoints {
+			if ref := s.Endpoints[i].TargetRef; ref != nil && ref.UID == pod {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ServicesSynced says that every Service that exists has been handed over.

@@ -37,6 +37,7 @@ type remembered struct {
 	slices []*discoveryv1.EndpointSlice
 	out    *Service // nil: nothing of this family
 	round  uint64
+	stale  bool // a pod of it was withdrawn, or is no more
 }
 
 // NewBuilder returns an empty Builder for family f.
@@ -47,7 +48,7 @@ func NewBuilder(f corev1.IPFamily) *Builder {
 // Build is like the function Build.
 func (b *Builder) Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n Node) *Snapshot {
 	if !b.node.equal(n) {
-		clear(b.memo)
+		b.forget(n)
 		b.node = n.clone()
 	}
 	b.round++
@@ -66,10 +67,24 @@ func (b *Builder) Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice
 	return out
 }
 
+// forget drops what is remembered of Services to which the change to node n matters.
+func (b *Builder) forget(n Node) {
+	if !b.node.same(n) {
+		clear(b.memo)
+		return
+	}
+	changed := func(pod types.UID) bool { return b.node.Withdrawn[pod] != n.Withdrawn[pod] }
+	for _, r := range b.memo {
+		r.stale = r.stale || slices.ContainsFunc(r.slices, func(s *discoveryv1.EndpointSlice) bool {
+			return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return e.TargetRef != nil && changed(e.TargetRef.UID) })
+		})
+	}
+}
+
 func (b *Builder) one(svc *corev1.Service, bySvc map[types.NamespacedName][]*discoveryv1.EndpointSlice) *Service {
 	key := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 	own := bySvc[key]
-	if r := b.memo[key]; r != nil && r.svc == svc && slices.Equal(r.slices, own) {
+	if r := b.memo[key]; r != nil && !r.stale && r.svc == svc && slices.Equal(r.slices, own) {
 		r.round = b.round
 		return r.out
 	}
@@ -78,8 +93,11 @@ func (b *Builder) one(svc *corev1.Service, bySvc map[types.NamespacedName][]*dis
 	return made
 }
 
-func (n Node) equal(o Node) bool {
-	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addresses, o.Addresses) && maps.Equal(n.Withdrawn, o.Withdrawn)
+func (n Node) equal(o Node) bool { return n.same(o) && maps.Equal(n.Withdrawn, o.Withdrawn) }
+
+// same is equal but for Withdrawn.
+func (n Node) same(o Node) bool {
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addresses, o.Addresses)
 }
 
 func (n Node) clone() Node {
@@ -141,6 +159,9 @@ func buildService(svc *corev1.Service, sls []*discoveryv1.EndpointSlice, n Node,
 		return nil
 	}
 	out := &Service{Namespace: svc.Namespace, Name: svc.Name, created: svc.CreationTimestamp.Time, Triggers: triggers(sls)}
+	if svc.Spec.PublishNotReadyAddresses {
+		n.Withdrawn = nil // readiness is not what it asks for
+	}
 	common := template(svc, f, vip, &r)
 	common.NodeInSourceRanges = anyContains(common.SourceRanges, n.Addresses)
 	endpoints := collect(sls, n, f, &r)
@@ -164,7 +185,7 @@ func buildService(svc *corev1.Service, sls []*discoveryv1.EndpointSlice, n Node,
 	slices.SortStableFunc(out.Ports, func(a, b *Port) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Protocol), string(b.Protocol)))
 	})
-	out.LocalReady = localReady(endpoints)
+	out.LocalReady = localReady(endpoints, n)
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && common.ExternalLocal {
 		out.HealthCheckNodePort, _ = validPort(svc.Spec.HealthCheckNodePort)
 	}

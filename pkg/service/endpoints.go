@@ -123,11 +123,12 @@ func endpoint(in *discoveryv1.Endpoint, a netip.Addr, port uint16, n Node) Endpo
 	return out
 }
 
-func localReady(byPort map[portKey][]Endpoint) int {
+// localReady leaves out withdrawn ones: load balancers may as well know at once.
+func localReady(byPort map[portKey][]Endpoint, n Node) int {
 	seen := map[netip.Addr]bool{}
 	for _, list := range byPort {
 		for _, e := range list {
-			if e.Local && e.Ready {
+			if e.Local && e.Ready && !n.withdrawn(e) {
 				seen[e.Addr()] = true
 			}
 		}
@@ -166,21 +167,22 @@ func fallback(chosen, from []Endpoint, eligible func(Endpoint) bool) []Endpoint 
 	return filter(from, func(e Endpoint) bool { return e.Serving && e.Terminating && eligible(e) })
 }
 
-// withdraw takes the readiness of pods that this node knows better about,
-// unless no ready endpoint would be left.
+// withdrawn says that this node knows better than the API that e is not to be used.
+func (n Node) withdrawn(e Endpoint) bool {
+	return e.Ready && e.Local && e.pod != "" && n.Withdrawn[e.pod]
+}
+
+// withdraw has endpoints of pods that this node knows better about count as
+// terminating: used only where no ready one is left, for each policy by itself.
+// Until the API knows, there are never fewer to use than it would choose.
 func withdraw(all []Endpoint, n Node) []Endpoint {
-	if len(n.Withdrawn) == 0 {
-		return all
-	}
-	gone := func(e Endpoint) bool { return e.Local && e.pod != "" && n.Withdrawn[e.pod] }
-	ready := func(e Endpoint) bool { return e.Ready && !gone(e) }
-	if !slices.ContainsFunc(all, gone) || !slices.ContainsFunc(all, ready) {
+	if len(n.Withdrawn) == 0 || !slices.ContainsFunc(all, n.withdrawn) {
 		return all
 	}
 	out := slices.Clone(all)
 	for i := range out {
-		if gone(out[i]) {
-			out[i].Ready = false
+		if n.withdrawn(out[i]) {
+			out[i].Ready, out[i].Serving, out[i].Terminating = false, true, true
 		}
 	}
 	return out

@@ -28,8 +28,8 @@ type Node struct {
 	// Addresses are the node's own, of both families, primary first.
 	Addresses []netip.Addr
 	// Withdrawn are pods of this node that are known here not to be ready, or
-	// to terminate, before the API says so. Their endpoints are not used
-	// unless none would be left.
+	// to terminate, before the API says so. Their endpoints are used only where
+	// there is no other; Services that publish addresses of unready pods keep them.
 	Withdrawn map[types.UID]bool
 }
 

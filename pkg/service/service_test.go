@@ -62,7 +62,7 @@ func TestBuilderIsBuildWithMemory(t *testing.T) {
 	var prev *service.Snapshot
 	for round := range 200 {
 		changed := ""
-		switch i := rand.IntN(len(svcs)); rand.IntN(5) {
+		switch i := rand.IntN(len(svcs)); rand.IntN(6) {
 		case 0:
 			svc := svcs[i].DeepCopy()
 			svc.Spec.Ports[0].Port = int32(1 + rand.IntN(60000))
@@ -73,6 +73,13 @@ func TestBuilderIsBuildWithMemory(t *testing.T) {
 			sls[i], changed = sl, sl.Labels[discoveryv1.LabelServiceName]
 		case 2:
 			node.Zone, changed = []string{"z1", "z2"}[rand.IntN(2)], "*"
+		case 3:
+			node.Withdrawn = map[types.UID]bool{}
+			if changed = "nothing"; prev != nil && len(prev.Node.Withdrawn) == 0 {
+				node.Withdrawn[sls[i].Endpoints[1].TargetRef.UID], changed = true, svcs[i].Name
+			} else if prev != nil {
+				changed = "*"
+			}
 		}
 		got := b.Build(svcs, sls, node)
 		if want := service.Build(svcs, sls, node, corev1.IPv4Protocol); got.String() != want.String() {
@@ -132,7 +139,10 @@ func many(n int) ([]*corev1.Service, []*discoveryv1.EndpointSlice) {
 			Ports: []discoveryv1.EndpointPort{{Port: &port}},
 			Endpoints: []discoveryv1.Endpoint{
 				{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}).String()}},
-				{Addresses: []string{netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()}},
+				{
+					Addresses: []string{netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()},
+					NodeName:  &testNode.Name, TargetRef: &corev1.ObjectReference{Kind: "Pod", UID: types.UID(name)},
+				},
 			},
 		})
 	}
