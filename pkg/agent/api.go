@@ -169,6 +169,9 @@ func (a *Agent) announce(ctx context.Context) error {
 		}
 	}
 	a.log.Info("Ready", "took", a.options.Now().Sub(a.started).Round(time.Millisecond))
+	if err := letGoOfStartup(); err != nil {
+		a.log.Warn("Memory that only starting needed is kept", "err", err)
+	}
 	return notifier{a.healthy, a.log}.ready()
 }
 

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
+)
+
+// HostChecks are what a machine must have for an agent of this configuration.
+func HostChecks(c *config.Config) bootstrap.HostConfig {
+	h := bootstrap.HostConfig{
+		NodeName: c.Node.Name, CNIBinDirs: c.Network.CNIBinDirs, CNIConfDir: c.Network.CNIConfDir,
+		Listen:     []netip.AddrPort{c.Server.Listen, c.Server.Healthz, c.Proxy.Healthz, c.Proxy.Metrics},
+		FailSwapOn: c.Node.FailSwapOn, FailCgroupV1: c.Cgroups.FailV1, SystemdCgroups: c.Cgroups.Driver == "systemd",
+	}
+	if c.Pods.Enabled {
+		h.More = append(h.More, containerdChecks(c)...)
+	}
+	if c.Proxy.Mode == config.ProxyIPTables {
+		h.More = append(h.More, bootstrap.HostCheck{
+			Name: "iptables", Remedy: "install iptables (or run without the services half: --proxier=off)",
+			Run: func(ctx context.Context) (string, error) {
+				_, err := iptables.Detect(ctx, corev1.IPv4Protocol, slog.New(slog.DiscardHandler))
+				return "", err
+			},
+		})
+	}
+	return h
+}
+
+// oldest containerd that is tested with.
+const oldestContainerd = 2
+
+func containerdChecks(c *config.Config) []bootstrap.HostCheck {
+	// asked once: the second check says nothing of a containerd that does not answer
+	var facts containerd.Facts
+	return []bootstrap.HostCheck{
+		{
+			Name: "containerd", Remedy: "systemctl enable --now containerd, version 2.0 or newer   (or give --containerd-address)",
+			Run: func(ctx context.Context) (string, error) {
+				var err error
+				if facts, err = containerd.Probe(ctx, c.Runtime.Address); err != nil {
+					return "", err
+				}
+				var major int
+				if _, err := fmt.Sscanf(strings.TrimPrefix(facts.Version, "v"), "%d.", &major); err == nil && major < oldestContainerd {
+					return "", fmt.Errorf("containerd %s is too old", facts.Version)
+				}
+				return "containerd " + facts.Version, nil
+			},
+		},
+		{
+			Name: "snapshotter", Remedy: "load the kernel module overlay (modprobe overlay), put containerd's folder on a file system " +
+				"that overlayfs can lie on, and restart containerd   (or give --snapshotter)",
+			Run: func(context.Context) (string, error) {
+				why, there := facts.Snapshotters[c.Runtime.Snapshotter]
+				switch {
+				case facts.Version == "":
+					return "", nil
+				case !there:
+					return "", fmt.Errorf("containerd has no snapshotter %q", c.Runtime.Snapshotter)
+				case why != "":
+					return "", fmt.Errorf("containerd's snapshotter %q does not work: %s", c.Runtime.Snapshotter, why)
+				}
+				return c.Runtime.Snapshotter, nil
+			},
+		},
+	}
+}
