@@ -375,7 +375,7 @@ func (p *pods) followHealth(ctx context.Context) error {
 // levels keeps the shares of the QoS levels at what their pods request together.
 func (p *pods) levels(ctx context.Context) error {
 	var set corev1.ResourceList
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
 		if node := p.allocatable(); node != nil && set == nil {
