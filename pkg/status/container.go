@@ -37,6 +37,10 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 		s.RestartCount = c.Reported.RestartCount
 		s.Image, s.ImageID, s.ContainerID = c.Reported.Image, c.Reported.ImageID, c.Reported.ContainerID
 	}
+	if c.Latest == nil && p.memory.Resize.Pending.Reason != "" {
+		// What was given and is not what the spec asks for has no other place until there is a record of the container.
+		s.AllocatedResources, s.Resources = c.Spec.Resources.Requests.DeepCopy(), c.Spec.Resources.DeepCopy()
+	}
 	s.State, s.LastTerminationState = p.states(c)
 	return s
 }

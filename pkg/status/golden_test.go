@@ -50,6 +50,7 @@ func TestPod(t *testing.T) {
 		if have.Memory == nil {
 			have.Memory = &podplan.Memory{}
 		}
+		want = have.Memory.Allocate(want, have.Runtime, nil)
 		have.Memory.Observe(want, have, now())
 		before := want.Reported.DeepCopy()
 		got := status.Pod(want, have, now())

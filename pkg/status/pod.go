@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
@@ -57,8 +58,23 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 			s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, one)
 		}
 	}
+	p.podResources(&s)
 	s.Conditions = p.conditions(s.Phase, true)
 	return s
+}
+
+// podResources tells what was given to the pod as a whole, where it asks for something as such (KEP-2837), and what its cgroup
+// has: while that is being changed, what was told before.
+func (p *podView) podResources(s *corev1.PodStatus) {
+	r := p.Pod.Spec.Resources
+	if r == nil {
+		return
+	}
+	s.AllocatedResources = resource.PodRequests(p.Pod, resource.PodResourcesOptions{})
+	if s.Resources == nil || !p.memory.Resize.InProgress() {
+		s.Resources = r.DeepCopy()
+		s.Resources.Requests = s.AllocatedResources.DeepCopy()
+	}
 }
 
 // refused says that the pod failed before the node took it in: of such a pod nothing but the verdict is reported.

@@ -194,6 +194,9 @@ func (r *ResizeState) recall(want Want, host runtime.Pod) {
 			r.Pending = PendingResize{Reason: c.Reason, Message: c.Message, Generation: c.ObservedGeneration}
 		case corev1.PodResizeInProgress:
 			r.begin(c.ObservedGeneration)
+			if c.Reason != "" {
+				r.Failure = FailureState{Reason: c.Reason, Message: c.Message, Count: 1}
+			}
 		}
 	}
 	if r.InProgress() && r.Generation == pod.Generation {

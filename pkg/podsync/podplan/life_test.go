@@ -115,6 +115,19 @@ func (p *player) change(word, first, rest string) error {
 				}
 			}
 		})
+	case "resize": // resize CONTAINER SIZES [/ CONTAINER SIZES …]
+		asked := map[string]corev1.ResourceRequirements{}
+		for part := range strings.SplitSeq(first+" "+rest, " / ") {
+			name, sizes, _ := strings.Cut(part, " ")
+			r, err := resources(sizes)
+			if err != nil {
+				return err
+			}
+			asked[name] = r
+		}
+		p.ask(asked)
+	case "room":
+		return p.setRoom(strings.TrimSpace(first + " " + rest))
 	case "debug":
 		p.edit(func(pod *corev1.Pod) {
 			var e corev1.EphemeralContainer
@@ -207,6 +220,9 @@ func summary(s corev1.PodStatus) string {
 	for _, c := range s.Conditions {
 		if c.Status == corev1.ConditionTrue && c.Type != corev1.PodScheduled {
 			fmt.Fprintf(&out, " %s", c.Type)
+			if c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress {
+				fmt.Fprintf(&out, "(%d %s %q)", c.ObservedGeneration, c.Reason, c.Message)
+			}
 		}
 	}
 	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {

@@ -224,7 +224,7 @@ func (m *Memory) Note(a Action, r ActionResult, now time.Time) {
 	case StopContainer:
 		m.noteStop(a, r, now)
 	case UpdateResources, ResizePod:
-		m.noteResize(a, r, m.Resize.Failure.after(r.Err, corev1.PodReasonError, now))
+		m.noteResize(a, r, m.Resize.Failure.after(r.Err, "", now))
 	case RemoveContainer, RemoveSandbox, UnmountVolumes, RemoveCgroup, Cleanup:
 		m.noteRemoval(a, r, now)
 	}

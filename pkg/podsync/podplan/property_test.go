@@ -68,7 +68,12 @@ func (l *life) pod() *corev1.Pod {
 }
 
 func (l *life) spec(name string) corev1.Container {
-	c := corev1.Container{Name: name, Image: name + ":1"}
+	c := corev1.Container{Name: name, Image: name + ":1", Resources: l.requirements()}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if l.chance(20) {
+			c.ResizePolicy = append(c.ResizePolicy, corev1.ContainerResizePolicy{ResourceName: name, RestartPolicy: corev1.RestartContainer})
+		}
+	}
 	probe := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(1)}}}
 	hook := &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}
 	if l.chance(30) {
@@ -119,7 +124,9 @@ func (l *life) event() {
 	case n < 93:
 		l.log.WriteString("> sandbox lost\n")
 		l.loseSandbox()
-	case n < 96 && l.want.Pod.DeletionTimestamp == nil:
+	case n < 98 && l.want.Pod.DeletionTimestamp == nil:
+		l.resizeSome()
+	case n < 99 && l.want.Pod.DeletionTimestamp == nil:
 		l.log.WriteString("> new image\n")
 		l.edit(func(p *corev1.Pod) { p.Spec.Containers[0].Image = fmt.Sprintf("app0:%d", l.rand.IntN(5)) })
 	}
@@ -199,8 +206,9 @@ func (l *life) restartAndCompare() {
 	l.restartAgent()
 	have := l.have
 	have.Memory = &l.memory
-	l.memory.Observe(l.want, have, l.now)
-	after := status.Pod(l.want, have, l.now)
+	want := l.memory.Allocate(l.want, have.Runtime, nil)
+	l.memory.Observe(want, have, l.now)
+	after := status.Pod(want, have, l.now)
 	if a, b := told(before), told(after); a != b {
 		l.rule(true, "a restart of the agent changes the status from\n\t%s to\n\t%s", a, b)
 	}
@@ -260,12 +268,14 @@ func TestEveryLifeSettles(t *testing.T) {
 			l.look()
 			l.event()
 		}
+		l.room = podplan.Room{}
 		l.advance(10 * time.Minute)
 		for range 6 { // each init container takes a round
 			l.allAnswer()
 		}
 		l.rule(!l.ready() && !l.plan.Stopped, "neither ready nor ended: %s; %v", summary(l.status), l.plan)
 		l.rule(len(l.plan.Actions) > 0, "not at rest: %v", l.plan)
+		l.checkSizes()
 		if len(l.wrong) > 0 {
 			pod, _ := json.Marshal(l.want.Pod)
 			t.Fatalf("seed %d:\n%s\nlife:\n%s\npod: %s", seed, strings.Join(l.wrong, "\n"), l.log, pod)

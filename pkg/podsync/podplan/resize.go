@@ -61,7 +61,7 @@ func (m *Memory) observeResize(v View, have Have) {
 // noteResize takes the outcome of a step of a resize in. What failed is shown until the resize is complete.
 func (m *Memory) noteResize(a Action, r ActionResult, f FailureState) {
 	if r.Err != nil {
-		m.Resize.Failure = f
+		m.Resize.Failure, m.Resize.Failure.Reason = f, corev1.PodReasonError
 		return
 	}
 	if step, ok := a.(ResizePod); ok {

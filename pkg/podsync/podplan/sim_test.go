@@ -28,7 +28,11 @@ type host struct {
 	status     corev1.PodStatus
 	told       corev1.PodStatus // the last that was sent to the API
 	frozen     bool
-	flying     []podplan.Action // under way; finished by finish
+	room       podplan.Room           // for this pod
+	given      *corev1.Pod            // with what it was given
+	cgroup     *limits                // of the pod; nil while there is none
+	flying     []podplan.Action       // under way; finished by finish
+	madeFrom   map[string]*corev1.Pod // by key of an action under way: the pod when it was launched
 	failures   []failure
 	held       []string        // prefixes of actions that do not end by themselves
 	stubborn   map[string]bool // containers that ignore their stop signal
@@ -47,6 +51,7 @@ type failure struct {
 func newHost(pod *corev1.Pod, log func(string, ...any)) *host {
 	h := &host{
 		start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), stubborn: map[string]bool{}, instant: map[string]int{}, log: log,
+		madeFrom: map[string]*corev1.Pod{},
 	}
 	h.now = h.start
 	h.want = podplan.Want{UID: pod.UID, Pod: pod, Reported: pod.Status, HostIPs: []netip.Addr{netip.MustParseAddr("192.168.77.2")}}
@@ -67,9 +72,11 @@ func (h *host) rule(broken bool, format string, args ...any) {
 func (h *host) look() []podplan.Action {
 	have := h.have
 	have.Memory = &h.memory
-	h.memory.Observe(h.want, have, h.now)
-	h.plan = podplan.Next(h.want, have, h.now)
-	if again := podplan.Next(h.want, have, h.now); fmt.Sprint(again) != fmt.Sprint(h.plan) {
+	want := h.memory.Allocate(h.want, have.Runtime, &h.room)
+	h.given = want.Pod
+	h.memory.Observe(want, have, h.now)
+	h.plan = podplan.Next(want, have, h.now)
+	if again := podplan.Next(want, have, h.now); fmt.Sprint(again) != fmt.Sprint(h.plan) {
 		h.rule(true, "a plan made twice differs: %v and %v", h.plan, again)
 	}
 	h.rule(!h.plan.WakeAt.IsZero() && !h.plan.WakeAt.After(h.now), "asks to be woken in the past")
@@ -83,7 +90,7 @@ func (h *host) look() []podplan.Action {
 		h.rule(!h.have.Runtime.Empty() || h.have.Residue != podplan.Residue{}, "done while something is left")
 	}
 	if !h.frozen && h.want.Pod != nil {
-		h.status = status.Pod(h.want, have, h.now)
+		h.status = status.Pod(want, have, h.now)
 		h.frozen = h.plan.Stopped
 	}
 	h.launch()
@@ -94,6 +101,7 @@ func (h *host) look() []podplan.Action {
 func (h *host) launch() {
 	for _, a := range h.plan.Actions {
 		h.have.Busy[a.Key()] = true
+		h.madeFrom[a.Key()] = h.given
 		h.flying = append(h.flying, a)
 		h.print(a.String())
 	}
@@ -237,7 +245,9 @@ func (h *host) healthy(c *runtime.Container) bool {
 	p := h.have.Probes[c.ID]
 	stop := h.memory.Stops[c.ID]
 	sandbox := h.have.Runtime.Sandbox
-	view := podplan.Look(h.want, podplan.Have{Runtime: h.have.Runtime, Memory: &h.memory}, h.now)
+	want := h.want
+	want.Pod = h.given
+	view := podplan.Look(want, podplan.Have{Runtime: h.have.Runtime, Memory: &h.memory}, h.now)
 	return stop.Message == "" && !view.Ends && p.Liveness != podplan.Failure && p.Startup != podplan.Failure &&
 		sandbox != nil && sandbox.Ready && h.memory.Hooks[c.ID].PostStartError == ""
 }
@@ -264,11 +274,16 @@ func (h *host) byID(id string) *runtime.Container {
 func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 	result := podplan.ActionResult{Err: err}
 	rt := &h.have.Runtime
+	defer h.checkLimits(a)
 	switch a := a.(type) {
+	case podplan.UpdateResources, podplan.ResizePod:
+		h.resize(a)
 	case podplan.MountVolume:
 		h.have.Residue.Volumes, h.have.Residue.Dir = true, true
 	case podplan.StartSandbox:
 		h.have.Residue.Dir, h.have.Residue.Cgroup = true, true
+		l := limitsOf(h.madeFrom[a.Key()])
+		h.cgroup = &l
 		rt.Sandbox = &runtime.Sandbox{
 			ID: runtime.SandboxID(h.want.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: h.now,
 			IPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.244.0.%d", 5+a.Attempt))},
@@ -298,9 +313,9 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 	case podplan.UnmountVolumes:
 		h.have.Residue.Volumes = false
 	case podplan.RemoveCgroup:
-		h.have.Residue.Cgroup = false
+		h.have.Residue.Cgroup, h.cgroup = false, nil
 	case podplan.Cleanup:
-		h.have.Residue = podplan.Residue{}
+		h.have.Residue, h.cgroup = podplan.Residue{}, nil
 	}
 	return result
 }
@@ -318,9 +333,10 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 		})
 		c = &rt.Containers[len(rt.Containers)-1]
 	}
-	for i, spec := range specs(h.want.Pod) {
+	made := h.madeFrom[a.Key()]
+	for _, spec := range specs(made) {
 		if spec.Name == a.Container {
-			c.Image, c.SpecHash = spec.Image, podplan.SpecHash(&specs(h.want.Pod)[i])
+			c.Image, c.SpecHash, c.Sizes = spec.Image, podplan.SpecHash(&spec), podplan.SizesOf(made, &spec).String()
 		}
 	}
 	c.State, c.StartedAt = runtime.Running, h.now
