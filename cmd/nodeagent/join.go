@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
@@ -49,7 +49,7 @@ Run again after any interruption, it goes on where it stopped.`,
 	fs.StringSliceVar(&f.hashes, "discovery-token-ca-cert-hash", nil, "hash of the cluster's CA, sha256:…; any of several")
 	fs.BoolVar(&f.unpinned, "discovery-token-unsafe-skip-ca-verification", false, "trust whoever knows the token")
 	fs.StringVar(&f.discoveryFile, "discovery-file", "", "kubeconfig to trust for address and CA, instead of token and hash")
-	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks to skip by name: root, kernel, cgroup, containerd, cni, swap, ports, clock, version, proxy-rbac")
+	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks to skip by name, all for every one: "+checkNames+", proxy-rbac")
 	fs.BoolVar(&f.replace, "replace", false, "take over the name of a Ready node")
 	fs.BoolVar(&f.rejoin, "rejoin", false, "get a new certificate though there is a good one")
 	fs.BoolVar(&f.noStart, "no-start", false, "write the identity only; start nothing")
@@ -77,7 +77,7 @@ func joinAliases(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 func (f *joinFlags) run(c *cobra.Command, args []string) error {
-	cfg, _, err := config.Load(&f.config)
+	cfg, err := loadToJoin(&f.config)
 	if err != nil {
 		return err
 	}
@@ -140,10 +140,7 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}
 	return bootstrap.JoinConfig{
 		Plan: plan, Token: token, Ignore: f.ignore, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
-		Host: bootstrap.HostConfig{
-			Containerd: cfg.Runtime.Address, CNIBinDirs: cfg.Network.CNIBinDirs, CNIConfDir: cfg.Network.CNIConfDir,
-			Listen: []netip.AddrPort{cfg.Server.Listen, cfg.Server.Healthz, cfg.Proxy.Healthz, cfg.Proxy.Metrics}, FailSwapOn: cfg.Node.FailSwapOn,
-		},
+		Host:    agent.HostChecks(&cfg),
 		Service: unit.New(f.unit), UserAgent: version.UserAgent(), Minor: version.Minor, Now: time.Now,
 	}, nil
 }

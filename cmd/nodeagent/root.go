@@ -21,7 +21,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("Kubernetes {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(joinCommand(), configCommand(), versionCommand())
+	root.AddCommand(joinCommand(), preflightCommand(), resetCommand(), configCommand(), versionCommand())
 	root.AddCommand(daemonCommands()...)
 	return root
 }

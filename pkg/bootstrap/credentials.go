@@ -174,9 +174,11 @@ func (c *Credentials) CheckExpiry(now time.Time) error {
 	if leaf == nil || now.Before(leaf.NotAfter) {
 		return nil
 	}
-	return &Error{Code: CodeCertificate, Err: fmt.Errorf("checking the client certificate: %w on %s, it is now %s", ErrExpired,
-		leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
-		Next: "nodeagent join SERVER --token … --rejoin   (running pods are left running)"}
+	return &Error{
+		Code: CodeCertificate, Err: fmt.Errorf("checking the client certificate: %w on %s, it is now %s", ErrExpired,
+			leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+		Next: "nodeagent join SERVER --token … --rejoin   (running pods are left running)",
+	}
 }
 
 func leafOf(pair *tls.Certificate) *x509.Certificate {

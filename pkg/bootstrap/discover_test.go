@@ -39,8 +39,10 @@ func newAuthority(t testing.TB, name string) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -63,8 +65,10 @@ func (a *authority) issue(t testing.TB, subject pkix.Name, public any, life time
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: serial, Subject: subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Hour).Add(life),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Hour).Add(life),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 	if err != nil {
 		t.Fatal(err)
@@ -237,8 +241,10 @@ func TestClock(t *testing.T) {
 	ca := newAuthority(t, "kubernetes")
 	server := ca.serve(t, answerWith(info(t, ca.pem(), testToken)), nil)
 	for off, want := range map[time.Duration]Code{0: 0, 48 * time.Hour: CodeClock} {
-		d := discovery{servers: []string{server}, token: testToken, pins: []Pin{PinOf(ca.cert)}, reachFor: time.Second, signedFor: time.Second,
-			now: func() time.Time { return time.Now().Add(off) }}
+		d := discovery{
+			servers: []string{server}, token: testToken, pins: []Pin{PinOf(ca.cert)}, reachFor: time.Second, signedFor: time.Second,
+			now: func() time.Time { return time.Now().Add(off) },
+		}
 		a, err := d.reach(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -39,15 +39,19 @@ func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 		if errors.Is(err, ErrExpired) {
 			return nil, err
 		}
-		return nil, &Error{Code: CodeCertificate, Err: fmt.Errorf("loading this node's identity: %w (and no %s)", err, c.BootstrapKubeconfig),
-			Next: "nodeagent join SERVER --token …"}
+		return nil, &Error{
+			Code: CodeCertificate, Err: fmt.Errorf("loading this node's identity: %w (and no %s)", err, c.BootstrapKubeconfig),
+			Next: "nodeagent join SERVER --token …",
+		}
 	}
 	if c.ApproveFor == 0 {
 		c.ApproveFor = 365 * 24 * time.Hour // the unit's start timeout is shorter
 	}
 	j, err := NewJoiner(JoinConfig{
-		Plan: Config{NodeName: c.NodeName, Discovery: c.BootstrapKubeconfig, NoHostChecks: true, Unpinned: true,
-			Files: Files{CA: c.CA, Kubeconfig: c.Kubeconfig}},
+		Plan: Config{
+			NodeName: c.NodeName, Discovery: c.BootstrapKubeconfig, NoHostChecks: true, Unpinned: true,
+			Files: Files{CA: c.CA, Kubeconfig: c.Kubeconfig},
+		},
 		Replace:   true, // kubelet takes its Node over too: the name is this machine's
 		UserAgent: c.UserAgent, Minor: c.Minor, ApproveFor: c.ApproveFor, Now: c.Now, Report: c.Report,
 	}, c.CertDir)

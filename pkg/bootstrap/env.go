@@ -18,3 +18,13 @@ func EnvText(args []string) (string, error) {
 	}
 	return "# Written by nodeagent join; edit at will, it is written again only by a join with other flags.\nNODEAGENT_ARGS=\"" + strings.Join(args, " ") + "\"\n", nil
 }
+
+// EnvArgs reads back what EnvText wrote; nil when there is nothing of the kind.
+func EnvArgs(text string) []string {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "NODEAGENT_ARGS="); ok {
+			return strings.Fields(strings.Trim(value, `"`))
+		}
+	}
+	return nil
+}

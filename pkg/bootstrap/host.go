@@ -2,57 +2,74 @@ package bootstrap
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // HostConfig is what the host checks look at.
 type HostConfig struct {
-	// Containerd is its socket; CNIBinDirs and CNIConfDir as in config.Network.
-	Containerd string
+	// NodeName is the name to join by.
+	NodeName   string
 	CNIBinDirs []string
 	CNIConfDir string
 	// Listen are the addresses that the daemon will listen on; not checked when it runs already.
 	Listen []netip.AddrPort
-	// FailSwapOn makes swap an error.
-	FailSwapOn bool
+	// FailSwapOn makes swap an error, FailCgroupV1 cgroup v1.
+	FailSwapOn, FailCgroupV1 bool
+	// SystemdCgroups says that cgroups are made by systemd.
+	SystemdCgroups bool
+	// More are checks of what this package does not know: containerd, iptables.
+	More []HostCheck
 }
 
-// checkHost returns a line of facts. Each error names its check, for --ignore; full preflight is more than this.
-func checkHost(ctx context.Context, c HostConfig, running bool, ignored func(check string) bool) (string, error) {
-	var facts []string
-	for _, check := range []struct {
-		name string
-		run  func() (fact string, err error)
-		next string
-	}{
-		{"root", checkRoot, "run it as root"},
-		{"kernel", checkKernel, "use Linux 5.13 or newer"},
-		{"cgroup", checkCgroup, "mount cgroup2 on /sys/fs/cgroup"},
-		{"containerd", func() (string, error) { return checkContainerd(ctx, c.Containerd) }, "systemctl enable --now containerd   (or give --containerd-address)"},
-		{"cni", func() (string, error) { return checkCNI(c) }, "install the CNI plugins there (or give --cni-bin-dir)"},
-		{"swap", func() (string, error) { return checkSwap(c.FailSwapOn) }, "swapoff -a   (or failSwapOn: false in the configuration)"},
-		{"ports", func() (string, error) { return checkPorts(ctx, c.Listen, running) }, "stop the program that listens there (a kubelet or kube-proxy?), or set another port"},
-	} {
-		fact, err := check.run()
-		switch {
-		case err != nil && ignored(check.name):
-			facts = append(facts, check.name+" ignored")
-		case err != nil:
-			return "", fail(CodeHost, check.next+"; or skip the check: --ignore "+check.name, "checking this machine (%s): %w", check.name, err)
-		case fact != "":
-			facts = append(facts, fact)
-		}
+// HostCheck is one look at this machine before it joins. It changes nothing.
+type HostCheck struct {
+	// Name is for --ignore.
+	Name string
+	// Run returns a fact for people, or what is wrong.
+	Run func(ctx context.Context) (fact string, err error)
+	// Remedy is what to do when it fails.
+	Remedy string
+}
+
+// hostChecks are all of them, in the order in which they are told.
+func hostChecks(c HostConfig, running bool) []HostCheck {
+	local := func(f func() (string, error)) func(context.Context) (string, error) {
+		return func(context.Context) (string, error) { return f() }
 	}
-	return strings.Join(facts, ", "), nil
+	checks := []HostCheck{
+		{"root", local(checkRoot), "run it as root"},
+		{
+			"hostname", local(func() (string, error) { return "", checkName(c.NodeName) }),
+			"give another name with --node-name NAME, or rename the machine: hostnamectl set-hostname NAME",
+		},
+		{"kernel", local(checkKernel), "use Linux 5.13 or newer"},
+		{"features", local(checkFeatures), "use a kernel with these (a distribution's own has them all)"},
+		{
+			"cgroup", local(func() (string, error) { return checkCgroup(c) }),
+			"boot with cgroup v2 (kernel parameter systemd.unified_cgroup_hierarchy=1), mounted on /sys/fs/cgroup",
+		},
+	}
+	checks = append(checks, c.More...)
+	return append(checks,
+		HostCheck{"cni", local(func() (string, error) { return checkCNI(c) }), "install the CNI plugins there (or give --cni-bin-dir)"},
+		HostCheck{"swap", local(func() (string, error) { return checkSwap(c.FailSwapOn) }), "swapoff -a   (or failSwapOn: false in the configuration)"},
+		HostCheck{
+			"ports", func(ctx context.Context) (string, error) { return checkPorts(ctx, c.Listen, running) },
+			"stop the program that listens there (a kubelet or kube-proxy? ss -ltnp shows it), or set another port",
+		},
+	)
 }
 
 func checkRoot() (string, error) {
@@ -75,26 +92,69 @@ func checkKernel() (string, error) {
 	return "kernel " + release, nil
 }
 
-func checkCgroup() (string, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
-		return "", fmt.Errorf("looking at /sys/fs/cgroup: %w", err)
+func checkName(name string) error {
+	if m := validation.IsDNS1123Subdomain(name); len(m) > 0 {
+		return fmt.Errorf("%q is no node name: %s", name, m[0])
 	}
-	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		return "cgroup v2", nil
-	}
-	if _, err := os.Stat("/sys/fs/cgroup/memory"); err == nil {
-		return "cgroup v1 (on its way out)", nil
-	}
-	return "", errors.New("neither cgroup v2 nor v1's memory controller is mounted on /sys/fs/cgroup")
+	return nil
 }
 
-func checkContainerd(ctx context.Context, socket string) (string, error) {
-	conn, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return "", fmt.Errorf("connecting to containerd: %w", err)
+// checkFeatures looks for what every pod needs of the kernel, where the kernel shows it without being asked to load anything.
+func checkFeatures() (string, error) {
+	var missing []string
+	for _, f := range []struct{ path, what string }{
+		{"/proc/self/ns/net", "network namespaces (CONFIG_NET_NS)"},
+		{"/proc/self/ns/ipc", "IPC namespaces (CONFIG_IPC_NS)"},
+		{"/proc/self/ns/uts", "UTS namespaces (CONFIG_UTS_NS)"},
+		{"/proc/self/ns/pid", "PID namespaces (CONFIG_PID_NS)"},
+		{"/proc/sys/kernel/seccomp/actions_avail", "seccomp filters (CONFIG_SECCOMP_FILTER)"},
+		{"/proc/sys/net/ipv4/ip_forward", "IPv4 (CONFIG_INET)"},
+	} {
+		if _, err := os.Stat(f.path); err != nil {
+			missing = append(missing, f.what)
+		}
 	}
-	return "containerd answers", conn.Close()
+	if len(missing) > 0 {
+		return "", fmt.Errorf("the kernel has no %s", strings.Join(missing, ", no "))
+	}
+	return "", nil
+}
+
+func checkCgroup(c HostConfig) (string, error) {
+	var at unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &at); err != nil {
+		return "", fmt.Errorf("looking at /sys/fs/cgroup: %w", err)
+	}
+	if c.SystemdCgroups {
+		if _, err := os.Stat("/run/systemd/system"); err != nil {
+			return "", errors.New("cgroupDriver is systemd, and systemd does not run here (set cgroupDriver: cgroupfs)")
+		}
+	}
+	fact, have := "cgroup v2", map[string]bool{}
+	if at.Type == unix.CGROUP2_SUPER_MAGIC {
+		text, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+		if err != nil {
+			return "", fmt.Errorf("reading cgroup controllers: %w", err)
+		}
+		for _, name := range strings.Fields(string(text)) {
+			have[name] = true
+		}
+	} else {
+		if c.FailCgroupV1 {
+			return "", errors.New("this is cgroup v1, and failCgroupV1 is true")
+		}
+		fact = "cgroup v1 (on its way out)"
+		for _, name := range []string{"cpu", "memory", "pids"} {
+			_, err := os.Stat("/sys/fs/cgroup/" + name)
+			have[name] = err == nil
+		}
+	}
+	for _, name := range []string{"cpu", "memory", "pids"} {
+		if !have[name] {
+			return "", fmt.Errorf("%s: controller %s is not there", fact, name)
+		}
+	}
+	return fact, nil
 }
 
 func checkCNI(c HostConfig) (string, error) {
@@ -111,15 +171,64 @@ func checkCNI(c HostConfig) (string, error) {
 	if len(plugins) == 0 {
 		return "", fmt.Errorf("no plugin is in %s", strings.Join(c.CNIBinDirs, ", "))
 	}
-	var conf int
-	for _, pattern := range []string{"*.conflist", "*.conf", "*.json"} {
-		found, err := filepath.Glob(filepath.Join(c.CNIConfDir, pattern))
-		if err != nil {
-			return "", fmt.Errorf("looking for CNI configuration: %w", err)
-		}
-		conf += len(found)
+	conf, wanted, err := cniTypes(c.CNIConfDir)
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("CNI %d plugins, %d configurations", len(plugins), conf), nil
+	var missing []string
+	for _, t := range wanted {
+		if !plugins[t] {
+			missing = append(missing, t)
+		}
+	}
+	if len(missing) > 0 {
+		return "", fmt.Errorf("%s names plugins that are not in %s: %s", conf, strings.Join(c.CNIBinDirs, ", "), strings.Join(missing, ", "))
+	}
+	if conf == "" {
+		conf = "no configuration yet"
+	}
+	return fmt.Sprintf("CNI %d plugins, %s", len(plugins), filepath.Base(conf)), nil
+}
+
+// cniTypes reads which plugins the network that will be used names: that of the first configuration in order of name.
+func cniTypes(dir string) (file string, types []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil // a DaemonSet will bring it
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("looking for CNI configuration: %w", err)
+	}
+	for _, e := range entries {
+		if !slices.Contains([]string{".conflist", ".conf", ".json"}, filepath.Ext(e.Name())) {
+			continue
+		}
+		file = filepath.Join(dir, e.Name())
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", nil, fmt.Errorf("reading CNI configuration: %w", err)
+		}
+		type plugin struct {
+			Type string
+			IPAM struct{ Type string }
+		}
+		var conf struct {
+			plugin
+			Plugins []plugin
+		}
+		if err := json.Unmarshal(text, &conf); err != nil {
+			return "", nil, fmt.Errorf("reading CNI configuration %q: %w", file, err)
+		}
+		for _, p := range append(conf.Plugins, conf.plugin) {
+			for _, t := range []string{p.Type, p.IPAM.Type} {
+				if t != "" && !slices.Contains(types, t) {
+					types = append(types, t)
+				}
+			}
+		}
+		return file, types, nil
+	}
+	return "", nil, nil
 }
 
 func checkSwap(fatal bool) (string, error) {
@@ -141,17 +250,18 @@ func checkPorts(ctx context.Context, listen []netip.AddrPort, running bool) (str
 	if running {
 		return "", nil
 	}
+	var taken error
 	for _, a := range listen {
-		if !a.IsValid() {
+		if !a.IsValid() || a.Port() == 0 {
 			continue
 		}
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.String())
-		if err != nil {
-			return "", fmt.Errorf("trying port %d: %w", a.Port(), err)
+		if err == nil {
+			err = l.Close()
 		}
-		if err := l.Close(); err != nil {
-			return "", fmt.Errorf("trying port %d: %w", a.Port(), err)
+		if err != nil {
+			taken = errors.Join(taken, fmt.Errorf("trying port %d: %w", a.Port(), err))
 		}
 	}
-	return "", nil
+	return "", taken
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -29,18 +27,20 @@ func (r *run) say(format string, args ...any) {
 }
 
 func (r *run) ignored(check string) bool {
-	return slices.Contains(r.c.Ignore, check) || slices.Contains(r.c.Ignore, "all")
+	return ignores(r.c.Ignore, check)
 }
 
 func (r *run) checkHost(ctx context.Context) error {
-	facts, err := checkHost(ctx, r.c.Host, r.have.Active, r.ignored)
-	r.say("%s", facts)
-	return err
+	findings := checkHost(ctx, hostChecks(r.c.Host, r.have.Active), r.c.Ignore)
+	r.say("%s", factsOf(findings))
+	return Verdict(findings)
 }
 
 func (r *run) discovery() *discovery {
-	return &discovery{servers: r.c.Plan.Servers, token: r.c.Token, pins: r.c.Plan.Pins, unpinned: r.c.Plan.Unpinned,
-		reachFor: r.c.ReachFor, signedFor: r.c.SignedFor, now: r.c.Now}
+	return &discovery{
+		servers: r.c.Plan.Servers, token: r.c.Token, pins: r.c.Plan.Pins, unpinned: r.c.Plan.Unpinned,
+		reachFor: r.c.ReachFor, signedFor: r.c.SignedFor, now: r.c.Now,
+	}
 }
 
 func (r *run) reach(ctx context.Context) error {
@@ -56,18 +56,7 @@ func (r *run) reach(ctx context.Context) error {
 	if a.skew.Abs() >= time.Second {
 		r.say("clock differs by %s", a.skew.Round(time.Second))
 	}
-	if a.skew.Abs() > time.Minute && !r.ignored("clock") {
-		return fail(CodeClock, "set the clock (timedatectl set-ntp true); or skip the check: --ignore clock",
-			"comparing clocks: this machine's is %s %s that of %s", a.skew.Abs().Round(time.Second), aheadOrBehind(a.skew), a.server)
-	}
-	return nil
-}
-
-func aheadOrBehind(d time.Duration) string {
-	if d < 0 {
-		return "behind"
-	}
-	return "ahead of"
+	return r.skippable("clock", compareClocks(a.skew, a.server))
 }
 
 func (r *run) verify(ctx context.Context) error {
@@ -77,8 +66,10 @@ func (r *run) verify(ctx context.Context) error {
 	}
 	r.cluster = c
 	r.say("CA %s, signature ok", pinTexts(pinsOf(c.certs)))
-	config := &rest.Config{Host: "https://" + c.server, BearerToken: r.c.Token.bearer(), UserAgent: r.c.UserAgent, QPS: -1,
-		TLSClientConfig: rest.TLSClientConfig{CAData: c.ca}}
+	config := &rest.Config{
+		Host: "https://" + c.server, BearerToken: r.c.Token.bearer(), UserAgent: r.c.UserAgent, QPS: -1,
+		TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
+	}
 	return r.useEarly(ctx, config)
 }
 
@@ -117,7 +108,7 @@ func (r *run) useEarly(ctx context.Context, config *rest.Config) error {
 	return r.checkVersion(ctx)
 }
 
-// checkVersion applies the skew policy: a node may be three minors older than the API server, and never newer.
+// checkVersion is the first request with the token: it proves that the token is accepted.
 func (r *run) checkVersion(ctx context.Context) error {
 	body, err := r.early.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
 	switch {
@@ -130,14 +121,7 @@ func (r *run) checkVersion(ctx context.Context) error {
 	}
 	git, minor := versionOf(body)
 	r.say("%s", git)
-	if minor < 0 || r.c.Minor == 0 || r.ignored("version") {
-		return nil
-	}
-	if d := minor - r.c.Minor; d < 0 || d > 3 {
-		return fail(CodeVersion, "use a nodeagent for 1."+strconv.Itoa(minor)+"; or skip the check: --ignore version",
-			"comparing versions: the API server is %s, this agent 1.%d; a node may be up to 3 minors older than the server, never newer", git, r.c.Minor)
-	}
-	return nil
+	return r.skippable("version", compareVersions(git, minor, r.c.Minor))
 }
 
 func (r *run) checkName(ctx context.Context) error {
@@ -273,7 +257,8 @@ func (r *run) checkProxy(ctx context.Context) error {
 		return err
 	}
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "list", Group: "discovery.k8s.io", Resource: "endpointslices"}}}
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "list", Group: "discovery.k8s.io", Resource: "endpointslices"},
+	}}
 	got, err := node.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {
 		return fail(CodeReach, "run the same command again", "asking what the node may do: %w", err)

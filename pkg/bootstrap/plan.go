@@ -236,8 +236,10 @@ func joinSteps(have Have, c Config, caFault, certFault string) []Step {
 	} else {
 		steps = append(steps, Step{PhaseCertificate, MakeKey, c.Files.Key, "", "0600", "a key must outlive the wait for its certificate"})
 	}
-	return append(steps, Step{PhaseCertificate, RequestCert, c.Files.Cert,
-		"POST /apis/certificates.k8s.io/v1/certificatesigningrequests, WATCH until signed", "0600", why})
+	return append(steps, Step{
+		PhaseCertificate, RequestCert, c.Files.Cert,
+		"POST /apis/certificates.k8s.io/v1/certificatesigningrequests, WATCH until signed", "0600", why,
+	})
 }
 
 func trustWhy(c Config) string {
@@ -280,8 +282,10 @@ func settingSteps(have Have, c Config, changed bool) []Step {
 		steps = append(steps, Step{PhaseSettings, CheckProxy, "", "POST selfsubjectaccessreviews", "", "the services half needs them"})
 	}
 	if read {
-		steps = append(steps, Step{PhaseSettings, ReadSettings, c.Files.Settings,
-			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none of this cluster yet"})
+		steps = append(steps, Step{
+			PhaseSettings, ReadSettings, c.Files.Settings,
+			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none of this cluster yet",
+		})
 	}
 	if c.Files.Env != "" && c.Env != "" && have.Env != c.Env {
 		steps = append(steps, Step{PhaseSettings, WriteEnv, c.Files.Env, "", "0644", "the daemon must run with the flags given here"})

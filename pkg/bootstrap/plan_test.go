@@ -38,8 +38,10 @@ func TestPlan(t *testing.T) {
 // everyHave yields all combinations of what can be on disk, good and bad.
 func everyHave(yield func(Have)) {
 	pin := Pin{1}
-	good := Cert{CommonName: "system:node:n1", Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Hour),
-		NotAfter: testNow.Add(time.Hour), Paired: true, Issued: true}
+	good := Cert{
+		CommonName: "system:node:n1", Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Hour),
+		NotAfter: testNow.Add(time.Hour), Paired: true, Issued: true,
+	}
 	expired, foreign, broken := good, good, good
 	expired.NotAfter, foreign.CommonName, broken.Paired = testNow, "system:node:n2", false
 	for bits := range 1 << 7 {
@@ -64,8 +66,10 @@ func carriedOut(h Have, c Config, steps []Step) Have {
 			h.PendingKey = true
 		case RequestCert:
 			h.PendingKey = false
-			h.Cert = Cert{CommonName: "system:node:" + c.NodeName, Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Minute),
-				NotAfter: testNow.Add(time.Hour), Paired: true, Issued: len(h.CAPins) > 0}
+			h.Cert = Cert{
+				CommonName: "system:node:" + c.NodeName, Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Minute),
+				NotAfter: testNow.Add(time.Hour), Paired: true, Issued: len(h.CAPins) > 0,
+			}
 		case WriteKubeconfig:
 			h.KubeconfigServer, h.KubeconfigCert, h.KubeconfigTrust = c.Servers[0], c.Files.Cert, true
 		case DropBootstrap:
@@ -87,8 +91,10 @@ func carriedOut(h Have, c Config, steps []Step) Have {
 // the token's server is never used before it is proved; a good identity is never thrown away.
 func TestPlanConverges(t *testing.T) {
 	t.Parallel()
-	c := Config{Servers: []string{"h:1"}, NodeName: "n1", Pins: []Pin{{1}}, Env: "x", Unit: "u", Start: true, Wait: true, Proxy: true,
-		Files: Files{CA: "/ca", Kubeconfig: "/kc", BootstrapKubeconfig: "/bk", Key: "/key", Cert: "/cert", Settings: "/s", Env: "/e"}}
+	c := Config{
+		Servers: []string{"h:1"}, NodeName: "n1", Pins: []Pin{{1}}, Env: "x", Unit: "u", Start: true, Wait: true, Proxy: true,
+		Files: Files{CA: "/ca", Kubeconfig: "/kc", BootstrapKubeconfig: "/bk", Key: "/key", Cert: "/cert", Settings: "/s", Env: "/e"},
+	}
 	everyHave(func(h Have) {
 		steps := Plan(h, c, testNow)
 		for stop := 0; stop <= len(steps); stop++ {

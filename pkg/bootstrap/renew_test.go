@@ -159,8 +159,10 @@ func TestCheckExpiry(t *testing.T) {
 		if err := creds.CheckExpiry(time.Now()); !errors.Is(err, want) {
 			t.Errorf("life %v: %v", life, err)
 		}
-		_, err = Ensure(t.Context(), EnsureConfig{Kubeconfig: kubeconfig, BootstrapKubeconfig: "/nowhere", CA: "/ca", CertDir: "/certs", NodeName: "n1",
-			Now: time.Now, Report: func(Event) {}})
+		_, err = Ensure(t.Context(), EnsureConfig{
+			Kubeconfig: kubeconfig, BootstrapKubeconfig: "/nowhere", CA: "/ca", CertDir: "/certs", NodeName: "n1",
+			Now: time.Now, Report: func(Event) {},
+		})
 		if !errors.Is(err, want) {
 			t.Errorf("life %v: ensure: %v", life, err)
 		}
@@ -221,7 +223,8 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 }
 
 func testRenewer(client kubernetes.Interface, pairs *Pairs, current *tls.Certificate) *renewer {
-	r := &renewer{what: "client", pairs: pairs, now: time.Now, jitter: func() float64 { return 0.5 }, log: quiet(), look: 30 * time.Second,
+	r := &renewer{
+		what: "client", pairs: pairs, now: time.Now, jitter: func() float64 { return 0.5 }, log: quiet(), look: 30 * time.Second,
 		client: func() (kubernetes.Interface, error) { return client, nil },
 		want:   func() (request, bool) { return clientRequest("n1"), true },
 	}
@@ -329,8 +332,10 @@ func TestPairs(t *testing.T) {
 func TestServing(t *testing.T) {
 	t.Parallel()
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
-	c := ServingConfig{NodeName: "n1", CertDir: t.TempDir(), Addresses: func() []netip.Addr { return addresses },
-		Now: time.Now, Jitter: func() float64 { return 0.5 }, Log: quiet()}
+	c := ServingConfig{
+		NodeName: "n1", CertDir: t.TempDir(), Addresses: func() []netip.Addr { return addresses },
+		Now: time.Now, Jitter: func() float64 { return 0.5 }, Log: quiet(),
+	}
 	get := func() *tls.Certificate {
 		t.Helper()
 		s, err := NewServing(c)

@@ -73,8 +73,10 @@ func NewServing(c ServingConfig) (*Serving, error) {
 // request is what kubernetes.io/kubelet-serving signs: at least one name or address of the node.
 func (s *Serving) request() (request, bool) {
 	t := &x509.CertificateRequest{Subject: nodeSubject(s.c.NodeName), DNSNames: []string{s.c.NodeName}, IPAddresses: netIPs(s.c.Addresses())}
-	return request{template: t, signer: certificatesv1.KubeletServingSignerName,
-		usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth}}, len(t.IPAddresses) > 0
+	return request{
+		template: t, signer: certificatesv1.KubeletServingSignerName,
+		usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
+	}, len(t.IPAddresses) > 0
 }
 
 func netIPs(addresses []netip.Addr) []net.IP {

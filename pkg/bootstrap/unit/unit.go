@@ -60,3 +60,42 @@ func (s *Systemd) Start(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to do; a unit that is not
+// installed, or a machine without systemd, is no error.
+func (s *Systemd) Stop(ctx context.Context) (did bool, err error) {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return false, nil // without systemd it runs no unit
+	}
+	defer conn.Close()
+	p, err := conn.GetUnitPropertiesContext(ctx, s.name)
+	if err != nil {
+		return false, fmt.Errorf("asking systemd for %q: %w", s.name, err)
+	}
+	if p["LoadState"] != "loaded" {
+		return false, nil
+	}
+	if p["ActiveState"] != "inactive" && p["ActiveState"] != "failed" {
+		did = true
+		result := make(chan string, 1)
+		if _, err := conn.StopUnitContext(ctx, s.name, "replace", result); err != nil {
+			return did, fmt.Errorf("stopping %q: %w", s.name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return did, fmt.Errorf("stopping %q: %w", s.name, ctx.Err())
+		case <-result:
+		}
+	}
+	if p["UnitFileState"] == "enabled" {
+		did = true
+		if _, err := conn.DisableUnitFilesContext(ctx, []string{s.name}, false); err != nil {
+			return did, fmt.Errorf("disabling %q: %w", s.name, err)
+		}
+		if err := conn.ReloadContext(ctx); err != nil {
+			return did, fmt.Errorf("having systemd read its units: %w", err)
+		}
+	}
+	return did, nil
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/pkg/agent"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/version"
+)
+
+// checkNames are those of preflight; a test compares.
+const checkNames = "root, hostname, kernel, features, cgroup, containerd, snapshotter, iptables, cni, swap, ports, api-server, clock, version"
+
+type preflightFlags struct {
+	config       config.Flags
+	ignore       []string
+	unit, output string
+}
+
+func preflightCommand() *cobra.Command {
+	var f preflightFlags
+	c := &cobra.Command{
+		Use:   "preflight [SERVER[,SERVER…]] [flags of run]",
+		Short: "Check whether this machine is fit to be a node, and change nothing",
+		Long: `Check whether this machine is fit to be a node, and change nothing. Every check is made, whatever the others say, and each
+problem is told with its remedy. With the address of an API server, its clock and version are compared too.
+The checks are ` + checkNames + `.
+"nodeagent join" makes the same checks. The exit code is 10 when the machine is not fit, 11 when no API server answers, 17 for
+versions that do not fit, 20 for clocks that differ.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
+	}
+	fs := c.Flags()
+	f.config.AddFlags(fs)
+	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks whose problems do not count, by name; all for every one")
+	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon: while it runs, its ports may be taken")
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	fs.SetNormalizeFunc(joinAliases)
+	return c
+}
+
+func (f *preflightFlags) run(c *cobra.Command, args []string) error {
+	if f.output != "text" && f.output != "json" {
+		return usageError{fmt.Errorf("unknown output %q: use text or json", f.output)}
+	}
+	cfg, err := loadToJoin(&f.config)
+	var unfit *bootstrap.Error
+	if errors.As(err, &unfit) { // the other checks can do without a name
+		if err := c.Flags().Set("hostname-override", "unnamed"); err != nil {
+			return err
+		}
+		if cfg, _, err = config.Load(&f.config); err == nil {
+			cfg.Node.Name, err = os.Hostname()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p := bootstrap.PreflightConfig{Host: agent.HostChecks(&cfg), Ignore: f.ignore, Minor: version.Minor, Now: time.Now}
+	if len(args) > 0 {
+		if p.Servers, err = bootstrap.ParseServers(args[0]); err != nil {
+			return err
+		}
+	}
+	if active, _, err := unit.New(f.unit).State(c.Context()); err == nil {
+		p.Running = active
+	}
+	findings := bootstrap.Preflight(c.Context(), p)
+	verdict := bootstrap.Verdict(findings)
+	if f.output == "json" {
+		e := json.NewEncoder(c.OutOrStdout())
+		e.SetIndent("", "  ")
+		err = e.Encode(map[string]any{"fit": verdict == nil, "checks": findings})
+	} else {
+		err = printFindings(c, findings)
+	}
+	if err == nil && verdict != nil {
+		err = saidError{verdict}
+	}
+	return err
+}
+
+func printFindings(c *cobra.Command, findings []bootstrap.Finding) error {
+	var failed []string
+	for _, f := range findings {
+		state, text := "ok", f.Fact
+		switch {
+		case f.Problem != "" && f.Ignored:
+			state, text = "ignored", f.Problem
+		case f.Problem != "":
+			state, text = "FAILED", f.Problem
+			failed = append(failed, f.Check)
+		}
+		line := strings.TrimRight(fmt.Sprintf("%-12s %-8s %s", f.Check, state, text), " ")
+		if f.Problem != "" {
+			line += "\n" + strings.Repeat(" ", 22) + "remedy: " + f.Remedy
+		}
+		if _, err := fmt.Fprintln(c.OutOrStdout(), line); err != nil {
+			return err
+		}
+	}
+	last := "this machine is fit to join"
+	if len(failed) > 0 {
+		last = "this machine is not fit; to join all the same: --ignore " + strings.Join(failed, ",")
+	}
+	_, err := fmt.Fprintln(c.OutOrStdout(), last)
+	return err
+}
+
+// loadToJoin is config.Load, but a host name that cannot be a node's is this machine's fault, not that of the command line.
+func loadToJoin(flags *config.Flags) (config.Config, error) {
+	cfg, _, err := config.Load(flags)
+	var wrong config.Errors
+	if !errors.As(err, &wrong) || len(wrong) != 1 || !strings.HasSuffix(wrong[0].Field, "nodeName") {
+		return cfg, err
+	}
+	host, hostErr := os.Hostname()
+	if hostErr != nil || !strings.Contains(wrong[0].Error(), fmt.Sprintf("%q", strings.ToLower(host))) {
+		return cfg, err // the name was given
+	}
+	return cfg, &bootstrap.Error{
+		Code: bootstrap.CodeHost, Err: fmt.Errorf("checking this machine (hostname): %w", err),
+		Next: "give a name with --node-name NAME, or rename the machine: hostnamectl set-hostname NAME",
+	}
+}

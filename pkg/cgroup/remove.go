@@ -1,0 +1,42 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/cgroups"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Remove takes away the levels and kubepods, if no pod is left in them, and says whether there were any.
+func (t *Tree) Remove() (removed bool, err error) {
+	if !t.PerQOS {
+		return false, nil
+	}
+	left, err := t.find("")
+	if err != nil || len(left) > 0 {
+		return false, err
+	}
+	names := []Name{t.Level(corev1.PodQOSBurstable), t.Level(corev1.PodQOSBestEffort), t.Kubepods()}
+	for _, name := range names {
+		for _, mount := range t.mounts {
+			dir := filepath.Join(mount, t.Dir(name))
+			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			removed = true
+			if err := cgroups.RemovePath(dir); err != nil {
+				return removed, fmt.Errorf("removing cgroup %q: %w", dir, err)
+			}
+		}
+		if t.Systemd && removed {
+			if err := t.stopSlice(filepath.Base(t.Dir(name))); err != nil {
+				return removed, err
+			}
+		}
+	}
+	return removed, nil
+}

@@ -1,0 +1,22 @@
+package podnet
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Attached are the sandboxes with a network that the cache knows of, whose namespaces are below a folder: those of one agent,
+// also when its own records are gone. The value is the path of the namespace.
+func (n *Network) Attached(below string) (map[string]string, error) {
+	all, err := n.cni.GetCachedAttachments("")
+	if err != nil {
+		return nil, fmt.Errorf("reading CNI cache %q: %w", n.c.CacheDir, err)
+	}
+	found := map[string]string{}
+	for _, a := range all {
+		if strings.HasPrefix(a.NetNS, strings.TrimSuffix(below, "/")+"/") {
+			found[a.ContainerID] = a.NetNS
+		}
+	}
+	return found, nil
+}
