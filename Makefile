@@ -84,7 +84,7 @@ fmt: $(BED) ## format every file
 
 .PHONY: golden
 golden: ## rewrite golden files; read the difference
-	$(GO) test ./pkg/... ./internal/... -update
+	$(GO) test ./pkg/... ./internal/... ./cmd/nodeagent -update
 
 .PHONY: clean
 clean: down ## the cluster, what killed runs left, and bin
