@@ -254,6 +254,7 @@ func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 		case err == nil:
 			return loop.Run(ctx)
 		}
+		s.health.Failed(f, err)
 		s.log.Error("Services of an address family are not programmed", "family", f, "err", err, "retryIn", pause)
 		select {
 		case <-ctx.Done():

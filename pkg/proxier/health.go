@@ -58,6 +58,9 @@ func (h *Health) synced(f corev1.IPFamily, at time.Time) {
 	h.change(f, func(s *familyHealth) { *s = familyHealth{updated: at} })
 }
 
+// Failed says why a family is not programmed while it has no Loop yet.
+func (h *Health) Failed(f corev1.IPFamily, err error) { h.failed(f, err) }
+
 func (h *Health) failed(f corev1.IPFamily, err error) {
 	h.change(f, func(s *familyHealth) { s.err = err })
 }

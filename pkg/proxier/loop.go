@@ -21,6 +21,8 @@ const (
 	// checkFactor is the same for looking for drift: reading back many rules
 	// takes the processor as long as writing them.
 	checkFactor = 100
+	// glanceInterval is how soon it is seen that another program has written.
+	glanceInterval = time.Second
 )
 
 // Config is what a Loop is made of.
@@ -55,6 +57,9 @@ type Loop struct {
 	rest    time.Duration       // to leave between the last sync and the next
 	ended   time.Time           // of the last sync
 	counted counts              // changes that the metrics know of
+	checked time.Time           // end of the last look for drift
+	effort  time.Duration       // of that look
+	left    map[string]bool     // objects that the backend left out
 }
 
 // New checks the configuration; it does nothing yet.
@@ -79,6 +84,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	next := time.NewTimer(0) // runs while a sync is due
 	defer next.Stop()
 	next.Stop()
+	glance := newTimer(min(l.c.CheckInterval, glanceInterval))
+	defer glance.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -92,11 +99,18 @@ func (l *Loop) Run(ctx context.Context) error {
 				next.Reset(l.retry)
 			}
 		case <-check.C:
-			begin := l.c.Now()
 			if l.check(ctx) {
 				next.Reset(0)
 			}
-			check.Reset(max(l.c.CheckInterval, checkFactor*l.c.Now().Sub(begin)))
+			check.Reset(max(l.c.CheckInterval, checkFactor*l.effort))
+		case <-glance.C:
+			written, lost := l.glance(ctx)
+			if lost {
+				next.Reset(0)
+			} else if written {
+				check.Reset(max(0, checkFactor*l.effort-l.c.Now().Sub(l.checked)))
+			}
+			glance.Reset(min(l.c.CheckInterval, glanceInterval))
 		}
 	}
 	return nil
@@ -127,7 +141,8 @@ func (l *Loop) sync(ctx context.Context) {
 	l.ended = l.c.Now()
 	took := l.ended.Sub(begin)
 	l.rest = min(l.c.MinInterval, restFactor*took)
-	if err != nil {
+	var left *service.LeftOutError
+	if err != nil && !errors.As(err, &left) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -139,6 +154,7 @@ func (l *Loop) sync(ctx context.Context) {
 	l.retry = 0
 	l.report(snap, done{begin: begin, took: took, changes: changes.minus(l.counted)})
 	l.counted = changes
+	l.tellLeft(left)
 	if first {
 		l.c.Log.Info("service rules are in place", "family", l.c.Family, "services", len(snap.Services), "endpoints", snap.EndpointCount(), "took", took)
 	}
@@ -161,6 +177,24 @@ func (l *Loop) report(snap *service.Snapshot, d done) {
 			l.c.Log.Warn("part of a Service is left out", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
 		}
 	}
+}
+
+// tellLeft says which ports have no rules, in health and metrics, and in the log if that is new.
+func (l *Loop) tellLeft(left *service.LeftOutError) {
+	known := l.left
+	l.left = map[string]bool{}
+	if left == nil {
+		left = &service.LeftOutError{}
+	} else {
+		l.c.Health.failed(l.c.Family, left)
+	}
+	for _, p := range left.Problems {
+		l.left[p.Object] = true
+		if !known[p.Object] {
+			l.c.Log.Error("the rules of a Service are left out", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
+		}
+	}
+	l.c.Metrics.leftOut(l.c.Family, left.Problems)
 }
 
 // observe tells each Observer of the last snapshot, unless it took it already.
@@ -187,7 +221,10 @@ func (l *Loop) check(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
+	begin := l.c.Now()
 	drift, err := checker.Check(ctx)
+	l.checked = l.c.Now()
+	l.effort = max(l.checked.Sub(begin), l.effort*9/10) // a look that had nothing to read says little
 	if err != nil {
 		if ctx.Err() == nil {
 			l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)
@@ -197,6 +234,22 @@ func (l *Loop) check(ctx context.Context) bool {
 	if len(drift) == 0 {
 		return false
 	}
-	l.c.Log.Warn("another program changed service rules; writing them again", "family", l.c.Family, "differences", len(drift), "first", drift[0])
+	l.c.Log.Warn("service rules are not what was written; writing them again", "family", l.c.Family, "differences", len(drift), "first", drift[0])
 	return true
+}
+
+// glance says whether another program has written, and whether a sync is needed now.
+func (l *Loop) glance(ctx context.Context) (written, lost bool) {
+	g, ok := l.c.Backend.(Glancer)
+	if !ok || l.last == nil || l.retry > 0 {
+		return false, false
+	}
+	written, what, err := g.Glance(ctx)
+	if err != nil && ctx.Err() == nil {
+		l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)
+	}
+	if what != "" {
+		l.c.Log.Warn("another program removed service rules; writing them again", "family", l.c.Family, "first", what)
+	}
+	return written, what != ""
 }

@@ -94,13 +94,17 @@ type fixture struct {
 }
 
 // begin runs a loop in a synctest bubble.
-func begin(t *testing.T, b *fakeBackend, observers ...proxier.Observer) *fixture {
+func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer) *fixture {
 	t.Helper()
+	b, ok := backend.(*fakeBackend)
+	if !ok {
+		b = &backend.(*glancing).fakeBackend
+	}
 	b.start = time.Now()
 	f := &fixture{backend: b, tracker: proxier.NewTracker(), log: &bytes.Buffer{}}
 	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
 	l, err := proxier.New(proxier.Config{
-		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: b, Observers: observers,
+		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: backend, Observers: observers,
 		MinInterval: time.Second, CheckInterval: 30 * time.Second, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now,
 	})
@@ -235,6 +239,100 @@ func TestDriftIsRepairedAndQuietIsQuiet(t *testing.T) {
 		time.Sleep(31 * time.Second)
 		if n := len(f.backend.times()); n != 2 {
 			t.Errorf("%d syncs after another program changed rules, want 2", n)
+		}
+	})
+}
+
+// glancing is a backend that can be looked at cheaply.
+type glancing struct {
+	fakeBackend
+	written      bool
+	lost         string
+	looks, reads int
+}
+
+func (b *glancing) Glance(context.Context) (bool, string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	written, lost := b.written, b.lost
+	b.written, b.lost = false, ""
+	b.looks++
+	return written, lost, nil
+}
+
+func (b *glancing) Check(ctx context.Context) ([]string, error) {
+	time.Sleep(100 * time.Millisecond)
+	b.mu.Lock()
+	b.reads++
+	b.mu.Unlock()
+	return b.fakeBackend.Check(ctx)
+}
+
+// TestWhatOthersRemoveIsBackWithinASecond, and what they write is read, but not all the time.
+func TestWhatOthersRemoveIsBackWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &glancing{}
+		f := begin(t, b)
+		defer f.stop()
+		f.ready()
+		time.Sleep(time.Minute + time.Second/2)
+		b.mu.Lock()
+		b.lost = "a canary is missing"
+		b.mu.Unlock()
+		time.Sleep(time.Second)
+		if n := len(f.backend.times()); n != 2 {
+			t.Errorf("%d syncs a second after rules were removed, want 2", n)
+		}
+		reads := b.reads
+		for range 100 { // another program writes all the time
+			b.mu.Lock()
+			b.written = true
+			b.mu.Unlock()
+			time.Sleep(time.Second)
+		}
+		if n := b.reads - reads; n < 5 || n > 15 { // each takes 100 ms, and 10 s of rest
+			t.Errorf("%d looks at all rules in 100 s", n)
+		}
+	})
+}
+
+// TestLeftOutIsToldAndEverythingElseGoesOn: in log, health and metrics, once.
+func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left := &service.LeftOutError{Problems: []service.Problem{{Object: "Service port ns/a TCP", Reason: "refused"}}}
+		var refuse atomic.Bool
+		refuse.Store(true)
+		b := &fakeBackend{fail: func() error {
+			if refuse.Load() {
+				return left
+			}
+			return nil
+		}}
+		f := begin(t, b)
+		defer f.stop()
+		f.ready()
+		for i := range int32(3) {
+			time.Sleep(10 * time.Second)
+			f.tracker.ServiceChanged(nil, svc("a", 80+i))
+		}
+		time.Sleep(10 * time.Second)
+		if n := len(b.times()); n != 4 {
+			t.Errorf("%d syncs, want 4: one a change", n)
+		}
+		if n := strings.Count(f.log.String(), "ns/a TCP"); n != 1 {
+			t.Errorf("told %d times in the log:\n%s", n, f.log)
+		}
+		if ok, _ := f.health.Healthy(); !ok {
+			t.Error("not healthy though all other rules are in place")
+		}
+		if s := f.health.Status(); len(s) != 1 || s[0].Err == nil || !strings.Contains(s[0].Err.Error(), "ns/a TCP") {
+			t.Errorf("the status does not name it: %v", s)
+		}
+		refuse.Store(false)
+		f.tracker.ServiceChanged(nil, svc("a", 90))
+		time.Sleep(10 * time.Second)
+		if s := f.health.Status(); s[0].Err != nil {
+			t.Errorf("still told: %v", s[0].Err)
 		}
 	})
 }

@@ -21,7 +21,7 @@ type Metrics struct {
 	endpointsPending, servicesPending    *prometheus.GaugeVec
 	rulesTotal, rulesLast                *prometheus.GaugeVec
 	restoreFailures, partialFailures     *prometheus.CounterVec
-	noLocal                              *prometheus.GaugeVec
+	noLocal, left                        *prometheus.GaugeVec
 	healthz, livez                       *prometheus.CounterVec
 	ConntrackDuration                    *prometheus.HistogramVec
 	ConntrackDeleted                     *prometheus.CounterVec
@@ -45,17 +45,19 @@ func NewMetrics(started time.Time) *Metrics {
 		partial:  histogram("sync_partial_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for partial resyncs", wide, byFamily),
 		programming: histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds",
 			programmingBuckets(), byFamily),
-		lastSync:          gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced", byFamily),
-		lastQueued:        gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued", byFamily),
-		endpointChanges:   counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes", byFamily),
-		serviceChanges:    counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes", byFamily),
-		endpointsPending:  gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes", byFamily),
-		servicesPending:   gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes", byFamily),
-		rulesTotal:        gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", []string{"table", "ip_family"}),
-		rulesLast:         gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", []string{"table", "ip_family"}),
-		restoreFailures:   counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
-		partialFailures:   counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
-		noLocal:           gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
+		lastSync:         gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced", byFamily),
+		lastQueued:       gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued", byFamily),
+		endpointChanges:  counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes", byFamily),
+		serviceChanges:   counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes", byFamily),
+		endpointsPending: gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes", byFamily),
+		servicesPending:  gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes", byFamily),
+		rulesTotal:       gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", []string{"table", "ip_family"}),
+		rulesLast:        gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", []string{"table", "ip_family"}),
+		restoreFailures:  counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
+		partialFailures:  counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
+		noLocal:          gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
+		left: prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: "nodeagent", Name: "service_rules_left_out",
+			Help: "1 for each Service port whose rules the kernel refused"}, []string{"ip_family", "object"}),
 		healthz:           counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", []string{"code"}),
 		livez:             counter("proxy_livez_total", "Cumulative proxy livez HTTP status", []string{"code"}),
 		ConntrackDuration: histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", wide, byFamily),
@@ -88,7 +90,7 @@ func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.duration, m.full, m.partial, m.programming, m.lastSync, m.lastQueued, m.endpointChanges, m.serviceChanges,
 		m.endpointsPending, m.servicesPending, m.rulesTotal, m.rulesLast, m.restoreFailures, m.partialFailures,
-		m.noLocal, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
+		m.noLocal, m.left, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
 	}
 }
 
@@ -128,6 +130,14 @@ func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done)
 	internal, external := withoutLocal(now)
 	m.noLocal.WithLabelValues("internal", family).Set(float64(internal))
 	m.noLocal.WithLabelValues("external", family).Set(float64(external))
+}
+
+// leftOut names the ports that have no rules.
+func (m *Metrics) leftOut(f corev1.IPFamily, problems []service.Problem) {
+	m.left.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
+	for _, p := range problems {
+		m.left.WithLabelValues(string(f), p.Object).Set(1)
+	}
 }
 
 // newTriggers are the times of changes that came with now, after since.

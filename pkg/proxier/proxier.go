@@ -18,6 +18,7 @@ import (
 // The whole desired state goes in, every time. The same snapshot twice is the
 // same as once. After an error the kernel may be in the old state, in the new one or,
 // table by table, between; the next Sync, with any snapshot, puts it right.
+// A service.LeftOutError is not such: all but the ports that it names is done.
 // Package proxiertest holds what every implementation must do.
 type Backend interface {
 	Sync(ctx context.Context, s *service.Snapshot) error
@@ -31,6 +32,13 @@ type Backend interface {
 // puts it right.
 type Checker interface {
 	Check(ctx context.Context) (drift []string, err error)
+}
+
+// Glancer is what a Checker can do in addition: see, at hardly any cost,
+// whether anyone has written since it last looked. lost says what is missing
+// if so; then the next Sync puts it right.
+type Glancer interface {
+	Glance(ctx context.Context) (written bool, lost string, err error)
 }
 
 // Observer is told after each Sync that succeeded. prev is the snapshot of its

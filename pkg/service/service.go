@@ -187,3 +187,21 @@ func portName(namespace, name, port string) string {
 }
 
 func quote(s string) string { return strconv.Quote(s) }
+
+// LeftOutError is what a backend returns that has programmed everything but
+// the ports that Problems name.
+type LeftOutError struct {
+	Problems []Problem
+}
+
+// Error names the first, and how many more there are.
+func (e *LeftOutError) Error() string {
+	if len(e.Problems) == 0 {
+		return "rules were left out"
+	}
+	more := ""
+	if n := len(e.Problems) - 1; n > 0 {
+		more = " (and " + strconv.Itoa(n) + " more)"
+	}
+	return "leaving out the rules of " + e.Problems[0].String() + more
+}

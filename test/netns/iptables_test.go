@@ -62,6 +62,16 @@ func (t toolIn) Insert(ctx context.Context, j iptables.Jump) error {
 	return t.do(func() error { return t.tool.Insert(ctx, j) })
 }
 
+func (t toolIn) Has(ctx context.Context, j iptables.Jump) (has bool, err error) {
+	err = t.do(func() (err error) { has, err = t.tool.(iptables.Prober).Has(ctx, j); return err })
+	return has, err
+}
+
+func (t toolIn) Mark() (mark uint64, exact bool, err error) {
+	err = in(t.ns, func() (err error) { mark, exact, err = t.tool.(iptables.Marker).Mark(); return err })
+	return mark, exact, err
+}
+
 func (t toolIn) Delete(ctx context.Context, j iptables.Jump) error {
 	return t.do(func() error { return t.tool.Delete(ctx, j) })
 }

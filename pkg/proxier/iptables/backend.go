@@ -57,6 +57,9 @@ type Backend struct {
 	mu       sync.Mutex
 	renderer *Renderer
 	applied  *Ruleset // nil: the kernel's state is not known
+	mark     uint64   // of the kernel with applied in it; 0: not known
+	glanced  uint64   // the mark that Glance saw last
+	patience int      // Checks until what was refused is tried again
 }
 
 // New checks the configuration; it does nothing yet.
@@ -70,10 +73,30 @@ func New(c Config) (*Backend, error) {
 	return &Backend{c: c, jumps: Jumps(c.Options), renderer: NewRenderer(c.Options)}, nil
 }
 
-// Sync makes the kernel do what s says.
+// Sync makes the kernel do what s says. A port whose rules iptables-restore
+// refuses is left out, and everything else is written; the error is then a
+// service.LeftOutError. Such a port is tried again when it changes, and now and then.
 func (b *Backend) Sync(ctx context.Context, s *service.Snapshot) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.applied == nil {
+		clear(b.renderer.left)
+	}
+	for {
+		err := b.write(ctx, s)
+		if err == nil {
+			return b.leftOut()
+		}
+		port := b.culprit(err, s)
+		if port == nil || b.renderer.left[port] != "" || len(b.renderer.left) >= maxLeft {
+			return err
+		}
+		b.renderer.left[port] = err.Error()
+		b.patience = retryChecks
+	}
+}
+
+func (b *Backend) write(ctx context.Context, s *service.Snapshot) error {
 	want := b.renderer.Render(s)
 	if b.applied == nil {
 		return b.full(ctx, want)
@@ -84,13 +107,32 @@ func (b *Backend) Sync(ctx context.Context, s *service.Snapshot) error {
 		return nil
 	}
 	b.applied = nil
-	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
-		b.failed(true)
-		return fmt.Errorf("writing changed %s rules: %w", s.Family, blame(err, change, s, b.c.Options))
+	before, _ := b.marked()
+	if err := b.restore(ctx, change, true); err != nil {
+		return fmt.Errorf("writing changed %s rules: %w", s.Family, err)
 	}
 	b.applied = want
+	b.expect(before, uint64(len(change.Tables)))
 	b.wrote(want, change)
 	return nil
+}
+
+// restore applies a change; a refusal tells the rule.
+func (b *Backend) restore(ctx context.Context, change *Ruleset, partial bool) error {
+	err := b.c.Tool.Restore(ctx, []byte(change.String()))
+	if err == nil {
+		return nil
+	}
+	if b.c.Metrics != nil {
+		b.c.Metrics.Failed(partial)
+	}
+	var refused *RefusedError
+	if errors.As(err, &refused) && refused.Line > 0 {
+		if lines := strings.Split(change.String(), "\n"); refused.Line <= len(lines) {
+			refused.Rule = lines[refused.Line-1]
+		}
+	}
+	return err
 }
 
 func (b *Backend) full(ctx context.Context, want *Ruleset) error {
@@ -107,8 +149,8 @@ func (b *Backend) full(ctx context.Context, want *Ruleset) error {
 	for i, t := range change.Tables {
 		change.Tables[i].Remove = gone[t.Name]
 	}
-	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
-		b.failed(false)
+	before, _ := b.marked()
+	if err := b.restore(ctx, change, false); err != nil {
 		return fmt.Errorf("writing all rules: %w", err)
 	}
 	absent := missing(kernel, b.jumps)
@@ -118,16 +160,11 @@ func (b *Backend) full(ctx context.Context, want *Ruleset) error {
 		}
 	}
 	b.applied = want
+	b.expect(before, uint64(len(change.Tables)+len(absent)))
 	b.wrote(want, change)
 	b.c.Log.Info("wrote all service rules", "family", b.c.Options.Family, "nat", want.Rules("nat"), "filter", want.Rules("filter"),
 		"staleChains", len(gone["nat"]), "jumps", len(absent))
 	return nil
-}
-
-func (b *Backend) failed(partial bool) {
-	if b.c.Metrics != nil {
-		b.c.Metrics.Failed(partial)
-	}
 }
 
 func (b *Backend) wrote(want, change *Ruleset) {
@@ -147,6 +184,13 @@ func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
 	if b.applied == nil {
 		return nil, nil
 	}
+	if drift := b.tryAgain(); drift != nil {
+		return drift, nil
+	}
+	mark, exact := b.marked()
+	if exact && mark == b.mark {
+		return nil, nil // nobody has written
+	}
 	text, err := b.c.Tool.Save(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the kernel's rules: %w", err)
@@ -159,6 +203,7 @@ func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
 	if len(drift) > 0 {
 		b.applied = nil
 	}
+	b.mark = mark
 	return drift, nil
 }
 
@@ -212,25 +257,4 @@ func removal(kernel *Ruleset) *Ruleset {
 		}
 	}
 	return out
-}
-
-// blame names the Service whose rule iptables-restore refused.
-func blame(err error, change *Ruleset, s *service.Snapshot, o Options) error {
-	var refused *RefusedError
-	if !errors.As(err, &refused) || refused.Line == 0 {
-		return err
-	}
-	lines := strings.Split(change.String(), "\n")
-	if refused.Line > len(lines) {
-		return err
-	}
-	rule := lines[refused.Line-1]
-	for _, svc := range s.Services {
-		for _, p := range svc.Ports {
-			if strings.Contains(rule, hashed(p.Name, strings.ToLower(string(p.Protocol)))) || strings.Contains(rule, p.Name) {
-				return fmt.Errorf("rule %q of Service port %q: %w", rule, p.Name, err)
-			}
-		}
-	}
-	return fmt.Errorf("rule %q: %w", rule, err)
 }

@@ -22,6 +22,8 @@ const (
 	lockSeconds = 5
 	// runTimeout bounds one run of a program: large rulesets take seconds.
 	runTimeout = 2 * time.Minute
+	// askTimeout bounds runs that read or write a rule.
+	askTimeout = 2 * lockSeconds * time.Second
 )
 
 // Program is the iptables programs of one family and variant.
@@ -29,6 +31,7 @@ type Program struct {
 	ipt           *goiptables.IPTables
 	path          string
 	save, restore string
+	ipv6          bool
 	// Variant is nf_tables or legacy.
 	Variant string
 }
@@ -37,12 +40,19 @@ type Program struct {
 type RefusedError struct {
 	// Line of its input that it names, from 1; 0: none.
 	Line int
+	// Rule is what stands there.
+	Rule string
 	// Said is its standard error.
 	Said string
 }
 
 // Error is what the program said.
-func (e *RefusedError) Error() string { return "iptables-restore refused: " + e.Said }
+func (e *RefusedError) Error() string {
+	if e.Rule == "" {
+		return "iptables-restore refused: " + e.Said
+	}
+	return fmt.Sprintf("iptables-restore refused %q: %s", e.Rule, e.Said)
+}
 
 // RandomFully says whether MASQUERADE --random-fully is known.
 func (p *Program) RandomFully() bool { return p.ipt.HasRandomFully() }
@@ -109,14 +119,13 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 	if err != nil {
 		return nil, fmt.Errorf("finding %q: %w", name, err)
 	}
-	ipt, err := goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(path))
-	if err != nil {
-		return nil, fmt.Errorf("asking %q for its version: %w", path, err)
-	}
-	p := &Program{ipt: ipt, path: path, save: path + "-save", restore: path + "-restore", Variant: "legacy"}
-	said, err := p.run(ctx, path, nil, "--version")
+	p := &Program{path: path, save: path + "-save", restore: path + "-restore", Variant: "legacy", ipv6: proto == goiptables.ProtocolIPv6}
+	said, err := p.ask(ctx, "--version") // first with a bound, which the library has not
 	if err != nil {
 		return nil, err
+	}
+	if p.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(path)); err != nil {
+		return nil, fmt.Errorf("asking %q for its version: %w", path, err)
 	}
 	if m := versionVariant.FindSubmatch(said); m != nil {
 		p.Variant = string(m[1])
@@ -147,7 +156,7 @@ var refusedLine = regexp.MustCompile(`line:? (\d+)`)
 
 // Restore is iptables-restore --noflush.
 func (p *Program) Restore(ctx context.Context, text []byte) error {
-	_, err := p.run(ctx, p.restore, text, "--noflush", "-w", strconv.Itoa(lockSeconds))
+	_, err := p.run(ctx, p.restore, text, "--noflush", "-w", wait)
 	var failed *exec.ExitError
 	if !errors.As(err, &failed) {
 		return err
@@ -160,13 +169,45 @@ func (p *Program) Restore(ctx context.Context, text []byte) error {
 }
 
 // Insert puts the rule first in its chain, unless it is there.
-func (p *Program) Insert(_ context.Context, j Jump) error {
-	return p.ipt.InsertUnique(j.Table, j.From, 1, j.Rule...)
+func (p *Program) Insert(ctx context.Context, j Jump) error {
+	if there, err := p.Has(ctx, j); there || err != nil {
+		return err
+	}
+	_, err := p.ask(ctx, append([]string{"-w", wait, "-t", j.Table, "-I", j.From, "1"}, j.Rule...)...)
+	return err
 }
 
 // Delete takes the rule out of its chain, if it is there.
-func (p *Program) Delete(_ context.Context, j Jump) error {
-	return p.ipt.DeleteIfExists(j.Table, j.From, j.Rule...)
+func (p *Program) Delete(ctx context.Context, j Jump) error {
+	if there, err := p.Has(ctx, j); !there || err != nil {
+		return err
+	}
+	_, err := p.ask(ctx, append([]string{"-w", wait, "-t", j.Table, "-D", j.From}, j.Rule...)...)
+	return err
+}
+
+// Has says whether a rule is in its chain, or, with no Rule, whether the chain From is there.
+func (p *Program) Has(ctx context.Context, j Jump) (bool, error) {
+	args := append([]string{"-w", wait, "-t", j.Table, "-C", j.From}, j.Rule...)
+	if len(j.Rule) == 0 {
+		args = []string{"-w", wait, "-t", j.Table, "-S", j.From, "1"}
+	}
+	_, err := p.ask(ctx, args...)
+	var failed *exec.ExitError
+	if errors.As(err, &failed) && failed.ExitCode() <= 2 && failed.ExitCode() > 0 {
+		return false, nil // 1: not there; 2: nor is the chain that it leads to
+	}
+	return err == nil, err
+}
+
+// wait is lockSeconds as an argument.
+var wait = strconv.Itoa(lockSeconds)
+
+// ask runs the program for one short question.
+func (p *Program) ask(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return p.run(ctx, p.path, nil, args...)
 }
 
 // run returns standard output; the error holds standard error, cut to size.
@@ -179,6 +220,9 @@ func (p *Program) run(ctx context.Context, path string, stdin []byte, args ...st
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, fmt.Errorf("running %q: it hangs, and was killed: %w", path+" "+strings.Join(args, " "), ctx.Err())
+		}
 		text := strings.TrimSpace(said.String())
 		if strings.Contains(text, "xtables lock") {
 			text += "; the lock " + lockFile() + " is held by " + cmp.Or(lockHolder(), "nobody any more")

@@ -34,11 +34,12 @@ type Renderer struct {
 	comments bool
 	memo     map[*service.Port]*fragment
 	round    uint64
+	left     map[*service.Port]string // not to be rendered, and why
 }
 
 // NewRenderer returns a Renderer without memories.
 func NewRenderer(o Options) *Renderer {
-	return &Renderer{o: o, comments: true, memo: map[*service.Port]*fragment{}}
+	return &Renderer{o: o, comments: true, memo: map[*service.Port]*fragment{}, left: map[*service.Port]string{}}
 }
 
 // fragment is what one port adds to the ruleset.
@@ -61,12 +62,10 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	for _, svc := range s.Services {
 		healthCheckRule(&health, svc)
 		for _, p := range svc.Ports {
-			f := r.memo[p]
-			if f == nil {
-				f = renderPort(p, r.o, r.comments)
-				r.memo[p] = f
+			f := r.fragment(p)
+			if r.left[p] != "" {
+				continue
 			}
-			f.round = r.round
 			natServices.WriteString(f.natServices)
 			natNodePorts.WriteString(f.natNodePorts)
 			services.WriteString(f.filterServices)
@@ -76,6 +75,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		}
 	}
 	maps.DeleteFunc(r.memo, func(_ *service.Port, f *fragment) bool { return f.round != r.round })
+	maps.DeleteFunc(r.left, func(p *service.Port, _ string) bool { return r.memo[p] == nil })
 	natServices.WriteString(nodePortJump(r.o, s.Node))
 	nat := []Chain{
 		{chainServices, natServices.String()},
@@ -100,6 +100,16 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		{Name: "nat", Chains: append(nat, chains...)},
 		{Name: "mangle", Chains: []Chain{{chainHint, ""}, {chainCanary, ""}}},
 	}}
+}
+
+func (r *Renderer) fragment(p *service.Port) *fragment {
+	f := r.memo[p]
+	if f == nil {
+		f = renderPort(p, r.o, r.comments)
+		r.memo[p] = f
+	}
+	f.round = r.round
+	return f
 }
 
 // line is one rule; parts are joined by spaces, empty ones left out.

@@ -1,0 +1,102 @@
+package iptables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"syscall"
+	"unsafe"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Marker is what a Tool can do in addition: tell at hardly any cost whether
+// anyone has written.
+type Marker interface {
+	// Mark is a number that changes with what is in the kernel. exact: each
+	// transaction of anyone adds 1 to it; else some changes may leave it as it is.
+	Mark() (mark uint64, exact bool, err error)
+}
+
+// Mark is the generation of nf_tables, or a sum over what the kernel tells of
+// the legacy tables: their sizes and numbers of rules.
+func (p *Program) Mark() (mark uint64, exact bool, err error) {
+	if p.Variant == "nf_tables" {
+		mark, err = generation()
+		return mark, true, err
+	}
+	mark, err = legacySizes(p.ipv6)
+	return mark, false, err
+}
+
+// From linux/netfilter/nf_tables.h and nfnetlink.h.
+const (
+	subsystemNFTables = 10
+	getGeneration     = 16
+	generationID      = 1
+)
+
+// generation asks for the number of transactions of nf_tables in this network namespace.
+func generation() (uint64, error) {
+	r := nl.NewNetlinkRequest(subsystemNFTables<<8|getGeneration, 0)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC})
+	answers, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+	}
+	for _, answer := range answers {
+		if len(answer) < nl.SizeofNfgenmsg {
+			continue
+		}
+		attributes, err := nl.ParseRouteAttr(answer[nl.SizeofNfgenmsg:])
+		if err != nil {
+			return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+		}
+		for _, a := range attributes {
+			if a.Attr.Type == generationID && len(a.Value) == 4 {
+				return uint64(binary.BigEndian.Uint32(a.Value)), nil
+			}
+		}
+	}
+	return 0, errors.New("asking for the generation of nf_tables: the answer has none")
+}
+
+// tableInfo is struct ipt_getinfo (linux/netfilter_ipv4/ip_tables.h), the same for IPv6.
+type tableInfo struct {
+	name       [32]byte
+	validHooks uint32
+	hooks      [5]uint32
+	underflows [5]uint32
+	entries    uint32
+	size       uint32
+}
+
+// getInfo is IPT_SO_GET_INFO and IP6T_SO_GET_INFO.
+const getInfo = 64
+
+func legacySizes(ipv6 bool) (uint64, error) {
+	family, level := unix.AF_INET, unix.SOL_IP
+	if ipv6 {
+		family, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	socket, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the size of legacy tables: %w", err)
+	}
+	defer func() { _ = unix.Close(socket) }()
+	sum := fnv.New64a()
+	for _, table := range []string{"filter", "nat", "mangle"} {
+		var info tableInfo
+		copy(info.name[:], table)
+		length := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(socket), uintptr(level), getInfo,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&length)), 0) //nolint:gosec // getsockopt has no other way to take a struct
+		if errno != 0 && !errors.Is(errno, syscall.ENOENT) { // no such table yet
+			return 0, fmt.Errorf("asking for the size of legacy table %q: %w", table, errno)
+		}
+		_ = binary.Write(sum, binary.NativeEndian, []uint32{info.entries, info.size})
+	}
+	return sum.Sum64(), nil
+}
