@@ -56,8 +56,10 @@ func NewMetrics(started time.Time) *Metrics {
 		restoreFailures:  counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
 		partialFailures:  counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
 		noLocal:          gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
-		left: prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: "nodeagent", Name: "service_rules_left_out",
-			Help: "1 for each Service port whose rules the kernel refused"}, []string{"ip_family", "object"}),
+		left: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Subsystem: "nodeagent", Name: "service_rules_left_out",
+			Help: "1 for each Service port whose rules the kernel refused",
+		}, []string{"ip_family", "object"}),
 		healthz:           counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", []string{"code"}),
 		livez:             counter("proxy_livez_total", "Cumulative proxy livez HTTP status", []string{"code"}),
 		ConntrackDuration: histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", wide, byFamily),

@@ -20,6 +20,7 @@ import (
 const (
 	// lockSeconds bounds the wait for /run/xtables.lock.
 	lockSeconds = 5
+	wait        = "5" // the same as an argument
 	// runTimeout bounds one run of a program: large rulesets take seconds.
 	runTimeout = 2 * time.Minute
 	// askTimeout bounds runs that read or write a rule.
@@ -199,9 +200,6 @@ func (p *Program) Has(ctx context.Context, j Jump) (bool, error) {
 	}
 	return err == nil, err
 }
-
-// wait is lockSeconds as an argument.
-var wait = strconv.Itoa(lockSeconds)
 
 // ask runs the program for one short question.
 func (p *Program) ask(ctx context.Context, args ...string) ([]byte, error) {

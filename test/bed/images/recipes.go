@@ -42,7 +42,7 @@ func recipes() map[string]recipe {
 		}
 		return c
 	}
-	agnhost := recipe{[]string{"debian", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
+	agnhost := recipe{[]string{"debian", "wget", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
 	pause := recipe{[]string{"pause"}, config("/pause", "")}
 	pause.config.User = "65535:65535"
 	nonroot := recipe{[]string{"debian"}, config("", "bash")}
@@ -100,6 +100,8 @@ func (b *builder) entries(ctx context.Context, name string) ([]entry, error) {
 		return b.resourceConsumer(ctx)
 	case "busybox":
 		return b.busybox(ctx)
+	case "wget":
+		return b.wget(ctx)
 	case "agnhost":
 		return b.programs(map[string]string{"agnhost": b.tools.Agnhost}, symlink("agnhost-2", "agnhost"))
 	case "agnhost-files":
@@ -205,6 +207,15 @@ func (b *builder) busybox(ctx context.Context) ([]entry, error) {
 		}
 	}
 	return append(entries, program("bin/sh", b.sh)), nil
+}
+
+// wget is busybox by that name, as in the real image.
+func (b *builder) wget(ctx context.Context) ([]entry, error) {
+	t, err := b.debian(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []entry{program("usr/bin/wget", filepath.Join(t.root, "usr/bin/busybox"))}, nil
 }
 
 // withFolders adds the folders that entries need and do not list.
