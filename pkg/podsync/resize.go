@@ -1,6 +1,8 @@
 package podsync
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
@@ -22,13 +24,9 @@ func (l *Loop) allocate(t *turn) {
 	if m.Resize.Asks(pod) {
 		l.store.admission.Lock()
 		defer l.store.admission.Unlock()
-		room := podplan.Room{Allocatable: l.config.Allocatable(), Used: corev1.ResourceList{}}
-		for _, other := range l.store.admittedPods(t.entry) {
-			for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
-				sum := room.Used[name]
-				sum.Add(q)
-				room.Used[name] = sum
-			}
+		room := podplan.Room{Allocatable: l.config.Allocatable(), Used: l.store.used(t.entry)}
+		for _, before := range l.store.waitingBefore(t.entry, pod) {
+			room.Reserve(before.given, before.asks)
 		}
 		want = m.Allocate(t.want, t.rt, &room)
 	}
@@ -36,6 +34,44 @@ func (l *Loop) allocate(t *turn) {
 	if t.entry.keep(want.Pod, m.Resize.Pending.Reason == corev1.PodReasonDeferred) {
 		l.retryDeferred(t.entry)
 	}
+}
+
+// used is what the other pods were given.
+func (s *store) used(e *entry) corev1.ResourceList {
+	used := corev1.ResourceList{}
+	for _, other := range s.admittedPods(e) {
+		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
+			sum := used[name]
+			sum.Add(q)
+			used[name] = sum
+		}
+	}
+	return used
+}
+
+// waiting is a pod that asks for more than there was room for.
+type waiting struct{ given, asks *corev1.Pod }
+
+// waitingBefore are the pods whose turn comes before this one's: by priority, then class, then who asked first.
+func (s *store) waitingBefore(e *entry, pod *corev1.Pod) []waiting {
+	var list []waiting
+	for _, other := range s.all() {
+		if other == e {
+			continue
+		}
+		other.mu.Lock()
+		if other.deferred && other.given != nil && podplan.ResizesBefore(other.update.Pod, pod) {
+			list = append(list, waiting{other.given, other.update.Pod})
+		}
+		other.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b waiting) int {
+		if podplan.ResizesBefore(a.asks, b.asks) {
+			return -1
+		}
+		return 1
+	})
+	return list
 }
 
 // keep notes what the pod was given, and says whether that is less than before.

@@ -35,28 +35,29 @@ type world struct {
 	rand *rand.Rand
 	fail float64
 
-	mu       sync.Mutex
-	pods     map[types.UID]*runtime.Pod
-	hints    chan types.UID
-	down     bool // the runtime does not answer
-	images   map[string]bool
-	pulls    int
-	pulling  chan struct{}                // when not nil, a pull waits for it
-	volumes  map[types.UID]map[string]int // times mounted
-	dirs     map[types.UID]bool
-	cgroups  map[types.UID]bool
-	probes   map[string]podplan.Probes
-	starts   []string // every container start: "uid/name/attempt"
-	signals  []string
-	hooks    []string
-	resizes  []string // of containers and pods' cgroups, in order
-	events   []string
-	statuses map[types.UID][]corev1.PodStatus
-	finished map[types.UID]corev1.PodStatus
-	told     map[types.UID]corev1.PodStatus // what the prober learned of the API's view
-	source   *source
-	admit    func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
-	log      *bytes.Buffer
+	mu          sync.Mutex
+	pods        map[types.UID]*runtime.Pod
+	hints       chan types.UID
+	down        bool // the runtime does not answer
+	images      map[string]bool
+	pulls       int
+	pulling     chan struct{}                // when not nil, a pull waits for it
+	volumes     map[types.UID]map[string]int // times mounted
+	dirs        map[types.UID]bool
+	cgroups     map[types.UID]bool
+	probes      map[string]podplan.Probes
+	starts      []string // every container start: "uid/name/attempt"
+	signals     []string
+	hooks       []string
+	resizes     []string // of containers and pods' cgroups, in order
+	events      []string
+	statuses    map[types.UID][]corev1.PodStatus
+	finished    map[types.UID]corev1.PodStatus
+	told        map[types.UID]corev1.PodStatus // what the prober learned of the API's view
+	source      *source
+	allocatable corev1.ResourceList // nil: everything fits
+	admit       func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
+	log         *bytes.Buffer
 }
 
 func newWorld(t *testing.T, fail float64) *world {
@@ -464,7 +465,7 @@ func (w *world) start() (*podsync.Loop, func()) {
 	}
 	loop, err := podsync.New(podsync.Config{
 		Sources: []podsync.Source{w.source}, Sink: w, Pods: w, Apply: edges, Host: host{w}, Volumes: vols{w}, Prober: w, Events: w,
-		Messages: w, Admit: w.admit, HostIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
+		Messages: w, Admit: w.admit, Allocatable: func() corev1.ResourceList { return w.allocatable }, HostIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
 		Now: time.Now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
 	if err != nil {

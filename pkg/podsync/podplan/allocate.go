@@ -3,10 +3,12 @@ package podplan
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
+	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -171,6 +173,56 @@ func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 		}
 	}
 	return reason, message
+}
+
+// Reserve takes what another pod that waits for room asks for out of it, if it fits: its turn comes first.
+func (r *Room) Reserve(has, asks *corev1.Pod) {
+	rest := Room{Allocatable: r.Allocatable, Used: r.Used.DeepCopy()}
+	requests := resource.PodRequests(has, resource.PodResourcesOptions{})
+	for name, q := range requests {
+		sum := rest.Used[name]
+		sum.Sub(q)
+		rest.Used[name] = sum
+	}
+	if reason, _ := rest.refuses(has, asks); reason != "" {
+		return
+	}
+	for name, q := range resource.PodRequests(asks, resource.PodResourcesOptions{}) {
+		sum := rest.Used[name]
+		sum.Add(q)
+		rest.Used[name] = sum
+	}
+	r.Used = rest.Used
+}
+
+// ResizesBefore says whether the resize of a is weighed before that of b when both wait for room: the higher priority, then
+// Guaranteed before others, then the one that waits longer.
+func ResizesBefore(a, b *corev1.Pod) bool {
+	if x, y := priority(a), priority(b); x != y {
+		return x > y
+	}
+	if x, y := qos.Class(a) == corev1.PodQOSGuaranteed, qos.Class(b) == corev1.PodQOSGuaranteed; x != y {
+		return x
+	}
+	x, y := waitsSince(a), waitsSince(b)
+	return !x.IsZero() && (y.IsZero() || x.Before(y))
+}
+
+func priority(pod *corev1.Pod) int32 {
+	if pod.Spec.Priority == nil {
+		return 0
+	}
+	return *pod.Spec.Priority
+}
+
+// waitsSince is when the pod was told that it waits; zero when it was not.
+func waitsSince(pod *corev1.Pod) time.Time {
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodResizePending {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
 }
 
 // units are thousandths for cpu, else whole units.
