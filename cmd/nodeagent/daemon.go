@@ -15,9 +15,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// daemonCommands are the verbs of the daemon itself and those that ask it: run, status, render.
+// daemonCommands are the verbs of the daemon itself, and those that ask it or stand in for it: run, status, render, proxy.
 func daemonCommands() []*cobra.Command {
-	return []*cobra.Command{runCommand(), statusCommand(), renderCommand()}
+	return []*cobra.Command{runCommand(), statusCommand(), renderCommand(), proxyCommand()}
 }
 
 func runCommand() *cobra.Command {

@@ -128,7 +128,7 @@ func loadToJoin(flags *config.Flags) (config.Config, error) {
 		return cfg, err // the name was given
 	}
 	return cfg, &bootstrap.Error{
-		Code: bootstrap.CodeHost, Err: fmt.Errorf("checking this machine (hostname): %w", err),
+		Code: bootstrap.CodeHost, Err: fmt.Errorf("checking this machine (hostname): %s", wrong[0].Problem),
 		Next: "give a name with --node-name NAME, or rename the machine: hostnamectl set-hostname NAME",
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func (f *resetFlags) run(c *cobra.Command) error {
 			things++
 			_, _ = fmt.Fprintln(c.OutOrStdout(), what)
 		},
-		Log: newLogger(config.Log{Level: -1}), Now: time.Now,
+		Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError})), Now: time.Now,
 	})
 	switch {
 	case err != nil:

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -29,7 +28,12 @@ func HostChecks(c *config.Config) bootstrap.HostConfig {
 		h.More = append(h.More, bootstrap.HostCheck{
 			Name: "iptables", Remedy: "install iptables (or run without the services half: --proxier=off)",
 			Run: func(ctx context.Context) (string, error) {
-				_, err := iptables.Detect(ctx, corev1.IPv4Protocol, slog.New(slog.DiscardHandler))
+				found, err := iptables.Find(ctx, corev1.IPv4Protocol)
+				for _, program := range found {
+					if err = program.Test(ctx); err == nil {
+						return "iptables " + program.Version(), nil
+					}
+				}
 				return "", err
 			},
 		})

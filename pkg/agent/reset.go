@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,13 +57,13 @@ func Reset(ctx context.Context, c ResetConfig) error {
 	if err != nil {
 		return err
 	}
-	if did {
-		c.Did("stopped and disabled the daemon")
-	}
 	if _, err := AskSummary(ctx, c.Config.Paths.StatusSocket); err == nil {
 		return fmt.Errorf("resetting: an agent still runs here (it answers at %s): stop it first (its process, or its unit: systemctl stop kubelet)", c.Config.Paths.StatusSocket)
 	}
 	r := &reset{ResetConfig: c}
+	if did {
+		r.did("stopped and disabled the daemon")
+	}
 	if err := r.podsHalf(ctx); err != nil {
 		// without containerd, records of networks and containers are all that tells what to undo: they stay
 		return errors.Join(err, r.rules(ctx))
@@ -72,12 +73,16 @@ func Reset(ctx context.Context, c ResetConfig) error {
 
 type reset struct {
 	ResetConfig
+	anything bool // was done
 	pods    *pods
 	builder *containerconfig.Builder
 	volumes *volumeset.Set
 }
 
-func (r *reset) did(format string, args ...any) { r.Did(fmt.Sprintf(format, args...)) }
+func (r *reset) did(format string, args ...any) {
+	r.anything = true
+	r.Did(fmt.Sprintf(format, args...))
+}
 
 // noObjects is for parts that would read API objects to make something; here they only remove.
 type noObjects struct{ volume.Objects }
@@ -287,30 +292,31 @@ func (r *reset) images(ctx context.Context) error {
 func (r *reset) rules(ctx context.Context) error {
 	var all error
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		program, err := iptables.Detect(ctx, f, r.Log)
+		programs, err := iptables.Find(ctx, f)
 		if err != nil {
-			r.Log.Info("No rules of an address family", "family", f, "err", err)
-			continue
+			r.Log.Debug("No rules of an address family", "family", f, "err", err)
 		}
-		text, err := program.Save(ctx)
-		if err != nil {
-			all = errors.Join(all, fmt.Errorf("reading the kernel's rules: %w", err))
-			continue
+		for _, program := range programs {
+			all = errors.Join(all, r.rulesOf(ctx, f, program))
 		}
-		if !strings.Contains(string(text), "\n:KUBE-") {
-			continue
-		}
-		backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(r.Config.Proxy, f, nil), Tool: program, Log: r.Log})
-		if err == nil {
-			err = backend.Cleanup(ctx)
-		}
-		if err != nil {
-			all = errors.Join(all, err)
-			continue
-		}
-		r.did("removed Service rules (%s)", f)
 	}
 	return all
+}
+
+func (r *reset) rulesOf(ctx context.Context, f corev1.IPFamily, program *iptables.Program) error {
+	used, err := program.Used(ctx)
+	if err != nil || !used {
+		return err
+	}
+	backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(r.Config.Proxy, f, nil), Tool: program, Log: r.Log})
+	if err != nil {
+		return err
+	}
+	if err := backend.Cleanup(ctx); err != nil {
+		return err
+	}
+	r.did("removed Service rules (%s, %s)", f, program.Version())
+	return nil
 }
 
 // cgroups removes kubepods, whichever driver made it.
@@ -392,15 +398,22 @@ func (r *reset) state() error {
 	return errors.Join(all, r.dropEmpty(filepath.Join(p.Root, "pods"), p.Root, p.PodLogs, p.ContainerLogs, r.Config.Network.CNICacheDir+"/results", r.Config.Network.CNICacheDir))
 }
 
-// dropEmpty removes folders with nothing in them.
+// dropEmpty removes folders that are empty now. Where the agent has not been, an empty folder is not its own.
 func (r *reset) dropEmpty(dirs ...string) error {
 	var all error
 	for _, dir := range dirs {
+		if !r.anything {
+			break
+		}
 		entries, err := os.ReadDir(dir)
 		if dir == "" || err != nil || len(entries) > 0 {
 			continue
 		}
-		if err := os.Remove(dir); err != nil {
+		err = os.Remove(dir)
+		if errors.Is(err, syscall.EBUSY) {
+			continue // a disk of its own is mounted there
+		}
+		if err != nil {
 			all = errors.Join(all, fmt.Errorf("removing an empty folder: %w", err))
 			continue
 		}

@@ -44,9 +44,20 @@ func newMachine(t *testing.T) *machine {
 // run joins with the arguments given and returns output and exit code.
 func (m *machine) run(stdin string, args ...string) (out string, code int) {
 	m.t.Helper()
+	return m.exec(stdin, append([]string{"join"}, args...)...)
+}
+
+// verb runs another verb.
+func (m *machine) verb(name string, args ...string) (out string, code int) {
+	m.t.Helper()
+	return m.exec("", append([]string{name}, args...)...)
+}
+
+func (m *machine) exec(stdin string, args ...string) (out string, code int) {
+	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := m.node.Command(ctx, m.program, append([]string{"join"}, args...)...)
+	cmd := m.node.Command(ctx, m.program, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	b, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -54,9 +65,9 @@ func (m *machine) run(stdin string, args ...string) (out string, code int) {
 	case errors.As(err, &exit):
 		code = exit.ExitCode()
 	case err != nil:
-		m.t.Fatalf("running join: %v", err)
+		m.t.Fatalf("running %s: %v", args[0], err)
 	}
-	m.t.Logf("join %s: exit %d\n%s", strings.ReplaceAll(strings.Join(args, " "), m.c.Token()[7:], "****"), code, b)
+	m.t.Logf("%s: exit %d\n%s", strings.ReplaceAll(strings.Join(args, " "), m.c.Token()[7:], "****"), code, b)
 	return string(b), code
 }
 

@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
@@ -22,6 +23,12 @@ type Facts struct {
 func Probe(ctx context.Context, address string) (Facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	// the client would try for as long as it may; a socket is there or not
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", address)
+	if err != nil {
+		return Facts{}, fmt.Errorf("connecting to containerd: %w", err)
+	}
+	_ = conn.Close()
 	c, err := client.New(address, client.WithTimeout(2*time.Second))
 	if err != nil {
 		return Facts{}, fmt.Errorf("connecting to containerd at %q: %w", address, err)

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/pkg/agent"
+	"github.com/nodeagent/nodeagent/pkg/config"
+)
+
+func proxyCommand() *cobra.Command {
+	c := &cobra.Command{Use: "proxy", Short: "Look after this machine's rules for Services"}
+	var flags config.Flags
+	cleanup := &cobra.Command{
+		Use:   "cleanup [flags of run]",
+		Short: "Remove the rules for Services, those that a kube-proxy left included",
+		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables or nftables included. Rules of
+other programs stay. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			loaded, _, err := config.Load(&flags)
+			if err != nil {
+				return err
+			}
+			return agent.CleanServices(c.Context(), &loaded, newLogger(loaded.Log))
+		},
+	}
+	flags.AddFlags(cleanup.Flags())
+	c.AddCommand(cleanup)
+	return c
+}

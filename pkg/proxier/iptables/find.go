@@ -1,0 +1,53 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Find returns every variant of iptables that is installed, and writes no rule: for looks at a machine, and for taking rules
+// away wherever they are. Detect is for programming.
+func Find(ctx context.Context, f corev1.IPFamily) ([]*Program, error) {
+	name, proto := "iptables", goiptables.ProtocolIPv4
+	if f == corev1.IPv6Protocol {
+		name, proto = "ip6tables", goiptables.ProtocolIPv6
+	}
+	var found []*Program
+	var problems []error
+	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
+		p, err := open(ctx, candidate, proto)
+		switch {
+		case err != nil:
+			problems = append(problems, err)
+		case !contains(found, p.Variant):
+			found = append(found, p)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("looking for %s: %w", name, errors.Join(problems...))
+	}
+	return found, nil
+}
+
+// Test says whether the kernel would take rules from this program; it writes none.
+func (p *Program) Test(ctx context.Context) error {
+	_, err := p.run(ctx, p.restore, []byte("*nat\n:"+chainHint+" - [0:0]\nCOMMIT\n"), "--test", "--noflush")
+	if err != nil {
+		return fmt.Errorf("trying %q: %w", p.path, err)
+	}
+	return nil
+}
+
+// Used says whether the kernel holds chains of Services by this program.
+func (p *Program) Used(ctx context.Context) (bool, error) {
+	text, err := p.Save(ctx)
+	if err != nil {
+		return false, fmt.Errorf("reading the kernel's rules: %w", err)
+	}
+	return bytes.Contains(text, []byte("\n:KUBE-")), nil
+}
