@@ -75,6 +75,8 @@ func onTheKernel(t *testing.T, layout cgroup.Layout) {
 		wantFile(t, "memory"+dir, "memory.limit_in_bytes", "134217728")
 	}
 
+	resizeOnTheKernel(t, tree, pod)
+
 	stray := straggler(t, tree.V2(), dir)
 	must(t, tree.RemovePod(ctx, pod.UID))
 	wantPods(t, tree)
@@ -153,4 +155,71 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// resizeOnTheKernel changes CPU and memory in opposite directions, first what grows, then the rest.
+func resizeOnTheKernel(t *testing.T, tree *cgroup.Tree, pod *corev1.Pod) {
+	ctx, dir := context.Background(), tree.Dir(tree.Pod(pod))
+	limits := func(cpu, memory string) {
+		pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory),
+		}
+	}
+	want := func(quota, memory string) {
+		t.Helper()
+		if tree.V2() {
+			wantFile(t, dir, "memory.max", memory)
+			wantFile(t, dir, "cpu.max", quota+" 100000")
+			return
+		}
+		wantFile(t, "memory"+dir, "memory.limit_in_bytes", memory)
+		wantFile(t, "cpu"+dir, "cpu.cfs_quota_us", quota)
+	}
+	limits("750m", "64Mi")
+	must(t, tree.ResizePod(ctx, pod, true))
+	want("75000", "134217728")
+	must(t, tree.ResizePod(ctx, pod, false))
+	want("75000", "67108864")
+	limits("300m", "96Mi")
+	must(t, tree.ResizePod(ctx, pod, true))
+	want("75000", "100663296")
+	for range 2 {
+		must(t, tree.ResizePod(ctx, pod, false))
+		want("30000", "100663296")
+	}
+	gone := pod.DeepCopy()
+	gone.UID = "33-44" // one that has no group yet
+	must(t, tree.ResizePod(ctx, gone, true))
+	must(t, tree.ResizePod(ctx, gone, false))
+	must(t, tree.RemovePod(ctx, gone.UID))
+}
+
+// A limit below what is used is refused before the kernel is asked, which on v2 would begin to kill.
+func TestResizeBelowUsage(t *testing.T) {
+	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagenttest%du", os.Getpid()), PerQOS: true}
+	tree := newTree(t, layout)
+	if err := tree.Ensure(context.Background(), cgroup.Limits{Shares: 1024}); err != nil {
+		t.Skipf("cgroups cannot be written here: %v", err)
+	}
+	t.Cleanup(func() { removeAll(t, layout) })
+	pod := &corev1.Pod{}
+	pod.UID = "55-66"
+	limit := func(memory string) {
+		pod.Spec.Containers = []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)},
+		}}}
+	}
+	limit("64Mi")
+	must(t, tree.EnsurePod(context.Background(), pod))
+	dir := tree.Dir(tree.Pod(pod))
+	stray := straggler(t, tree.V2(), dir)
+	limit("4Ki")
+	err := tree.ResizePod(context.Background(), pod, false)
+	if err == nil || !strings.Contains(err.Error(), "memory limit (4096) below current usage (") {
+		t.Errorf("got %v", err)
+	}
+	limit("64Mi")
+	must(t, tree.ResizePod(context.Background(), pod, false))
+	must(t, tree.RemovePod(context.Background(), pod.UID))
+	_ = stray.Wait()
 }

@@ -78,6 +78,10 @@ func (s *store) all() []*entry {
 func (s *store) ensure(uid types.UID) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.ensureLocked(uid)
+}
+
+func (s *store) ensureLocked(uid types.UID) *entry {
 	e := s.entries[uid]
 	if e == nil {
 		s.count++
@@ -103,8 +107,10 @@ func (s *store) put(u podplan.Update) (interrupt bool) {
 	if u.Gone && s.get(u.UID) == nil {
 		return false
 	}
-	e := s.ensure(u.UID)
-	e.mu.Lock()
+	s.mu.Lock()
+	e := s.ensureLocked(u.UID)
+	e.mu.Lock() // before the entry can be dropped as that of a pod that nobody knows
+	s.mu.Unlock()
 	defer e.mu.Unlock()
 	interrupt = u.Gone || u.Pod.DeletionTimestamp != nil
 	e.update, e.known = u, true
