@@ -20,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/conntrack"
 	"github.com/nodeagent/nodeagent/pkg/proxier/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/service"
 	"github.com/nodeagent/nodeagent/pkg/status/facts"
@@ -277,8 +278,12 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 	if err != nil {
 		return nil, err
 	}
+	cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
 	return proxier.New(proxier.Config{
-		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks},
+		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks, cleaner},
 		MinInterval: s.config.Proxy.IPTables.MinSyncPeriod, CheckInterval: s.config.Proxy.IPTables.SyncPeriod,
 		Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
 	})

@@ -19,9 +19,8 @@ type Metrics struct {
 	lastSync, lastQueued                 *prometheus.GaugeVec
 	endpointChanges, serviceChanges      *prometheus.CounterVec
 	endpointsPending, servicesPending    *prometheus.GaugeVec
-	rulesTotal, rulesLast                *prometheus.GaugeVec
+	rulesTotal, rulesLast, noLocal, left *prometheus.GaugeVec
 	restoreFailures, partialFailures     *prometheus.CounterVec
-	noLocal, left                        *prometheus.GaugeVec
 	healthz, livez                       *prometheus.CounterVec
 	ConntrackDuration                    *prometheus.HistogramVec
 	ConntrackDeleted                     *prometheus.CounterVec

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/vishvananda/netlink/nl"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,27 +36,35 @@ const (
 	subsystemNFTables = 10
 	getGeneration     = 16
 	generationID      = 1
+	headerSize        = 4 // struct nfgenmsg
 )
 
 // generation asks for the number of transactions of nf_tables in this network namespace.
 func generation() (uint64, error) {
-	r := nl.NewNetlinkRequest(subsystemNFTables<<8|getGeneration, 0)
-	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC})
-	answers, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	answers, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: subsystemNFTables<<8 | getGeneration, Flags: netlink.Request},
+		Data:   make([]byte, headerSize),
+	})
 	if err != nil {
 		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
 	}
 	for _, answer := range answers {
-		if len(answer) < nl.SizeofNfgenmsg {
+		if len(answer.Data) < headerSize {
 			continue
 		}
-		attributes, err := nl.ParseRouteAttr(answer[nl.SizeofNfgenmsg:])
+		attributes, err := netlink.NewAttributeDecoder(answer.Data[headerSize:])
 		if err != nil {
 			return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
 		}
-		for _, a := range attributes {
-			if a.Attr.Type == generationID && len(a.Value) == 4 {
-				return uint64(binary.BigEndian.Uint32(a.Value)), nil
+		attributes.ByteOrder = binary.BigEndian
+		for attributes.Next() {
+			if attributes.Type() == generationID {
+				return uint64(attributes.Uint32()), attributes.Err()
 			}
 		}
 	}

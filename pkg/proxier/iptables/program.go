@@ -69,10 +69,7 @@ func (p *Program) Version() string {
 // iptables, iptables-nft and iptables-legacy. It writes the chain
 // KUBE-IPTABLES-HINT into the variant it chose, and warns if both are in use.
 func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program, error) {
-	name, proto := "iptables", goiptables.ProtocolIPv4
-	if f == corev1.IPv6Protocol {
-		name, proto = "ip6tables", goiptables.ProtocolIPv6
-	}
+	name, proto := names(f)
 	var found, inUse []*Program
 	var problems []error
 	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
@@ -102,6 +99,25 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 		return p, nil
 	}
 	return nil, fmt.Errorf("looking for a working %s (install the package iptables, 1.6.2 or newer): %w", name, errors.Join(problems...))
+}
+
+// InUse finds the programs of each variant that holds Kubernetes rules of a family.
+func InUse(ctx context.Context, f corev1.IPFamily) []*Program {
+	name, proto := names(f)
+	var out []*Program
+	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
+		if p, err := open(ctx, candidate, proto); err == nil && !contains(out, p.Variant) && p.inUse(ctx) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func names(f corev1.IPFamily) (string, goiptables.Protocol) {
+	if f == corev1.IPv6Protocol {
+		return "ip6tables", goiptables.ProtocolIPv6
+	}
+	return "iptables", goiptables.ProtocolIPv4
 }
 
 func contains(list []*Program, variant string) bool {

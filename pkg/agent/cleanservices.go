@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
+)
+
+// CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy before us: in both
+// variants of iptables, and in nftables. Other programs' rules stay. It works twice.
+func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	var all error
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		for _, program := range iptables.InUse(ctx, f) {
+			backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(c.Proxy, f, nil), Tool: program, Log: log})
+			if err == nil {
+				err = backend.Cleanup(ctx)
+			}
+			if err != nil {
+				all = errors.Join(all, fmt.Errorf("removing %s rules from %s: %w", f, program.Version(), err))
+				continue
+			}
+			log.Info("Removed the rules for Services", "family", f, "iptables", program.Version())
+		}
+		cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
+		if err == nil {
+			err = cleaner.Clean(ctx)
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
