@@ -181,6 +181,8 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	f.Info.ContainerRuntimeVersion = g.version
 	f.Images = g.images
 	f.Runtime.SupplementalGroupsPolicy = true
+	// What the API server asks for before it lets pods be changed so (KEP-5328).
+	f.Runtime.DeclaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"}
 	for _, name := range g.config.Handlers {
 		f.Runtime.Handlers = append(f.Runtime.Handlers, corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{}})
 	}
