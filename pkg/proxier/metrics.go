@@ -19,12 +19,16 @@ type Metrics struct {
 	lastSync, lastQueued                 *prometheus.GaugeVec
 	endpointChanges, serviceChanges      *prometheus.CounterVec
 	endpointsPending, servicesPending    *prometheus.GaugeVec
-	rulesTotal, rulesLast, noLocal, left *prometheus.GaugeVec
+	rules                                ruleMetrics
+	noLocal                              *prometheus.GaugeVec
 	restoreFailures, partialFailures     *prometheus.CounterVec
 	healthz, livez                       *prometheus.CounterVec
 	ConntrackDuration                    *prometheus.HistogramVec
 	ConntrackDeleted                     *prometheus.CounterVec
 }
+
+// ruleMetrics count iptables rules; left has the ports without.
+type ruleMetrics struct{ total, last, left *prometheus.GaugeVec }
 
 // done is one sync that succeeded.
 type done struct {
@@ -50,15 +54,16 @@ func NewMetrics(started time.Time) *Metrics {
 		serviceChanges:   counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes", byFamily),
 		endpointsPending: gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes", byFamily),
 		servicesPending:  gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes", byFamily),
-		rulesTotal:       gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", []string{"table", "ip_family"}),
-		rulesLast:        gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", []string{"table", "ip_family"}),
-		restoreFailures:  counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
-		partialFailures:  counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
-		noLocal:          gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
-		left: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Subsystem: "nodeagent", Name: "service_rules_left_out",
-			Help: "1 for each Service port whose rules the kernel refused",
-		}, []string{"ip_family", "object"}),
+		rules: ruleMetrics{
+			total: gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", []string{"table", "ip_family"}),
+			last:  gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", []string{"table", "ip_family"}),
+			left: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+				Subsystem: "nodeagent", Name: "service_rules_left_out", Help: "1 for each Service port whose rules the kernel refused",
+			}, []string{"ip_family", "object"}),
+		},
+		restoreFailures:   counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
+		partialFailures:   counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
+		noLocal:           gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
 		healthz:           counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", []string{"code"}),
 		livez:             counter("proxy_livez_total", "Cumulative proxy livez HTTP status", []string{"code"}),
 		ConntrackDuration: histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", wide, byFamily),
@@ -90,8 +95,8 @@ func programmingBuckets() []float64 {
 func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.duration, m.full, m.partial, m.programming, m.lastSync, m.lastQueued, m.endpointChanges, m.serviceChanges,
-		m.endpointsPending, m.servicesPending, m.rulesTotal, m.rulesLast, m.restoreFailures, m.partialFailures,
-		m.noLocal, m.left, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
+		m.endpointsPending, m.servicesPending, m.rules.total, m.rules.last, m.restoreFailures, m.partialFailures,
+		m.noLocal, m.rules.left, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
 	}
 }
 
@@ -135,9 +140,9 @@ func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done)
 
 // leftOut names the ports that have no rules.
 func (m *Metrics) leftOut(f corev1.IPFamily, problems []service.Problem) {
-	m.left.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
+	m.rules.left.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
 	for _, p := range problems {
-		m.left.WithLabelValues(string(f), p.Object).Set(1)
+		m.rules.left.WithLabelValues(string(f), p.Object).Set(1)
 	}
 }
 
@@ -196,8 +201,8 @@ func (m *Metrics) IPTables(f corev1.IPFamily) IPTables { return IPTables{m: m, f
 
 // Wrote sets the number of rules of a table, and of those just written.
 func (v IPTables) Wrote(table string, total, last int) {
-	v.m.rulesTotal.WithLabelValues(table, v.family).Set(float64(total))
-	v.m.rulesLast.WithLabelValues(table, v.family).Set(float64(last))
+	v.m.rules.total.WithLabelValues(table, v.family).Set(float64(total))
+	v.m.rules.last.WithLabelValues(table, v.family).Set(float64(last))
 }
 
 // Failed counts a failed restore.
