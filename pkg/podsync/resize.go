@@ -31,7 +31,7 @@ func (l *Loop) allocate(t *turn) {
 		want = m.Allocate(t.want, t.rt, &room)
 	}
 	t.want = want
-	if t.entry.keep(want.Pod, m.Resize.Pending.Reason == corev1.PodReasonDeferred) {
+	if t.keep(want.Pod, m.Resize.Pending.Reason == corev1.PodReasonDeferred) {
 		l.retryDeferred(t.entry)
 	}
 }

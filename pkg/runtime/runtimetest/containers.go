@@ -142,20 +142,26 @@ func startCancelled(b *bench) {
 	}
 }
 
+// limitsOf are the limits in a spec, which may be written to.
+func limitsOf(s *specs.Spec) *specs.LinuxResources {
+	if s.Linux == nil {
+		s.Linux = &specs.Linux{}
+	}
+	copied := specs.LinuxResources{}
+	if s.Linux.Resources != nil {
+		copied = *s.Linux.Resources
+	}
+	s.Linux.Resources = &copied
+	return &copied
+}
+
 func resize(b *bench) {
 	ref := b.pod()
 	config := b.config(ref, b.sandbox(ref), "sleep", "1000")
 	shares, quota, period, limit := uint64(20), int64(20000), uint64(100000), int64(64<<20)
 	config.Sizes = "first"
-	if config.Spec.Linux == nil {
-		config.Spec.Linux = &specs.Linux{}
-	}
-	before := specs.LinuxResources{}
-	if config.Spec.Linux.Resources != nil {
-		before = *config.Spec.Linux.Resources
-	}
+	before := limitsOf(config.Spec)
 	before.CPU, before.Memory = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period}, &specs.LinuxMemory{Limit: &limit}
-	config.Spec.Linux.Resources = &before
 	c := b.start(config)
 	if c.Sizes != "first" || c.Resources == nil {
 		b.Fatalf("got %+v", c)
