@@ -251,7 +251,7 @@ func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 		loop, err := s.loop(ctx, f)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		case err == nil:
 			return loop.Run(ctx)
 		}

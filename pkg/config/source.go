@@ -105,13 +105,17 @@ func (d *documents) document(file string, n *yaml.Node) {
 	version, kind := header(n)
 	into, want, ok := d.target(kind)
 	if !ok {
-		d.errs = append(d.errs, FieldError{Where: at(file, n.Line), Field: "kind", Problem: fmt.Sprintf("%q is not known", kind),
-			Hint: hintNames(kind, []string{kindKubelet, kindProxy, kindAgent})})
+		d.errs = append(d.errs, FieldError{
+			Where: at(file, n.Line), Field: "kind", Problem: fmt.Sprintf("%q is not known", kind),
+			Hint: hintNames(kind, []string{kindKubelet, kindProxy, kindAgent}),
+		})
 		return
 	}
 	if version != want {
-		d.errs = append(d.errs, FieldError{Where: at(file, n.Line), Field: "apiVersion",
-			Problem: fmt.Sprintf("%q is not known for %s", version, kind), Hint: "use " + want})
+		d.errs = append(d.errs, FieldError{
+			Where: at(file, n.Line), Field: "apiVersion",
+			Problem: fmt.Sprintf("%q is not known for %s", version, kind), Hint: "use " + want,
+		})
 		return
 	}
 	w := walker{docs: d, where: func(n *yaml.Node) string { return at(file, n.Line) }, budget: maxNodes}

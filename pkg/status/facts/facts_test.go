@@ -139,8 +139,13 @@ func TestParseThreshold(t *testing.T) {
 		signal, value string
 		of200         int64 // -1: refused
 	}{
-		{"memory.available", "100", 100}, {"nodefs.available", "10%", 20}, {"pid.available", "0%", 0},
-		{"memory.free", "1", -1}, {"memory.available", "-1", -1}, {"memory.available", "101%", -1}, {"memory.available", "NaN%", -1},
+		{"memory.available", "100", 100},
+		{"nodefs.available", "10%", 20},
+		{"pid.available", "0%", 0},
+		{"memory.free", "1", -1},
+		{"memory.available", "-1", -1},
+		{"memory.available", "101%", -1},
+		{"memory.available", "NaN%", -1},
 	} {
 		th, err := parseThreshold(c.signal, c.value)
 		if (err != nil) != (c.of200 < 0) || (err == nil && th.of(200) != c.of200) {

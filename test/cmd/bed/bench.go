@@ -31,7 +31,7 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure nodeagent beside upstream's kubelet and kube-proxy, in one cluster made for it",
 		Long: `Starts a cluster of two nodes, one with nodeagent and one with upstream's kubelet and kube-proxy, and has both do the same
-in turns, A B B A …, so that whatever else the machine does hits both. The first turn of each warms what starts only once
+in turns, each beginning every other time, so that whatever else the machine does hits both. The first turn of each warms what starts only once
 and is not counted. Ratios mean more than seconds: those depend on the machine and on its load, which the report names.
 
   pod start       from the create call until a watcher sees the pod Ready; its image is on the node
@@ -107,13 +107,27 @@ func (o benchOptions) run(ctx context.Context) (err error) {
 	if err := c.LoadImages(ctx, bed.Busybox); err != nil {
 		return err
 	}
-	config, err := c.RESTConfig()
+	b, err := newBench(o, c)
 	if err != nil {
 		return err
 	}
+	for _, part := range []func(context.Context) error{b.agentStarts, b.idleCost, b.singlePods, b.burstPods, b.manyServices} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return b.report.finish(o.out, o.json)
+}
+
+// newBench finds the two sides in the cluster.
+func newBench(o benchOptions, c *bed.Cluster) (*bench, error) {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
 	b := &bench{benchOptions: o, cluster: c, report: newReport(o)}
 	if b.client, err = kubernetes.NewForConfig(config); err != nil {
-		return fmt.Errorf("making a client: %w", err)
+		return nil, fmt.Errorf("making a client: %w", err)
 	}
 	b.sides = [2]*side{
 		{name: "nodeagent", agent: []string{"nodeagent"}, proxy: "nodeagent"},
@@ -126,12 +140,7 @@ func (o benchOptions) run(ctx context.Context) (err error) {
 			}
 		}
 	}
-	for _, part := range []func(context.Context) error{b.agentStarts, b.idleCost, b.singlePods, b.burstPods, b.manyServices} {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return b.report.finish(o.out, o.json)
+	return b, nil
 }
 
 func (b *bench) say(format string, args ...any) {

@@ -25,8 +25,6 @@ func seconds(name string, shares ...float64) quantity { return quantity{name, "s
 func memory(name string) quantity                     { return quantity{name, "MiB", nil} }
 
 // What is measured. In pairs, the second is with what the agent brings along.
-//
-//nolint:gochecknoglobals // constants, which Go has none of for structs
 var (
 	processStart   = seconds("process start to node Ready")
 	podStart       = seconds("pod start", 0.5, 0.9, 0.99)
@@ -109,8 +107,10 @@ func (m *measured) rows() []row {
 		if len(m.Shares) > 0 {
 			name = fmt.Sprintf("%s, p%g", name, 100*share)
 		}
-		r := row{What: name, Unit: m.Unit, NodeAgent: percentile(m.Of["nodeagent"], share), Upstream: percentile(m.Of["upstream"], share),
-			Count: len(m.Of["nodeagent"])}
+		r := row{
+			What: name, Unit: m.Unit, NodeAgent: percentile(m.Of["nodeagent"], share), Upstream: percentile(m.Of["upstream"], share),
+			Count: len(m.Of["nodeagent"]),
+		}
 		if r.Upstream > 0 {
 			r.Ratio = r.NodeAgent / r.Upstream
 		}
