@@ -16,6 +16,11 @@ import (
 //
 // and through filter, for what nat did not take: REJECT without endpoints, DROP
 // where the policy allows none from here.
+//
+// The rules of chains that all Services share (KUBE-SERVICES, KUBE-NODEPORTS in
+// nat) depend on the Service alone, not on its endpoints: without any, they lead
+// to an empty chain. kube-proxy leaves them out then. So a first endpoint
+// costs a few rules, however many Services there are.
 type portRules struct {
 	p                  *service.Port
 	o                  Options
@@ -44,24 +49,28 @@ func renderPort(p *service.Port, o Options, comments bool) *fragment {
 	r.loadBalancer()
 	r.nodePort()
 	r.externalChain()
-	if p.HasEndpoints && p.UsesCluster() && len(p.Cluster) > 0 {
-		var head string
-		if !p.InternalLocal {
-			head = r.masqueradeClusterIP(r.svc)
-		}
-		r.chain(r.svc, head+r.balance(r.svc, p.Cluster))
+	if p.UsesCluster() {
+		r.balanced(r.svc, p.Cluster, !p.InternalLocal)
 	}
-	if p.HasEndpoints && p.UsesLocal() && len(p.Local) > 0 {
-		var head string
-		if p.InternalLocal {
-			head = r.masqueradeClusterIP(r.svl)
-		}
-		r.chain(r.svl, head+r.balance(r.svl, p.Local))
+	if p.UsesLocal() {
+		r.balanced(r.svl, p.Local, p.InternalLocal)
 	}
 	for _, e := range p.Reachable {
 		r.endpoint(e)
 	}
 	return &r.f
+}
+
+// balanced adds the chain that chooses among endpoints; internal: cluster IPs lead to it.
+func (r *portRules) balanced(chain string, endpoints []service.Endpoint, internal bool) {
+	rules := ""
+	if r.p.HasEndpoints && len(endpoints) > 0 {
+		if internal {
+			rules = r.masqueradeClusterIP(chain)
+		}
+		rules += r.balance(chain, endpoints)
+	}
+	r.chain(chain, rules)
 }
 
 // without is the filter target and its comment for traffic without endpoints.
@@ -94,7 +103,6 @@ func (r *portRules) clusterIP() {
 	p := r.p
 	if !r.hasInt {
 		r.f.filterServices += line(chainServices, r.noIntWhy, r.to(p.ClusterIP), "-j", r.noInt)
-		return
 	}
 	target := r.svc
 	if p.InternalLocal {
@@ -122,9 +130,7 @@ func (r *portRules) masqueradeClusterIP(chain string) string {
 
 func (r *portRules) externalIPs() {
 	for _, a := range r.p.ExternalIPs {
-		if r.p.HasEndpoints {
-			r.f.natServices += line(chainServices, comment(r.p.Name, " external IP"), r.to(a), "-j", r.ext)
-		}
+		r.f.natServices += line(chainServices, comment(r.p.Name, " external IP"), r.to(a), "-j", r.ext)
 		r.rejectExternal(a)
 	}
 }
@@ -137,17 +143,15 @@ func (r *portRules) rejectExternal(a netip.Addr) {
 
 func (r *portRules) loadBalancer() {
 	p := r.p
-	limited := p.HasEndpoints && len(p.LoadBalancerIPs) > 0 && len(p.SourceRanges) > 0
+	limited := len(p.LoadBalancerIPs) > 0 && len(p.SourceRanges) > 0
 	target := r.ext
 	if limited {
 		target = r.fw
 		r.firewallChain()
 	}
 	for _, a := range p.LoadBalancerIPs {
-		if p.HasEndpoints {
-			r.f.natServices += line(chainServices, comment(p.Name, " loadbalancer IP"), r.to(a), "-j", target)
-		}
-		if limited {
+		r.f.natServices += line(chainServices, comment(p.Name, " loadbalancer IP"), r.to(a), "-j", target)
+		if limited && p.HasEndpoints {
 			r.f.filterFirewall += line(chainProxyFirewall, comment(p.Name, " traffic not accepted by ", r.fw), r.to(a), "-j DROP")
 		}
 		r.rejectExternal(a)
@@ -159,6 +163,10 @@ func (r *portRules) loadBalancer() {
 // local: the node's own packets to it then come from that very address.
 func (r *portRules) firewallChain() {
 	p := r.p
+	if !p.HasEndpoints {
+		r.chain(r.fw, "")
+		return
+	}
 	why := comment(p.Name, " loadbalancer IP")
 	var b strings.Builder
 	for _, prefix := range p.SourceRanges {
@@ -180,9 +188,7 @@ func (r *portRules) nodePort() {
 		return
 	}
 	match := "-p " + r.proto + " -m " + r.proto + " --dport " + number(p.NodePort)
-	if p.HasEndpoints {
-		r.f.natNodePorts += line(chainNodePorts, comment(p.Name), match, "-j", r.ext)
-	}
+	r.f.natNodePorts += line(chainNodePorts, comment(p.Name), match, "-j", r.ext)
 	if !r.hasExt {
 		r.f.filterExternal += line(chainExternal, r.noExtWhy, "-m addrtype --dst-type LOCAL", match, "-j", r.noExt)
 	}
@@ -194,7 +200,11 @@ func (r *portRules) nodePort() {
 // out to the balancer and come back, so they follow policy Cluster.
 func (r *portRules) externalChain() {
 	p := r.p
-	if !p.HasEndpoints || !p.ExternallyAccessible() {
+	if !p.ExternallyAccessible() {
+		return
+	}
+	if !p.HasEndpoints {
+		r.chain(r.ext, "")
 		return
 	}
 	what := " for " + p.Name + " external destinations"
