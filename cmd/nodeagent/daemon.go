@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
@@ -34,6 +35,7 @@ It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules s
 				return err
 			}
 			log := newLogger(loaded.Log)
+			klog.SetSlogLogger(log.With("from", "client-go"))
 			for _, n := range notes {
 				log.Warn("Configuration field without effect here", "field", n.String())
 			}
