@@ -101,7 +101,7 @@ func (b *builder) entries(ctx context.Context, name string) ([]entry, error) {
 	case "busybox":
 		return b.busybox(ctx)
 	case "wget":
-		return b.wget(ctx)
+		return []entry{{path: "usr/bin/wget", mode: 0o755, content: []byte(wget)}}, nil
 	case "agnhost":
 		return b.programs(map[string]string{"agnhost": b.tools.Agnhost}, symlink("agnhost-2", "agnhost"))
 	case "agnhost-files":
@@ -209,14 +209,21 @@ func (b *builder) busybox(ctx context.Context) ([]entry, error) {
 	return append(entries, program("bin/sh", b.sh)), nil
 }
 
-// wget is busybox by that name, as in the real image.
-func (b *builder) wget(ctx context.Context) ([]entry, error) {
-	t, err := b.debian(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return []entry{program("usr/bin/wget", filepath.Join(t.root, "usr/bin/busybox"))}, nil
-}
+// wget does with curl what the suite asks of the real image's. Busybox, linked statically with glibc, falls over Debian's
+// name services.
+const wget = `#!/bin/sh
+limit=60 out=
+while getopts qSO:T: o; do
+	case $o in
+	O) out=$OPTARG ;;
+	T) limit=$OPTARG ;;
+	q | S) ;;
+	*) exit 1 ;;
+	esac
+done
+shift $((OPTIND - 1))
+exec curl -sS -f -m "$limit" ${out:+-o "$out"} "$@"
+`
 
 // withFolders adds the folders that entries need and do not list.
 func withFolders(entries []entry) []entry {
