@@ -27,13 +27,11 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 	if err != nil {
 		return fmt.Errorf("reading the cluster's kubelet configuration: %w", err)
 	}
-	proxy := n.proxySettings(p.ProxyMode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n"
 	for path, content := range map[string]string{
 		"/var/lib/kubelet/config.yaml":           config,
 		"/var/lib/kubelet/config.d/50-bed.conf":  n.KubeletSettings(),
 		"/var/lib/kubelet/config.d/60-test.conf": kubeletKind + p.KubeletConfig,
 		"/etc/kubernetes/pki/ca.crt":             c.caPEM,
-		"/var/lib/kube-proxy/config.yaml":        proxy,
 		"/etc/kubernetes/bootstrap-kubelet.conf": c.BootstrapKubeconfig(),
 	} {
 		if err := n.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -48,23 +46,28 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	return p.startProxy(ctx, n)
+	_, err = p.StartProxy(ctx, n)
+	return err
 }
 
-// startProxy gives kube-proxy the identity that the API server's own rules give its rights to.
-func (Peer) startProxy(ctx context.Context, n *Node) error {
+// StartProxy starts kube-proxy alone, on any node whose kind names it among its Tools. It gives it the identity that the
+// API server's own rules give its rights to.
+func (p Peer) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	c := n.Cluster()
 	kubeconfig, err := c.cp.output(ctx, c.Env(), "kubeadm", "kubeconfig", "user", "--config", c.run.path("cp/kubeadm.yaml"), "--client-name", "system:kube-proxy")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := n.WriteFile("/etc/kubernetes/kube-proxy.conf", []byte(kubeconfig), 0o600); err != nil {
-		return err
+		return nil, err
 	}
-	_, err = n.Start(Spec{Name: "kube-proxy", Path: c.Tools().Get("kube-proxy"), Args: []string{
+	config := n.proxySettings(p.ProxyMode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n"
+	if err := n.WriteFile("/var/lib/kube-proxy/config.yaml", []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return n.Start(Spec{Name: "kube-proxy", Path: c.Tools().Get("kube-proxy"), Args: []string{
 		"--config=/var/lib/kube-proxy/config.yaml", "--hostname-override=" + n.Name,
 	}})
-	return err
 }
 
 const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
