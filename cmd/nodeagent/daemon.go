@@ -30,31 +30,39 @@ func runCommand() *cobra.Command {
 It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules stay as they are then.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			loaded, notes, err := config.Load(&flags)
-			if err != nil {
-				return err
-			}
-			log := newLogger(loaded.Log)
-			klog.SetSlogLogger(log.With("from", "client-go"))
-			for _, n := range notes {
-				log.Warn("Configuration field without effect here", "field", n.String())
-			}
-			log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
-			// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
-			debug.SetGCPercent(50)
-			identity, err := agent.Identity(c.Context(), &loaded, log)
-			if err != nil {
-				return err
-			}
-			a, err := agent.New(agent.Options{Config: &loaded, Identity: identity, Log: log})
-			if err != nil {
-				return err
-			}
-			return a.Run(c.Context())
+			return runDaemon(c.Context(), &flags, nil)
 		},
 	}
 	flags.AddFlags(c.Flags())
 	return c
+}
+
+// runDaemon runs until ctx ends. ignored are flags that were given and have no effect.
+func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error {
+	loaded, notes, err := config.Load(flags)
+	if err != nil {
+		return err
+	}
+	log := newLogger(loaded.Log)
+	klog.SetSlogLogger(log.With("from", "client-go"))
+	for _, n := range notes {
+		log.Warn("Configuration field without effect here", "field", n.String())
+	}
+	for _, name := range ignored {
+		log.Warn("Flag of kubelet without effect here: what it says can be said in the file of --config, if nodeagent has it", "flag", name)
+	}
+	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
+	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
+	debug.SetGCPercent(50)
+	identity, err := agent.Identity(ctx, &loaded, log)
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Options{Config: &loaded, Identity: identity, Log: log})
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
 }
 
 // newLogger writes to standard error; systemd and Kubernetes' tools collect it from there.

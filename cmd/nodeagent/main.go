@@ -19,14 +19,16 @@ const exitUsage = 2
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := execute(ctx, os.Args[1:])
+	code := execute(ctx, os.Args[0], os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
-func execute(ctx context.Context, args []string) int {
+func execute(ctx context.Context, name string, args []string) int {
 	root := rootCommand()
-	if len(args) > 0 && args[0] == "join" {
+	if calledAsKubelet(name) {
+		root, args = kubeletCommand(), kubeletArgs(args)
+	} else if len(args) > 0 && args[0] == "join" {
 		args = append([]string{"join"}, bootstrap.Unpaste(args[1:])...)
 	}
 	root.SetArgs(args)
