@@ -159,12 +159,16 @@ func (k *Kernel) apply(tableName string, t *table, line string) error {
 		return fmt.Errorf("no chain %q", args[1])
 	}
 	switch args[0] {
-	case "-A":
+	case "-A", "-I":
 		r, err := k.parseRule(tableName, args[1], args[2:])
 		if err != nil {
 			return fmt.Errorf("rule %q: %w", line, err)
 		}
-		c.rules = append(c.rules, r)
+		if args[0] == "-I" {
+			c.rules = slices.Insert(c.rules, 0, r)
+		} else {
+			c.rules = append(c.rules, r)
+		}
 		return nil
 	case "-X":
 		return t.remove(args[1])

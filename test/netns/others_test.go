@@ -98,3 +98,24 @@ func TestHangingAndMissingPrograms(t *testing.T) {
 		t.Errorf("waited %v", took)
 	}
 }
+
+// TestInsertedRulesAreNoDrift: what is put before the rules that are there is what was wanted, in the eyes of Check.
+func TestInsertedRulesAreNoDrift(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		needRoot(t)
+		useVariant(t, variant)
+		ns := newNS(t)
+		b := newBackend(t, ns, corev1.IPv4Protocol, nil)
+		svcs, sls := many(150)
+		for _, n := range []int{120, 123, 150, 110, 111} {
+			proxiertest.Sync(t, b, service.Build(svcs[:n], sls, proxiertest.NodeView(), corev1.IPv4Protocol))
+			if written, lost, err := b.Glance(t.Context()); written || lost != "" || err != nil {
+				t.Errorf("%s: after %d Services: written %v, lost %q, %v", variant, n, written, lost, err)
+			}
+		}
+		run(t, ns, "iptables", "-N", "OTHER") // so that Check reads everything
+		if drift, err := b.Check(t.Context()); err != nil || drift != nil {
+			t.Errorf("%s: %v, %v", variant, drift, err)
+		}
+	}
+}

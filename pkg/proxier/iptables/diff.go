@@ -1,5 +1,7 @@
 package iptables
 
+import "strings"
+
 // Diff is what has to be applied to come from have to want: chains that are new
 // or differ, and the names of those to remove. have nil means that nothing is known:
 // the answer is all of want. Applying it twice is the same as once.
@@ -26,6 +28,9 @@ func diffTable(have, want Table) Table {
 	}
 	for _, c := range want.Chains {
 		if rules, ok := before[c.Name]; !ok || rules != c.Rules {
+			if more := inserted(c.Name, rules, c.Rules); more != "" {
+				c = Chain{Name: c.Name, Insert: more}
+			}
 			out.Chains = append(out.Chains, c)
 		}
 		delete(before, c.Name)
@@ -36,6 +41,36 @@ func diffTable(have, want Table) Table {
 		}
 	}
 	return out
+}
+
+// few is the number of rules up to which a chain is written whole.
+const few = 100
+
+// inserted are the rules to put first in a long chain without order, if that
+// is all to be done: iptables-nft takes a tenth of the time for it. Else it is
+// empty. The rule that must be the last is among those that were there.
+func inserted(chain, before, after string) string {
+	if !unordered(chain) || strings.Count(before, "\n") < few {
+		return ""
+	}
+	var b strings.Builder
+	for line := range strings.Lines(after) {
+		if rest, same := strings.CutPrefix(before, line); same {
+			before = rest
+			continue
+		}
+		b.WriteString("-I" + strings.TrimPrefix(line, "-A"))
+	}
+	if before != "" {
+		return ""
+	}
+	return b.String()
+}
+
+// unordered says that at most one rule of a chain matches a packet, but for
+// the jump to node ports at its end.
+func unordered(chain string) bool {
+	return chain == chainServices || chain == chainNodePorts || chain == chainExternal
 }
 
 // trim leaves out what is the same at both ends: of thousands of chains, few

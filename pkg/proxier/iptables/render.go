@@ -78,27 +78,27 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	maps.DeleteFunc(r.left, func(p *service.Port, _ string) bool { return r.memo[p] == nil })
 	natServices.WriteString(nodePortJump(r.o, s.Node))
 	nat := []Chain{
-		{chainServices, natServices.String()},
-		{chainNodePorts, natNodePorts.String()},
-		{chainPostrouting, postrouting(r.o)},
-		{chainMarkMasq, line(chainMarkMasq, "-j MARK --or-mark", r.o.mark())},
-		{chainCanary, ""},
+		{Name: chainServices, Rules: natServices.String()},
+		{Name: chainNodePorts, Rules: natNodePorts.String()},
+		{Name: chainPostrouting, Rules: postrouting(r.o)},
+		{Name: chainMarkMasq, Rules: line(chainMarkMasq, "-j MARK --or-mark", r.o.mark())},
+		{Name: chainCanary},
 	}
 	filter := []Chain{
-		{chainServices, services.String()},
-		{chainExternal, external.String()},
-		{chainNodePorts, health.String()},
-		{chainForward, forward(r.o)},
-		{chainProxyFirewall, firewall.String()},
-		{chainCanary, ""},
+		{Name: chainServices, Rules: services.String()},
+		{Name: chainExternal, Rules: external.String()},
+		{Name: chainNodePorts, Rules: health.String()},
+		{Name: chainForward, Rules: forward(r.o)},
+		{Name: chainProxyFirewall, Rules: firewall.String()},
+		{Name: chainCanary},
 	}
 	if !r.o.ipv6() {
-		filter = append(filter, Chain{chainFirewall, martians()})
+		filter = append(filter, Chain{Name: chainFirewall, Rules: martians()})
 	}
 	return &Ruleset{Tables: []Table{
 		{Name: "filter", Chains: filter},
 		{Name: "nat", Chains: append(nat, chains...)},
-		{Name: "mangle", Chains: []Chain{{chainHint, ""}, {chainCanary, ""}}},
+		{Name: "mangle", Chains: []Chain{{Name: chainHint}, {Name: chainCanary}}},
 	}}
 }
 

@@ -28,6 +28,9 @@ type Table struct {
 type Chain struct {
 	Name  string
 	Rules string
+	// Insert, in a change, has rules "-I name …" to put before those that are
+	// there; Rules is empty then.
+	Insert string
 }
 
 // Empty says that applying the ruleset would do nothing.
@@ -51,7 +54,9 @@ func (t Table) write(b *strings.Builder) {
 	b.WriteString("*" + t.Name + "\n")
 	names := slices.Clone(t.Remove)
 	for _, c := range t.Chains {
-		names = append(names, c.Name)
+		if c.Insert == "" {
+			names = append(names, c.Name)
+		}
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -59,6 +64,7 @@ func (t Table) write(b *strings.Builder) {
 	}
 	for _, c := range t.Chains {
 		b.WriteString(c.Rules)
+		b.WriteString(c.Insert)
 	}
 	for _, name := range t.Remove {
 		b.WriteString("-X " + name + "\n")
@@ -71,7 +77,7 @@ func (r *Ruleset) size() int {
 	for _, t := range r.Tables {
 		n += 32 + 80*len(t.Remove)
 		for _, c := range t.Chains {
-			n += len(c.Rules) + len(c.Name) + 10
+			n += len(c.Rules) + len(c.Insert) + len(c.Name) + 10
 		}
 	}
 	return n
@@ -90,7 +96,7 @@ func (r *Ruleset) Rules(table string) int {
 	for _, t := range r.Tables {
 		if t.Name == table {
 			for _, c := range t.Chains {
-				n += strings.Count(c.Rules, "\n")
+				n += strings.Count(c.Rules, "\n") + strings.Count(c.Insert, "\n")
 			}
 		}
 	}

@@ -92,7 +92,9 @@ func (r *portRules) without(has bool) (target, why string) {
 	return target, comment(r.p.Name, " has no endpoints")
 }
 
-func (r *portRules) chain(name, rules string) { r.f.chains = append(r.f.chains, Chain{name, rules}) }
+func (r *portRules) chain(name, rules string) {
+	r.f.chains = append(r.f.chains, Chain{Name: name, Rules: rules})
+}
 
 // to matches packets to an address and the port.
 func (r *portRules) to(a netip.Addr) string {
