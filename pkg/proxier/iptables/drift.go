@@ -21,7 +21,7 @@ func Drift(kernel, want *Ruleset, jumps []Jump) []string {
 			switch {
 			case !ok:
 				out = append(out, fmt.Sprintf("chain %s of table %s is missing", c.Name, t.Name))
-			case !sameRules(rules, c.Rules) && !(unordered(c.Name) && sameSet(rules, c.Rules)):
+			case !sameRules(rules, c.Rules) && (!unordered(c.Name) || !sameSet(rules, c.Rules)):
 				out = append(out, fmt.Sprintf("chain %s of table %s has other rules", c.Name, t.Name))
 			}
 		}
