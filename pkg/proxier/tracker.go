@@ -118,6 +118,13 @@ func (t *Tracker) withdraw(pod types.UID, unready bool) {
 	}
 }
 
+// Withdrawn is what is known of a pod.
+func (t *Tracker) Withdrawn(pod types.UID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.node.Withdrawn[pod]
+}
+
 // PodGone says that a pod is no more: nothing is to be kept of it once no slice has it.
 func (t *Tracker) PodGone(pod types.UID) {
 	t.mu.Lock()
