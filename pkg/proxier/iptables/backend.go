@@ -119,7 +119,7 @@ func (b *Backend) write(ctx context.Context, s *service.Snapshot) error {
 
 // restore applies a change; a refusal tells the rule.
 func (b *Backend) restore(ctx context.Context, change *Ruleset, partial bool) error {
-	err := b.c.Tool.Restore(ctx, []byte(change.String()))
+	err := b.c.Tool.Restore(ctx, change.Bytes())
 	if err == nil {
 		return nil
 	}
@@ -236,7 +236,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	if change.Empty() {
 		return nil
 	}
-	if err := b.c.Tool.Restore(ctx, []byte(change.String())); err != nil {
+	if err := b.c.Tool.Restore(ctx, change.Bytes()); err != nil {
 		return fmt.Errorf("removing our chains: %w", err)
 	}
 	return nil
