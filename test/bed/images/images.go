@@ -105,7 +105,7 @@ type builder struct {
 }
 
 // recipesVersion is raised when the code makes other layers of the same inputs.
-const recipesVersion = 2
+const recipesVersion = 3
 
 // key names everything that the archive depends on.
 func (b *builder) key(known map[string]recipe, names []string) (string, error) {
