@@ -68,15 +68,16 @@ func Reset(ctx context.Context, c ResetConfig) error {
 		// without containerd, records of networks and containers are all that tells what to undo: they stay
 		return errors.Join(err, r.rules(ctx))
 	}
-	return errors.Join(r.rules(ctx), r.cgroups(), r.identity(), r.state())
+	return errors.Join(r.rules(ctx), r.cgroups(ctx), r.identity(), r.state())
 }
 
 type reset struct {
 	ResetConfig
-	anything bool // was done
-	pods    *pods
-	builder *containerconfig.Builder
-	volumes *volumeset.Set
+	anything bool               // was done
+	foreign  map[types.UID]bool // pods of CRI; nil when containerd was not asked
+	pods     *pods
+	builder  *containerconfig.Builder
+	volumes  *volumeset.Set
 }
 
 func (r *reset) did(format string, args ...any) {
@@ -104,7 +105,9 @@ func (r *reset) podsHalf(ctx context.Context) error {
 	go func() { ended <- r.pods.runtime.Run(running) }()
 	defer func() {
 		stop()
-		_ = <-ended
+		if err := <-ended; err != nil {
+			r.Log.Error("Watching containerd", "err", err)
+		}
 	}()
 	if err := r.await(ctx); err != nil {
 		return fmt.Errorf("removing pods: %w; start containerd (systemctl start containerd) and run this again", err)
@@ -246,13 +249,12 @@ func (r *reset) leftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	foreign, err := r.pods.runtime.Foreign(ctx)
-	if err != nil {
+	if r.foreign, err = r.pods.runtime.Foreign(ctx); err != nil {
 		return err
 	}
 	var all error
 	for _, uid := range uids {
-		if foreign[uid] {
+		if r.foreign[uid] {
 			continue
 		}
 		err := r.volumes.Unmount(ctx, uid)
@@ -319,8 +321,8 @@ func (r *reset) rulesOf(ctx context.Context, f corev1.IPFamily, program *iptable
 	return nil
 }
 
-// cgroups removes kubepods, whichever driver made it.
-func (r *reset) cgroups() error {
+// cgroups removes kubepods, whichever driver made it: the configuration that said so may be gone.
+func (r *reset) cgroups(ctx context.Context) error {
 	var all error
 	for _, systemd := range []bool{false, true} {
 		t, err := r.tree(systemd)
@@ -330,6 +332,13 @@ func (r *reset) cgroups() error {
 		}
 		if systemd && !exists("/run/systemd/system") {
 			continue
+		}
+		uids, err := t.Pods()
+		all = errors.Join(all, err)
+		for _, uid := range uids {
+			if r.foreign != nil && !r.foreign[uid] {
+				all = errors.Join(all, t.RemovePod(ctx, uid))
+			}
 		}
 		removed, err := t.Remove()
 		if removed && err == nil {

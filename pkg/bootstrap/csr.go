@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-logr/logr"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -91,7 +92,8 @@ func matches(certPEM []byte, key *ecdsa.PrivateKey) error {
 		return fail(CodeCertificate, "look at the signer's log", "reading the signed certificate: %w", err)
 	}
 	if public, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(&key.PublicKey) {
-		return fail(CodeCertificate, "look at the signer's log", "reading the signed certificate: it is for another key")
+		return fail(CodeCertificate, "look at the signer's log; then run the same command again: it makes a new request",
+			"reading the signed certificate: it is for another key; the request for this one %w", errRefused)
 	}
 	return nil
 }
@@ -103,6 +105,9 @@ func createError(err error) error {
 	case apierrors.IsForbidden(err):
 		return fail(CodeToken, "kubectl create clusterrolebinding nodeagent:bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers",
 			"requesting a certificate: these credentials may not: %w", err)
+	}
+	if strings.Contains(err.Error(), "not compatible") { // client-go has no better word for a request of this name that is another's
+		return fail(CodeCertificate, "run the same command again: it makes a new request", "requesting a certificate: %w: the request %w", err, errRefused)
 	}
 	return fail(CodeCertificate, "run the same command again: it goes on where it stopped", "requesting a certificate: %w", err)
 }

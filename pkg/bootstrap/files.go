@@ -17,13 +17,13 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	}
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("writing %q: %w", path, err)
+		return unwritable(fmt.Errorf("writing %q: %w", path, err))
 	}
 	defer func() {
 		if err != nil {
 			_ = f.Close()
 			_ = os.Remove(f.Name())
-			err = fmt.Errorf("writing %q: %w", path, err)
+			err = unwritable(fmt.Errorf("writing %q: %w", path, err))
 		}
 	}()
 	if err := f.Chmod(mode); err != nil {
@@ -53,10 +53,10 @@ func makeDir(dir string, mode fs.FileMode) error {
 		return nil // a folder that is there keeps its mode: /var/lib/kubelet and /etc/kubernetes are shared
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("making folder %q: %w", dir, err)
+		return unwritable(fmt.Errorf("making folder %q: %w", dir, err))
 	}
 	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making folder %q: %w", dir, err)
+		return unwritable(fmt.Errorf("making folder %q: %w", dir, err))
 	}
 	return nil
 }
@@ -74,13 +74,13 @@ func syncDir(dir string) error {
 func link(target, path string) error {
 	temp := path + ".new"
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("linking %q: %w", path, err)
+		return unwritable(fmt.Errorf("linking %q: %w", path, err))
 	}
 	if err := os.Symlink(target, temp); err != nil {
-		return fmt.Errorf("linking %q: %w", path, err)
+		return unwritable(fmt.Errorf("linking %q: %w", path, err))
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("linking %q: %w", path, err)
+		return unwritable(fmt.Errorf("linking %q: %w", path, err))
 	}
 	return syncDir(filepath.Dir(path))
 }
@@ -96,7 +96,12 @@ func readOptional(path string) ([]byte, error) {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing: %w", err)
+		return unwritable(fmt.Errorf("removing: %w", err))
 	}
 	return nil
+}
+
+// unwritable is the disk's fault: the machine is not fit.
+func unwritable(err error) error {
+	return &Error{Code: CodeHost, Err: err, Next: "make room on that disk, or make it writable (df -h, findmnt); then run the same command again"}
 }

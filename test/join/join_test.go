@@ -226,8 +226,10 @@ func TestForms(t *testing.T) {
 		{"pasted as one", "", []string{pasted, "--no-start"}},
 		{"pasted as many", "", append(strings.Fields(strings.ReplaceAll(pasted, "\\", "")), "--no-start")},
 		{"standard input", m.c.Token() + "\n", append([]string{server, "--token-file", "-", "--no-start"}, hash...)},
-		{"several servers, several hashes", "", append([]string{"192.168.77.1:1," + server, "--token", m.c.Token(), "--no-start",
-			"--discovery-token-ca-cert-hash", "sha256:" + strings.Repeat("00", 32)}, hash...)},
+		{"several servers, several hashes", "", append([]string{
+			"192.168.77.1:1," + server, "--token", m.c.Token(), "--no-start",
+			"--discovery-token-ca-cert-hash", "sha256:" + strings.Repeat("00", 32),
+		}, hash...)},
 		{"unpinned, asked for", "", []string{server, "--token", m.c.Token(), "--discovery-token-unsafe-skip-ca-verification", "--no-start"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
