@@ -141,6 +141,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.services != nil {
 		run("services", a.services.Run)
+	} else if a.config.Network.UtilChains {
+		run("iptables hint", a.hint)
 	}
 	if err := a.runPages(run); err != nil {
 		run("pages", func(context.Context) error { return err })

@@ -37,3 +37,13 @@ func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) erro
 	}
 	return all
 }
+
+// hint tells other programs which variant of iptables this node uses, as kubelet does, where no services half does so.
+func (a *Agent) hint(ctx context.Context) error {
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		if _, err := iptables.Detect(ctx, f, a.log); err != nil && ctx.Err() == nil {
+			a.log.Info("No hint which iptables this node uses (KUBE-IPTABLES-HINT)", "family", f, "err", err)
+		}
+	}
+	return nil
+}

@@ -160,7 +160,7 @@ func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backe
 		return nil, err
 	}
 	o := IPTablesOptions(s.config.Proxy, f, cidrs)
-	o.RandomFully = program.RandomFully()
+	o.RandomFully, o.NoFirewall = program.RandomFully(), !s.config.Network.UtilChains
 	return iptables.New(iptables.Config{Options: o, Tool: program, Log: s.log, Metrics: s.metrics.IPTables(f)})
 }
 

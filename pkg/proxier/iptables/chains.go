@@ -104,7 +104,7 @@ func Jumps(o Options) []Jump {
 		jump("nat", "OUTPUT", chainServices, portals),
 		jump("nat", "POSTROUTING", chainPostrouting, "kubernetes postrouting rules"),
 	}
-	if !o.ipv6() {
+	if o.firewall() {
 		jumps = append(jumps, jump("filter", "INPUT", chainFirewall, ""), jump("filter", "OUTPUT", chainFirewall, ""))
 	}
 	return jumps

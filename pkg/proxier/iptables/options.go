@@ -27,6 +27,9 @@ type Options struct {
 	// LocalhostNodePorts lets node ports answer on 127.0.0.1. Needs the sysctl
 	// route_localnet; IPv4 only.
 	LocalhostNodePorts bool
+	// NoFirewall leaves out KUBE-FIREWALL, which keeps others from 127.0.0.1;
+	// not with LocalhostNodePorts, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
+	NoFirewall bool
 	// TCPBeLiberal says that conntrack forgives packets out of window, so that
 	// INVALID ones need not be dropped.
 	TCPBeLiberal bool
@@ -62,6 +65,8 @@ func (l Local) isNot() string {
 	}
 	return ""
 }
+
+func (o Options) firewall() bool { return !o.ipv6() && (!o.NoFirewall || o.LocalhostNodePorts) }
 
 func (o Options) ipv6() bool { return o.Family == corev1.IPv6Protocol }
 

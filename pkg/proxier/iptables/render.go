@@ -92,7 +92,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		{Name: chainProxyFirewall, Rules: firewall.String()},
 		{Name: chainCanary},
 	}
-	if !r.o.ipv6() {
+	if r.o.firewall() {
 		filter = append(filter, Chain{Name: chainFirewall, Rules: martians()})
 	}
 	return &Ruleset{Tables: []Table{

@@ -62,6 +62,8 @@ func goldenOptions(f corev1.IPFamily, text string) Options {
 			o.Local = Local{}
 		case "localhostNodePorts":
 			o.LocalhostNodePorts = true
+		case "noFirewall":
+			o.NoFirewall = true
 		case "liberal":
 			o.TCPBeLiberal = true
 		case "old":
