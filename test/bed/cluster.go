@@ -29,6 +29,8 @@ type Options struct {
 	Builder *tools.Builder
 	// APIServerArgs are added to the API server's flags.
 	APIServerArgs []string
+	// ControllerArgs are added to the controller manager's flags.
+	ControllerArgs []string
 }
 
 // Cluster is a running cluster. Stop ends it and removes every trace.

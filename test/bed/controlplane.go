@@ -268,7 +268,7 @@ func (c *Cluster) startControllers() error {
 		"--cluster-signing-cert-file="+pki+"ca.crt", "--cluster-signing-key-file="+pki+"ca.key",
 		"--service-account-private-key-file="+pki+"sa.key")
 	return errors.Join(
-		c.startCP("kube-controller-manager", args...),
+		c.startCP("kube-controller-manager", append(args, c.opts.ControllerArgs...)...),
 		c.startCP("kube-scheduler", config("scheduler")...),
 	)
 }

@@ -1,0 +1,141 @@
+package join_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/test/bed"
+)
+
+// rotating is how long certificates are watched; NODEAGENT_ROTATE=15m makes it longer.
+func rotating(t *testing.T) time.Duration {
+	if text := os.Getenv("NODEAGENT_ROTATE"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	return 100 * time.Second
+}
+
+const rotatePods = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: many}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: many}}
+  template:
+    metadata: {labels: {app: many}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: c
+        image: ` + bed.Busybox + `
+        command: [sleep, "100000"]
+        readinessProbe: {exec: {command: ["true"]}, periodSeconds: 5}
+`
+
+// TestRotation: certificates that live for a minute are renewed under pods: the node stays Ready, nothing the agent asks is
+// refused, and pods can be looked into all the time. The serving certificate waits for its approval, which status says, and
+// is shown once it is there.
+func TestRotation(t *testing.T) {
+	bed.Require(t)
+	ctx := t.Context()
+	// the signer dates certificates back by five minutes: this is the life from now on
+	c := bed.New(t, bed.Options{
+		Nodes:          []bed.Kind{bed.NodeAgent{Config: "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nserverTLSBootstrap: true\n"}},
+		ControllerArgs: []string{"--cluster-signing-duration=80s"},
+	})
+	n := c.Nodes()[0]
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := c.Kubectl(ctx, args...)
+		if err != nil {
+			t.Fatalf("kubectl %v: %v", args, err)
+		}
+		return strings.TrimSpace(out)
+	}
+	if err := n.WaitReady(ctx, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	status, err := n.Output(ctx, "nodeagent", "status")
+	name := regexp.MustCompile(`serving certificate request (\S+) waits`).FindStringSubmatch(status)
+	if err != nil || name == nil {
+		t.Fatalf("status does not name the pending request: %v\n%s", err, status)
+	}
+	if issuer := shown(t, n); strings.Contains(issuer, "kubernetes") {
+		t.Errorf("before the approval the certificate is by %q", issuer)
+	}
+	kubectl("certificate", "approve", name[1])
+	deadline := time.Now().Add(20 * time.Second)
+	for !strings.Contains(shown(t, n), "kubernetes") {
+		if time.Now().After(deadline) {
+			t.Fatalf("after the approval the certificate is by %q", shown(t, n))
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if err := n.LoadImages(ctx, bed.Busybox); err != nil {
+		t.Fatal(err)
+	}
+	replicas := 10
+	if os.Getenv("NODEAGENT_ROTATE") != "" {
+		replicas = 20
+	}
+	if err := c.Apply(ctx, fmt.Sprintf(rotatePods, replicas)); err != nil {
+		t.Fatal(err)
+	}
+	kubectl("rollout", "status", "deployment/many", "--timeout=120s")
+	const ready = `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}`
+	const file = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+	before, seen := kubectl("get", "node", n.Name, "-o", ready), map[string]bool{}
+	for end := time.Now().Add(rotating(t)); time.Now().Before(end); time.Sleep(2 * time.Second) {
+		if now := kubectl("get", "node", n.Name, "-o", ready); now != before || !strings.HasPrefix(now, "True") {
+			t.Fatalf("the node was %q and is %q", before, now)
+		}
+		link, err := os.Readlink(n.Path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[link] = true
+		if got := kubectl("get", "deployment", "many", "-o", "jsonpath={.status.readyReplicas}"); got != fmt.Sprint(replicas) {
+			t.Errorf("%s pods are ready", got)
+		}
+	}
+	t.Logf("%d certificates in %s", len(seen), rotating(t))
+	if want := int(rotating(t) / (80 * time.Second)); len(seen) <= want {
+		t.Errorf("%d certificates in %s, each of 80 s", len(seen), rotating(t))
+	}
+	log, err := os.ReadFile(n.Process("nodeagent").Log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if regexp.MustCompile(`(?i)unauthorized|expired|401|level=ERROR`).MatchString(line) {
+			t.Errorf("the agent was refused something: %s", line)
+		}
+	}
+	kubectl("scale", "deployment/many", "--replicas=0")
+	kubectl("wait", "--for=delete", "pod", "-l", "app=many", "--timeout=60s")
+}
+
+// shown is who has signed the certificate of the node's API.
+func shown(t *testing.T, n *bed.Node) string {
+	t.Helper()
+	raw, err := n.Dial(t.Context(), "tcp", n.IP.String()+":10250")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true}) // it is looked at, not trusted
+	defer conn.Close()
+	if err := conn.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return conn.ConnectionState().PeerCertificates[0].Issuer.CommonName
+}
