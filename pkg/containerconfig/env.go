@@ -96,7 +96,7 @@ func has(m map[string]string, key string) bool {
 func (w work) serviceEnv() ([]string, error) {
 	services, err := w.config.Objects.Services(w.pod.Namespace)
 	if err != nil && w.request.Want.Static {
-		return nil, nil //nolint:nilerr // such pods start before the API server does: they may be the API server
+		return nil, nil // such pods start before the API server does: they may be the API server
 	}
 	if err != nil {
 		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars: %w", err)
