@@ -32,7 +32,7 @@ func (s *Systemd) State(ctx context.Context) (active, enabled bool, err error) {
 	return p["ActiveState"] == "active", p["UnitFileState"] == "enabled", nil
 }
 
-// Start reads the unit file afresh, enables the unit, and starts or restarts it. It returns when systemd has: for
+// Start reads the unit file afresh if it has changed, enables the unit, and starts or restarts it. It returns when systemd has: for
 // Type=notify that is when the daemon has said READY=1.
 func (s *Systemd) Start(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
@@ -40,8 +40,14 @@ func (s *Systemd) Start(ctx context.Context) error {
 		return fmt.Errorf("connecting to systemd: %w", err)
 	}
 	defer conn.Close()
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("having systemd read its units: %w", err)
+	p, err := conn.GetUnitPropertiesContext(ctx, s.name)
+	if err != nil {
+		return fmt.Errorf("asking systemd for %q: %w", s.name, err)
+	}
+	if p["NeedDaemonReload"] != false { // it takes long on a machine with many units
+		if err := conn.ReloadContext(ctx); err != nil {
+			return fmt.Errorf("having systemd read its units: %w", err)
+		}
 	}
 	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{s.name}, false, true); err != nil {
 		return fmt.Errorf("enabling %q: %w", s.name, err)
