@@ -21,6 +21,9 @@ import (
 // which containerd takes up to 10 s.
 const shimPatience = 20 * time.Second
 
+// ociRefusal is in every error of the program that makes containers (runc and its like): the spec is to blame, or the image.
+const ociRefusal = "OCI runtime"
+
 // launchTime bounds a launch whose caller has gone.
 const launchTime = 4 * time.Minute
 
@@ -40,8 +43,11 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 			return nil
 		}
 		err = fmt.Errorf("failed to create containerd task: %w", err)
-		if !shimEnding(err) {
+		switch {
+		case strings.Contains(err.Error(), ociRefusal):
 			return blame(ctx, err)
+		case !shimEnding(err):
+			return err
 		}
 		if r.c.Now().Sub(began) > shimPatience {
 			return err
@@ -56,12 +62,10 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 // it, and the next one comes at the same address), or the folder of a creation that was cancelled and is being cleaned up.
 func shimEnding(err error) bool {
 	text := err.Error()
-	if strings.Contains(text, "OCI runtime") {
-		return false
-	}
 	for _, sign := range []string{
 		"ttrpc: closed", "ttrpc: server closed", "connection refused", "connect: no such file", "failed to start shim",
 		"shim disconnected", ": file exists",
+		"io.containerd.runtime.v2.task/", // a path of the folder that is being cleaned up while we make it anew
 	} {
 		if strings.Contains(text, sign) {
 			return true
