@@ -25,7 +25,7 @@ type pkg struct {
 var (
 	pure = []string{
 		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/runtime/ocispec", "pkg/status", "pkg/service",
-		"pkg/summary", "pkg/fieldref", "pkg/volume/payload", "pkg/cgroup/qos", "pkg/containerconfig/podfiles", "pkg/containerconfig/serviceenv",
+		"pkg/summary", "pkg/handler", "pkg/fieldref", "pkg/volume/payload", "pkg/cgroup/qos", "pkg/containerconfig/podfiles", "pkg/containerconfig/serviceenv",
 		"pkg/logpump/crilog",
 	}
 	contracts = []string{"pkg/runtime", "pkg/volume"}

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,9 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -23,17 +20,14 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/nodeagent/nodeagent/pkg/handler"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // userAgent is what checks call themselves; programs look for it in their access logs.
 const userAgent = "kube-probe/1.36"
-
-// maxOutput bounds what is read of an answer or of a command's output, in bytes.
-const maxOutput = 10 << 10
 
 // checker makes single checks.
 type checker struct {
@@ -94,7 +88,7 @@ func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	output := &bounded{}
+	output := &handler.Output{}
 	code, err := c.exec.Exec(ctx, w.id, runtime.ExecConfig{
 		Command: w.spec.Exec.Command, IO: runtime.IO{Stdout: output, Stderr: output},
 	})
@@ -107,29 +101,6 @@ func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) 
 		return outcome{result: podplan.Failure, text: output.String()}
 	}
 	return outcome{result: podplan.Success, text: output.String()}
-}
-
-// bounded keeps the beginning of what is written. The process's two streams may be copied side by side.
-type bounded struct {
-	lock sync.Mutex
-	text bytes.Buffer
-}
-
-// Write keeps what fits, and takes it all.
-func (b *bounded) Write(p []byte) (int, error) {
-	b.lock.Lock()
-	defer b.lock.Unlock()
-	if room := maxOutput - b.text.Len(); room > 0 {
-		b.text.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
-}
-
-// String is what was kept.
-func (b *bounded) String() string {
-	b.lock.Lock()
-	defer b.lock.Unlock()
-	return b.text.String()
 }
 
 // httpGet asks for a page. 200 to 399 is success; a redirect to another host is not followed, and is a success with a warning.
@@ -152,7 +123,7 @@ func (c checker) httpGet(ctx context.Context, w *worker, h *corev1.HTTPGetAction
 		return outcome{result: podplan.Failure, text: err.Error()}
 	}
 	defer func() { _ = answer.Body.Close() }() // it was read as far as it is wanted
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxOutput))
+	body, err := io.ReadAll(io.LimitReader(answer.Body, handler.MaxOutput))
 	switch {
 	case err != nil:
 		return outcome{result: podplan.Failure, text: err.Error()}
@@ -166,67 +137,21 @@ func (c checker) httpGet(ctx context.Context, w *worker, h *corev1.HTTPGetAction
 
 // httpRequest makes the request of an HTTP check.
 func httpRequest(ctx context.Context, w *worker, h *corev1.HTTPGetAction) (*http.Request, error) {
-	port, err := portNumber(h.Port, w.container)
-	if err != nil {
-		return nil, err
-	}
-	host := w.address
-	if h.Host != "" {
-		host = h.Host
-	}
-	// The path may have a query; one that is no URL is taken as it is.
-	u, err := url.Parse(h.Path)
-	if err != nil {
-		u = &url.URL{Path: h.Path}
-	}
-	u.Scheme, u.Host = "http", net.JoinHostPort(host, strconv.Itoa(port))
-	if h.Scheme == corev1.URISchemeHTTPS {
-		u.Scheme = "https"
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	port, err := handler.Port(h.Port, w.container, 0)
 	if err != nil {
 		return nil, fmt.Errorf("making the probe's request: %w", err)
 	}
-	request.Header = headers(h.HTTPHeaders)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, handler.URL(h, w.address, port).String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("making the probe's request: %w", err)
+	}
+	request.Header = handler.Header(h.HTTPHeaders, userAgent)
 	request.Host = request.Header.Get("Host")
 	return request, nil
 }
 
-// headers are those of the probe, and what every check sends unless the probe says otherwise. An empty Accept sends none.
-func headers(given []corev1.HTTPHeader) http.Header {
-	h := make(http.Header)
-	for _, pair := range given {
-		h.Add(pair.Name, pair.Value)
-	}
-	if _, set := h["User-Agent"]; !set {
-		h.Set("User-Agent", userAgent)
-	}
-	if _, set := h["Accept"]; !set {
-		h.Set("Accept", "*/*")
-	} else if h.Get("Accept") == "" {
-		h.Del("Accept")
-	}
-	return h
-}
-
-// portNumber resolves a port by number, or by its name in the container.
-func portNumber(port intstr.IntOrString, c *corev1.Container) (int, error) {
-	number := port.IntValue()
-	if port.Type == intstr.String {
-		for _, p := range c.Ports {
-			if p.Name == port.StrVal {
-				number = int(p.ContainerPort)
-			}
-		}
-	}
-	if number <= 0 || number > 65535 {
-		return 0, fmt.Errorf("resolving the port %q: container %q has no such port", port.String(), c.Name)
-	}
-	return number, nil
-}
-
 func tcpConnect(ctx context.Context, w *worker, t *corev1.TCPSocketAction) outcome {
-	port, err := portNumber(t.Port, w.container)
+	port, err := handler.Port(t.Port, w.container, 0)
 	if err != nil {
 		return outcome{text: err.Error()}
 	}

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/nodeagent/nodeagent/pkg/handler"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
@@ -67,7 +68,7 @@ func TestHTTPGet(t *testing.T) {
 				Path: path, Port: intstr.FromInt32(port(t, u.Host)), Scheme: scheme, HTTPHeaders: headers,
 			}})
 		}
-		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podplan.Success || o.warned || len(o.text) != maxOutput {
+		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podplan.Success || o.warned || len(o.text) != handler.MaxOutput {
 			t.Errorf("%s ok: %v, %d bytes", scheme, o.result, len(o.text))
 		}
 		if seen.Host != "app.example" || seen.Header.Get("X-A") != "1" || seen.UserAgent() != "kube-probe/1.36" || seen.URL.RawQuery != "a=b" || seen.Header.Get("Accept") != "*/*" {
