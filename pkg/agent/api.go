@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
@@ -136,13 +137,18 @@ func (k known) Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool) {
 		if v.Pod == nil || v.Namespace != namespace || v.Name != name {
 			continue
 		}
-		have, err := k.runtime.Get(context.Background(), v.UID) //nolint:forbidigo // answered from memory
-		if err != nil {
-			k.log.Error("The runtime could not be asked about a pod", "pod", namespace+"/"+name, "err", err)
-		}
-		return v.WithStatus(), have, true
+		return v.WithStatus(), k.have(v.UID), true
 	}
 	return nil, runtime.Pod{}, false
+}
+
+// have is what runs of a pod.
+func (p *pods) have(uid types.UID) runtime.Pod {
+	found, err := p.runtime.Get(context.Background(), uid) //nolint:forbidigo // answered from memory
+	if err != nil {
+		p.log.Error("The runtime could not be asked about a pod", "uid", uid, "err", err)
+	}
+	return found
 }
 
 // Pods implements server.Pods.

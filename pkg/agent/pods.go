@@ -290,9 +290,12 @@ func (p *pods) makeLoop() error {
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.hostIPs, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
-		RequestTimeout: c.Pods.RequestTimeout, Now: now, Log: p.log,
+		RequestTimeout: c.Pods.RequestTimeout, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.registry.Register(newRunning(p))
 }
 
 // makeEdges makes what carries actions out.

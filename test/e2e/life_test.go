@@ -29,6 +29,15 @@ func TestLife(t *testing.T) {
 	if got := p.on(ctx, t, "nodeagent", "status"); !strings.Contains(got, "Ready") || !strings.Contains(got, "iptables IPv4") {
 		t.Errorf("status says\n%s", got)
 	}
+	metrics := p.kubectl(ctx, t, "get", "--raw", "/api/v1/nodes/"+p.Name+"/proxy/metrics")
+	for _, want := range []string{
+		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 4`, `kubelet_node_name{node="n1"} 1`,
+		"kubeproxy_sync_proxy_rules_duration_seconds_count", "process_resident_memory_bytes",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("the metrics lack %q", want)
+		}
+	}
 	cgroups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup/memory", n.Cgroup(), "kubepods", "*", "pod*"))
 	if err != nil || len(cgroups) > 0 {
 		t.Errorf("cgroups are left: %v, %v", cgroups, err)
