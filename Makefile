@@ -53,6 +53,7 @@ test-netns: ## edges against the real kernel, in network namespaces of their own
 
 .PHONY: test-bed
 test-bed: deps ## real containerd and real clusters on this machine
+	@runc=$$($(BED) tools runc | cut -d' ' -f2) && NODEAGENT_RUNC=$$runc $(GO) test -count=1 $(TESTFLAGS) ./pkg/containerconfig
 	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m $(TESTFLAGS) ./test/containerd/... ./test/join/... ./test/bed/... ./test/e2e/... ./test/conformance/...
 
 .PHONY: conformance
