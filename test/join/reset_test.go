@@ -60,6 +60,21 @@ func traces(ctx context.Context, t *testing.T, n *bed.Node) string {
 	return all.String()
 }
 
+// settled is traces once they have stayed the same for 3 s: rules and cgroups follow a pod's readiness by a moment.
+func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
+	t.Helper()
+	last, since := traces(ctx, t, n), time.Now()
+	for deadline := time.Now().Add(time.Minute); time.Since(since) < 3*time.Second; time.Sleep(200 * time.Millisecond) {
+		if now := traces(ctx, t, n); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the node does not come to rest:\n%s", last)
+		}
+	}
+	return last
+}
+
 // TestReset: a node with pods, volumes, rules and host ports is as it was before; nothing of others is touched; run again,
 // there is nothing; and the machine can join again.
 func TestReset(t *testing.T) {
@@ -108,9 +123,9 @@ func TestReset(t *testing.T) {
 	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s"); err != nil {
 		t.Fatal(err, out)
 	}
-	busy := traces(ctx, t, n)
+	busy := settled(ctx, t, n)
 	if out, err := nodeagent("reset", "--yes"); err == nil || !strings.Contains(err.Error()+out, "still runs") || traces(ctx, t, n) != busy {
-		t.Errorf("with the agent running: %v\n%s", err, out)
+		t.Errorf("with the agent running: %v\n%s\n--- traces before\n%s--- and now\n%s", err, out, busy, traces(ctx, t, n))
 	}
 	if err := agent.Stop(10 * time.Second); err != nil {
 		t.Fatal(err)
