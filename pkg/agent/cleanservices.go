@@ -16,6 +16,21 @@ import (
 // CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy before us: in both
 // variants of iptables, and in nftables. Other programs' rules stay. It works twice.
 func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	all := cleanRules(ctx, c, log, func(f corev1.IPFamily, version string) {
+		log.Info("Removed the rules for Services", "family", f, "iptables", version)
+	})
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
+		if err == nil {
+			err = cleaner.Clean(ctx)
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// cleanRules removes the rules from every variant of iptables that has any, and tells of each that it did.
+func cleanRules(ctx context.Context, c *config.Config, log *slog.Logger, did func(f corev1.IPFamily, version string)) error {
 	var all error
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		for _, program := range iptables.InUse(ctx, f) {
@@ -27,13 +42,8 @@ func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) erro
 				all = errors.Join(all, fmt.Errorf("removing %s rules from %s: %w", f, program.Version(), err))
 				continue
 			}
-			log.Info("Removed the rules for Services", "family", f, "iptables", program.Version())
+			did(f, program.Version())
 		}
-		cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
-		if err == nil {
-			err = cleaner.Clean(ctx)
-		}
-		all = errors.Join(all, err)
 	}
 	return all
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/volume"
 	"github.com/nodeagent/nodeagent/pkg/volume/configmap"
@@ -292,33 +291,9 @@ func (r *reset) images(ctx context.Context) error {
 
 // rules removes those of each address family. A machine without iptables has none.
 func (r *reset) rules(ctx context.Context) error {
-	var all error
-	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		programs, err := iptables.Find(ctx, f)
-		if err != nil {
-			r.Log.Debug("No rules of an address family", "family", f, "err", err)
-		}
-		for _, program := range programs {
-			all = errors.Join(all, r.rulesOf(ctx, f, program))
-		}
-	}
-	return all
-}
-
-func (r *reset) rulesOf(ctx context.Context, f corev1.IPFamily, program *iptables.Program) error {
-	used, err := program.Used(ctx)
-	if err != nil || !used {
-		return err
-	}
-	backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(r.Config.Proxy, f, nil), Tool: program, Log: r.Log})
-	if err != nil {
-		return err
-	}
-	if err := backend.Cleanup(ctx); err != nil {
-		return err
-	}
-	r.did("removed Service rules (%s, %s)", f, program.Version())
-	return nil
+	return cleanRules(ctx, r.Config, r.Log, func(f corev1.IPFamily, version string) {
+		r.did("removed Service rules (%s, %s)", f, version)
+	})
 }
 
 // cgroups removes kubepods, whichever driver made it: the configuration that said so may be gone.

@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,13 +40,4 @@ func (p *Program) Test(ctx context.Context) error {
 		return fmt.Errorf("trying %q: %w", p.path, err)
 	}
 	return nil
-}
-
-// Used says whether the kernel holds chains of Services by this program.
-func (p *Program) Used(ctx context.Context) (bool, error) {
-	text, err := p.Save(ctx)
-	if err != nil {
-		return false, fmt.Errorf("reading the kernel's rules: %w", err)
-	}
-	return bytes.Contains(text, []byte("\n:KUBE-")), nil
 }
