@@ -18,41 +18,38 @@ import (
 // streamCreation bounds the time from the upgrade to the last stream of a SPDY client.
 const streamCreation = 30 * time.Second
 
-// exec runs a command with the client's streams, over SPDY or WebSocket.
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	t, ok := s.target(w, r)
-	if !ok {
-		return
+// session is the running container that a request for streams is about, and the streams that it wants; it answers the request
+// itself when there is none.
+func (s *Server) session(w http.ResponseWriter, r *http.Request) (t target, o *remotecommand.Options, id string, ok bool) {
+	if t, ok = s.target(w, r); !ok {
+		return t, nil, "", false
 	}
 	o, err := remotecommand.NewOptions(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return t, nil, "", false
 	}
-	id, ok := s.running(w, t)
+	id, ok = s.running(w, t)
+	return t, o, id, ok
+}
+
+// exec runs a command with the client's streams, over SPDY or WebSocket.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	t, o, id, ok := s.session(w, r)
 	if !ok {
 		return
 	}
-	remotecommand.ServeExec(w, r, streamer{s.config.Streams, o.TTY}, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
+	remotecommand.ServeExec(w, r, streamer{s.config.Streams}, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
 // attach joins the streams of the container's own process.
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	t, ok := s.target(w, r)
+	t, o, id, ok := s.session(w, r)
 	if !ok {
 		return
 	}
-	o, err := remotecommand.NewOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	id, ok := s.running(w, t)
-	if !ok {
-		return
-	}
-	remotecommand.ServeAttach(w, r, streamer{s.config.Streams, o.TTY}, t.pod.Name, string(t.pod.UID), id, o,
+	remotecommand.ServeAttach(w, r, streamer{s.config.Streams}, t.pod.Name, string(t.pod.UID), id, o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
@@ -95,10 +92,7 @@ func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 }
 
 // streamer puts runtime.Streams behind the interfaces of the streaming library.
-type streamer struct {
-	streams runtime.Streams
-	tty     bool
-}
+type streamer struct{ streams runtime.Streams }
 
 // ExecInContainer implements remotecommand.Executor.
 //
