@@ -311,10 +311,11 @@ func moduleKey(ctx context.Context, src string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
 
-// Product builds the programs of the product itself, from cmd/NAME, into the cache folder and returns the folder.
+// Product builds the programs of the product itself, from cmd/NAME, into bin/product of the source tree, so that two trees
+// do not run each other's programs, and returns the folder.
 // It asks the Go compiler each time, which takes a second when nothing changed.
 func (b *Builder) Product(ctx context.Context, names ...string) (string, error) {
-	dir := filepath.Join(b.Cache, "product")
+	dir := filepath.Join(b.Source, "bin", "product")
 	unlock, err := Lock(ctx, dir+".lock")
 	if err != nil {
 		return "", err
