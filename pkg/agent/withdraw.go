@@ -34,6 +34,12 @@ func (w withdrawing) Put(object *corev1.Pod, s corev1.PodStatus) {
 	w.StatusSink.Put(object, s)
 }
 
+// Hold implements podsync.StatusSink.
+func (w withdrawing) Hold(object *corev1.Pod, s corev1.PodStatus) {
+	w.withdraw(object.UID, !isReady(s))
+	w.StatusSink.Hold(object, s)
+}
+
 // Finish implements podsync.StatusSink.
 func (w withdrawing) Finish(object *corev1.Pod, s corev1.PodStatus) {
 	w.withdraw(object.UID, true)

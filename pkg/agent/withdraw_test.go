@@ -15,6 +15,7 @@ import (
 type sinkSpy struct{ put, finished, forgotten int }
 
 func (s *sinkSpy) Put(*corev1.Pod, corev1.PodStatus)    { s.put++ }
+func (s *sinkSpy) Hold(*corev1.Pod, corev1.PodStatus)   {}
 func (s *sinkSpy) Finish(*corev1.Pod, corev1.PodStatus) { s.finished++ }
 func (s *sinkSpy) Forget(types.UID)                     { s.forgotten++ }
 
@@ -37,6 +38,8 @@ func TestWithdrawing(t *testing.T) {
 		{"ready", func() { w.Put(pod, status(corev1.ConditionTrue)) }, false},
 		{"unready", func() { w.Put(pod, status(corev1.ConditionFalse)) }, true},
 		{"ready again", func() { w.Put(pod, status(corev1.ConditionTrue)) }, false},
+		{"between a container and its successor", func() { w.Hold(pod, status(corev1.ConditionFalse)) }, true},
+		{"ready with the successor", func() { w.Put(pod, status(corev1.ConditionTrue)) }, false},
 		{"ready, but ending", func() { w.Put(ending, status(corev1.ConditionTrue)) }, true},
 		{"over", func() { w.Finish(ending, status(corev1.ConditionFalse)) }, true},
 		{"gone, but in a slice", func() { w.Forget("x") }, true},
@@ -46,12 +49,12 @@ func TestWithdrawing(t *testing.T) {
 			t.Errorf("%s: withdrawn: %v, want %v", step.name, got, step.want)
 		}
 	}
-	if spy.put != 4 || spy.finished != 1 || spy.forgotten != 1 {
+	if spy.put != 5 || spy.finished != 1 || spy.forgotten != 1 {
 		t.Errorf("of the statuses not all got through: %+v", *spy)
 	}
 	none := withdrawing{StatusSink: spy, tracker: func() *proxier.Tracker { return nil }}
 	none.Put(pod, status(corev1.ConditionTrue)) // no services half
-	if spy.put != 5 {
+	if spy.put != 6 {
 		t.Error("without a services half statuses do not get through")
 	}
 }

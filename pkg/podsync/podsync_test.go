@@ -78,6 +78,40 @@ func TestFastStartIsNotDelayed(t *testing.T) {
 	})
 }
 
+// TestReplacedContainerIsToldWithItsSuccessor: between the two, nobody but this node hears that the pod is not ready.
+func TestReplacedContainerIsToldWithItsSuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		_, stop := w.start()
+		defer stop()
+		w.source.sync()
+		pod := testPod("u1")
+		w.add(pod)
+		settle(time.Minute)
+		pod = pod.DeepCopy()
+		pod.Spec.Containers[0].Image = "app:2"
+		w.mu.Lock()
+		pod.Status = w.statuses["u1"][len(w.statuses["u1"])-1]
+		w.statuses["u1"] = nil
+		w.mu.Unlock()
+		w.add(pod)
+		settle(time.Minute)
+		if s := w.newest("u1"); len(s.ContainerStatuses) != 1 || s.ContainerStatuses[0].RestartCount != 1 {
+			t.Fatalf("the container was not replaced: %+v\n%s", s, w.log)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, s := range w.statuses["u1"] {
+			if condition(s, corev1.PodReady) != corev1.ConditionTrue {
+				t.Errorf("told the API that the pod is not ready: %+v", s)
+			}
+		}
+		if len(w.held["u1"]) == 0 || condition(w.held["u1"][0], corev1.PodReady) != corev1.ConditionFalse {
+			t.Errorf("did not tell this node that the pod is not ready: %+v", w.held["u1"])
+		}
+	})
+}
+
 func TestOrphansWaitForEverySource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, faults)

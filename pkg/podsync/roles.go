@@ -26,6 +26,8 @@ type Source interface {
 type StatusSink interface {
 	// Put hands over the newest status of object; an older one that was not written yet is forgotten.
 	Put(object *corev1.Pod, s corev1.PodStatus)
+	// Hold tells of a status that is not for the API yet: only what works on this node may go by it.
+	Hold(object *corev1.Pod, s corev1.PodStatus)
 	// Finish hands over the last status; when it is written, the API object is deleted. It may be called again.
 	Finish(object *corev1.Pod, s corev1.PodStatus)
 	// Forget drops what was handed over of an API object that is gone.

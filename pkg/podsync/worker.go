@@ -115,7 +115,7 @@ func (l *Loop) proceed(ctx context.Context, t turn) (keyed.Next, error) {
 		have = *w.frozen
 	}
 	over := plan.Done && len(w.flight) == 0
-	s := l.report(t, have, over)
+	s := l.report(t, have, plan, over)
 	t.show(t, plan, s)
 	if over {
 		return l.done(t), nil
@@ -149,7 +149,7 @@ func (l *Loop) done(t turn) keyed.Next {
 }
 
 // report writes the status where there is an API object, and returns it. over says that nothing is left on the host.
-func (l *Loop) report(t turn, have podplan.Have, over bool) corev1.PodStatus {
+func (l *Loop) report(t turn, have podplan.Have, plan podplan.Plan, over bool) corev1.PodStatus {
 	if t.want.Pod == nil {
 		return corev1.PodStatus{}
 	}
@@ -162,6 +162,8 @@ func (l *Loop) report(t turn, have podplan.Have, over bool) corev1.PodStatus {
 	case object == nil:
 	case over && (u.Gone || !u.Static && object.DeletionTimestamp != nil):
 		l.config.Sink.Finish(object, s)
+	case plan.Hold:
+		l.config.Sink.Hold(object, s)
 	default:
 		l.config.Sink.Put(object, s)
 	}

@@ -52,6 +52,7 @@ type world struct {
 	resizes     []string // of containers and pods' cgroups, in order
 	events      []string
 	statuses    map[types.UID][]corev1.PodStatus
+	held        map[types.UID][]corev1.PodStatus // told of, and not for the API
 	finished    map[types.UID]corev1.PodStatus
 	told        map[types.UID]corev1.PodStatus // what the prober learned of the API's view
 	source      *source
@@ -67,7 +68,7 @@ func newWorld(t *testing.T, fail float64) *world {
 		t: t, rand: rand.New(rand.NewPCG(seed, 0)), fail: fail,
 		pods: map[types.UID]*runtime.Pod{}, images: map[string]bool{"app:1": true}, volumes: map[types.UID]map[string]int{},
 		dirs: map[types.UID]bool{}, cgroups: map[types.UID]bool{}, probes: map[string]podplan.Probes{},
-		statuses: map[types.UID][]corev1.PodStatus{}, finished: map[types.UID]corev1.PodStatus{},
+		statuses: map[types.UID][]corev1.PodStatus{}, held: map[types.UID][]corev1.PodStatus{}, finished: map[types.UID]corev1.PodStatus{},
 		told:   map[types.UID]corev1.PodStatus{},
 		source: &source{updates: make(chan podplan.Update, 100)}, log: &bytes.Buffer{},
 	}
@@ -410,6 +411,12 @@ func (w *world) Put(object *corev1.Pod, s corev1.PodStatus) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.statuses[object.UID] = append(w.statuses[object.UID], s)
+}
+
+func (w *world) Hold(object *corev1.Pod, s corev1.PodStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held[object.UID] = append(w.held[object.UID], s)
 }
 
 func (w *world) Finish(object *corev1.Pod, s corev1.PodStatus) {

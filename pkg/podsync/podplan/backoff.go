@@ -21,6 +21,9 @@ const (
 	// killAgain is when SIGKILL is sent again to what still runs.
 	killAgain = 10 * time.Second
 	minGrace  = time.Second
+	// holdStatus is how long the end of a container that was replaced is told of together with its successor: what kubelet
+	// needs to notice either.
+	holdStatus = time.Second
 	// ErrorShown is how long a failed pull shows its own reason before it shows that of its back-off.
 	ErrorShown = 2 * time.Second
 )

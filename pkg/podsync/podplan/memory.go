@@ -48,6 +48,9 @@ type ImageState struct {
 	Failure FailureState
 }
 
+// of says that this is the image of an attempt.
+func (s ImageState) of(ref string, attempt int) bool { return s.Ref == ref && s.Attempt == attempt }
+
 // HookState is what is known of a container's hooks.
 type HookState struct {
 	PostStartDone, PreStopDone bool

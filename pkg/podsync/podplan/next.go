@@ -44,6 +44,7 @@ func Next(want Want, have Have, now time.Time) Plan {
 		p.end()
 	} else {
 		p.live()
+		p.hold()
 	}
 	return p.plan
 }
@@ -151,12 +152,33 @@ func (p *planner) anyAlive() bool {
 	return false
 }
 
+// hold holds the status back while a container that ended for its successor is without one: the two are told as one change, so
+// that no pod is taken for broken, by whoever watches, that was only given another image or size. A successor that
+// takes longer than holdStatus, or fails, holds nothing back.
+func (p *planner) hold() {
+	for i := range p.view.Containers {
+		c := &p.view.Containers[i]
+		if c.Standing != Restarting || c.Latest == nil || !p.memory.Stops[c.Latest.ID].Replace {
+			continue
+		}
+		failed := p.memory.Starts[c.Spec.Name].Count > 0 || p.memory.Images[c.Spec.Name].Failure.Count > 0
+		if since := p.now.Sub(c.Exit.Finished); failed || since >= holdStatus || since <= -holdStatus { // the clock may have been set
+			continue
+		}
+		p.plan.Hold = true
+		p.wake(c.Exit.Finished.Add(holdStatus))
+	}
+}
+
 // running plans what running containers of a living pod need: their postStart hook, or their end.
 func (p *planner) running() {
 	for i := range p.view.Containers {
 		c := &p.view.Containers[i]
 		if c.Standing != Running {
 			continue
+		}
+		if c.Replaceable() {
+			p.image(c, c.Attempt+1) // before it ends: it stays if there is none
 		}
 		if s := p.memory.Stops[c.Latest.ID]; !s.Since.IsZero() {
 			p.stop(stopping{record: c.Latest, spec: c.Spec, turn: true, message: s.Message, deadline: s.Since.Add(s.Grace)})
@@ -252,20 +274,20 @@ func (p *planner) start(c *Container, ready bool) {
 			return
 		}
 	}
-	image, ok := p.image(c)
+	image, ok := p.image(c, c.Attempt)
 	if !ok || !ready {
 		return
 	}
 	p.do(StartContainer{Container: c.Spec.Name, Attempt: c.Attempt, ImageID: image, Delay: c.next})
 }
 
-// image returns the image of the next attempt, or plans to get it.
-func (p *planner) image(c *Container) (string, bool) {
+// image returns the image of an attempt that is to be started, or plans to get it.
+func (p *planner) image(c *Container, attempt int) (string, bool) {
 	s := p.memory.Images[c.Spec.Name]
-	if s.Ref == c.Spec.Image && s.Attempt == c.Attempt && s.ImageID != "" {
+	if s.of(c.Spec.Image, attempt) && s.ImageID != "" {
 		return s.ImageID, true
 	}
-	ensure := EnsureImage{Container: c.Spec.Name, Ref: c.Spec.Image, Attempt: c.Attempt, Policy: pullPolicy(c.Spec)}
+	ensure := EnsureImage{Container: c.Spec.Name, Ref: c.Spec.Image, Attempt: attempt, Policy: pullPolicy(c.Spec)}
 	if s.Ref == c.Spec.Image {
 		if shown := s.Failure.At.Add(ErrorShown); s.Failure.Count > 0 {
 			p.wake(shown)

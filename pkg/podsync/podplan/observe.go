@@ -179,7 +179,7 @@ func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {
 	case c.Role == Ephemeral:
 	case m.Hooks[c.Latest.ID].PostStartError != "":
 		s.Message = postStartFailed
-	case c.Role != Init && changed(c):
+	case c.Replaceable() && m.fetched(c):
 		s.Message = fmt.Sprintf("Container %s definition changed, will be restarted", c.Spec.Name)
 		s.Replace = true
 	case c.resizeRestarts(pod):
@@ -191,6 +191,12 @@ func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {
 		s.Message, s.Grace = failedProbe(pod, c, "liveness", probes, s.Grace)
 	}
 	return s
+}
+
+// fetched says that the image of the attempt that is to follow one that runs is there.
+func (m *Memory) fetched(c *Container) bool {
+	s := m.Images[c.Spec.Name]
+	return s.of(c.Spec.Image, c.Attempt+1) && s.ImageID != ""
 }
 
 func failedProbe(pod *corev1.Pod, c *Container, kind string, p Probes, grace time.Duration) (string, time.Duration) {

@@ -157,6 +157,9 @@ type Plan struct {
 	WakeAt time.Time
 	// Stopped says that no container of an ending pod runs, or will: from here on the pod's status is final.
 	Stopped bool
+	// Hold says that the status of this moment is not for the API: a container that was replaced has ended and its successor
+	// is being started. It is over at WakeAt at the latest.
+	Hold bool
 	// Done says that nothing is left on the host; the worker may end.
 	Done bool
 }

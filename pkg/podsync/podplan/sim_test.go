@@ -105,11 +105,15 @@ func (h *host) launch() {
 		h.flying = append(h.flying, a)
 		h.print(a.String())
 	}
-	if line := summary(h.status); line != h.lastLine {
+	line := summary(h.status)
+	if h.plan.Hold {
+		line += " (held back)"
+	}
+	if line != h.lastLine {
 		h.lastLine = line
 		h.print("  = " + line)
 	}
-	if reflect.DeepEqual(h.status, h.told) {
+	if reflect.DeepEqual(h.status, h.told) || h.plan.Hold {
 		return
 	}
 	h.told = h.status

@@ -149,6 +149,12 @@ func (c *Container) settle() {
 	}
 }
 
+// Replaceable says that a container runs which was made from another spec than the pod has now, and that another is to take
+// its place. It is stopped when the image of that one is there, so that one that cannot be had breaks nothing.
+func (c *Container) Replaceable() bool {
+	return c.Standing == Running && c.Latest.State == runtime.Running && (c.Role == App || c.Role == Sidecar) && changed(c)
+}
+
 // changed says that the newest attempt was made from another spec than the pod has now.
 func changed(c *Container) bool {
 	return c.Latest.SpecHash != "" && c.Latest.SpecHash != SpecHash(c.Spec)

@@ -69,6 +69,9 @@ func (p *Pods) Run(ctx context.Context) error { return p.group.Run(ctx) }
 // Put hands over the newest status of pod, which is the newest object that the caller knows. It never waits.
 func (p *Pods) Put(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, false) }
 
+// Hold does nothing: the API is told later.
+func (p *Pods) Hold(*corev1.Pod, corev1.PodStatus) {}
+
 // Finish hands over the last status of a pod that is being deleted and of which nothing is left on the host: the status is
 // patched, then the object deleted without grace.
 func (p *Pods) Finish(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, true) }
