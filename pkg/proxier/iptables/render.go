@@ -96,8 +96,8 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		filter = append(filter, Chain{Name: chainFirewall, Rules: martians()})
 	}
 	return &Ruleset{Tables: []Table{
+		{Name: "nat", Chains: append(nat, chains...)}, // first: filter is for what it leaves
 		{Name: "filter", Chains: filter},
-		{Name: "nat", Chains: append(nat, chains...)},
 		{Name: "mangle", Chains: []Chain{{Name: chainHint}, {Name: chainCanary}}},
 	}}
 }

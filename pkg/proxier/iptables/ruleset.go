@@ -11,8 +11,8 @@ import (
 // printed, compared and applied. WriteTo makes it text for
 // `iptables-restore --noflush`.
 type Ruleset struct {
-	// Tables are in the order filter, nat, mangle; a change leaves out those
-	// without one.
+	// Tables are in the order nat, filter, mangle; a change leaves out those
+	// without one, and may have filter before nat, or twice: see Diff.
 	Tables []Table
 }
 
