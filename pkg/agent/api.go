@@ -200,7 +200,7 @@ func (a *Agent) ready() bool {
 func (a *Agent) summary() summary.Report {
 	r := summary.Report{
 		Version: version.Kubernetes(), At: a.options.Now(), Started: a.started, Errors: a.errors.last(), Memory: resident(),
-		Node: summary.Node{Name: a.config.Node.Name, Server: a.identity.Host(), Lease: a.lease.Renewed()},
+		Node: summary.Node{Name: a.config.Node.Name, Server: "https://" + a.identity.Server(), Lease: a.lease.Renewed()},
 	}
 	r.Node.Expires = a.identity.Expires()
 	if n := a.node.Current(); n != nil {

@@ -26,6 +26,7 @@ type Credentials struct {
 	proxy    func(*http.Request) (*url.URL, error)
 	certFile string
 	keyFile  string
+	servers  *servers
 	cert     atomic.Pointer[tls.Certificate]
 
 	mu         sync.Mutex
@@ -43,6 +44,9 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 		return nil, fmt.Errorf("reading kubeconfig %q: credentials by plugin are not for nodes; use a certificate or a token", kubeconfig)
 	}
 	c := &Credentials{proxy: base.Proxy, certFile: base.CertFile, keyFile: base.KeyFile}
+	if c.servers, err = serversOf(kubeconfig); err != nil {
+		return nil, err
+	}
 	if c.proxy == nil {
 		c.proxy = http.ProxyFromEnvironment
 	}
@@ -71,6 +75,17 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	base.Proxy = nil
 	c.base = *base
 	return c, nil
+}
+
+func serversOf(kubeconfig string) (*servers, error) {
+	k, _, err := readKubeconfig(kubeconfig, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
+	}
+	if len(k.servers) == 0 {
+		return nil, fmt.Errorf("reading kubeconfig %q: its current context names no API server and user", kubeconfig)
+	}
+	return &servers{list: k.servers}, nil
 }
 
 func certOf(base *rest.Config) (*tls.Certificate, error) {
@@ -104,6 +119,9 @@ func (c *Credentials) Config(o Options) *rest.Config {
 	c.mu.Unlock()
 	r := rest.CopyConfig(&c.base)
 	r.Transport = t
+	if len(c.servers.list) > 1 {
+		r.Transport = &failover{c.servers, t}
+	}
 	r.UserAgent, r.QPS, r.Burst, r.Timeout = o.UserAgent, o.QPS, o.Burst, o.Timeout
 	if o.ContentType != "" {
 		r.ContentType = o.ContentType
@@ -113,10 +131,14 @@ func (c *Credentials) Config(o Options) *rest.Config {
 }
 
 func (c *Credentials) transport() *http.Transport {
+	patience := 10 * time.Second
+	if len(c.servers.list) > 1 {
+		patience = 3 * time.Second // the heartbeat must have time for another address
+	}
 	return &http.Transport{
 		TLSClientConfig: c.tls.Clone(), Proxy: c.proxy, ForceAttemptHTTP2: true,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 25,
+		DialContext:         (&net.Dialer{Timeout: patience, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout: patience, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 25,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 15 * time.Second},
 	}
 }
@@ -124,8 +146,8 @@ func (c *Credentials) transport() *http.Transport {
 // Certificate is the one in use; nil when the kubeconfig has a token instead.
 func (c *Credentials) Certificate() *tls.Certificate { return c.cert.Load() }
 
-// Host is the API server's address, as the kubeconfig has it.
-func (c *Credentials) Host() string { return c.base.Host }
+// Server is the API server in use, host:port; with others in the kubeconfig it changes when this one fails.
+func (c *Credentials) Server() string { return c.servers.current() }
 
 // Expires is when the certificate in use is out of date; the zero time without one.
 func (c *Credentials) Expires() time.Time {
@@ -211,6 +233,9 @@ func (s *swapTransport) swap() {
 func (s *swapTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.current.Load().RoundTrip(r)
 }
+
+// WrappedRoundTripper lets client-go find the connections below.
+func (s *swapTransport) WrappedRoundTripper() http.RoundTripper { return s.current.Load() }
 
 // CloseIdleConnections is called by client-go when a connection seems broken.
 func (s *swapTransport) CloseIdleConnections() { s.current.Load().CloseIdleConnections() }

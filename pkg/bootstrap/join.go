@@ -208,9 +208,11 @@ func (j *Joiner) observe(ctx context.Context) (Have, error) {
 		return have, err
 	}
 	have.PendingKey = j.pairs.hasPendingKey()
-	if have.KubeconfigServer, have.KubeconfigCert, have.KubeconfigTrust, err = kubeconfigFacts(f.Kubeconfig, caText); err != nil {
+	k, trust, err := readKubeconfig(f.Kubeconfig, caText)
+	if err != nil {
 		return have, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
+	have.KubeconfigServers, have.KubeconfigCert, have.KubeconfigTrust = k.servers, k.certFile, trust
 	for _, o := range []struct {
 		path  string
 		there *bool

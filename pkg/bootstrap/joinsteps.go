@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -205,18 +206,26 @@ func (r *run) writeKubeconfig() error {
 	if err != nil {
 		return fmt.Errorf("reading the cluster's CA: %w", err)
 	}
-	server := r.cluster.server
-	if server == "" && len(r.c.Plan.Servers) > 0 {
-		server = r.c.Plan.Servers[0]
-	}
-	if server == "" {
+	servers := r.servers()
+	if len(servers) == 0 {
 		return fail(CodeReach, "nodeagent join HOST:6443", "writing the kubeconfig: the server's address is not known")
 	}
-	text, err := renderKubeconfig(server, ca, r.c.Plan.NodeName, f.Cert)
+	text, err := renderKubeconfig(servers, ca, r.c.Plan.NodeName, f.Cert)
 	if err != nil {
 		return err
 	}
 	return writeFile(f.Kubeconfig, text, 0o600)
+}
+
+// servers are all that are known, the one that has answered first.
+func (r *run) servers() []string {
+	var all []string
+	for _, s := range append([]string{r.cluster.server}, r.c.Plan.Servers...) {
+		if s != "" && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (r *run) asNode() (kubernetes.Interface, error) {

@@ -92,7 +92,7 @@ func (s Step) String() string {
 
 // Config is what a join is to reach. It holds no secret, so that a plan can be printed.
 type Config struct {
-	// Servers are the API servers, host:port, the first preferred.
+	// Servers are the API servers of one cluster, host:port, the first preferred. The daemon fails over among them.
 	Servers []string
 	// Discovery is a kubeconfig that is trusted for address and CA, instead of token and hash; empty: none.
 	Discovery string
@@ -132,8 +132,9 @@ type Have struct {
 	// PendingKey: a key without a certificate is there, from a join that was interrupted.
 	PendingKey bool
 	Cert       Cert
-	// KubeconfigServer is the server in the kubeconfig, host:port; empty: no kubeconfig. KubeconfigCert is its file.
-	KubeconfigServer, KubeconfigCert string
+	// KubeconfigServers are those in the kubeconfig, host:port; empty: no kubeconfig. KubeconfigCert is its file.
+	KubeconfigServers []string
+	KubeconfigCert    string
 	// KubeconfigTrust: the kubeconfig trusts the very CA of the CA file.
 	KubeconfigTrust     bool
 	BootstrapKubeconfig bool
@@ -256,10 +257,10 @@ func identitySteps(have Have, c Config) []Step {
 	var steps []Step
 	why := ""
 	switch {
-	case have.KubeconfigServer == "":
+	case len(have.KubeconfigServers) == 0:
 		why = "there is none yet"
-	case len(c.Servers) > 0 && !slices.Contains(c.Servers, have.KubeconfigServer):
-		why = "the present one names " + have.KubeconfigServer
+	case len(c.Servers) > 0 && !sameMembers(c.Servers, have.KubeconfigServers):
+		why = "the present one names " + strings.Join(have.KubeconfigServers, ", ")
 	case have.KubeconfigCert != c.Files.Cert:
 		why = "the present one does not refer to the certificate that is rotated"
 	case !have.KubeconfigTrust:
@@ -272,6 +273,10 @@ func identitySteps(have Have, c Config) []Step {
 		steps = append(steps, Step{PhaseCertificate, DropBootstrap, c.Files.BootstrapKubeconfig, "", "", "its credentials are no longer needed"})
 	}
 	return steps
+}
+
+func sameMembers(a, b []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
 }
 
 // settingSteps check before they write: what they write is the mark that the check has been passed.

@@ -49,7 +49,7 @@ func everyHave(yield func(Have)) {
 		for _, cert := range []Cert{{}, good, expired, foreign, broken} {
 			h := Have{Cert: cert, PendingKey: bit(0), Active: bit(1), Enabled: bit(2), Ready: bit(1) && bit(3), Settings: bit(4), BootstrapKubeconfig: bit(5)}
 			if bit(6) {
-				h.CAPins, h.KubeconfigServer, h.KubeconfigCert, h.KubeconfigTrust = []Pin{pin}, "h:1", "/cert", !bit(4)
+				h.CAPins, h.KubeconfigServers, h.KubeconfigCert, h.KubeconfigTrust = []Pin{pin}, []string{"h:1"}, "/cert", !bit(4)
 			}
 			yield(h)
 		}
@@ -71,7 +71,7 @@ func carriedOut(h Have, c Config, steps []Step) Have {
 				NotAfter: testNow.Add(time.Hour), Paired: true, Issued: len(h.CAPins) > 0,
 			}
 		case WriteKubeconfig:
-			h.KubeconfigServer, h.KubeconfigCert, h.KubeconfigTrust = c.Servers[0], c.Files.Cert, true
+			h.KubeconfigServers, h.KubeconfigCert, h.KubeconfigTrust = c.Servers, c.Files.Cert, true
 		case DropBootstrap:
 			h.BootstrapKubeconfig = false
 		case ReadSettings:

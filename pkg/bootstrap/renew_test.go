@@ -34,11 +34,11 @@ import (
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 // node is a kubeconfig with a certificate by ca, in a folder of its own.
-func node(t testing.TB, ca *authority, server string, life time.Duration) (kubeconfig string, pairs *Pairs) {
+func node(t testing.TB, ca *authority, life time.Duration, servers ...string) (kubeconfig string, pairs *Pairs) {
 	t.Helper()
 	pairs = NewPairs(filepath.Join(t.TempDir(), "pki"), clientPair)
 	save(t, ca, pairs, life)
-	text, err := renderKubeconfig(server, ca.pem(), "n1", pairs.Path())
+	text, err := renderKubeconfig(servers, ca.pem(), "n1", pairs.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestRotationDropsNothing(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	server := ca.serve(t, mux, func(c *tls.Config) { c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, pool })
-	kubeconfig, pairs := node(t, ca, server, 2*time.Hour)
+	kubeconfig, pairs := node(t, ca, 2*time.Hour, server)
 	creds, err := LoadCredentials(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestCheckExpiry(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
 	for life, want := range map[time.Duration]error{2 * time.Hour: nil, time.Minute: ErrExpired} {
-		kubeconfig, _ := node(t, ca, "127.0.0.1:1", life)
+		kubeconfig, _ := node(t, ca, life, "127.0.0.1:1")
 		creds, err := LoadCredentials(kubeconfig)
 		if err != nil {
 			t.Fatal(err)
