@@ -438,10 +438,6 @@ func (k kernelTool) Restore(_ context.Context, text []byte) error {
 	return k.Kernel.Restore(string(text))
 }
 
-func (k kernelTool) Insert(_ context.Context, j iptables.Jump) error {
-	return k.Kernel.Insert(j.Table, j.From, j.Rule)
-}
-
 func (k kernelTool) Delete(_ context.Context, j iptables.Jump) error {
 	return k.Kernel.Delete(j.Table, j.From, j.Rule)
 }

@@ -58,10 +58,6 @@ func (t toolIn) Restore(ctx context.Context, text []byte) error {
 	return t.do(func() error { return t.tool.Restore(ctx, text) })
 }
 
-func (t toolIn) Insert(ctx context.Context, j iptables.Jump) error {
-	return t.do(func() error { return t.tool.Insert(ctx, j) })
-}
-
 func (t toolIn) Has(ctx context.Context, j iptables.Jump) (has bool, err error) {
 	err = t.do(func() (err error) { has, err = t.tool.(iptables.Prober).Has(ctx, j); return err })
 	return has, err

@@ -20,8 +20,6 @@ type Tool interface {
 	// Restore gives text to iptables-restore --noflush. Each table of it is
 	// taken whole or not at all.
 	Restore(ctx context.Context, text []byte) error
-	// Insert puts a rule first in a built-in chain, unless it is there.
-	Insert(ctx context.Context, j Jump) error
 	// Delete takes a rule out of a built-in chain, if it is there.
 	Delete(ctx context.Context, j Jump) error
 }
@@ -145,26 +143,32 @@ func (b *Backend) full(ctx context.Context, want *Ruleset) error {
 		return fmt.Errorf("reading the kernel's rules: %w", err)
 	}
 	change := &Ruleset{Tables: slices.Clone(want.Tables)}
-	gone := stale(kernel, want)
+	gone, absent := stale(kernel, want), missing(kernel, b.jumps)
 	for i, t := range change.Tables {
 		change.Tables[i].Remove = gone[t.Name]
+		change.Tables[i].Chains = append(slices.Clone(t.Chains), insertions(t.Name, absent)...)
 	}
 	before, _ := b.marked()
 	if err := b.restore(ctx, change, false); err != nil {
 		return fmt.Errorf("writing all rules: %w", err)
 	}
-	absent := missing(kernel, b.jumps)
-	for _, j := range slices.Backward(absent) { // each goes first, so the first goes last
-		if err := b.c.Tool.Insert(ctx, j); err != nil {
-			return fmt.Errorf("inserting the jump from %s of table %q: %w", j.From, j.Table, err)
-		}
-	}
 	b.applied = want
-	b.expect(before, uint64(len(change.Tables)+len(absent)))
+	b.expect(before, uint64(len(change.Tables)))
 	b.wrote(want, change)
 	b.c.Log.Info("wrote all service rules", "family", b.c.Options.Family, "nat", want.Rules("nat"), "filter", want.Rules("filter"),
 		"staleChains", len(gone["nat"]), "jumps", len(absent))
 	return nil
+}
+
+// insertions put the jumps of one table first in their built-in chains, in the order given.
+func insertions(table string, jumps []Jump) []Chain {
+	var out []Chain
+	for _, j := range slices.Backward(jumps) { // each goes first, so the first goes last
+		if j.Table == table {
+			out = append(out, Chain{Name: j.From, Insert: "-I" + strings.TrimPrefix(j.line(), "-A") + "\n"})
+		}
+	}
+	return out
 }
 
 func (b *Backend) wrote(want, change *Ruleset) {

@@ -185,15 +185,6 @@ func (p *Program) Restore(ctx context.Context, text []byte) error {
 	return refused
 }
 
-// Insert puts the rule first in its chain, unless it is there.
-func (p *Program) Insert(ctx context.Context, j Jump) error {
-	if there, err := p.Has(ctx, j); there || err != nil {
-		return err
-	}
-	_, err := p.ask(ctx, append([]string{"-w", wait, "-t", j.Table, "-I", j.From, "1"}, j.Rule...)...)
-	return err
-}
-
 // Delete takes the rule out of its chain, if it is there.
 func (p *Program) Delete(ctx context.Context, j Jump) error {
 	if there, err := p.Has(ctx, j); !there || err != nil {

@@ -39,10 +39,6 @@ func (f fakeTool) Restore(_ context.Context, text []byte) error {
 	return f.Kernel.Restore(string(text))
 }
 
-func (f fakeTool) Insert(_ context.Context, j Jump) error {
-	return f.Kernel.Insert(j.Table, j.From, j.Rule)
-}
-
 func (f fakeTool) Delete(_ context.Context, j Jump) error {
 	return f.Kernel.Delete(j.Table, j.From, j.Rule)
 }
