@@ -120,7 +120,13 @@ func (t *Tree) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	return t.write(t.Pod(pod), PodLimits(pod, t.config.Enforce))
 }
 
+// write makes the group n, and those above it that are not there: systemd makes no slice within one that it does not know.
 func (t *Tree) write(n Name, l Limits) error {
+	if above := n[:len(n)-1]; t.Systemd && len(above) > 0 && !t.there(above) {
+		if err := t.write(above, Limits{}); err != nil {
+			return err
+		}
+	}
 	m, err := t.manager(n, resources(l))
 	if err != nil {
 		return fmt.Errorf("making cgroup %q: %w", t.Dir(n), err)
@@ -132,6 +138,14 @@ func (t *Tree) write(n Name, l Limits) error {
 		return fmt.Errorf("limiting cgroup %q to %s: %w", t.Dir(n), l, err)
 	}
 	return nil
+}
+
+// there says whether a group is in any hierarchy.
+func (t *Tree) there(n Name) bool {
+	return slices.ContainsFunc(t.mounts, func(mount string) bool {
+		_, err := os.Stat(filepath.Join(mount, t.Dir(n)))
+		return err == nil
+	})
 }
 
 func (t *Tree) manager(n Name, r *cgroups.Resources) (cgroups.Manager, error) {

@@ -5,27 +5,25 @@ import (
 	"errors"
 	"fmt"
 
-	goiptables "github.com/coreos/go-iptables/iptables"
 	corev1 "k8s.io/api/core/v1"
 )
 
 // Find returns every variant of iptables that is installed, and writes no rule: for looks at a machine, and for taking rules
 // away wherever they are. Detect is for programming.
 func Find(ctx context.Context, f corev1.IPFamily) ([]*Program, error) {
-	name, proto := "iptables", goiptables.ProtocolIPv4
-	if f == corev1.IPv6Protocol {
-		name, proto = "ip6tables", goiptables.ProtocolIPv6
-	}
+	name, proto := names(f)
 	var found []*Program
 	var problems []error
-	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
-		p, err := open(ctx, candidate, proto)
-		switch {
-		case err != nil:
-			problems = append(problems, err)
-		case !contains(found, p.Variant):
-			found = append(found, p)
+	for _, candidate := range candidates(name) {
+		if contains(found, candidate.variant) {
+			continue
 		}
+		p, err := open(ctx, candidate.name, proto)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		found = append(found, p)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("looking for %s: %w", name, errors.Join(problems...))

@@ -23,7 +23,7 @@ type Marker interface {
 // Mark is the generation of nf_tables, or a sum over what the kernel tells of
 // the legacy tables: their sizes and numbers of rules.
 func (p *Program) Mark() (mark uint64, exact bool, err error) {
-	if p.Variant == "nf_tables" {
+	if p.Variant == nfTables {
 		mark, err = generation()
 		return mark, true, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -25,6 +26,12 @@ const (
 	runTimeout = 2 * time.Minute
 	// askTimeout bounds runs that read or write a rule.
 	askTimeout = 2 * lockSeconds * time.Second
+)
+
+// The variants, as iptables --version names them; versions before 1.8 name none and are legacy.
+const (
+	nfTables = "nf_tables"
+	legacy   = "legacy"
 )
 
 // Program is the iptables programs of one family and variant.
@@ -72,14 +79,14 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 	name, proto := names(f)
 	var found, inUse []*Program
 	var problems []error
-	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
-		p, err := open(ctx, candidate, proto)
+	for _, candidate := range candidates(name) {
+		if contains(found, candidate.variant) {
+			continue // the default again, by its full name
+		}
+		p, err := open(ctx, candidate.name, proto)
 		if err != nil {
 			problems = append(problems, err)
 			continue
-		}
-		if contains(found, p.Variant) {
-			continue // the default again, by its full name
 		}
 		found = append(found, p)
 		if p.inUse(ctx) {
@@ -105,12 +112,23 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 func InUse(ctx context.Context, f corev1.IPFamily) []*Program {
 	name, proto := names(f)
 	var out []*Program
-	for _, candidate := range []string{name, name + "-nft", name + "-legacy"} {
-		if p, err := open(ctx, candidate, proto); err == nil && !contains(out, p.Variant) && p.inUse(ctx) {
+	for _, candidate := range candidates(name) {
+		if contains(out, candidate.variant) {
+			continue
+		}
+		if p, err := open(ctx, candidate.name, proto); err == nil && p.inUse(ctx) {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// candidate is a name that a variant goes by.
+type candidate struct{ name, variant string }
+
+// candidates are the names to try; which variant the plain one is shows when it is asked.
+func candidates(name string) []candidate {
+	return []candidate{{name, ""}, {name + "-nft", nfTables}, {name + "-legacy", legacy}}
 }
 
 func names(f corev1.IPFamily) (string, goiptables.Protocol) {
@@ -136,7 +154,7 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 	if err != nil {
 		return nil, fmt.Errorf("finding %q: %w", name, err)
 	}
-	p := &Program{path: path, save: path + "-save", restore: path + "-restore", Variant: "legacy", ipv6: proto == goiptables.ProtocolIPv6}
+	p := &Program{path: path, save: path + "-save", restore: path + "-restore", Variant: legacy, ipv6: proto == goiptables.ProtocolIPv6}
 	said, err := p.ask(ctx, "--version") // first with a bound, which the library has not
 	if err != nil {
 		return nil, err
@@ -152,6 +170,9 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 
 // inUse says whether the variant holds chains that Kubernetes made.
 func (p *Program) inUse(ctx context.Context) bool {
+	if p.Variant == legacy && !p.anyTable() {
+		return false
+	}
 	for _, table := range []string{"mangle", "nat"} {
 		text, err := p.run(ctx, p.save, nil, "-t", table)
 		if err == nil && (bytes.Contains(text, []byte(":"+chainHint+" ")) || bytes.Contains(text, []byte(":"+chainServices+" "))) {
@@ -159,6 +180,17 @@ func (p *Program) inUse(ctx context.Context) bool {
 		}
 	}
 	return false
+}
+
+// anyTable says whether the kernel holds any table of the legacy variant, without making one as iptables-legacy-save does.
+// It lists them in a file of the network namespace (net/ipv4/netfilter, xt_table_seq).
+func (p *Program) anyTable() bool {
+	file := "/proc/thread-self/net/ip_tables_names"
+	if p.ipv6 {
+		file = "/proc/thread-self/net/ip6_tables_names"
+	}
+	names, err := os.ReadFile(file)
+	return err == nil && len(bytes.TrimSpace(names)) > 0
 }
 
 // probe writes the hint, which shows whether the kernel takes rules of this variant.
