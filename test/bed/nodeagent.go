@@ -1,6 +1,7 @@
 package bed
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -18,6 +19,8 @@ type NodeAgent struct {
 	Config string
 	// Args are added to the flags of `nodeagent run`.
 	Args []string
+	// Servers are the addresses to join by, comma-separated; default: the cluster's own.
+	Servers string
 }
 
 // nodeAgentConfigDir is what the agent's --config names.
@@ -61,7 +64,7 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	if err := a.configure(n); err != nil {
 		return err
 	}
-	out, err := n.Output(ctx, program, "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
+	out, err := n.Output(ctx, program, "join", cmp.Or(a.Servers, c.Server()), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
 	c.logf("%s: nodeagent join %s\n%s", n.Name, c.Server(), out)
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func newBetween(m *machine) *between {
 	must(err)
 	b.bad = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: b.key}
 
-	listener := listenIn(m, m.c.NetNS())
+	listener := listenIn(m.t, m.c.NetNS())
 	b.address = "192.168.77.1:" + strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 	to := &url.URL{Scheme: "https", Host: m.c.Server()}
 	roots := x509.NewCertPool()
@@ -129,8 +129,8 @@ func loadCA(m *machine) (*x509.Certificate, any) {
 }
 
 // listenIn opens a port inside a network namespace; the socket stays there.
-func listenIn(m *machine, netns string) net.Listener {
-	m.t.Helper()
+func listenIn(t *testing.T, netns string) net.Listener {
+	t.Helper()
 	type result struct {
 		net.Listener
 		error
@@ -151,7 +151,7 @@ func listenIn(m *machine, netns string) net.Listener {
 	}()
 	r := <-done
 	if r.error != nil {
-		m.t.Fatal(r.error)
+		t.Fatal(r.error)
 	}
 	return r.Listener
 }

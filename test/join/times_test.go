@@ -12,9 +12,9 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestTimes measures joins to Ready on a machine under systemd, each after a reset that has to leave nothing behind:
-// NODEAGENT_JOINS=10 for figures; once in between other tests.
-func TestTimes(t *testing.T) {
+// TestUnderSystemd joins a machine under systemd again and again, each time after a reset that has to leave nothing behind,
+// and once without its network. NODEAGENT_JOINS=10 for figures; once in between other tests.
+func TestUnderSystemd(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
 	runs := 1
@@ -32,36 +32,90 @@ func TestTimes(t *testing.T) {
 	if out, err := u.InstallNodeAgent(ctx, bed.NodeAgent{}); err != nil {
 		t.Fatal(err, out)
 	}
+	s := systemd{t, c, u}
 	var times []time.Duration
 	for i := range runs {
-		out, err := u.Output(ctx, "nodeagent", "reset", "--yes")
-		if err != nil || !strings.Contains(out, "stopped and disabled the daemon") {
-			t.Fatalf("reset: %v\n%s", err, out)
-		}
-		if state, _ := u.Output(ctx, "sh", "-c", "systemctl is-active nodeagent; systemctl is-enabled nodeagent; true"); strings.Fields(state)[0] != "inactive" || strings.Fields(state)[1] != "disabled" {
-			t.Errorf("after reset the unit is %q", state)
-		}
-		if out, err := u.Output(ctx, "nodeagent", "reset", "--yes"); err != nil || !strings.Contains(out, "nothing of nodeagent") {
-			t.Fatalf("reset again: %v\n%s", err, out)
-		}
-		if out, err := c.Kubectl(ctx, "delete", "node", "u1"); err != nil {
-			t.Fatal(err, out)
-		}
-		out, err = u.Output(ctx, "nodeagent", "join", c.Server(), "--config", "/etc/nodeagent", "--node-ip", u.IP.String(),
-			"--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--timeout", "1m")
+		s.leave()
+		out, code := s.join("--timeout", "1m")
 		said := regexp.MustCompile(`joined in (\S+)\. `).FindStringSubmatch(out)
-		if err != nil || said == nil {
-			t.Fatalf("joining: %v\n%s", err, out)
+		if code != 0 || said == nil {
+			t.Fatalf("joining: exit %d\n%s", code, out)
 		}
 		took, err := time.ParseDuration(said[1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		times = append(times, took)
-		if i == 0 {
+		if i == 0 || i == runs-1 {
 			t.Logf("steps:\n%s", out)
+		}
+		if log, _ := u.Output(ctx, "journalctl", "-u", "nodeagent", "-b", "--no-pager"); strings.Contains(log, "level=ERROR") {
+			t.Errorf("the agent complains:\n%s", log)
 		}
 	}
 	slices.Sort(times)
 	t.Logf("join to Ready, %d times: p50 %s, all %v", runs, times[len(times)/2], times)
+	s.leave()
+	s.notReady()
+}
+
+// systemd is a machine under systemd that joins and leaves.
+type systemd struct {
+	t *testing.T
+	c *bed.Cluster
+	u *bed.UMLNode
+}
+
+// leave resets the machine, sees that nothing is left to reset, and deletes its Node.
+func (s systemd) leave() {
+	s.t.Helper()
+	ctx := s.t.Context()
+	out, err := s.u.Output(ctx, "nodeagent", "reset", "--yes")
+	if err != nil || !strings.Contains(out, "stopped and disabled the daemon") {
+		s.t.Fatalf("reset: %v\n%s", err, out)
+	}
+	state, _ := s.u.Output(ctx, "sh", "-c", "systemctl is-active nodeagent; systemctl is-enabled nodeagent; true")
+	if fields := strings.Fields(state); !slices.Equal(fields, []string{"inactive", "disabled"}) {
+		s.t.Errorf("after reset the unit is %q", fields)
+	}
+	if out, err := s.u.Output(ctx, "nodeagent", "reset", "--yes"); err != nil || !strings.Contains(out, "nothing of nodeagent") {
+		s.t.Fatalf("reset again: %v\n%s", err, out)
+	}
+	if out, err := s.c.Kubectl(ctx, "delete", "node", "u1"); err != nil {
+		s.t.Fatal(err, out)
+	}
+}
+
+func (s systemd) join(args ...string) (out string, code int) {
+	s.t.Helper()
+	r, err := s.u.Exec(s.t.Context(), append([]string{
+		"nodeagent", "join", s.c.Server(), "--config", "/etc/nodeagent", "--node-ip", s.u.IP.String(),
+		"--token", s.c.Token(), "--discovery-token-ca-cert-hash", s.c.CAHash(),
+	}, args...)...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r.Stdout + r.Stderr, r.Code
+}
+
+// notReady: a node whose network is missing does not become Ready; join says so with the condition's own words, and run
+// again once the network is there it goes on.
+func (s systemd) notReady() {
+	s.t.Helper()
+	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
+	move := func(from, to string) {
+		s.t.Helper()
+		if out, err := s.u.Output(s.t.Context(), "mv", from, to); err != nil {
+			s.t.Fatal(err, out)
+		}
+	}
+	move(conf, away)
+	out, code := s.join("--ignore", "cni", "--timeout", "15s")
+	if code != 19 || !strings.Contains(out, "NetworkPluginNotReady") || !strings.Contains(out, "nodeagent status") {
+		s.t.Errorf("without a network: exit %d\n%s", code, out)
+	}
+	move(away, conf)
+	if out, code = s.join("--timeout", "1m"); code != 0 {
+		s.t.Errorf("with the network again: exit %d\n%s", code, out)
+	}
 }
