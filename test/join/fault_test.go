@@ -284,6 +284,32 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestPreflightFaults: preflight sees the same clock and version as join, before anything is tried.
+func TestPreflightFaults(t *testing.T) {
+	m := newMachine(t)
+	b := newBetween(m)
+	for _, c := range []struct {
+		check, says string
+		code        int
+		change      func(*http.Response)
+	}{
+		{"clock", "timedatectl", 20, func(r *http.Response) { r.Header.Set("Date", time.Now().Add(-2*time.Minute).UTC().Format(http.TimeFormat)) }},
+		{"version", "1.41", 17, replaceBody("/version", func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"minor": "36"`), []byte(`"minor": "41"`)) })},
+	} {
+		b.answer.Store(&c.change)
+		if out, code := m.verb("preflight", b.address); code != c.code || !strings.Contains(out, c.says) || !strings.Contains(out, "--ignore "+c.check) {
+			t.Errorf("%s: exit %d, want %d and %q", c.check, code, c.code, c.says)
+		}
+		if _, code := m.verb("preflight", b.address, "--ignore", c.check); code != 0 {
+			t.Errorf("%s ignored: exit %d", c.check, code)
+		}
+	}
+	b.clear()
+	if _, code := m.verb("preflight", b.address); code != 0 {
+		t.Errorf("when the cause is gone: exit %d", code)
+	}
+}
+
 // TestDisk: a disk that is full or read-only is named, and nothing half-written stays.
 func TestDisk(t *testing.T) {
 	m := newMachine(t)
@@ -296,7 +322,7 @@ func TestDisk(t *testing.T) {
 	on("mkdir -p /etc/kubernetes /var/lib/kubelet/pki")
 	for _, c := range []struct{ name, make, undo, says string }{
 		{"full disk", "mount -t tmpfs -o size=4k none /etc/kubernetes && mkdir /etc/kubernetes/pki && head -c 4096 /dev/zero >/etc/kubernetes/fill || true", "umount /etc/kubernetes", "no space left"},
-		{"read-only /etc", "mount --bind /etc/kubernetes /etc/kubernetes && mount -o remount,bind,ro /etc/kubernetes", "umount /etc/kubernetes", "read-only"},
+		{"read-only /etc", "mount --bind /etc /etc && mount -o remount,bind,ro /etc", "umount /etc", "read-only"},
 		{"full disk for keys", "mount -t tmpfs -o size=4k none /var/lib/kubelet/pki && head -c 4096 /dev/zero >/var/lib/kubelet/pki/fill || true", "umount /var/lib/kubelet/pki", "no space left"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -214,6 +214,44 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+const expiring = `
+apiVersion: v1
+kind: Secret
+metadata: {name: bootstrap-token-expire, namespace: kube-system}
+type: bootstrap.kubernetes.io/token
+stringData:
+  token-id: expire
+  token-secret: 0123456789abcdef
+  usage-bootstrap-authentication: "true"
+  usage-bootstrap-signing: "true"
+  auth-extra-groups: system:bootstrappers:kubeadm:default-node-token
+  expiration: `
+
+// TestExpiredToken: a token that was good a moment ago is refused as one that never existed is.
+func TestExpiredToken(t *testing.T) {
+	m := newMachine(t)
+	signed := func() bool {
+		return strings.Contains(m.kubectl("get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data}"), "jws-kubeconfig-expire")
+	}
+	if err := m.c.Apply(t.Context(), expiring+time.Now().Add(8*time.Second).UTC().Format(time.RFC3339)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{true, false} {
+		for deadline := time.Now().Add(30 * time.Second); signed() != want; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the token's signature is there: %v", signed())
+			}
+		}
+	}
+	out, code := m.run("", m.c.Server(), "--token", "expire.0123456789abcdef", "--discovery-token-ca-cert-hash", m.c.CAHash(), "--no-start")
+	if code != 13 || !strings.Contains(out, "has expired") || m.joined() {
+		t.Errorf("exit %d, joined %v", code, m.joined())
+	}
+	if _, code := m.run("", m.good()...); code != 0 {
+		t.Errorf("with another token: exit %d", code)
+	}
+}
+
 // TestForms: the ways to hand over address and token.
 func TestForms(t *testing.T) {
 	m := newMachine(t)

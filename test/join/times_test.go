@@ -56,7 +56,18 @@ func TestUnderSystemd(t *testing.T) {
 	slices.Sort(times)
 	t.Logf("join to Ready, %d times: p50 %s, all %v", runs, times[len(times)/2], times)
 	s.leave()
-	s.notReady()
+
+	// without a network the node does not become Ready: join says so in the condition's own words, and goes on once it is there
+	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
+	s.move(conf, away)
+	out, code := s.join("--ignore", "cni", "--timeout", "15s")
+	if code != 19 || !strings.Contains(out, "NetworkPluginNotReady") || !strings.Contains(out, "nodeagent status") {
+		t.Errorf("without a network: exit %d\n%s", code, out)
+	}
+	s.move(away, conf)
+	if out, code = s.join("--timeout", "1m"); code != 0 {
+		t.Errorf("with the network again: exit %d\n%s", code, out)
+	}
 }
 
 // systemd is a machine under systemd that joins and leaves.
@@ -98,24 +109,9 @@ func (s systemd) join(args ...string) (out string, code int) {
 	return r.Stdout + r.Stderr, r.Code
 }
 
-// notReady: a node whose network is missing does not become Ready; join says so with the condition's own words, and run
-// again once the network is there it goes on.
-func (s systemd) notReady() {
+func (s systemd) move(from, to string) {
 	s.t.Helper()
-	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
-	move := func(from, to string) {
-		s.t.Helper()
-		if out, err := s.u.Output(s.t.Context(), "mv", from, to); err != nil {
-			s.t.Fatal(err, out)
-		}
-	}
-	move(conf, away)
-	out, code := s.join("--ignore", "cni", "--timeout", "15s")
-	if code != 19 || !strings.Contains(out, "NetworkPluginNotReady") || !strings.Contains(out, "nodeagent status") {
-		s.t.Errorf("without a network: exit %d\n%s", code, out)
-	}
-	move(away, conf)
-	if out, code = s.join("--timeout", "1m"); code != 0 {
-		s.t.Errorf("with the network again: exit %d\n%s", code, out)
+	if out, err := s.u.Output(s.t.Context(), "mv", from, to); err != nil {
+		s.t.Fatal(err, out)
 	}
 }
