@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -139,12 +142,50 @@ func slim(o any) (any, error) {
 	m.SetManagedFields(nil)
 	switch t := o.(type) {
 	case *corev1.Service:
+		slimMeta(&t.ObjectMeta)
+		t.Spec.Selector = nil
 		t.Status.Conditions = nil
-		delete(t.Annotations, corev1.LastAppliedConfigAnnotation)
 	case *discoveryv1.EndpointSlice:
-		t.OwnerReferences = nil
+		slimMeta(&t.ObjectMeta)
+		for i := range t.Endpoints {
+			slimEndpoint(&t.Endpoints[i])
+		}
 	case *corev1.Node:
 		t.Status.Images = nil
 	}
 	return o, nil
 }
+
+// slimMeta keeps the labels and annotations that service.Build reads, and shares the text that many objects have in common.
+func slimMeta(m *metav1.ObjectMeta) {
+	m.OwnerReferences, m.Finalizers, m.GenerateName = nil, nil, ""
+	m.Namespace = shared(m.Namespace)
+	m.Labels = only(m.Labels, discoveryv1.LabelServiceName, corev1.IsHeadlessService, "service.kubernetes.io/service-proxy-name")
+	m.Annotations = only(m.Annotations, corev1.EndpointsLastChangeTriggerTime)
+}
+
+// slimEndpoint keeps of the pod what tells it from others.
+func slimEndpoint(e *discoveryv1.Endpoint) {
+	e.DeprecatedTopology, e.Hostname = nil, nil
+	if e.NodeName != nil {
+		*e.NodeName = shared(*e.NodeName)
+	}
+	if e.Zone != nil {
+		*e.Zone = shared(*e.Zone)
+	}
+	if e.TargetRef != nil {
+		*e.TargetRef = corev1.ObjectReference{Kind: shared(e.TargetRef.Kind), UID: e.TargetRef.UID}
+	}
+}
+
+// only leaves these in a map of labels; it returns nil if none is left.
+func only(all map[string]string, keys ...string) map[string]string {
+	maps.DeleteFunc(all, func(key, _ string) bool { return !slices.Contains(keys, key) })
+	if len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+// shared is the same text in memory that is stored once.
+func shared(text string) string { return unique.Make(text).Value() }

@@ -285,7 +285,7 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 	return proxier.New(proxier.Config{
 		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks, cleaner},
 		MinInterval: s.config.Proxy.IPTables.MinSyncPeriod, CheckInterval: s.config.Proxy.IPTables.SyncPeriod,
-		Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
+		Settled: trim, Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
 	})
 }
 

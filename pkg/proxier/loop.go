@@ -23,6 +23,8 @@ const (
 	checkFactor = 100
 	// glanceInterval is how soon it is seen that another program has written.
 	glanceInterval = time.Second
+	// settleAfter is how long after a sync, without another, Settled is called.
+	settleAfter = 2 * time.Second
 )
 
 // Config is what a Loop is made of.
@@ -38,9 +40,11 @@ type Config struct {
 	// CheckInterval is how often a Backend that is a Checker looks for drift
 	// and failed Observers are called again; 0: never. KubeProxyConfiguration syncPeriod.
 	CheckInterval time.Duration
-	Health        *Health
-	Metrics       *Metrics
-	Log           *slog.Logger
+	// Settled, if not nil, is called when changes have come to rest: what they took can be given back.
+	Settled func()
+	Health  *Health
+	Metrics *Metrics
+	Log     *slog.Logger
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -70,6 +74,9 @@ func New(c Config) (*Loop, error) {
 	if c.Family != corev1.IPv4Protocol && c.Family != corev1.IPv6Protocol {
 		return nil, errors.New("making the services loop: Family must be IPv4 or IPv6")
 	}
+	if c.Settled == nil {
+		c.Settled = func() {}
+	}
 	return &Loop{c: c, builder: service.NewBuilder(c.Family), seen: make([]*service.Snapshot, len(c.Observers))}, nil
 }
 
@@ -86,6 +93,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	next.Stop()
 	glance := newTimer(min(l.c.CheckInterval, glanceInterval))
 	defer glance.Stop()
+	settle := newTimer(0)
+	defer settle.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -98,6 +107,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			if l.retry > 0 {
 				next.Reset(l.retry)
 			}
+			settle.Reset(settleAfter)
+		case <-settle.C:
+			l.c.Settled()
 		case <-check.C:
 			if l.check(ctx) {
 				next.Reset(0)

@@ -90,6 +90,7 @@ type fixture struct {
 	tracker *proxier.Tracker
 	health  *proxier.Health
 	log     *bytes.Buffer
+	settled atomic.Int32 // calls of Settled
 	stop    func()
 }
 
@@ -105,7 +106,7 @@ func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer)
 	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
 	l, err := proxier.New(proxier.Config{
 		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: backend, Observers: observers,
-		MinInterval: time.Second, CheckInterval: 30 * time.Second, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
+		MinInterval: time.Second, CheckInterval: 30 * time.Second, Settled: func() { f.settled.Add(1) }, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now,
 	})
 	if err != nil {
@@ -183,6 +184,26 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 		all := f.backend.taken()
 		if got := all[len(all)-1].Services[0].Ports[0].Port; got != 179 {
 			t.Errorf("the last sync has port %d, not the newest", got)
+		}
+	})
+}
+
+// TestSettledFollowsTheLastSync: once, when no change has come for a while.
+func TestSettledFollowsTheLastSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{})
+		defer f.stop()
+		f.ready()
+		for range 10 {
+			f.tracker.ServiceChanged(nil, svc("a", 80))
+			time.Sleep(1500 * time.Millisecond)
+		}
+		if n := f.settled.Load(); n != 0 {
+			t.Errorf("settled %d times while changes came", n)
+		}
+		time.Sleep(time.Hour)
+		if n := f.settled.Load(); n != 1 {
+			t.Errorf("settled %d times after the last change, want once", n)
 		}
 	})
 }

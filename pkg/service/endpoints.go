@@ -25,6 +25,9 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 			if !ok {
 				continue
 			}
+			if out[key] == nil {
+				out[key] = make([]Endpoint, 0, len(slice.Endpoints))
+			}
 			for i := range slice.Endpoints {
 				a, wrong := endpointAddress(&slice.Endpoints[i], f)
 				if wrong != "" {
@@ -112,14 +115,7 @@ func endpoint(in *discoveryv1.Endpoint, a netip.Addr, port uint16, n Node) Endpo
 	if in.TargetRef != nil && in.TargetRef.Kind == "Pod" {
 		out.pod = in.TargetRef.UID
 	}
-	if in.Hints != nil {
-		for _, hint := range in.Hints.ForZones {
-			out.zoneHints = append(out.zoneHints, hint.Name)
-		}
-		for _, hint := range in.Hints.ForNodes {
-			out.nodeHints = append(out.nodeHints, hint.Name)
-		}
-	}
+	out.hints = in.Hints
 	return out
 }
 
@@ -192,34 +188,55 @@ func withdraw(all []Endpoint, n Node) []Endpoint {
 // endpoint has one and one is meant for this node, or else for its zone
 // (KEP-2433, KEP-3015).
 func nearest(all []Endpoint, n Node) func(Endpoint) bool {
-	node := hinted(all, n.Name, func(e Endpoint) []string { return e.nodeHints })
+	node := hinted(all, func(h *discoveryv1.EndpointHints) (hints, here bool) {
+		return len(h.ForNodes) > 0, slices.Contains(h.ForNodes, discoveryv1.ForNode{Name: n.Name})
+	})
 	if node != nil {
 		return node
 	}
-	if zone := hinted(all, n.Zone, func(e Endpoint) []string { return e.zoneHints }); zone != nil {
+	zone := hinted(all, func(h *discoveryv1.EndpointHints) (hints, here bool) {
+		return len(h.ForZones) > 0, slices.Contains(h.ForZones, discoveryv1.ForZone{Name: n.Zone})
+	})
+	if zone != nil {
 		return zone
 	}
 	return func(e Endpoint) bool { return e.Ready }
 }
 
-func hinted(all []Endpoint, place string, hints func(Endpoint) []string) func(Endpoint) bool {
-	here := false
+// hinted says which endpoints are meant for here; nil if there are no hints to follow. of says whether there are any of the kind
+// that is asked for, and whether this place is among them.
+func hinted(all []Endpoint, of func(*discoveryv1.EndpointHints) (hints, here bool)) func(Endpoint) bool {
+	some := false
 	for _, e := range all {
 		if !e.Ready {
 			continue
 		}
-		if len(hints(e)) == 0 {
+		if e.hints == nil {
 			return nil
 		}
-		here = here || slices.Contains(hints(e), place)
+		hints, here := of(e.hints)
+		if !hints {
+			return nil
+		}
+		some = some || here
 	}
-	if !here {
+	if !some {
 		return nil
 	}
-	return func(e Endpoint) bool { return e.Ready && slices.Contains(hints(e), place) }
+	return func(e Endpoint) bool {
+		if !e.Ready {
+			return false
+		}
+		_, here := of(e.hints)
+		return here
+	}
 }
 
+// filter returns list itself if all are kept, as nearly always: then nothing is stored twice.
 func filter(list []Endpoint, keep func(Endpoint) bool) []Endpoint {
+	if len(list) > 0 && !slices.ContainsFunc(list, func(e Endpoint) bool { return !keep(e) }) {
+		return list[:len(list):len(list)]
+	}
 	var out []Endpoint
 	for _, e := range list {
 		if keep(e) {

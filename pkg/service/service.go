@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -105,9 +106,8 @@ type Endpoint struct {
 	// defaults applied (KEP-1672).
 	Ready, Serving, Terminating bool
 
-	pod       types.UID
-	zoneHints []string
-	nodeHints []string
+	pod   types.UID
+	hints *discoveryv1.EndpointHints // of the API's object; nil: none
 }
 
 // Trigger is the annotation endpoints.kubernetes.io/last-change-trigger-time of a slice.

@@ -138,7 +138,7 @@ func (b *Backend) full(ctx context.Context, want *Ruleset) error {
 	if err != nil {
 		return fmt.Errorf("reading the kernel's rules: %w", err)
 	}
-	kernel, err := Parse(text)
+	kernel, err := outline(text)
 	if err != nil {
 		return fmt.Errorf("reading the kernel's rules: %w", err)
 	}
@@ -222,7 +222,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the kernel's rules: %w", err)
 	}
-	kernel, err := Parse(text)
+	kernel, err := outline(text)
 	if err != nil {
 		return fmt.Errorf("reading the kernel's rules: %w", err)
 	}

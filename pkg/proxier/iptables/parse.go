@@ -15,11 +15,21 @@ import (
 // built-in chains included; counters and policies are left out. Parse of what
 // WriteTo wrote gives the same Ruleset.
 func Parse(text []byte) (*Ruleset, error) {
-	p := parser{out: &Ruleset{}}
+	return parse(text, func(string, string) bool { return true })
+}
+
+// outline is Parse without the rules of our own chains, of which there may be very many.
+func outline(text []byte) (*Ruleset, error) {
+	return parse(text, func(table, chain string) bool { return !owned(table, chain) })
+}
+
+// parse keeps the rules of the chains that keep says.
+func parse(text []byte, keep func(table, chain string) bool) (*Ruleset, error) {
+	p := parser{out: &Ruleset{}, keep: keep}
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(make([]byte, 0, 4096), 1<<20)
 	for n := 1; lines.Scan(); n++ {
-		if err := p.line(strings.TrimSpace(lines.Text())); err != nil {
+		if err := p.line(bytes.TrimSpace(lines.Bytes())); err != nil {
 			return nil, fmt.Errorf("reading line %d of iptables rules: %w", n, err)
 		}
 	}
@@ -34,24 +44,25 @@ func Parse(text []byte) (*Ruleset, error) {
 
 type parser struct {
 	out   *Ruleset
+	keep  func(table, chain string) bool
 	table *Table
 	index map[string]int // chain name → place in table.Chains
-	rules map[string]*strings.Builder
+	rules [][]byte       // of table.Chains
 }
 
-func (p *parser) line(text string) error {
+func (p *parser) line(text []byte) error {
 	switch {
-	case text == "" || text[0] == '#':
+	case len(text) == 0 || text[0] == '#':
 		return nil
 	case text[0] == '*':
-		return p.begin(text[1:])
+		return p.begin(string(text[1:]))
 	case p.table == nil:
 		return fmt.Errorf("%q is outside of a table", text)
-	case text == "COMMIT":
+	case string(text) == "COMMIT":
 		p.end()
 		return nil
 	case text[0] == ':':
-		return p.declare(text[1:])
+		return p.declare(string(text[1:]))
 	}
 	return p.command(text)
 }
@@ -63,13 +74,13 @@ func (p *parser) begin(name string) error {
 	if name == "" || strings.ContainsAny(name, " \t") || p.out.table(name).Chains != nil {
 		return fmt.Errorf("table %q cannot begin here", name)
 	}
-	p.table, p.index, p.rules = &Table{Name: name}, map[string]int{}, map[string]*strings.Builder{}
+	p.table, p.index, p.rules = &Table{Name: name}, map[string]int{}, nil
 	return nil
 }
 
 func (p *parser) end() {
-	for i, c := range p.table.Chains {
-		p.table.Chains[i].Rules = p.rules[c.Name].String()
+	for i := range p.table.Chains {
+		p.table.Chains[i].Rules = string(p.rules[i])
 	}
 	p.table.Chains = slices.DeleteFunc(p.table.Chains, func(c Chain) bool { return slices.Contains(p.table.Remove, c.Name) })
 	p.out.Tables = append(p.out.Tables, *p.table)
@@ -86,31 +97,32 @@ func (p *parser) declare(text string) error {
 		return fmt.Errorf("chain %q is declared twice", fields[0])
 	}
 	p.index[fields[0]] = len(p.table.Chains)
-	p.rules[fields[0]] = &strings.Builder{}
+	p.rules = append(p.rules, nil)
 	p.table.Chains = append(p.table.Chains, Chain{Name: fields[0]})
 	return nil
 }
 
-func (p *parser) command(text string) error {
+func (p *parser) command(text []byte) error {
 	if text[0] == '[' { // counters, with iptables-save -c
-		_, rest, ok := strings.Cut(text, "] ")
+		_, rest, ok := bytes.Cut(text, []byte("] "))
 		if !ok {
 			return fmt.Errorf("counters of %q have no end", text)
 		}
 		text = rest
 	}
-	verb, rest, _ := strings.Cut(text, " ")
-	name, _, _ := strings.Cut(rest, " ")
-	if _, known := p.index[name]; !known {
+	verb, rest, _ := bytes.Cut(text, []byte(" "))
+	name, _, _ := bytes.Cut(rest, []byte(" "))
+	i, known := p.index[string(name)]
+	if !known {
 		return fmt.Errorf("chain %q of %q is not declared", name, text)
 	}
-	switch verb {
+	switch string(verb) {
 	case "-A":
-		b := p.rules[name]
-		b.WriteString(text)
-		b.WriteByte('\n')
+		if p.keep(p.table.Name, p.table.Chains[i].Name) {
+			p.rules[i] = append(append(p.rules[i], text...), '\n')
+		}
 	case "-X":
-		p.table.Remove = append(p.table.Remove, name)
+		p.table.Remove = append(p.table.Remove, string(name))
 	default:
 		return fmt.Errorf("%q is not a rule", text)
 	}

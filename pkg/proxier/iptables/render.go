@@ -34,6 +34,7 @@ type Renderer struct {
 	comments bool
 	memo     map[*service.Port]*fragment
 	round    uint64
+	length   int                      // of the longest chain, last time
 	left     map[*service.Port]string // not to be rendered, and why
 }
 
@@ -50,6 +51,36 @@ type fragment struct {
 	round                                          uint64  // of the Renderer, when it was last used
 }
 
+// compact is the same fragment, all of its text in one piece: it is kept for as long as the Service is.
+func (f *fragment) compact() *fragment {
+	texts := []string{f.natServices, f.natNodePorts, f.filterServices, f.filterExternal, f.filterFirewall}
+	for _, c := range f.chains {
+		if c.Rules == "" {
+			texts = append(texts, c.Name)
+		}
+		texts = append(texts, c.Rules)
+	}
+	rest := strings.Join(texts, "")
+	next := func(text string) (same string) {
+		same, rest = rest[:len(text)], rest[len(text):]
+		return same
+	}
+	out := &fragment{
+		natServices: next(f.natServices), natNodePorts: next(f.natNodePorts),
+		filterServices: next(f.filterServices), filterExternal: next(f.filterExternal), filterFirewall: next(f.filterFirewall),
+		chains: make([]Chain, len(f.chains)),
+	}
+	for i, c := range f.chains {
+		if c.Rules == "" {
+			out.chains[i].Name = next(c.Name)
+			continue
+		}
+		rules := next(c.Rules)
+		out.chains[i] = Chain{Name: rules[len("-A "):][:len(c.Name)], Rules: rules} // as every rule of it begins
+	}
+	return out
+}
+
 // Render is like the function Render.
 func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	if comments := s.EndpointCount() <= largeCluster; comments != r.comments {
@@ -57,6 +88,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 		clear(r.memo)
 	}
 	var natServices, natNodePorts, services, external, firewall, health strings.Builder
+	natServices.Grow(r.length + r.length/64 + 512)
 	r.round++
 	chains := make([]Chain, 0, 3*len(r.memo))
 	for _, svc := range s.Services {
@@ -77,6 +109,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	maps.DeleteFunc(r.memo, func(_ *service.Port, f *fragment) bool { return f.round != r.round })
 	maps.DeleteFunc(r.left, func(p *service.Port, _ string) bool { return r.memo[p] == nil })
 	natServices.WriteString(nodePortJump(r.o, s.Node))
+	r.length = natServices.Len()
 	nat := []Chain{
 		{Name: chainServices, Rules: natServices.String()},
 		{Name: chainNodePorts, Rules: natNodePorts.String()},

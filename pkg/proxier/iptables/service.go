@@ -58,7 +58,7 @@ func renderPort(p *service.Port, o Options, comments bool) *fragment {
 	for _, e := range p.Reachable {
 		r.endpoint(e)
 	}
-	return &r.f
+	return r.f.compact()
 }
 
 // balanced adds the chain that chooses among endpoints; internal: cluster IPs lead to it.

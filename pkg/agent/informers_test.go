@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// TestSlimObjectsMeanTheSame: what is dropped before objects are kept is nothing that decides about a Service.
+func TestSlimObjectsMeanTheSame(t *testing.T) {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "a", UID: "1", ResourceVersion: "5", CreationTimestamp: metav1.NewTime(time.Unix(1000, 0)),
+			Labels: map[string]string{"app": "a"}, Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}, Finalizers: []string{"f"},
+		},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Selector: map[string]string{"app": "a"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
+	}
+	foreign := svc.DeepCopy()
+	foreign.Name, foreign.Labels = "foreign", map[string]string{"service.kubernetes.io/service-proxy-name": "other"}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "a-x", GenerateName: "a-", Labels: map[string]string{discoveryv1.LabelServiceName: "a", discoveryv1.LabelManagedBy: "c", "app": "a"},
+			Annotations:     map[string]string{corev1.EndpointsLastChangeTriggerTime: "2026-01-02T03:04:05Z", "other": "x"},
+			OwnerReferences: []metav1.OwnerReference{{Name: "a"}},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(8080))}},
+		Endpoints: []discoveryv1.Endpoint{
+			{Addresses: []string{"10.244.0.1"}, NodeName: new("me"), Zone: new("z"), Hostname: new("h"), TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p", UID: "7"}},
+			{Addresses: []string{"10.244.0.2"}, Conditions: discoveryv1.EndpointConditions{Ready: new(false)}, Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "z"}}}},
+		},
+	}
+	headless := slice.DeepCopy()
+	headless.Name, headless.Labels[corev1.IsHeadlessService] = "a-y", ""
+	headless.Endpoints[0].Addresses[0] = "10.244.0.3"
+	node := service.Node{Name: "me", Zone: "z", Withdrawn: map[types.UID]bool{"7": true}}
+	build := func() *service.Snapshot {
+		return service.Build([]*corev1.Service{svc, foreign}, []*discoveryv1.EndpointSlice{slice, headless}, node, corev1.IPv4Protocol)
+	}
+	before := build()
+	for _, o := range []any{svc, foreign, slice, headless} {
+		if got, err := slim(o); err != nil || got != o {
+			t.Fatalf("slim(%T) = %v, %v", o, got, err)
+		}
+	}
+	if after := build(); !reflect.DeepEqual(before, after) || len(after.Services) != 1 {
+		t.Errorf("the snapshot is another:\n%+v\n%+v", before, after)
+	}
+	if svc.Spec.Selector != nil || svc.ManagedFields != nil || svc.Labels != nil || svc.Annotations != nil || len(slice.Labels) != 1 || slice.OwnerReferences != nil {
+		t.Errorf("kept: %+v, %+v", svc, slice)
+	}
+	if svc.ResourceVersion != "5" || svc.UID != "1" || slice.Name != "a-x" {
+		t.Errorf("what says which object it is was dropped: %+v, %+v", svc.ObjectMeta, slice.ObjectMeta)
+	}
+}
