@@ -100,6 +100,7 @@ func (a *Agent) makeIdentity() error {
 	c := a.config
 	a.identity = a.options.Identity
 	var err error
+	a.identity.Observe(newRequests(a.registry))
 	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
 		return err
 	}

@@ -5,9 +5,20 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
+
+// newRequests counts requests to the API server under the name that every Kubernetes program has for it (kubernetes/kubernetes
+// staging/src/k8s.io/component-base/metrics/prometheus/restclient).
+func newRequests(r *prometheus.Registry) func(bootstrap.Request) {
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rest_client_requests_total", Help: "Requests to the API server, by status code, method and host; <error>: no answer came.",
+	}, []string{"code", "method", "host"})
+	r.MustRegister(total)
+	return func(q bootstrap.Request) { total.WithLabelValues(q.Code, q.Method, q.Host).Inc() }
+}
 
 // operations are kubelet's metrics of what is asked of the container runtime (kubernetes/kubernetes pkg/kubelet/metrics), by
 // the names of the CRI's calls that the same work would have been, so that dashboards and alerts keep working.

@@ -27,6 +27,7 @@ type Credentials struct {
 	certFile string
 	keyFile  string
 	servers  *servers
+	observe  func(Request)
 	cert     atomic.Pointer[tls.Certificate]
 
 	mu         sync.Mutex
@@ -122,6 +123,9 @@ func (c *Credentials) Config(o Options) *rest.Config {
 	if len(c.servers.list) > 1 {
 		r.Transport = &failover{c.servers, t}
 	}
+	if c.observe != nil {
+		r.Transport = &observed{c.observe, r.Transport}
+	}
 	r.UserAgent, r.QPS, r.Burst, r.Timeout = o.UserAgent, o.QPS, o.Burst, o.Timeout
 	if o.ContentType != "" {
 		r.ContentType = o.ContentType
@@ -129,6 +133,9 @@ func (c *Credentials) Config(o Options) *rest.Config {
 	}
 	return r
 }
+
+// Observe has f told of every request of the clients made from now on.
+func (c *Credentials) Observe(f func(Request)) { c.observe = f }
 
 func (c *Credentials) transport() *http.Transport {
 	patience := 10 * time.Second

@@ -40,6 +40,11 @@ type answer struct {
 	skew       time.Duration     // this machine's clock minus the server's
 }
 
+// signedBy says whether the text carries the token's signature.
+func (a answer) signedBy(t Token) bool {
+	return jws.DetachedTokenIsValid(a.signatures[t.id], a.kubeconfig, t.id, t.secret)
+}
+
 // cluster is what has been proved.
 type cluster struct {
 	server string
@@ -161,7 +166,7 @@ func (d *discovery) verify(ctx context.Context, a answer) (cluster, error) {
 	if err != nil {
 		return cluster{}, err
 	}
-	if !jws.DetachedTokenIsValid(a.signatures[d.token.id], a.kubeconfig, d.token.id, d.token.secret) {
+	if !a.signedBy(d.token) {
 		return cluster{}, fail(CodeToken, tokenNext, "verifying cluster-info of %s: the signature for token id %q is not by this token: "+
 			"its second half is wrong, or somebody changed the text on its way", a.server, d.token.id)
 	}

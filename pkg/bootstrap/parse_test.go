@@ -2,12 +2,15 @@ package bootstrap
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+
+	"k8s.io/cluster-bootstrap/token/jws"
 )
 
 // TestTokenStaysSecret: no way of printing shows the second half.
@@ -106,5 +109,34 @@ func FuzzParsers(f *testing.F) {
 		}
 		_, _, _ = embeddedCA(answer{kubeconfig: text})
 		_ = parseKey([]byte(text))
+	})
+}
+
+// FuzzSignature: no text passes for the token's signature but the one that the token makes (RFC 7515 appendix F; the content is
+// taken out of the middle).
+func FuzzSignature(f *testing.F) {
+	token := Token{"abcdef", "0123456789abcdef"}
+	good, err := jws.ComputeDetachedSignature("text", token.id, token.secret)
+	if err != nil {
+		f.Fatal(err)
+	}
+	other, err := jws.ComputeDetachedSignature("text", token.id, "fedcba9876543210")
+	if err != nil {
+		f.Fatal(err)
+	}
+	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","kid":"abcdef"}`)) + ".."
+	for _, s := range []string{good, other, none, "..", "", good + ".", strings.Replace(good, "..", "."+base64.RawURLEncoding.EncodeToString([]byte("text"))+".", 1)} {
+		f.Add("text", s)
+	}
+	f.Add("another text", good)
+	f.Fuzz(func(t *testing.T, text, signature string) {
+		a := answer{server: "h:1", kubeconfig: text, signatures: map[string]string{token.id: signature}}
+		want, err := jws.ComputeDetachedSignature(text, token.id, token.secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.signedBy(token); got != (signature == want) {
+			t.Errorf("%q under %q: accepted %v, the token makes %q", signature, text, got, want)
+		}
 	})
 }

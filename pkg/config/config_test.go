@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 	"strings"
@@ -266,6 +267,37 @@ func FuzzResolve(f *testing.F) {
 		}
 		if len(Lines(c)) < 100 {
 			t.Fatal("configuration does not print")
+		}
+	})
+}
+
+// FuzzFlags: no command line makes the parser panic, and what join hands on to the daemon means to it what it meant to join.
+func FuzzFlags(f *testing.F) {
+	f.Add("--node-ip=10.0.0.1\n--node-labels=a=b,c=d\n--v=4")
+	f.Add("--config\n/etc/a,b\n--config=\"x\"\n--max-pods\n12")
+	f.Add("--register-node\n--fail-swap-on=false\n--kube-reserved=cpu=100m,memory=1Gi")
+	f.Add("--cluster-dns=::1,1.2.3.4\n--proxier\noff\n--")
+	f.Fuzz(func(t *testing.T, line string) {
+		read := func(args []string) (*Flags, error) {
+			var flags Flags
+			fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+			fs.SetOutput(io.Discard)
+			fs.Usage = func() {}
+			flags.AddFlags(fs)
+			return &flags, fs.Parse(args)
+		}
+		first, err := read(strings.Split(line, "\n"))
+		if err != nil {
+			return
+		}
+		second, err := read(first.Args())
+		if err != nil || !slices.Equal(first.Args(), second.Args()) {
+			t.Fatalf("%q is handed on as %q, and read as %q, %v", line, first.Args(), second.Args(), err)
+		}
+		one, _, oneErr := Resolve(nil, first, testHost())
+		two, _, twoErr := Resolve(nil, second, testHost())
+		if fmt.Sprint(oneErr) != fmt.Sprint(twoErr) || !slices.Equal(Lines(one), Lines(two)) {
+			t.Fatalf("%q means one thing here (%v), another once handed on (%v)", line, oneErr, twoErr)
 		}
 	})
 }

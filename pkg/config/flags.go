@@ -80,7 +80,7 @@ func flagTable() []flagDef {
 
 // AddFlags defines the flags. Values are checked by Load, with the files'.
 func (f *Flags) AddFlags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
+	fs.StringArrayVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
 	for _, def := range flagTable() {
 		p := fs.VarPF(&setter{f, def, ""}, def.name, "", def.usage)
 		if def.path == kindKubelet+".registerNode" || isBoolean(def) {

@@ -293,7 +293,9 @@ func TestPreflightFaults(t *testing.T) {
 		code        int
 		change      func(*http.Response)
 	}{
-		{"clock", "timedatectl", 20, func(r *http.Response) { r.Header.Set("Date", time.Now().Add(-2*time.Minute).UTC().Format(http.TimeFormat)) }},
+		{"clock", "timedatectl", 20, func(r *http.Response) {
+			r.Header.Set("Date", time.Now().Add(-2*time.Minute).UTC().Format(http.TimeFormat))
+		}},
 		{"version", "1.41", 17, replaceBody("/version", func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"minor": "36"`), []byte(`"minor": "41"`)) })},
 	} {
 		b.answer.Store(&c.change)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,9 @@ func TestRotation(t *testing.T) {
 	kubectl("rollout", "status", "deployment/many", "--timeout=120s")
 	const ready = `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}`
 	const file = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+	// those of the start do not count: the node authorizer hears of a pod a moment after its node does
+	page := "/api/v1/nodes/" + n.Name + "/proxy/metrics"
+	goodBefore, badBefore := requests(t, kubectl("get", "--raw", page))
 	before, seen := kubectl("get", "node", n.Name, "-o", ready), map[string]bool{}
 	for end := time.Now().Add(rotating(t)); time.Now().Before(end); time.Sleep(2 * time.Second) {
 		if now := kubectl("get", "node", n.Name, "-o", ready); now != before || !strings.HasPrefix(now, "True") {
@@ -121,8 +125,30 @@ func TestRotation(t *testing.T) {
 			t.Errorf("the agent was refused something: %s", line)
 		}
 	}
+	good, bad := requests(t, kubectl("get", "--raw", page))
+	t.Logf("requests to the API server meanwhile: %d good, %d refused or failed", good-goodBefore, bad-badBefore)
+	if good <= goodBefore || bad != badBefore {
+		t.Errorf("requests: %d good and %d bad before, %d and %d afterwards", goodBefore, badBefore, good, bad)
+	}
 	kubectl("scale", "deployment/many", "--replicas=0")
 	kubectl("wait", "--for=delete", "pod", "-l", "app=many", "--timeout=60s")
+}
+
+// requests counts what the agent has asked of the API server: what was answered, and what was refused or not answered.
+func requests(t *testing.T, metrics string) (good, bad int) {
+	t.Helper()
+	for _, r := range regexp.MustCompile(`(?m)^rest_client_requests_total\{code="(.*?)".*\} (\d+)$`).FindAllStringSubmatch(metrics, -1) {
+		n, err := strconv.Atoi(r[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(r[1], "2") {
+			good += n
+		} else {
+			bad += n
+		}
+	}
+	return good, bad
 }
 
 // shown is who has signed the certificate of the node's API.
