@@ -24,13 +24,13 @@ const (
 func BuildImages(ctx context.Context, b *tools.Builder, refs ...string) ([]string, error) {
 	var paths images.ToolPaths
 	if len(refs) == 0 || slices.ContainsFunc(refs, func(r string) bool { return !onlyDebian(r) }) {
-		p, err := b.Build(ctx, "agnhost", "nonewprivs", "resource-consumer", "consume-cpu", "coredns")
+		p, err := b.Build(ctx, "agnhost", "nonewprivs", "resource-consumer", "consume-cpu", "regression-issue-74839", "coredns")
 		if err != nil {
 			return nil, err
 		}
 		paths = images.ToolPaths{
 			Agnhost: p.Get("agnhost"), Nonewprivs: p.Get("nonewprivs"), ResourceConsumer: p.Get("resource-consumer"),
-			ConsumeCPU: p.Get("consume-cpu"), CoreDNS: p.Get("coredns"),
+			ConsumeCPU: p.Get("consume-cpu"), Regression74839: p.Get("regression-issue-74839"), CoreDNS: p.Get("coredns"),
 		}
 	}
 	built, err := images.Build(ctx, b.Cache, paths, refs...)

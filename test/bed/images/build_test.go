@@ -27,11 +27,13 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := b.Build(t.Context(), "agnhost", "nonewprivs", "resource-consumer")
+	p, err := b.Build(t.Context(), "agnhost", "nonewprivs", "resource-consumer", "regression-issue-74839")
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths := ToolPaths{Agnhost: p.Get("agnhost"), Nonewprivs: p.Get("nonewprivs"), ResourceConsumer: p.Get("resource-consumer")}
+	paths := ToolPaths{
+		Agnhost: p.Get("agnhost"), Nonewprivs: p.Get("nonewprivs"), ResourceConsumer: p.Get("resource-consumer"), Regression74839: p.Get("regression-issue-74839"),
+	}
 	built, err := Build(t.Context(), b.Cache, paths)
 	if err != nil {
 		t.Fatal(err)

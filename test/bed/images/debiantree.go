@@ -12,8 +12,8 @@ import (
 
 // treePackages make the one Debian tree that all layers are cut from.
 var treePackages = []string{
-	"busybox-static", "bash-static", "bind9-dnsutils", "ca-certificates", "curl", "hostname", "iproute2", "iputils-ping", "netcat-openbsd",
-	"nginx", "perl", "procps", "socat", "stress",
+	"busybox-static", "bash-static", "bind9-dnsutils", "ca-certificates", "conntrack", "curl", "hostname", "iperf", "iproute2", "iputils-ping",
+	"netcat-openbsd", "nginx", "perl", "procps", "socat", "stress",
 }
 
 // basePackages, with what they need, are the layer that every image based on Debian starts with. Package management is

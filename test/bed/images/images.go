@@ -30,6 +30,7 @@ type ToolPaths struct {
 	Nonewprivs       string // k8s.io/kubernetes/test/images/nonewprivs
 	ResourceConsumer string // k8s.io/kubernetes/test/images/resource-consumer
 	ConsumeCPU       string // k8s.io/kubernetes/test/images/resource-consumer/consume-cpu; optional
+	Regression74839  string // k8s.io/kubernetes/test/images/regression-issue-74839
 	CoreDNS          string // github.com/coredns/coredns, /coredns of agnhost; optional, 70 MB
 }
 
@@ -118,7 +119,7 @@ func (b *builder) key(known map[string]recipe, names []string) (string, error) {
 		}
 		_, _ = fmt.Fprintf(h, "%s %v %+v\n", n, r.layers, r.config)
 	}
-	for _, p := range []string{b.pause, b.sh, b.tools.Agnhost, b.tools.Nonewprivs, b.tools.ResourceConsumer, b.tools.ConsumeCPU, b.tools.CoreDNS} {
+	for _, p := range []string{b.pause, b.sh, b.tools.Agnhost, b.tools.Nonewprivs, b.tools.ResourceConsumer, b.tools.ConsumeCPU, b.tools.Regression74839, b.tools.CoreDNS} {
 		_, _ = fmt.Fprintln(h, filepath.Base(p))
 		if p == "" {
 			continue

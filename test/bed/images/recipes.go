@@ -18,6 +18,8 @@ const (
 	registry = "registry.k8s.io/"
 	e2e      = registry + "e2e-test-images/"
 	pauseRef = registry + "pause:3.10.2"
+	// iptablesRef is looked into for conntrack alone.
+	iptablesRef = registry + "build-image/distroless-iptables:v0.9.6"
 )
 
 // recipe is one image: the names of its layers, lowest first, and its config.
@@ -42,7 +44,7 @@ func recipes() map[string]recipe {
 		}
 		return c
 	}
-	agnhost := recipe{[]string{"debian", "wget", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
+	agnhost := recipe{[]string{"debian", "wget", "iperf", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
 	pause := recipe{[]string{"pause"}, config("/pause", "")}
 	pause.config.User = "65535:65535"
 	nonroot := recipe{[]string{"debian"}, config("", "bash")}
@@ -55,21 +57,23 @@ func recipes() map[string]recipe {
 	}
 	busybox := recipe{[]string{"busybox"}, config("", "sh")}
 	return map[string]recipe{
-		pauseRef:                        pause,
-		e2e + "agnhost:2.63.0":          agnhost,
-		e2e + "agnhost:2.55":            agnhost,
-		e2e + "busybox:1.37.0-1":        busybox,
-		e2e + "busybox:1.36.1-1":        busybox,
-		e2e + "nginx:1.27-0":            nginx,
-		e2e + "nginx:1.15-4":            nginx,
-		e2e + "perl:5.26":               {[]string{"debian", "perl"}, config("", "perl -de0")},
-		e2e + "nonewprivs:1.4":          {[]string{"busybox", "nonewprivs"}, config("", "nnp")},
-		e2e + "nonroot:1.5":             nonroot,
-		e2e + "resource-consumer:1.14":  {[]string{"debian", "resource-consumer"}, config("/consumer", "", "8080")},
-		e2e + "glibc-dns-testing:2.0.0": {[]string{"debian"}, config("", "bash")},
-		e2e + "ipc-utils:1.4":           {[]string{"debian"}, config("", "bash")},
-		e2e + "kitten:1.8":              pet("kitten"),
-		e2e + "nautilus:1.8":            pet("nautilus"),
+		pauseRef:                           pause,
+		iptablesRef:                        {[]string{"debian", "conntrack"}, config("", "bash")},
+		e2e + "agnhost:2.63.0":             agnhost,
+		e2e + "agnhost:2.55":               agnhost,
+		e2e + "busybox:1.37.0-1":           busybox,
+		e2e + "busybox:1.36.1-1":           busybox,
+		e2e + "nginx:1.27-0":               nginx,
+		e2e + "nginx:1.15-4":               nginx,
+		e2e + "perl:5.26":                  {[]string{"debian", "perl"}, config("", "perl -de0")},
+		e2e + "nonewprivs:1.4":             {[]string{"busybox", "nonewprivs"}, config("", "nnp")},
+		e2e + "nonroot:1.5":                nonroot,
+		e2e + "regression-issue-74839:1.4": {[]string{"regression-issue-74839"}, config("/regression-issue-74839", "")},
+		e2e + "resource-consumer:1.14":     {[]string{"debian", "resource-consumer"}, config("/consumer", "", "8080")},
+		e2e + "glibc-dns-testing:2.0.0":    {[]string{"debian"}, config("", "bash")},
+		e2e + "ipc-utils:1.4":              {[]string{"debian"}, config("", "bash")},
+		e2e + "kitten:1.8":                 pet("kitten"),
+		e2e + "nautilus:1.8":               pet("nautilus"),
 	}
 }
 
@@ -94,8 +98,8 @@ func (b *builder) entries(ctx context.Context, name string) ([]entry, error) {
 		return b.debianEntries(ctx, nil)
 	case "nginx":
 		return b.debianEntries(ctx, nginxFiles(), "nginx")
-	case "perl":
-		return b.debianEntries(ctx, nil, "perl")
+	case "perl", "iperf", "conntrack":
+		return b.debianEntries(ctx, nil, name)
 	case "resource-consumer":
 		return b.resourceConsumer(ctx)
 	case "busybox":
@@ -106,6 +110,8 @@ func (b *builder) entries(ctx context.Context, name string) ([]entry, error) {
 		return b.programs(map[string]string{"agnhost": b.tools.Agnhost}, symlink("agnhost-2", "agnhost"))
 	case "agnhost-files":
 		return b.agnhostFiles(ctx)
+	case "regression-issue-74839":
+		return b.programs(map[string]string{name: b.tools.Regression74839})
 	case "nonewprivs":
 		entries, err := b.programs(map[string]string{"usr/local/bin/nnp": b.tools.Nonewprivs})
 		for i := range entries {

@@ -32,17 +32,18 @@ type program struct {
 // catalog lists every program that can be built, by the name of its file.
 func catalog() map[string]program {
 	all := map[string]program{
-		"e2e.test":          {module: modKubernetes, pkg: "k8s.io/kubernetes/test/e2e", test: true},
-		"ginkgo":            {module: modKubernetes, pkg: "github.com/onsi/ginkgo/v2/ginkgo"},
-		"agnhost":           {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/agnhost"},
-		"nonewprivs":        {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/nonewprivs"},
-		"resource-consumer": {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer"},
-		"consume-cpu":       {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
-		"runc":              {module: modRuntime, pkg: "github.com/opencontainers/runc", tags: "seccomp,netgo,osusergo", cgo: true},
-		"etcd":              {module: modEtcd, pkg: "go.etcd.io/etcd/server/v3"},
-		"coredns":           {module: modCoreDNS, pkg: "github.com/coredns/coredns"},
-		"registry":          {module: modRegistry, pkg: "github.com/google/go-containerregistry/cmd/registry"},
-		"golangci-lint":     {module: modLint, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint"},
+		"e2e.test":               {module: modKubernetes, pkg: "k8s.io/kubernetes/test/e2e", test: true},
+		"ginkgo":                 {module: modKubernetes, pkg: "github.com/onsi/ginkgo/v2/ginkgo"},
+		"agnhost":                {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/agnhost"},
+		"nonewprivs":             {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/nonewprivs"},
+		"resource-consumer":      {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer"},
+		"consume-cpu":            {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
+		"regression-issue-74839": {module: modKubernetes, pkg: "k8s.io/kubernetes/test/images/regression-issue-74839"},
+		"runc":                   {module: modRuntime, pkg: "github.com/opencontainers/runc", tags: "seccomp,netgo,osusergo", cgo: true},
+		"etcd":                   {module: modEtcd, pkg: "go.etcd.io/etcd/server/v3"},
+		"coredns":                {module: modCoreDNS, pkg: "github.com/coredns/coredns"},
+		"registry":               {module: modRegistry, pkg: "github.com/google/go-containerregistry/cmd/registry"},
+		"golangci-lint":          {module: modLint, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint"},
 	}
 	for _, n := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubeadm", "kubelet", "kube-proxy"} {
 		all[n] = program{module: modKubernetes, pkg: "k8s.io/kubernetes/cmd/" + n}

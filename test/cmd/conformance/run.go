@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/nodeagent/nodeagent/test/bed"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 	"github.com/nodeagent/nodeagent/test/conformance"
@@ -43,7 +46,7 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	defer func() { s.end(context.WithoutCancel(ctx), cluster) }()
-	report, err := suite.run(ctx, cluster)
+	report, err := suite.beside(ctx, cluster)
 	if err != nil {
 		return fmt.Errorf("running the suite (see %s): %w", s.artifacts, err)
 	}
@@ -84,7 +87,7 @@ func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, 
 				return err
 			}
 		}
-		return nil
+		return labelZones(ctx, c)
 	}
 	if err := ready(); err != nil {
 		err = fmt.Errorf("preparing the cluster (logs in %s): %w", filepath.Join(s.artifacts, "logs"), err)
@@ -92,6 +95,16 @@ func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, 
 		return nil, err
 	}
 	return c, nil
+}
+
+// labelZones spreads the nodes over three zones in turns, as cloud providers label them once they have joined.
+func labelZones(ctx context.Context, c *bed.Cluster) error {
+	for i, n := range c.Nodes() {
+		if _, err := c.Kubectl(ctx, "label", "node", n.Name, fmt.Sprintf("%s=zone-%d", corev1.LabelTopologyZone, i%3+1)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // end copies the logs and stops the cluster, unless it is to be kept.
@@ -182,6 +195,21 @@ func (s suite) selection() []string {
 		args = append(args, "--skip="+s.skip)
 	}
 	return args
+}
+
+// beside runs the suite with a load balancer beside it.
+func (s suite) beside(ctx context.Context, c *bed.Cluster) (conformance.Report, error) {
+	balancing, stop := context.WithCancel(ctx)
+	var report conformance.Report
+	g, gctx := errgroup.WithContext(balancing)
+	g.Go(func() error { return c.Balance(gctx) })
+	g.Go(func() (err error) {
+		defer stop()
+		report, err = s.run(gctx, c)
+		return err
+	})
+	err := g.Wait()
+	return report, err
 }
 
 // run runs the suite inside the control plane's network namespace and reads its report.

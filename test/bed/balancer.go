@@ -1,0 +1,213 @@
+package bed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// balancerFinalizer is the one that cloud providers hold a Service with until its load balancer is gone.
+	balancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
+	balancerPoll      = time.Second
+	proxyHealthPort   = 10256
+)
+
+// balancer gives Services of type LoadBalancer an address each. See Balance.
+type balancer struct {
+	cluster *Cluster
+	client  kubernetes.Interface
+	http    *http.Client
+	next    netip.Addr
+	vips    map[types.UID]*vip
+}
+
+// vip is the address of one Service.
+type vip struct {
+	addr  netip.Addr
+	route string // as it was set last
+	told  bool   // the Service's status has it; what others write there afterwards stays
+}
+
+// Balance makes Services of type LoadBalancer work until ctx ends, as a router does that addresses are announced to: each gets an
+// address of 192.168.78.0/24, which the control plane's namespace routes, client by client, to the nodes that pass the
+// Service's health check (with externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own). Packets
+// reach the nodes as they are, so that everything else is the nodes' work.
+func (c *Cluster) Balance(ctx context.Context) error {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("making a client: %w", err)
+	}
+	b := &balancer{
+		cluster: c, client: client, next: netip.MustParseAddr("192.168.78.1"), vips: map[types.UID]*vip{},
+		http: &http.Client{Timeout: time.Second, Transport: &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}},
+	}
+	tick := time.NewTicker(balancerPoll)
+	defer tick.Stop()
+	for last := ""; ; {
+		// It begins anew each time: what failed is tried again.
+		if err := b.turn(ctx); err != nil && ctx.Err() == nil && err.Error() != last {
+			last = err.Error()
+			c.logf("load balancer: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// turn brings all Services and routes up to date.
+func (b *balancer) turn(ctx context.Context) error {
+	services, err := b.client.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("listing Services: %w", err)
+	}
+	var errs []error
+	known := map[types.UID]bool{}
+	for i := range services.Items {
+		s := &services.Items[i]
+		known[s.UID] = true
+		if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.LoadBalancerClass == nil && s.DeletionTimestamp == nil {
+			errs = append(errs, b.serve(ctx, s))
+		} else {
+			errs = append(errs, b.release(ctx, s))
+		}
+	}
+	for uid := range b.vips {
+		if !known[uid] {
+			errs = append(errs, b.unroute(ctx, uid))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// serve gives the Service its address, and the address its route.
+func (b *balancer) serve(ctx context.Context, s *corev1.Service) error {
+	if !slices.Contains(s.Finalizers, balancerFinalizer) {
+		held := s.DeepCopy()
+		held.Finalizers = append(held.Finalizers, balancerFinalizer)
+		updated, err := b.client.CoreV1().Services(s.Namespace).Update(ctx, held, metav1.UpdateOptions{})
+		if err != nil {
+			return tolerated("holding", s, err)
+		}
+		s = updated
+	}
+	v := b.vips[s.UID]
+	if v == nil {
+		v = &vip{addr: b.next}
+		b.next = b.next.Next()
+		b.vips[s.UID] = v
+	}
+	if err := b.route(ctx, s, v); err != nil {
+		return err
+	}
+	if v.told || len(s.Status.LoadBalancer.Ingress) > 0 {
+		return nil
+	}
+	told := s.DeepCopy()
+	mode := corev1.LoadBalancerIPModeVIP
+	told.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: v.addr.String(), IPMode: &mode}}
+	_, err := b.client.CoreV1().Services(s.Namespace).UpdateStatus(ctx, told, metav1.UpdateOptions{})
+	v.told = err == nil
+	return tolerated("giving an address to", s, err)
+}
+
+// route sends the address to the nodes that want it. It is the same node for all connections of a client, as long as the
+// nodes are the same.
+func (b *balancer) route(ctx context.Context, s *corev1.Service, v *vip) error {
+	port := int32(proxyHealthPort)
+	if s.Spec.HealthCheckNodePort != 0 {
+		port = s.Spec.HealthCheckNodePort
+	}
+	var hops []string
+	for _, n := range b.cluster.Nodes() {
+		if b.healthy(ctx, n, port) {
+			hops = append(hops, "nexthop via "+n.IP.String())
+		}
+	}
+	route := "unreachable " + v.addr.String()
+	if len(hops) > 0 {
+		route = v.addr.String() + " " + strings.Join(hops, " ")
+	}
+	if route == v.route {
+		return nil
+	}
+	err := ip(ctx, append([]string{"-n", b.cluster.cp.netns, "route", "replace"}, strings.Fields(route)...)...)
+	if err == nil {
+		v.route = route
+	}
+	return err
+}
+
+// healthy asks the node.
+func (b *balancer) healthy(ctx context.Context, n *Node, port int32) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/healthz", n.IP, port), nil)
+	if err != nil {
+		return false
+	}
+	answer, err := b.http.Do(request)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
+}
+
+// release takes the address from a Service that is to have none any more.
+func (b *balancer) release(ctx context.Context, s *corev1.Service) error {
+	if err := b.unroute(ctx, s.UID); err != nil || !slices.Contains(s.Finalizers, balancerFinalizer) {
+		return err
+	}
+	if len(s.Status.LoadBalancer.Ingress) > 0 {
+		bare := s.DeepCopy()
+		bare.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+		updated, err := b.client.CoreV1().Services(s.Namespace).UpdateStatus(ctx, bare, metav1.UpdateOptions{})
+		if err != nil {
+			return tolerated("taking the address from", s, err)
+		}
+		s = updated
+	}
+	free := s.DeepCopy()
+	free.Finalizers = slices.DeleteFunc(free.Finalizers, func(f string) bool { return f == balancerFinalizer })
+	_, err := b.client.CoreV1().Services(s.Namespace).Update(ctx, free, metav1.UpdateOptions{})
+	return tolerated("letting go of", s, err)
+}
+
+func (b *balancer) unroute(ctx context.Context, uid types.UID) error {
+	v := b.vips[uid]
+	if v == nil {
+		return nil
+	}
+	if v.route != "" {
+		if err := ip(ctx, "-n", b.cluster.cp.netns, "route", "del", v.addr.String()); err != nil {
+			return err
+		}
+	}
+	delete(b.vips, uid)
+	return nil
+}
+
+// tolerated is nil for what the next turn mends: the Service has changed, or is gone.
+func tolerated(what string, s *corev1.Service, err error) error {
+	if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("%s Service %q: %w", what, s.Namespace+"/"+s.Name, err)
+}
