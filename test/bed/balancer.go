@@ -22,6 +22,9 @@ const (
 	balancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 	balancerPoll      = time.Second
 	proxyHealthPort   = 10256
+	// outsideClient is what connections come from that are made to such an address in the control plane's namespace: no node's
+	// neighbour, as clients of load balancers are.
+	outsideClient = "198.51.100.1"
 )
 
 // balancer gives Services of type LoadBalancer an address each. See Balance.
@@ -41,9 +44,9 @@ type vip struct {
 }
 
 // Balance makes Services of type LoadBalancer work until ctx ends, as a router does that addresses are announced to: each gets an
-// address of 192.168.78.0/24, which the control plane's namespace routes, client by client, to the nodes that pass the
-// Service's health check (with externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own). Packets
-// reach the nodes as they are, so that everything else is the nodes' work.
+// address of 192.168.78.0/24, which the control plane's namespace routes, connection by connection, to the nodes that pass the
+// Service's health check (with externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own), to one of them when
+// it has session affinity. Packets reach the nodes as they are, so that everything else is the nodes' work.
 func (c *Cluster) Balance(ctx context.Context) error {
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -56,6 +59,12 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	b := &balancer{
 		cluster: c, client: client, next: netip.MustParseAddr("192.168.78.1"), vips: map[types.UID]*vip{},
 		http: &http.Client{Timeout: time.Second, Transport: &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}},
+	}
+	if err := ip(ctx, "-n", c.cp.netns, "addr", "replace", outsideClient+"/32", "dev", "lo"); err != nil {
+		return err
+	}
+	if _, err := output(c.Command(ctx, "sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1")); err != nil { // by ports too
+		return err
 	}
 	tick := time.NewTicker(balancerPoll)
 	defer tick.Stop()
@@ -129,8 +138,7 @@ func (b *balancer) serve(ctx context.Context, s *corev1.Service) error {
 	return tolerated("giving an address to", s, err)
 }
 
-// route sends the address to the nodes that want it. It is the same node for all connections of a client, as long as the
-// nodes are the same.
+// route sends the address to the nodes that want it.
 func (b *balancer) route(ctx context.Context, s *corev1.Service, v *vip) error {
 	port := int32(proxyHealthPort)
 	if s.Spec.HealthCheckNodePort != 0 {
@@ -142,9 +150,12 @@ func (b *balancer) route(ctx context.Context, s *corev1.Service, v *vip) error {
 			hops = append(hops, "nexthop via "+n.IP.String())
 		}
 	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && len(hops) > 1 {
+		hops = hops[:1] // all clients are one
+	}
 	route := "unreachable " + v.addr.String()
 	if len(hops) > 0 {
-		route = v.addr.String() + " " + strings.Join(hops, " ")
+		route = v.addr.String() + " src " + outsideClient + " " + strings.Join(hops, " ")
 	}
 	if route == v.route {
 		return nil
