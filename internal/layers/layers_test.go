@@ -24,7 +24,7 @@ type pkg struct {
 // Sets of packages, as patterns of path.Match on the path below the module; a trailing "/..." means the package and all below.
 var (
 	pure = []string{
-		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/runtime/ocispec", "pkg/status", "pkg/service",
+		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/service",
 		"pkg/summary", "pkg/handler", "pkg/fieldref", "pkg/volume/payload", "pkg/cgroup/qos", "pkg/containerconfig/podfiles", "pkg/containerconfig/serviceenv",
 		"pkg/logpump/crilog",
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -62,6 +63,8 @@ type pods struct {
 	sink    *report.Pods
 	static  *podsource.Static
 	loop    *podsync.Loop
+
+	evictions *prometheus.CounterVec
 
 	machine struct {
 		hostname  string
@@ -295,6 +298,7 @@ func (p *pods) makeLoop() error {
 	if err != nil {
 		return err
 	}
+	p.evictions = newEvictions(a.registry)
 	return a.registry.Register(newRunning(p))
 }
 
@@ -349,7 +353,7 @@ func (p *pods) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		p.pump.Run, p.runtime.Run, p.objects.Run, p.prober.Run, p.sink.Run, p.loop.Run, p.followHealth, p.levels,
+		p.pump.Run, p.runtime.Run, p.objects.Run, p.prober.Run, p.sink.Run, p.loop.Run, p.followHealth, p.levels, p.limitStorage,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}

@@ -18,6 +18,7 @@ func TestLife(t *testing.T) {
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
 	before := leftovers(ctx, t, p)
 	life(ctx, t, p)
+	greedy(ctx, t, p)
 	p.kubectl(ctx, t, "delete", "pod", "client", "--grace-period=1")
 	p.kubectl(ctx, t, "delete", "service", "web")
 	nothingLeft(ctx, t, p, before)
@@ -31,8 +32,9 @@ func TestLife(t *testing.T) {
 	}
 	metrics := p.kubectl(ctx, t, "get", "--raw", "/api/v1/nodes/"+p.Name+"/proxy/metrics")
 	for _, want := range []string{
-		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 4`, `kubelet_node_name{node="n1"} 1`,
+		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 6`, `kubelet_node_name{node="n1"} 1`,
 		"kubeproxy_sync_proxy_rules_duration_seconds_count", "process_resident_memory_bytes",
+		`kubelet_evictions{eviction_signal="emptydirfs.limit"} 1`, `kubelet_evictions{eviction_signal="ephemeralpodfs.limit"} 1`,
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("the metrics lack %q", want)
@@ -95,6 +97,43 @@ func life(ctx context.Context, t *testing.T, p place) {
 	begin = time.Now()
 	p.kubectl(ctx, t, "wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s")
 	t.Logf("3 pods were gone %s after scaling to 0", time.Since(begin).Round(time.Millisecond))
+}
+
+// greedy runs pods that use more of the disk than they may, beside one that has no limits.
+func greedy(ctx context.Context, t *testing.T, p place) {
+	t.Helper()
+	const pod = `apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: IMAGE, command: [sh, -c, "dd if=/dev/zero of=FILE bs=1M count=4; sleep 1000"], volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {LIMIT}}}
+  volumes: [{name: v, emptyDir: {sizeLimit: SIZE}}]
+---
+`
+	var all strings.Builder
+	for name, c := range map[string][3]string{
+		"greedy-volume": {"/v/file", "memory: 64Mi", "2Mi"}, "greedy-layer": {"/file", "ephemeral-storage: 2Mi", "1Gi"},
+	} {
+		all.WriteString(strings.NewReplacer("NAME", name, "IMAGE", bed.Busybox, "FILE", c[0], "LIMIT", c[1], "SIZE", c[2]).Replace(pod))
+	}
+	if err := p.cluster.Apply(ctx, all.String()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"greedy-volume": `Failed Evicted Usage of EmptyDir volume "v" exceeds the limit "2Mi". `,
+		"greedy-layer":  "Failed Evicted Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
+	} {
+		eventually(ctx, t, 30*time.Second, "evicting "+name, func() (bool, string) {
+			got := p.kubectl(ctx, t, "get", "pod", name, "-o", "jsonpath={.status.phase} {.status.reason} {.status.message}")
+			return got == want, got
+		})
+	}
+	if got := p.kubectl(ctx, t, "get", "pod", "client", "-o", "jsonpath={.status.phase}"); got != "Running" {
+		t.Errorf("a pod without limits is %q", got)
+	}
+	p.kubectl(ctx, t, "delete", "pod", "greedy-volume", "greedy-layer")
 }
 
 // leftovers is what a node has of pods and rules, as sorted lines that can be compared.

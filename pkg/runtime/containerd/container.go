@@ -339,6 +339,19 @@ func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) err
 	return fmt.Errorf("signalling container %.12s: %w", id, err)
 }
 
+// WritableBytes is how much of the disk the container's own layer takes: what it has written to its root file system. It
+// is 0 for one that has no layer any more.
+func (r *Runtime) WritableBytes(ctx context.Context, id string) (int64, error) {
+	usage, err := r.snapshotter().Usage(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("measuring the writable layer of container %.12s: %w", id, native(err))
+	}
+	return usage.Size, nil
+}
+
 // RemoveContainer removes task, record, snapshot, pipes and log; a running container is killed first.
 func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err := r.view.wait(ctx); err != nil {
