@@ -49,6 +49,8 @@ type Agent struct {
 	errors   *errorLog
 	started  time.Time
 	registry *prometheus.Registry
+	// addresses are the node's own
+	addresses *addresses
 
 	identity *bootstrap.Credentials
 	rotator  *bootstrap.Rotator
@@ -86,6 +88,7 @@ func New(o Options) (*Agent, error) {
 	errs := newErrorLog(o.Log.Handler())
 	o.Log = slog.New(errs)
 	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry()}
+	a.addresses = &addresses{given: o.Config.Node.IPs, every: o.Config.Node.StatusUpdateFrequency, now: o.Now, log: o.Log}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makePods, a.makeServices} {
 		if err := step(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/server"
-	"github.com/nodeagent/nodeagent/pkg/status/facts"
 	"github.com/nodeagent/nodeagent/pkg/summary"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
@@ -45,18 +43,10 @@ func (a *Agent) makeCertificates() error {
 	}
 	a.serving, err = bootstrap.NewServing(bootstrap.ServingConfig{
 		NodeName: c.Node.Name, CertDir: c.Identity.CertDir, CertFile: c.Server.CertFile, KeyFile: c.Server.KeyFile,
-		ByCSR: c.Identity.ServingBootstrap, Addresses: a.addresses, Credentials: a.identity, UserAgent: version.UserAgent(),
+		ByCSR: c.Identity.ServingBootstrap, Addresses: a.addresses.get, Credentials: a.identity, UserAgent: version.UserAgent(),
 		Now: now, Jitter: rand.Float64, Log: a.log,
 	})
 	return err
-}
-
-func (a *Agent) addresses() []netip.Addr {
-	ips, err := facts.Addresses(a.config.Node.IPs)
-	if err != nil {
-		a.log.Error("The node's addresses are not known", "err", err)
-	}
-	return ips
 }
 
 // runPages runs everything that answers questions: the node API, the health page, the socket of `nodeagent status`.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -230,24 +229,9 @@ func (p *pods) handler(class string) (string, error) {
 // node is what containers may be told of this machine.
 func (p *pods) node() containerconfig.Node {
 	return containerconfig.Node{
-		Hostname: p.machine.hostname, IPs: p.hostIPs(), Allocatable: p.allocatable(), Spec: p.machine.spec,
+		Hostname: p.machine.hostname, IPs: p.agent.addresses.get(), Allocatable: p.allocatable(), Spec: p.machine.spec,
 		RecursiveReadOnly: p.machine.recursive,
 	}
-}
-
-func (p *pods) hostIPs() []netip.Addr {
-	ips, err := facts.Addresses(p.config.Node.IPs)
-	if err != nil {
-		p.log.Error("The node's addresses are not known", "err", err)
-	}
-	return ips
-}
-
-func (p *pods) hostIP() string {
-	if ips := p.hostIPs(); len(ips) > 0 {
-		return ips[0].String()
-	}
-	return "127.0.0.1"
 }
 
 func (p *pods) allocatable() corev1.ResourceList {
@@ -263,7 +247,7 @@ func (p *pods) makeProber() error {
 		return err
 	}
 	p.prober, err = probe.New(probe.Config{
-		Exec: p.runtime, Events: p.agent.events, Wake: func(uid types.UID) { p.loop.Wake(uid) }, HostIP: p.hostIP,
+		Exec: p.runtime, Events: p.agent.events, Wake: func(uid types.UID) { p.loop.Wake(uid) }, HostIP: p.agent.addresses.primary,
 		Metrics: metrics, Now: p.agent.options.Now, Random: rand.Float64, Log: p.log,
 	})
 	return err
@@ -292,7 +276,7 @@ func (p *pods) makeLoop() error {
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
-		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.hostIPs, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
+		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.get, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
 	if err != nil {

@@ -58,18 +58,24 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// issue signs a certificate; life from one hour ago.
+// issue signs a certificate for this machine; life from one hour ago.
 func (a *authority) issue(t testing.TB, subject pkix.Name, public any, life time.Duration) []byte {
+	t.Helper()
+	return a.sign(t, &x509.CertificateRequest{Subject: subject, PublicKey: public, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, life)
+}
+
+// sign gives a request what it asks for; life from one hour ago.
+func (a *authority) sign(t testing.TB, r *x509.CertificateRequest, life time.Duration) []byte {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Hour).Add(life),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		SerialNumber: serial, Subject: r.Subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Hour).Add(life),
+		DNSNames: r.DNSNames, IPAddresses: r.IPAddresses, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, r.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}

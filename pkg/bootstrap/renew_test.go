@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -191,6 +190,7 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 	t.Helper()
 	var calls atomic.Int64
 	client := fake.NewClientset()
+	var last string
 	client.PrependReactor("create", "certificatesigningrequests", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		if calls.Add(1) <= int64(failures) {
 			return true, nil, errors.New("away")
@@ -206,16 +206,20 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 			len(request.DNSNames)+len(request.IPAddresses) > 0) {
 			t.Errorf("the signer would refuse %v %v", request.Subject, request.DNSNames)
 		}
-		public := request.PublicKey.(*ecdsa.PublicKey)
 		if wrongKey {
 			other, _, err := newKey()
 			if err != nil {
 				t.Error(err)
 			}
-			public = &other.PublicKey
+			request.PublicKey = &other.PublicKey
 		}
-		r.UID = "uid"
-		r.Status.Certificate = ca.issue(t, request.Subject, public, 3*time.Hour)
+		if last != "" { // the fake does not look for a name, and would answer with the request before
+			if err := client.Tracker().Delete(certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), "", last); err != nil {
+				t.Error(err)
+			}
+		}
+		r.UID, last = "uid", r.Name
+		r.Status.Certificate = ca.sign(t, request, 3*time.Hour)
 		r.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved}}
 		return false, nil, nil
 	})
@@ -370,4 +374,56 @@ func TestServing(t *testing.T) {
 	if pair, err := s.GetCertificate(nil); err != nil || leafOf(pair).Issuer.CommonName != "kubernetes" {
 		t.Errorf("by request: %v", err)
 	}
+}
+
+// TestServingFollowsAddresses: a certificate by request is asked for again when the node has another address, within the time
+// between two looks, and the old one is shown until the new one is there.
+func TestServingFollowsAddresses(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+		ca := newAuthority(t, "kubernetes")
+		client, calls := signer(t, ca, 0, false)
+		s := &Serving{
+			c: ServingConfig{
+				NodeName: "n1", CertDir: dir, Addresses: func() []netip.Addr { return addresses },
+				Now: time.Now, Jitter: func() float64 { return 0.5 }, Log: quiet(),
+			},
+			pairs: NewPairs(dir, servingPair),
+		}
+		s.renewer = testRenewer(client, s.pairs, nil)
+		s.renewer.want, s.renewer.current, s.renewer.install = s.request, s.signed.Load, s.signed.Store
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		shows := func(address string) bool {
+			synctest.Wait()
+			pair, err := s.GetCertificate(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return leafOf(pair).Issuer.CommonName == "kubernetes" && leafOf(pair).VerifyHostname(address) == nil
+		}
+		time.Sleep(time.Second)
+		if !shows("10.0.0.1") || calls.Load() != 1 {
+			t.Fatalf("at first there were %d requests", calls.Load())
+		}
+		addresses = []netip.Addr{netip.MustParseAddr("10.0.0.2")}
+		if !shows("10.0.0.1") {
+			t.Error("the old certificate is not shown any more")
+		}
+		time.Sleep(s.renewer.look + time.Second)
+		if !shows("10.0.0.2") || calls.Load() != 2 {
+			t.Errorf("after a look there were %d requests", calls.Load())
+		}
+		time.Sleep(10 * s.renewer.look)
+		if synctest.Wait(); calls.Load() != 2 {
+			t.Errorf("nothing has changed, and there were %d requests", calls.Load())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
