@@ -177,6 +177,7 @@ func options() map[string]optionSpec {
 		"--seconds":        {module: "recent", parse: (*ruleParser).seconds},
 		"--reap":           {module: "recent", noValue: true, parse: (*ruleParser).nothing},
 		"--set":            {module: "recent", noValue: true, parse: (*ruleParser).recentSet},
+		"--nfacct-name":    {module: "nfacct", parse: (*ruleParser).counter},
 		"-j":               {parse: (*ruleParser).jump},
 		"--to-destination": {module: "DNAT", parse: (*ruleParser).toDestination},
 		"--reject-with":    {module: "REJECT", parse: (*ruleParser).rejectWith},
@@ -213,7 +214,7 @@ func (p *ruleParser) module(v string) error {
 			return fmt.Errorf("module %q with protocol %q", v, p.proto)
 		}
 		p.modules["port"] = true
-	case "comment", "conntrack", "mark", "addrtype", "statistic", "recent":
+	case "comment", "conntrack", "mark", "addrtype", "statistic", "recent", "nfacct":
 	default:
 		return fmt.Errorf("unknown module %q", v)
 	}
@@ -354,6 +355,13 @@ func (p *ruleParser) recentSet(string) error {
 		return errors.New("no --name")
 	}
 	p.r.set = p.recentList
+	return nil
+}
+
+func (p *ruleParser) counter(v string) error {
+	if v == "" || len(v) > 31 {
+		return fmt.Errorf("name of a counter %q", v)
+	}
 	return nil
 }
 

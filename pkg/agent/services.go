@@ -50,7 +50,7 @@ func newServices(a *Agent) (*services, error) {
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
 	s.metrics.Count(s.health)
-	for _, m := range s.metrics.Collectors() {
+	for _, m := range append(s.metrics.Collectors(), packetCounters()...) {
 		if err := a.registry.Register(m); err != nil {
 			return nil, fmt.Errorf("registering a metric of the proxy: %w", err)
 		}
@@ -161,6 +161,11 @@ func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backe
 	}
 	o := IPTablesOptions(s.config.Proxy, f, cidrs)
 	o.RandomFully, o.NoFirewall = program.RandomFully(), !s.config.Network.UtilChains
+	if err := accounting(ctx, program); err != nil {
+		s.log.Info("Packets dropped as INVALID, and those to node ports on 127.0.0.1, are not counted", "family", f, "err", err)
+	} else {
+		o.Accounting = true
+	}
 	return iptables.New(iptables.Config{Options: o, Tool: program, Log: s.log, Metrics: s.metrics.IPTables(f)})
 }
 

@@ -33,8 +33,25 @@ type Options struct {
 	// TCPBeLiberal says that conntrack forgives packets out of window, so that
 	// INVALID ones need not be dropped.
 	TCPBeLiberal bool
+	// Accounting counts packets that are dropped as INVALID, and those to node ports on 127.0.0.1, with the kernel's counters
+	// CountInvalid and CountLocalhost, which must be there.
+	Accounting bool
 	// RandomFully chooses masqueraded source ports at random (iptables ≥ 1.6.2).
 	RandomFully bool
+}
+
+// Counters of nfnetlink_acct, by the names that kube-proxy has for them.
+const (
+	CountInvalid   = "ct_state_invalid_dropped_pkts"
+	CountLocalhost = "localhost_nps_accepted_pkts"
+)
+
+// count is the match that counts a packet.
+func (o Options) count(counter string) string {
+	if !o.Accounting {
+		return ""
+	}
+	return "-m nfacct --nfacct-name " + counter
 }
 
 // Local recognizes packets of this node's pods (detectLocalMode); at most one

@@ -198,6 +198,13 @@ func (p *Program) probe(ctx context.Context) error {
 	return p.Restore(ctx, []byte("*mangle\n:"+chainHint+" - [0:0]\nCOMMIT\n"))
 }
 
+// Accounting says whether rules can count with a counter of nfnetlink_acct, which must be there.
+func (p *Program) Accounting(ctx context.Context, counter string) error {
+	const try = "KUBE-ACCOUNTING-TRY"
+	return p.Restore(ctx, []byte("*mangle\n:"+try+" - [0:0]\n-A "+try+" -m nfacct --nfacct-name "+counter+"\nCOMMIT\n"+
+		"*mangle\n-F "+try+"\n-X "+try+"\nCOMMIT\n"))
+}
+
 // Save is iptables-save of all tables.
 func (p *Program) Save(ctx context.Context) ([]byte, error) { return p.run(ctx, p.save, nil) }
 

@@ -188,7 +188,7 @@ func postrouting(o Options) string {
 // unknown source and reset its connection), and lets service traffic through
 // even if the policy of FORWARD is DROP.
 func forward(o Options) string {
-	invalid := line(chainForward, "-m conntrack --ctstate INVALID -j DROP")
+	invalid := line(chainForward, "-m conntrack --ctstate INVALID", o.count(CountInvalid), "-j DROP")
 	if o.TCPBeLiberal {
 		invalid = ""
 	}

@@ -58,6 +58,8 @@ func goldenOptions(f corev1.IPFamily, text string) Options {
 			o.Local = Local{}
 		case "localhostNodePorts":
 			o.LocalhostNodePorts = true
+		case "accounting":
+			o.Accounting = true
 		case "noFirewall":
 			o.NoFirewall = true
 		case "liberal":
