@@ -17,7 +17,7 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := map[string]string{}
-	for _, file := range []string{"join_test.go", "fault_test.go", "reset_test.go", "times_test.go", "../../cmd/nodeagent/kubelet_test.go"} {
+	for _, file := range []string{"join_test.go", "fault_test.go", "reset_test.go", "times_test.go", "expired_test.go", "../../cmd/nodeagent/kubelet_test.go"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -258,6 +258,9 @@ func TestFaults(t *testing.T) {
 		{"silence", set(at("GET", info, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })), 11, "deadline"},
 		{"half of a response", set(at("GET", info, half)), 11, "reading the answer"},
 		{"no cluster-info", set(at("GET", info, status(404, "{}"))), 14, "bootstrapsigner"},
+		{"no signature", change(replaceBody(info, func(b []byte) []byte {
+			return bytes.ReplaceAll(b, []byte("jws-kubeconfig-"), []byte("not-kubeconfig-"))
+		})), 14, "not signed by any token"},
 		{"another certificate", func() { b.foreign.Store(true) }, 12, "not by the cluster's CA"},
 		{"a changed text", change(replaceBody(info, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("192.168.77.1"), []byte("192.168.77.9")) })), 13, "changed the text"},
 		{"another clock", change(func(r *http.Response) { r.Header.Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)) }), 20, "timedatectl"},
