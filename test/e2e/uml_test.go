@@ -2,8 +2,6 @@ package e2e_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,33 +18,16 @@ func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs, err := bed.Programs(ctx, c.Builder())
+	begin := time.Now()
+	out, err := u.InstallNodeAgent(ctx, bed.NodeAgent{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{
-		filepath.Join(programs, "nodeagent"):      "/usr/local/bin/nodeagent",
-		filepath.Join(programs, "nodeagent-pump"): "/usr/local/bin/nodeagent-pump",
-		"../../systemd/nodeagent.service":         "/etc/systemd/system/nodeagent.service",
-	} {
-		if err := u.CopyTo(ctx, from, to); err != nil {
-			t.Fatal(err)
-		}
-	}
-	settings := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncgroupDriver: systemd\n" +
-		"evictionHard: {memory.available: 10Mi}\n"
-	if err := u.WriteFile(ctx, "/etc/nodeagent/20-node.yaml", []byte(settings), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	t.Logf("installed and joined in %s\n%s", time.Since(begin).Round(time.Millisecond), out)
 	p := place{NodeNet: u.NodeNet, cluster: c, client: clientOf(t, c), run: func(ctx context.Context, args ...string) (string, error) {
 		return u.Output(ctx, args...)
 	}}
 	t.Cleanup(func() { keepJournal(t, u) })
-	p.on(ctx, t, "systemctl", "daemon-reload")
-	begin := time.Now()
-	t.Log(p.on(ctx, t, "nodeagent", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
-		"--node-ip", u.IP.String(), "--timeout", "2m"))
-	t.Logf("joined in %s", time.Since(begin).Round(time.Millisecond))
 	if err := c.WaitNodeReady(ctx, u.NodeNet, time.Minute); err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +58,10 @@ func TestLifeUML(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=90s")
-	got := p.on(ctx, t, "sh", "-c", "cat /sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice/cri-containerd-*.scope/memory.max /sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice/cri-containerd-*.scope/cpu.max")
-	if strings.Fields(got)[0] != "33554432" || !strings.Contains(got, "20000 100000") {
-		t.Errorf("memory.max and cpu.max are %q", got)
+	if got := limits(ctx, t, p); got != "33554432 33554432 20000 100000 20000 100000" {
+		t.Errorf("memory.max and cpu.max of pod and container are %q", got)
 	}
+	resize(ctx, t, p)
 	p.kubectl(ctx, t, "delete", "pod", "limited", "client", "--grace-period=1")
 	p.kubectl(ctx, t, "delete", "service", "web")
 	nothingLeft(ctx, t, p, before)
@@ -91,9 +72,6 @@ func TestLifeUML(t *testing.T) {
 		t.Errorf("the service is %q", got)
 	}
 	plug(ctx, t, p, u)
-	if os.Getenv("KEEP") != "" {
-		time.Sleep(time.Hour)
-	}
 }
 
 const limited = `
@@ -108,6 +86,33 @@ spec:
     command: [sleep, "100000"]
     resources: {limits: {memory: 32Mi, cpu: 200m}}
 `
+
+// limits are memory.max and cpu.max of the pod limited and of its container.
+func limits(ctx context.Context, t *testing.T, p place) string {
+	t.Helper()
+	const pod = "/sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice"
+	const container = pod + "/cri-containerd-*.scope"
+	return strings.Join(strings.Fields(p.on(ctx, t, "sh", "-c", "cat "+pod+"/memory.max "+container+"/memory.max "+pod+"/cpu.max "+container+"/cpu.max")), " ")
+}
+
+// resize gives the pod limited more, and then less, without a restart (KEP-1287).
+func resize(ctx context.Context, t *testing.T, p place) {
+	t.Helper()
+	for _, to := range []struct{ cpu, memory, want string }{
+		{"300m", "48Mi", "50331648 50331648 30000 100000 30000 100000"},
+		{"100m", "40Mi", "41943040 41943040 10000 100000 10000 100000"},
+	} {
+		size := `{"cpu":"` + to.cpu + `","memory":"` + to.memory + `"}`
+		p.kubectl(ctx, t, "patch", "pod", "limited", "--subresource=resize", "-p",
+			`{"spec":{"containers":[{"name":"c","resources":{"requests":`+size+`,"limits":`+size+`}}]}}`)
+		eventually(ctx, t, time.Minute, "a pod of another size", func() (bool, string) {
+			told := p.kubectl(ctx, t, "get", "pod", "limited", "-o",
+				"jsonpath={.status.containerStatuses[0].resources.limits.cpu} {.status.containerStatuses[0].resources.limits.memory} {.status.containerStatuses[0].restartCount}")
+			got := limits(ctx, t, p)
+			return told == to.cpu+" "+to.memory+" 0" && got == to.want, told + ": " + got
+		})
+	}
+}
 
 // plug runs a pod, pulls the machine's plug, and expects the same pod to run again with everything it had but its processes.
 func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
