@@ -12,7 +12,7 @@ import (
 
 // treePackages make the one Debian tree that all layers are cut from.
 var treePackages = []string{
-	"busybox-static", "bash-static", "bind9-dnsutils", "ca-certificates", "conntrack", "curl", "hostname", "iperf", "iproute2", "iputils-ping",
+	"busybox-static", "bash-static", "bind9-dnsutils", "ca-certificates", "conntrack", "curl", "hostname", "iproute2", "iputils-ping",
 	"netcat-openbsd", "nginx", "perl", "procps", "socat", "stress",
 }
 

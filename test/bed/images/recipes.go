@@ -44,7 +44,7 @@ func recipes() map[string]recipe {
 		}
 		return c
 	}
-	agnhost := recipe{[]string{"debian", "wget", "iperf", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
+	agnhost := recipe{[]string{"debian", "wget", "agnhost", "agnhost-files"}, config("/agnhost", "pause", "80", "8080", "8081", "9376", "5000")}
 	pause := recipe{[]string{"pause"}, config("/pause", "")}
 	pause.config.User = "65535:65535"
 	nonroot := recipe{[]string{"debian"}, config("", "bash")}
@@ -98,7 +98,7 @@ func (b *builder) entries(ctx context.Context, name string) ([]entry, error) {
 		return b.debianEntries(ctx, nil)
 	case "nginx":
 		return b.debianEntries(ctx, nginxFiles(), "nginx")
-	case "perl", "iperf", "conntrack":
+	case "perl", "conntrack":
 		return b.debianEntries(ctx, nil, name)
 	case "resource-consumer":
 		return b.resourceConsumer(ctx)
