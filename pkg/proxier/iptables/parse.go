@@ -258,7 +258,7 @@ func chance(text string) string {
 	if err != nil || f < 0 || f > 1 {
 		return text
 	}
-	return strconv.FormatInt(int64(math.Round(f*(1<<31)/8)), 10) // the last digits are rounded in print
+	return strconv.FormatInt(int64(math.Round(f*(1<<31))), 10)
 }
 
 func hexadecimal(text string) string {
