@@ -13,8 +13,8 @@ func proxyCommand() *cobra.Command {
 	cleanup := &cobra.Command{
 		Use:   "cleanup [flags of run]",
 		Short: "Remove the rules for Services, those that a kube-proxy left included",
-		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables or nftables included. Rules of
-other programs stay. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
+		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables, nftables or
+IPVS included. Rules of other programs stay. Connections through IPVS end. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, _, err := config.Load(&flags)

@@ -62,7 +62,7 @@ var direct = []struct {
 		"one owner of netlink in each half",
 		[]string{"pkg/...", "cmd/..."},
 		[]string{"github.com/vishvananda/netlink/..."},
-		[]string{"pkg/podnet", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct"},
+		[]string{"pkg/podnet", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
 	},
 	{
 		"client-go belongs to the parts that talk to the API server",

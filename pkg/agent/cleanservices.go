@@ -14,38 +14,55 @@ import (
 )
 
 // CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy before us: in both
-// variants of iptables, and in nftables. Other programs' rules stay. It works twice.
+// variants of iptables, in nftables and in IPVS. Other programs' rules stay. It works twice.
 func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) error {
-	all := cleanRules(ctx, c, log, func(f corev1.IPFamily, version string) {
-		log.Info("Removed the rules for Services", "family", f, "iptables", version)
-	})
+	return cleanRules(ctx, c, log, func(what string) { log.Info(what) })
+}
+
+// cleanRules removes the rules wherever there are any, and tells of each place that it did.
+func cleanRules(ctx context.Context, c *config.Config, log *slog.Logger, did func(what string)) error {
+	var all error
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
-		if err == nil {
-			err = cleaner.Clean(ctx)
-		}
-		all = errors.Join(all, err)
+		all = errors.Join(all, cleanFamily(ctx, c, f, log, did))
 	}
 	return all
 }
 
-// cleanRules removes the rules from every variant of iptables that has any, and tells of each that it did.
-func cleanRules(ctx context.Context, c *config.Config, log *slog.Logger, did func(f corev1.IPFamily, version string)) error {
+func cleanFamily(ctx context.Context, c *config.Config, f corev1.IPFamily, log *slog.Logger, did func(what string)) error {
 	var all error
-	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		for _, program := range iptables.InUse(ctx, f) {
-			backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(c.Proxy, f, nil), Tool: program, Log: log})
-			if err == nil {
-				err = backend.Cleanup(ctx)
-			}
-			if err != nil {
-				all = errors.Join(all, fmt.Errorf("removing %s rules from %s: %w", f, program.Version(), err))
-				continue
-			}
-			did(f, program.Version())
+	for _, program := range iptables.InUse(ctx, f) {
+		backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(c.Proxy, f, nil), Tool: program, Log: log})
+		if err == nil {
+			err = backend.Cleanup(ctx)
 		}
+		if err != nil {
+			all = errors.Join(all, fmt.Errorf("removing %s rules from %s: %w", f, program.Version(), err))
+			continue
+		}
+		did(fmt.Sprintf("removed Service rules (%s, %s)", f, program.Version()))
 	}
-	return all
+	cleaner, err := leftovers.New(leftovers.Config{Family: f, Exclude: c.Proxy.IPVS.ExcludeCIDRs, Log: log})
+	if err != nil {
+		return errors.Join(all, err)
+	}
+	cleaned, err := cleaner.Clean(ctx) // after the rules, which name its ip sets
+	for _, what := range cleaned {
+		did(what)
+	}
+	return errors.Join(all, err)
+}
+
+// cleanOther cleans up after a kube-proxy in mode ipvs, which works in both families wherever it runs, in the one that this
+// node has no address of: nothing runs there that could break.
+func cleanOther(ctx context.Context, c *config.Config, f corev1.IPFamily, log *slog.Logger) error {
+	cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
+	if err != nil {
+		return err
+	}
+	if found, err := cleaner.Found(); err != nil || !found {
+		return err
+	}
+	return cleanFamily(ctx, c, f, log, func(what string) { log.Info(what) })
 }
 
 // hint tells other programs which variant of iptables this node uses, as kubelet does, where no services half does so.

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
@@ -291,9 +290,7 @@ func (r *reset) images(ctx context.Context) error {
 
 // rules removes those of each address family. A machine without iptables has none.
 func (r *reset) rules(ctx context.Context) error {
-	return cleanRules(ctx, r.Config, r.Log, func(f corev1.IPFamily, version string) {
-		r.did("removed Service rules (%s, %s)", f, version)
-	})
+	return cleanRules(ctx, r.Config, r.Log, func(what string) { r.did("%s", what) })
 }
 
 // cgroups removes kubepods, whichever driver made it: the configuration that said so may be gone.

@@ -242,8 +242,14 @@ func (s *services) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.checks.Run(ctx) })
-	for _, f := range families {
-		g.Go(func() error { return s.runFamily(ctx, f) })
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		if slices.Contains(families, f) {
+			g.Go(func() error { return s.runFamily(ctx, f) })
+			continue
+		}
+		if err := cleanOther(ctx, s.config, f, s.log); err != nil {
+			s.log.Error("Cleaning up after a kube-proxy in mode ipvs, in a family that this node has not", "family", f, "err", err)
+		}
 	}
 	s.runPages(ctx, g)
 	return g.Wait()
@@ -253,12 +259,15 @@ func (s *services) Run(ctx context.Context) error {
 // again: the program may be installed any moment.
 func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		loop, err := s.loop(ctx, f)
+		loop, cleaner, err := s.loop(ctx, f)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // the end was asked for
 		case err == nil:
-			return loop.Run(ctx)
+			g, ctx := errgroup.WithContext(ctx)
+			g.Go(func() error { return cleaner.Run(ctx) })
+			g.Go(func() error { return loop.Run(ctx) })
+			return g.Wait()
 		}
 		s.health.Failed(f, err)
 		s.log.Error("Services of an address family are not programmed", "family", f, "err", err, "retryIn", pause)
@@ -270,28 +279,50 @@ func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 	}
 }
 
-// loop makes what programs one family.
-func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, error) {
+// loop makes what programs one family, and what cleans up after a kube-proxy in another mode.
+func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, *leftovers.Cleaner, error) {
 	backend, err := s.backend(ctx, f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, Done: func(deleted int, took time.Duration) {
+	var portals func() []service.Portal
+	if b, ok := backend.(interface{ FoundUDP() []service.Portal }); ok {
+		portals = b.FoundUDP
+	}
+	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, Portals: portals, Done: func(deleted int, took time.Duration) {
 		s.metrics.ConntrackDuration.WithLabelValues(string(f)).Observe(took.Seconds())
 		s.metrics.ConntrackDeleted.WithLabelValues(string(f)).Add(float64(deleted))
 	}})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: s.log})
+	rules, _ := backend.(leftovers.Rules)
+	cleaner, err := leftovers.New(leftovers.Config{
+		Family: f, Rules: rules, NodeIP: s.nodeIP(f), Exclude: s.config.Proxy.IPVS.ExcludeCIDRs, Log: s.log,
+	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return proxier.New(proxier.Config{
+	loop, err := proxier.New(proxier.Config{
 		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks, cleaner},
 		MinInterval: s.config.Proxy.IPTables.MinSyncPeriod, CheckInterval: s.config.Proxy.IPTables.SyncPeriod,
 		Settled: trim, Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
 	})
+	return loop, cleaner, err
+}
+
+// nodeIP is the node's address of a family; the zero value: it has none.
+func (s *services) nodeIP(f corev1.IPFamily) netip.Addr {
+	ips, err := facts.Addresses(s.config.Node.IPs)
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, ip := range ips {
+		if ip.Is4() == (f == corev1.IPv4Protocol) {
+			return ip
+		}
+	}
+	return netip.Addr{}
 }
 
 // sysctls are the kernel's settings as the configuration wants them.

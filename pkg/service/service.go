@@ -49,6 +49,14 @@ type Snapshot struct {
 	Problems []Problem
 }
 
+// Portal is one of the places where a Service answers: an address, or a port of every node.
+type Portal struct {
+	Protocol corev1.Protocol
+	// Addr is a cluster IP, external IP or load balancer's IP; the zero value: Port is a node port.
+	Addr netip.Addr
+	Port uint16
+}
+
 // Service is one Service of the API that has an address of the family.
 type Service struct {
 	Namespace, Name string

@@ -79,7 +79,7 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 func (a NodeAgent) configure(n *Node) error {
 	for name, content := range map[string]string{
 		"20-node.yaml":  n.KubeletSettings(),
-		"30-proxy.yaml": n.proxySettings(""),
+		"30-proxy.yaml": proxySettings(""),
 		"40-test.yaml":  a.Config,
 	} {
 		if err := n.WriteFile(filepath.Join(nodeAgentConfigDir, name), []byte(content), 0o644); err != nil {

@@ -54,20 +54,25 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 // API server's own rules give its rights to.
 func (p Peer) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	c := n.Cluster()
-	kubeconfig, err := c.cp.output(ctx, c.Env(), "kubeadm", "kubeconfig", "user", "--config", c.run.path("cp/kubeadm.yaml"), "--client-name", "system:kube-proxy")
+	kubeconfig, err := c.proxyKubeconfig(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := n.WriteFile("/etc/kubernetes/kube-proxy.conf", []byte(kubeconfig), 0o600); err != nil {
 		return nil, err
 	}
-	config := n.proxySettings(p.ProxyMode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n"
+	config := proxySettings(p.ProxyMode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n"
 	if err := n.WriteFile("/var/lib/kube-proxy/config.yaml", []byte(config), 0o600); err != nil {
 		return nil, err
 	}
 	return n.Start(Spec{Name: "kube-proxy", Path: c.Tools().Get("kube-proxy"), Args: []string{
 		"--config=/var/lib/kube-proxy/config.yaml", "--hostname-override=" + n.Name,
 	}})
+}
+
+// proxyKubeconfig is kube-proxy's own.
+func (c *Cluster) proxyKubeconfig(ctx context.Context) (string, error) {
+	return c.cp.output(ctx, c.Env(), "kubeadm", "kubeconfig", "user", "--config", c.run.path("cp/kubeadm.yaml"), "--client-name", "system:kube-proxy")
 }
 
 const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
@@ -88,7 +93,7 @@ imageGCHighThresholdPercent: 100
 }
 
 // proxySettings is a KubeProxyConfiguration. mode "" is iptables.
-func (n *Node) proxySettings(mode string) string {
+func proxySettings(mode string) string {
 	if mode == "" {
 		mode = "iptables"
 	}

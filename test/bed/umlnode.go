@@ -21,6 +21,9 @@ type UMLNode struct {
 	cluster *Cluster
 }
 
+// UMLCommand is one command for such a machine's Run.
+type UMLCommand = uml.Command
+
 // AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The disk is prepared once a cache,
 // which takes minutes; after that a machine is up in some ten seconds.
 func (c *Cluster) AddUML(ctx context.Context, name string) (*UMLNode, error) {
@@ -115,4 +118,28 @@ const umlSettings = kubeletKind + "cgroupDriver: systemd\nfailSwapOn: false\nevi
 // WaitReady waits until the API says that the node is Ready.
 func (u *UMLNode) WaitReady(ctx context.Context, limit time.Duration) error {
 	return u.cluster.WaitNodeReady(ctx, u.NodeNet, limit)
+}
+
+// StartKubeProxy starts upstream's kube-proxy as a unit of that name. settings are added to its KubeProxyConfiguration.
+func (u *UMLNode) StartKubeProxy(ctx context.Context, mode, settings string) error {
+	programs, err := u.cluster.Builder().Build(ctx, "kube-proxy")
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := u.cluster.proxyKubeconfig(ctx)
+	if err != nil {
+		return err
+	}
+	config := proxySettings(mode) + "clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}\n" + settings
+	if err := errors.Join(
+		u.CopyTo(ctx, programs.Get("kube-proxy"), "/usr/local/bin/kube-proxy"),
+		u.WriteFile(ctx, "/etc/kubernetes/kube-proxy.conf", []byte(kubeconfig), 0o600),
+		u.WriteFile(ctx, "/var/lib/kube-proxy/config.yaml", []byte(config), 0o600),
+		u.WriteFile(ctx, "/etc/systemd/system/kube-proxy.service", []byte("[Service]\nExecStart=/usr/local/bin/kube-proxy "+
+			"--config=/var/lib/kube-proxy/config.yaml --hostname-override="+u.NodeNet.Name+"\n"), 0o644),
+	); err != nil {
+		return err
+	}
+	_, err = u.Output(ctx, "sh", "-c", "systemctl daemon-reload && systemctl start kube-proxy")
+	return err
 }

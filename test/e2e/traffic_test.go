@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +10,15 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -28,8 +30,14 @@ const (
 	trafficVIP = "10.96.77.77"
 	// places are addresses of endpoints, all of them the node's own: what is tested is the way to them.
 	places = 8
-	// rate is how many short connections are made a second.
+	// slicesOf is in how many EndpointSlices they are; each is changed by a writer of its own.
+	slicesOf = 4
+	// changes is how many changes of endpoints there are a second.
+	changes = 100
+	// rate is how many short connections begin a second, whether the ones before have ended or not.
 	rate = 1000
+	// callers is how many of them may be under way.
+	callers = 64
 )
 
 // agentAndProxy is a node of ours on which kube-proxy can be started as well.
@@ -49,7 +57,7 @@ spec:
 
 // TestTraffic: a connection that lasts and a thousand short ones a second go through a Service while the agent is killed,
 // endpoints change a hundred times a second, kube-proxy takes over and the agent takes over from it: no reset, no failed
-// connect. NODEAGENT_CHURN is how long endpoints change; default 10s.
+// connect. NODEAGENT_CHURN is how long endpoints change; default 10s, 60s for the figures.
 func TestTraffic(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -64,9 +72,10 @@ func TestTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := fastClient(t, c)
-	slice, err := client.DiscoveryV1().EndpointSlices("default").Create(ctx, trafficSlice(places), metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
+	for i := range slicesOf {
+		if _, err := client.DiscoveryV1().EndpointSlices("default").Create(ctx, trafficSlice(i), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	conn := longConnection(ctx, t, n)
 	s := startStream(ctx, t, n)
@@ -82,7 +91,7 @@ func TestTraffic(t *testing.T) {
 		t.Logf("%s: %s in %s", what, s.report(t), time.Since(begin).Round(time.Millisecond))
 	}
 	phase("quiet", func() error { return pause(ctx, 2*time.Second) })
-	phase("endpoints change", func() error { return changeEndpoints(ctx, client, slice, churn) })
+	phase("endpoints change", func() error { return changeEndpoints(ctx, t, client, churn) })
 	phase("agent is killed and started", func() error {
 		return errors.Join(agent.Kill(), pause(ctx, time.Second), agent.Start(), proxySyncs(ctx, n), pause(ctx, time.Second))
 	})
@@ -94,11 +103,11 @@ func TestTraffic(t *testing.T) {
 		proxy, err = bed.Peer{}.StartProxy(ctx, n)
 		return errors.Join(err, proxySyncs(ctx, n), pause(ctx, time.Second))
 	})
-	phase("endpoints change under kube-proxy", func() error { return changeEndpoints(ctx, client, slice, churn/4) })
+	phase("endpoints change under kube-proxy", func() error { return changeEndpoints(ctx, t, client, churn/4) })
 	phase("the agent takes over", func() error {
 		return errors.Join(proxy.Kill(), agent.Start(), proxySyncs(ctx, n), pause(ctx, time.Second))
 	})
-	phase("endpoints change again", func() error { return changeEndpoints(ctx, client, slice, churn/4) })
+	phase("endpoints change again", func() error { return changeEndpoints(ctx, t, client, churn/4) })
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -143,46 +152,61 @@ func fastClient(t *testing.T, c *bed.Cluster) kubernetes.Interface {
 
 func placeAddress(i int) string { return fmt.Sprintf("10.244.251.%d", i+1) }
 
-// trafficSlice has the first endpoint, and of the others some.
-func trafficSlice(some int) *discoveryv1.EndpointSlice {
-	short, long, shortPort, longPort := "short", "long", int32(8080), int32(7000)
+// trafficSlice is the i-th, with some of its places; the very first place is always there.
+func trafficSlice(i int) *discoveryv1.EndpointSlice {
+	short, long, shortPort, longPort := "short", "long", int32(8088), int32(7000)
 	s := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: "traffic", Labels: map[string]string{discoveryv1.LabelServiceName: "traffic"}},
+		ObjectMeta:  metav1.ObjectMeta{Name: fmt.Sprintf("traffic-%d", i), Labels: map[string]string{discoveryv1.LabelServiceName: "traffic"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports:       []discoveryv1.EndpointPort{{Name: &short, Port: &shortPort}, {Name: &long, Port: &longPort}},
 	}
-	for i := range places {
-		if i == 0 || rand.IntN(places) < some {
-			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{placeAddress(i)}})
+	for place := i; place < places; place += slicesOf {
+		if place == 0 || rand.IntN(2) == 0 {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{placeAddress(place)}})
 		}
 	}
 	return s
 }
 
-// changeEndpoints changes them a hundred times a second.
-func changeEndpoints(ctx context.Context, client kubernetes.Interface, slice *discoveryv1.EndpointSlice, d time.Duration) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	n := 0
-	for end := time.Now().Add(d); time.Now().Before(end); n++ {
-		slice.Endpoints = trafficSlice(places / 2).Endpoints
-		slice.ResourceVersion = ""
-		if _, err := client.DiscoveryV1().EndpointSlices("default").Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+// changeEndpoints changes them a hundred times a second, each change another than the one before.
+func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interface, d time.Duration) error {
+	var made atomic.Int64
+	var g errgroup.Group
+	begin := time.Now()
+	for i := range slicesOf {
+		g.Go(func() error {
+			tick := time.NewTicker(slicesOf * time.Second / changes)
+			defer tick.Stop()
+			before := ""
+			for time.Since(begin) < d {
+				slice := trafficSlice(i)
+				for fmt.Sprint(slice.Endpoints) == before {
+					slice = trafficSlice(i)
+				}
+				before = fmt.Sprint(slice.Endpoints)
+				if _, err := client.DiscoveryV1().EndpointSlices("default").Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+					return err
+				}
+				made.Add(1)
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-tick.C:
+				}
+			}
+			return nil
+		})
 	}
-	if least := int(d / (40 * time.Millisecond)); n < least {
-		return fmt.Errorf("only %d changes in %s", n, d)
+	err := g.Wait()
+	each := float64(made.Load()) / time.Since(begin).Seconds()
+	t.Logf("%d changes of endpoints, %.0f a second", made.Load(), each)
+	if least := changes / 2.0; err == nil && each < least {
+		return fmt.Errorf("%.0f changes a second, less than %.0f: that is no test", each, least)
 	}
-	return nil
+	return err
 }
 
-// serveTraffic answers on the node: port 8080 says a word and hangs up, port 7000 echoes lines.
+// serveTraffic answers on the node: port 8088 says a word and hangs up, port 7000 echoes lines.
 func serveTraffic(ctx context.Context, t *testing.T, n *bed.Node) {
 	t.Helper()
 	for i := range places {
@@ -190,11 +214,20 @@ func serveTraffic(ctx context.Context, t *testing.T, n *bed.Node) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
+	answerIn(t, n.NetNS())
+}
+
+// answerIn is the endpoints' part, at every address of a network namespace.
+func answerIn(t *testing.T, namespace string) {
+	t.Helper()
 	for port, answer := range map[int]func(net.Conn){
-		8080: func(c net.Conn) { _, _ = io.WriteString(c, "hello\n") },
+		8088: func(c net.Conn) { // and waits for the caller to hang up, so that it keeps no TIME_WAIT
+			_, _ = io.WriteString(c, "hello\n")
+			_, _ = c.Read(make([]byte, 1))
+		},
 		7000: func(c net.Conn) { _, _ = io.Copy(c, c) },
 	} {
-		l, err := listenIn(n.NetNS(), fmt.Sprintf(":%d", port))
+		l, err := listenIn(namespace, fmt.Sprintf(":%d", port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -256,82 +289,96 @@ func longConnection(ctx context.Context, t *testing.T, n *bed.Node) net.Conn {
 	return conn
 }
 
-// stream makes short connections until it is stopped.
+// stream begins short connections at a fixed rate, until it is stopped.
 type stream struct {
 	stop func()
 
 	mu     sync.Mutex
-	made   int
+	begun  time.Time // of what is reported next
+	took   []time.Duration
 	errors []string
-	slow   int           // took more than half a second
-	worst  time.Duration // the slowest of them
+	missed int // were not begun: all callers were busy
 }
 
+// sources are where connections come from: the node, whose connections are masqueraded, and addresses of its pods.
+func sources(n *bed.Node) []string {
+	out := []string{n.IP.String()}
+	for i := range 7 {
+		out = append(out, fmt.Sprintf("10.244.252.%d", i+1))
+	}
+	return out
+}
+
+// startStream begins connections by the clock, from several addresses: what is late counts as slow, and ports do not run out.
 func startStream(ctx context.Context, t *testing.T, n *bed.Node) *stream {
 	t.Helper()
+	from := sources(n)
+	for _, a := range from[1:] {
+		if out, err := n.Output(ctx, "ip", "addr", "add", a+"/32", "dev", "lo"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &stream{}
+	s := &stream{begun: time.Now()}
 	var under sync.WaitGroup
 	s.stop = func() {
 		cancel()
 		under.Wait()
 	}
+	due := make(chan time.Time, callers)
+	for i := range callers {
+		under.Go(func() { s.call(ctx, t, n.NetNS(), from[i%len(from)], due) })
+	}
 	under.Go(func() {
-		tick := time.NewTicker(time.Second / rate)
-		defer tick.Stop()
-		room := make(chan struct{}, 64)
-		for {
+		defer close(due)
+		begin := time.Now()
+		for i := 0; ctx.Err() == nil; i++ {
+			at := begin.Add(time.Duration(i) * time.Second / rate)
+			time.Sleep(time.Until(at))
 			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			select {
-			case room <- struct{}{}:
-				under.Go(func() {
-					s.one(ctx, n)
-					<-room
-				})
-			default: // the machine is slower than that
+			case due <- at:
+			default:
+				s.add(0, errBusy)
 			}
 		}
 	})
 	return s
 }
 
-func (s *stream) one(ctx context.Context, n *bed.Node) {
-	begin := time.Now()
-	err := short(ctx, n)
-	took := time.Since(begin)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+var errBusy = errors.New("all callers are busy")
+
+// call makes connections that are due, on a thread that stays in the namespace.
+func (s *stream) call(ctx context.Context, t *testing.T, namespace, source string, due <-chan time.Time) {
+	runtime.LockOSThread() // and ends with it
+	there, err := netns.GetFromName(namespace)
+	if err == nil {
+		defer there.Close()
+		err = netns.Set(there)
+	}
 	if err != nil {
-		if ctx.Err() == nil {
-			s.errors = append(s.errors, err.Error())
-		}
+		t.Errorf("entering %s: %v", namespace, err)
 		return
 	}
-	s.made++
-	if took > time.Second/2 {
-		s.slow++
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	for at := range due {
+		err := shortTo(ctx, dialer.DialContext, trafficVIP+":80")
+		if ctx.Err() == nil {
+			s.add(time.Since(at), err)
+		}
 	}
-	s.worst = max(s.worst, took)
 }
 
-func short(ctx context.Context, n *bed.Node) error {
-	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	c, err := n.Dial(limit, "tcp", trafficVIP+":80")
-	if err != nil {
-		return err
+func (s *stream) add(took time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case errors.Is(err, errBusy):
+		s.missed++
+	case err != nil:
+		s.errors = append(s.errors, err.Error())
+	default:
+		s.took = append(s.took, took)
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	line, err := bufio.NewReader(c).ReadString('\n')
-	if err == nil && line != "hello\n" {
-		err = fmt.Errorf("the answer is %q", line)
-	}
-	return err
 }
 
 // report says how it went since the last report; any failure fails the test.
@@ -340,12 +387,20 @@ func (s *stream) report(t *testing.T) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.errors) > 0 {
-		t.Errorf("%d of %d connections failed: %s", len(s.errors), s.made+len(s.errors), strings.Join(s.errors[:min(5, len(s.errors))], "; "))
+		t.Errorf("%d of %d connections failed: %s", len(s.errors), len(s.took)+len(s.errors), strings.Join(s.errors[:min(5, len(s.errors))], "; "))
 	}
-	if s.made == 0 {
-		t.Error("no connection was made")
+	each := float64(len(s.took)) / time.Since(s.begun).Seconds()
+	if each < rate/5 {
+		t.Errorf("%.0f connections a second: that is no test", each)
 	}
-	out := fmt.Sprintf("%d short connections, %d failed, %d took more than 500ms, the slowest %s", s.made, len(s.errors), s.slow, s.worst.Round(time.Millisecond))
-	s.made, s.errors, s.slow, s.worst = 0, nil, 0, 0
+	out := "none"
+	if slices.Sort(s.took); len(s.took) > 0 {
+		at := func(share float64) time.Duration {
+			return s.took[int(share*float64(len(s.took)-1))].Round(100 * time.Microsecond)
+		}
+		out = fmt.Sprintf("%d short connections, %.0f a second (%d not begun, callers were busy), %d failed, p50 %s, p99 %s, the slowest %s",
+			len(s.took), each, s.missed, len(s.errors), at(0.5), at(0.99), at(1))
+	}
+	s.took, s.errors, s.missed, s.begun = nil, nil, 0, time.Now()
 	return out
 }

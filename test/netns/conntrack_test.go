@@ -93,6 +93,42 @@ func TestUDPFlowsFollowTheService(t *testing.T) {
 	}
 }
 
+// TestUDPFlowsOfServicesDeletedMeanwhile: the agent is down while a Service is deleted. The next one has never heard of it, but
+// its rules are there, so the flow that they began is ended; that of a Service that is still there goes on.
+func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		t.Run(string(f), func(t *testing.T) {
+			w := newWorld(t, f)
+			proxiertest.Sync(t, newBackend(t, w.node, f, nil), udpWith(t, f, proxiertest.Pod2))
+			c, err := w.dial(proxiertest.Pod1, "udp", udpVIP(f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			from := proxiertest.Address(proxiertest.Pod2, f).String()
+			wantFrom(t, c, from)
+			for _, next := range []struct {
+				now  *service.Snapshot
+				want string
+			}{
+				{udpWith(t, f, proxiertest.Pod2), from},
+				{&service.Snapshot{Family: f, Node: proxiertest.NodeView()}, ""},
+			} {
+				b := newBackend(t, w.node, f, nil)
+				cleaner, err := conntrack.New(conntrack.Config{Family: f, Log: quiet(), Now: time.Now, Portals: b.FoundUDP})
+				if err != nil {
+					t.Fatal(err)
+				}
+				proxiertest.Sync(t, b, next.now)
+				if err := in(w.node, func() error { return cleaner.Synced(t.Context(), nil, next.now) }); err != nil {
+					t.Fatal(err)
+				}
+				wantFrom(t, c, next.want)
+			}
+		})
+	}
+}
+
 // wantFrom asks until the answer comes from there; "" wants no answer.
 func wantFrom(t *testing.T, c net.Conn, want string) {
 	t.Helper()

@@ -25,6 +25,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Now is the clock.
 	Now func() time.Time
+	// Portals are those of the rules that this process found; may be nil.
+	Portals func() []service.Portal
 	// Done is told of each pass over the kernel's table; may be nil.
 	Done func(deleted int, took time.Duration)
 }
@@ -54,7 +56,11 @@ func (c *Cleaner) Synced(_ context.Context, prev, now *service.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("listing this node's addresses: %w", err)
 	}
-	plan := NewPlan(prev, now, local)
+	past := Past{Snapshot: prev}
+	if prev == nil && c.c.Portals != nil {
+		past.Portals = c.c.Portals()
+	}
+	plan := NewPlan(past, now, local)
 	if plan.Empty() {
 		return nil
 	}

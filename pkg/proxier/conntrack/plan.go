@@ -28,10 +28,19 @@ type Plan struct {
 	local     map[netip.Addr]bool
 }
 
-// NewPlan makes the plan for now. Addresses that prev had and now has not
-// belong to a Service that is gone; prev may be nil. local are the node's own
+// Past is what is known of the time before now.
+type Past struct {
+	// Snapshot is the one before; nil: there was none.
+	Snapshot *service.Snapshot
+	// Portals were in the kernel's rules when this process began: Services may
+	// have been deleted while none ran, and then nothing else names them.
+	Portals []service.Portal
+}
+
+// NewPlan makes the plan for now. Addresses that the past had and now has not
+// belong to a Service that is gone. local are the node's own
 // addresses: flows through it to other hosts' ports are none of ours.
-func NewPlan(prev, now *service.Snapshot, local []netip.Addr) *Plan {
+func NewPlan(past Past, now *service.Snapshot, local []netip.Addr) *Plan {
 	p := &Plan{
 		addresses: map[netip.AddrPort]map[netip.AddrPort]bool{},
 		nodePorts: map[uint16]map[netip.AddrPort]bool{},
@@ -49,12 +58,32 @@ func NewPlan(prev, now *service.Snapshot, local []netip.Addr) *Plan {
 		}
 		p.add(port, serving)
 	}
-	if prev != nil {
-		for port := range udpPorts(prev) {
+	if past.Snapshot != nil {
+		for port := range udpPorts(past.Snapshot) {
 			p.add(port, nil)
 		}
 	}
+	for _, portal := range past.Portals {
+		p.bury(portal)
+	}
 	return p
+}
+
+// bury takes note of an address, or of a node port, unless a Service has it now.
+func (p *Plan) bury(portal service.Portal) {
+	if portal.Protocol != corev1.ProtocolUDP {
+		return
+	}
+	if portal.Addr == (netip.Addr{}) {
+		if _, known := p.nodePorts[portal.Port]; !known {
+			p.nodePorts[portal.Port] = nil
+		}
+		return
+	}
+	at := netip.AddrPortFrom(portal.Addr, portal.Port)
+	if _, known := p.addresses[at]; !known {
+		p.addresses[at] = nil
+	}
 }
 
 // add sets what stands behind a port's addresses, unless that is known.

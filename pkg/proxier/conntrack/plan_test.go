@@ -72,7 +72,40 @@ func TestStale(t *testing.T) {
 		{"deleted Service, node port", full, gone, "192.168.77.2:30053", "10.244.1.1:5353", true},
 		{"nothing of ours", full, gone, "8.8.8.8:53", "8.8.8.8:53", false},
 	} {
-		plan := NewPlan(c.prev, c.now, local)
+		plan := NewPlan(Past{Snapshot: c.prev}, c.now, local)
+		if got := plan.Stale(Flow{netip.MustParseAddrPort(c.dst), netip.MustParseAddrPort(c.src)}); got != c.stale {
+			t.Errorf("%s: stale is %v, want %v", c.name, got, c.stale)
+		}
+	}
+}
+
+// TestStalePortals: what only the kernel's rules knew of.
+func TestStalePortals(t *testing.T) {
+	full, gone := snapshot(t, svcDNS+twoEndpoints), snapshot(t, "")
+	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
+	portals := []service.Portal{
+		{Protocol: corev1.ProtocolUDP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 53},
+		{Protocol: corev1.ProtocolUDP, Port: 30053},
+		{Protocol: corev1.ProtocolTCP, Addr: netip.MustParseAddr("10.96.0.11"), Port: 53},
+		{Protocol: corev1.ProtocolTCP, Port: 30055},
+	}
+	for _, c := range []struct {
+		name     string
+		now      *service.Snapshot
+		dst, src string
+		stale    bool
+	}{
+		{"deleted Service", gone, "10.96.0.10:53", "10.244.1.1:5353", true},
+		{"another port of its address", gone, "10.96.0.10:54", "10.244.1.1:5353", false},
+		{"deleted Service, node port", gone, "192.168.77.2:30053", "10.244.1.1:5353", true},
+		{"the same port of another host", gone, "192.0.2.1:30053", "10.244.1.1:5353", false},
+		{"deleted Service, rejected since", gone, "10.96.0.10:53", "10.96.0.10:53", false},
+		{"Service that is there", full, "10.96.0.10:53", "10.244.1.1:5353", false},
+		{"Service that is there, node port", full, "192.168.77.2:30053", "10.244.1.1:5353", false},
+		{"address of TCP", gone, "10.96.0.11:53", "10.244.1.1:5353", false},
+		{"node port of TCP", gone, "192.168.77.2:30055", "10.244.1.1:5353", false},
+	} {
+		plan := NewPlan(Past{Portals: portals}, c.now, local)
 		if got := plan.Stale(Flow{netip.MustParseAddrPort(c.dst), netip.MustParseAddrPort(c.src)}); got != c.stale {
 			t.Errorf("%s: stale is %v, want %v", c.name, got, c.stale)
 		}

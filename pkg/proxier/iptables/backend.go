@@ -54,10 +54,11 @@ type Backend struct {
 
 	mu       sync.Mutex
 	renderer *Renderer
-	applied  *Ruleset // nil: the kernel's state is not known
-	mark     uint64   // of the kernel with applied in it; 0: not known
-	glanced  uint64   // the mark that Glance saw last
-	patience int      // Checks until what was refused is tried again
+	applied  *Ruleset         // nil: the kernel's state is not known
+	mark     uint64           // of the kernel with applied in it; 0: not known
+	glanced  uint64           // the mark that Glance saw last
+	patience int              // Checks until what was refused is tried again
+	found    []service.Portal // of the kernel's first rules
 }
 
 // New checks the configuration; it does nothing yet.
@@ -134,13 +135,16 @@ func (b *Backend) restore(ctx context.Context, change *Ruleset, partial bool) er
 }
 
 func (b *Backend) full(ctx context.Context, want *Ruleset) error {
-	text, err := b.c.Tool.Save(ctx)
-	if err != nil {
-		return fmt.Errorf("reading the kernel's rules: %w", err)
+	read := outline
+	if b.found == nil {
+		read = portalsToo
 	}
-	kernel, err := outline(text)
+	kernel, err := b.read(ctx, read)
 	if err != nil {
-		return fmt.Errorf("reading the kernel's rules: %w", err)
+		return err
+	}
+	if b.found == nil {
+		b.found = udpPortals(kernel)
 	}
 	change := &Ruleset{Tables: slices.Clone(want.Tables)}
 	gone, absent := stale(kernel, want), missing(kernel, b.jumps)
@@ -152,8 +156,12 @@ func (b *Backend) full(ctx context.Context, want *Ruleset) error {
 	if err := b.restore(ctx, change, false); err != nil {
 		return fmt.Errorf("writing all rules: %w", err)
 	}
+	writes, err := b.dropIPVS(ctx, kernel, true)
+	if err != nil {
+		b.c.Log.Warn("rules of a kube-proxy in mode ipvs are left", "family", b.c.Options.Family, "err", err)
+	}
 	b.applied = want
-	b.expect(before, uint64(len(change.Tables)))
+	b.expect(before, uint64(len(change.Tables)+writes))
 	b.wrote(want, change)
 	b.c.Log.Info("wrote all service rules", "family", b.c.Options.Family, "nat", want.Rules("nat"), "filter", want.Rules("filter"),
 		"staleChains", len(gone["nat"]), "jumps", len(absent))
@@ -195,13 +203,9 @@ func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
 	if exact && mark == b.mark {
 		return nil, nil // nobody has written
 	}
-	text, err := b.c.Tool.Save(ctx)
+	kernel, err := b.read(ctx, Parse)
 	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's rules: %w", err)
-	}
-	kernel, err := Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's rules: %w", err)
+		return nil, err
 	}
 	drift = Drift(kernel, b.applied, b.jumps)
 	if len(drift) > 0 {
@@ -218,23 +222,12 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.applied = nil
-	text, err := b.c.Tool.Save(ctx)
+	kernel, err := b.read(ctx, outline)
 	if err != nil {
-		return fmt.Errorf("reading the kernel's rules: %w", err)
+		return err
 	}
-	kernel, err := outline(text)
-	if err != nil {
-		return fmt.Errorf("reading the kernel's rules: %w", err)
-	}
-	absent := missing(kernel, b.jumps)
-	for _, j := range b.jumps {
-		isAbsent := slices.ContainsFunc(absent, func(a Jump) bool { return a.line() == j.line() && a.Table == j.Table })
-		if isAbsent {
-			continue
-		}
-		if err := b.c.Tool.Delete(ctx, j); err != nil {
-			return fmt.Errorf("deleting the jump from %s of table %q: %w", j.From, j.Table, err)
-		}
+	if err := b.deleteJumps(ctx, kernel, append(ipvsJumps(), b.jumps...)); err != nil {
+		return err
 	}
 	change := removal(kernel)
 	if change.Empty() {
@@ -246,13 +239,13 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// removal deletes every chain of ours that the kernel has.
+// removal deletes every chain of ours, and of a kube-proxy before us, that the kernel has.
 func removal(kernel *Ruleset) *Ruleset {
 	out := &Ruleset{}
 	for _, t := range kernel.Tables {
 		change := Table{Name: t.Name}
 		for _, c := range t.Chains {
-			if owned(t.Name, c.Name) {
+			if owned(t.Name, c.Name) || slices.Contains(ipvsChains(t.Name), c.Name) {
 				change.Remove = append(change.Remove, c.Name)
 			}
 		}

@@ -1,0 +1,93 @@
+package iptables
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
+)
+
+// udpPortals are the places where Services answer UDP by the rules that the kernel has, ours or a kube-proxy's: those that
+// lead to endpoints, and those that refuse since there are none. They are sorted.
+func udpPortals(kernel *Ruleset) []service.Portal {
+	found := map[service.Portal]bool{}
+	for _, t := range kernel.Tables {
+		for _, c := range t.Chains {
+			if !hasPortals(t.Name, c.Name) {
+				continue
+			}
+			for rule := range strings.SplitSeq(c.Rules, "\n") {
+				if p, ok := portal(rule); ok && p.Protocol == corev1.ProtocolUDP {
+					found[p] = true
+				}
+			}
+		}
+	}
+	out := make([]service.Portal, 0, len(found))
+	for p := range found {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b service.Portal) int {
+		if c := a.Addr.Compare(b.Addr); c != 0 {
+			return c
+		}
+		return int(a.Port) - int(b.Port)
+	})
+	return out
+}
+
+// hasPortals says whether a chain's rules name such places.
+func hasPortals(table, chain string) bool {
+	switch chain {
+	case chainServices:
+		return true
+	case chainNodePorts:
+		return table == "nat"
+	case chainExternal:
+		return table == "filter"
+	}
+	return false
+}
+
+// portalsToo is outline with the rules that name such places.
+func portalsToo(text []byte) (*Ruleset, error) {
+	return parse(text, func(table, chain string) bool { return !owned(table, chain) || hasPortals(table, chain) })
+}
+
+// portal is the place that a rule matches; not ok: it matches something else.
+func portal(rule string) (p service.Portal, ok bool) {
+	list := words(rule)
+	for i := 2; i+1 < len(list); i++ { // after -A NAME
+		value := list[i+1]
+		switch list[i] {
+		case "!":
+			return p, false
+		case "-p":
+			p.Protocol = corev1.Protocol(strings.ToUpper(protocol(value)))
+		case "-d":
+			at, err := netip.ParsePrefix(prefix(value))
+			if err != nil || !at.IsSingleIP() {
+				return p, false
+			}
+			p.Addr = at.Addr()
+		case "--dport":
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return p, false
+			}
+			p.Port = uint16(n)
+		}
+	}
+	return p, p.Protocol != "" && p.Port != 0
+}
+
+// FoundUDP are the portals of UDP that the kernel's rules had before this Backend wrote any; nil before the first Sync.
+func (b *Backend) FoundUDP() []service.Portal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.found
+}
