@@ -289,6 +289,16 @@ func FuzzParse(f *testing.F) {
 		if once.String() != twice.String() {
 			t.Errorf("render, parse, render differ:\n%s", golden.LineDiff(once.String(), twice.String()))
 		}
+		for _, p := range udpPortals(once) {
+			if p.Port == 0 || p.Protocol != corev1.ProtocolUDP {
+				t.Errorf("%v is no portal of UDP", p)
+			}
+		}
+		for _, part := range []func([]byte) (*Ruleset, error){outline, portalsToo} {
+			if less, err := part([]byte(text)); err != nil || len(less.Tables) != len(once.Tables) {
+				t.Errorf("read in part: %v, %v", less, err)
+			}
+		}
 		for _, table := range once.Tables {
 			for _, c := range table.Chains {
 				for _, rule := range strings.Split(c.Rules, "\n") {

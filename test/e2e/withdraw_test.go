@@ -1,0 +1,352 @@
+package e2e_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/test/bed"
+)
+
+// signs is a folder of the node that the pods see: they say there when they learn something, and are told there to be unready.
+const signs = "/var/lib/signs"
+
+// talkers are two pods that say their names, go on doing so when they are to end, and leave a file the moment that they are asked to, and
+// the moment that a probe has failed.
+func talkers() string {
+	var all strings.Builder
+	for _, name := range []string{"a", "b"} {
+		fmt.Fprintf(&all, `
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, labels: {app: talker}}
+spec:
+  terminationGracePeriodSeconds: 6
+  containers:
+  - name: c
+    image: %[2]s
+    command: [bash, -c, "trap 'touch /signs/asked-%[1]s' TERM; mkdir /www; echo %[1]s >/www/index.html; httpd -p 8080 -h /www; while true; do sleep 0.02; done"]
+    readinessProbe: {periodSeconds: 1, failureThreshold: 1, exec: {command: [sh, -c, "test ! -e /signs/unready-%[1]s || { test -e /signs/failed-%[1]s || touch /signs/failed-%[1]s; exit 1; }"]}}
+    volumeMounts: [{name: signs, mountPath: /signs}]
+  volumes: [{name: signs, hostPath: {path: %[3]s, type: DirectoryOrCreate}}]
+---
+`, name, bed.Busybox, signs)
+	}
+	return all.String() + `
+apiVersion: v1
+kind: Service
+metadata: {name: talker}
+spec:
+  clusterIP: 10.96.77.79
+  selector: {app: talker}
+  ports: [{port: 80, targetPort: 8080}]
+`
+}
+
+// TestWithdraw: a pod of this node that is not ready any more, or is to end, gets no new connection from this node, however
+// late the API hears of it; where there is no other it is used all the same, and it is back when it is ready. No connection fails.
+// NODEAGENT_ROUNDS is how often the times are taken, with the agent's own knowledge and without; default 1.
+func TestWithdraw(t *testing.T) {
+	rounds, err := strconv.Atoi(os.Getenv("NODEAGENT_ROUNDS"))
+	if err != nil {
+		rounds = 1
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute+time.Duration(rounds)*time.Minute)
+	defer cancel()
+	p, n := newPlace(ctx, t, bed.NodeAgent{})
+	w := &withdrawal{place: p, node: n, t: t}
+	w.watch(ctx)
+	if err := p.cluster.Apply(ctx, talkers()); err != nil {
+		t.Fatal(err)
+	}
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s")
+	defer w.call(ctx)()
+	w.lands(ctx, "both are ready", "a", "b")
+	w.withoutAPI(ctx)
+	for _, mode := range []string{"on", "off"} {
+		agent := n.Process("nodeagent")
+		settings := "apiVersion: nodeagent.dev/v1alpha1\nkind: NodeAgentConfiguration\nlocalEndpoints: \"" + mode + "\"\n"
+		if err := n.WriteFile("/etc/nodeagent/40-test.yaml", []byte(settings), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := proxySyncs(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+		var all times
+		for range rounds {
+			w.round(ctx, &all)
+		}
+		t.Logf("localEndpoints %s, until no new connection lands, from the failed probe: %s; from SIGTERM: %s. Until the API server's watch says so: %s; %s",
+			mode, text(all.unready), text(all.ending), text(all.unreadyAPI), text(all.endingAPI))
+		t.Logf("localEndpoints %s, until the first connection lands, from the API server's watch saying that it is ready again: %s", mode, text(all.back))
+	}
+	w.failures()
+}
+
+// withdrawal calls the Service all the time, and remembers who answered.
+type withdrawal struct {
+	place
+	node *bed.Node
+	t    *testing.T
+
+	mu     sync.Mutex
+	last   map[string]time.Time // by pod: begin of the last connection that landed on it
+	failed []string
+	made   int
+	ready  map[string]bool      // as the API's slices have it
+	since  map[string]time.Time // when that was heard
+}
+
+// call makes a few hundred connections a second until it is told to stop.
+func (w *withdrawal) call(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	w.last = map[string]time.Time{}
+	var under sync.WaitGroup
+	for range 2 {
+		under.Go(func() {
+			for ctx.Err() == nil {
+				w.one(ctx)
+				_ = pause(ctx, 4*time.Millisecond)
+			}
+		})
+	}
+	return func() {
+		cancel()
+		under.Wait()
+	}
+}
+
+func (w *withdrawal) one(ctx context.Context) {
+	begin := time.Now()
+	name, err := ask(ctx, w.node.Dial, "10.96.77.79:80")
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.made++
+	if err != nil {
+		w.failed = append(w.failed, begin.Format("15:04:05.000 ")+err.Error())
+		return
+	}
+	if begin.After(w.last[name]) {
+		w.last[name] = begin
+	}
+}
+
+// ask is one HTTP request.
+func ask(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (string, error) {
+	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := dial(limit, "tcp4", address)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		return "", err
+	}
+	last := ""
+	for lines := bufio.NewScanner(conn); ; {
+		if !lines.Scan() {
+			if last != "a" && last != "b" {
+				return "", fmt.Errorf("the answer ends with %q: %w", last, lines.Err())
+			}
+			return last, nil
+		}
+		last = lines.Text()
+	}
+}
+
+func (w *withdrawal) failures() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.t.Logf("%d connections, %d failed", w.made, len(w.failed))
+	if len(w.failed) > 0 {
+		w.t.Errorf("connections failed: %s", strings.Join(w.failed[:min(5, len(w.failed))], "; "))
+	}
+}
+
+// landed is when the last connection began that landed on the pod.
+func (w *withdrawal) landed(pod string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last[pod]
+}
+
+// lands waits until connections land on these pods and, for half a second, on no other.
+func (w *withdrawal) lands(ctx context.Context, when string, want ...string) {
+	w.t.Helper()
+	eventually(ctx, w.t, 20*time.Second, when+": connections land on "+strings.Join(want, " and "), func() (bool, string) {
+		begin := time.Now()
+		_ = pause(ctx, 500*time.Millisecond)
+		var got []string
+		for _, pod := range []string{"a", "b"} {
+			if w.landed(pod).After(begin) {
+				got = append(got, pod)
+			}
+		}
+		return slices.Equal(got, want), fmt.Sprint(got)
+	})
+}
+
+// watch notes what the slices say of each pod.
+func (w *withdrawal) watch(ctx context.Context) {
+	w.ready, w.since = map[string]bool{}, map[string]time.Time{}
+	events, err := w.client.DiscoveryV1().EndpointSlices("default").Watch(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=talker"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		for e := range events.ResultChan() {
+			slice, ok := e.Object.(*discoveryv1.EndpointSlice)
+			if !ok {
+				return
+			}
+			now, ready := time.Now(), map[string]bool{}
+			for _, ep := range slice.Endpoints {
+				ready[ep.TargetRef.Name] = ep.Conditions.Ready == nil || *ep.Conditions.Ready
+			}
+			w.mu.Lock()
+			for _, pod := range []string{"a", "b"} {
+				if w.ready[pod] != ready[pod] {
+					w.ready[pod], w.since[pod] = ready[pod], now
+				}
+			}
+			w.mu.Unlock()
+		}
+	}()
+}
+
+// says waits until the API has the pod ready or not, and returns when that was heard.
+func (w *withdrawal) says(ctx context.Context, pod string, ready bool) time.Time {
+	w.t.Helper()
+	var at time.Time
+	eventually(ctx, w.t, 20*time.Second, "the EndpointSlice's word on "+pod, func() (bool, string) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		at = w.since[pod]
+		return w.ready[pod] == ready, fmt.Sprint(w.ready)
+	})
+	return at
+}
+
+// sign returns when a file was made by a pod.
+func (w *withdrawal) sign(ctx context.Context, name string) time.Time {
+	w.t.Helper()
+	var at time.Time
+	eventually(ctx, w.t, 20*time.Second, "the sign "+name, func() (bool, string) {
+		info, err := os.Stat(w.node.Path(signs + "/" + name))
+		if err != nil {
+			return false, err.Error()
+		}
+		at = info.ModTime()
+		return true, ""
+	})
+	return at
+}
+
+func (w *withdrawal) unready(pod string) {
+	w.t.Helper()
+	_ = os.Remove(w.node.Path(signs + "/failed-" + pod))
+	if err := w.node.WriteFile(signs+"/unready-"+pod, nil, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *withdrawal) readyAgain(pod string) {
+	w.t.Helper()
+	if err := os.Remove(w.node.Path(signs + "/unready-" + pod)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// withoutAPI: who makes EndpointSlices is frozen, so what happens is the node's own knowledge.
+func (w *withdrawal) withoutAPI(ctx context.Context) {
+	thaw, err := bed.Freeze(w.cluster.Process("kube-controller-manager"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.unready("a")
+	failed := w.sign(ctx, "failed-a")
+	w.lands(ctx, "a is not ready, and the API does not know", "b")
+	w.t.Logf("while the API does not know: until no new connection lands, from the failed probe: %d ms", w.landed("a").Sub(failed).Milliseconds())
+	w.unready("b")
+	w.sign(ctx, "failed-b")
+	w.lands(ctx, "none is ready, and the API does not know", "a", "b")
+	w.readyAgain("b")
+	w.lands(ctx, "b is ready again", "b")
+	w.readyAgain("a")
+	w.lands(ctx, "both are ready again", "a", "b")
+	if err := thaw(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.lands(ctx, "the API has caught up", "a", "b")
+}
+
+// times are of each round.
+type times struct{ unready, unreadyAPI, back, ending, endingAPI []time.Duration }
+
+// round takes the times once, with pod a.
+func (w *withdrawal) round(ctx context.Context, all *times) {
+	w.t.Helper()
+	w.unready("a")
+	failed := w.sign(ctx, "failed-a")
+	heard := w.says(ctx, "a", false)
+	w.lands(ctx, "a is not ready", "b")
+	all.unready = append(all.unready, w.landed("a").Sub(failed))
+	all.unreadyAPI = append(all.unreadyAPI, heard.Sub(failed))
+
+	gone := time.Now()
+	w.readyAgain("a")
+	heard = w.says(ctx, "a", true)
+	var first time.Time
+	for first.Before(gone) {
+		if err := pause(ctx, time.Millisecond); err != nil {
+			w.t.Fatal(err)
+		}
+		first = w.landed("a")
+	}
+	all.back = append(all.back, first.Sub(heard))
+	w.lands(ctx, "a is ready again", "a", "b")
+
+	_ = os.Remove(w.node.Path(signs + "/asked-a"))
+	w.kubectl(ctx, w.t, "delete", "pod", "a", "--wait=false")
+	asked := w.sign(ctx, "asked-a")
+	heard = w.says(ctx, "a", false)
+	w.lands(ctx, "a is to end", "b")
+	all.ending = append(all.ending, w.landed("a").Sub(asked))
+	all.endingAPI = append(all.endingAPI, heard.Sub(asked))
+	w.kubectl(ctx, w.t, "wait", "--for=delete", "pod/a", "--timeout=30s")
+	if err := w.cluster.Apply(ctx, talkers()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.kubectl(ctx, w.t, "wait", "--for=condition=Ready", "pod/a", "--timeout=30s")
+	w.lands(ctx, "a is there again", "a", "b")
+}
+
+// text is the median and the extremes.
+func text(d []time.Duration) string {
+	slices.Sort(d)
+	ms := func(i int) string { return strconv.FormatInt(d[i].Milliseconds(), 10) }
+	return fmt.Sprintf("%s ms (%s to %s)", ms(len(d)/2), ms(0), ms(len(d)-1))
+}
