@@ -175,10 +175,12 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 	begin := time.Now()
 	for i := range slicesOf {
 		g.Go(func() error {
-			tick := time.NewTicker(slicesOf * time.Second / changes)
-			defer tick.Stop()
 			before := ""
-			for time.Since(begin) < d {
+			for n := 0; time.Since(begin) < d; n++ {
+				due := begin.Add(time.Duration(n) * slicesOf * time.Second / changes)
+				if err := pause(ctx, time.Until(due)); err != nil { // by the clock: what is late is caught up
+					return err
+				}
 				slice := trafficSlice(i)
 				for fmt.Sprint(slice.Endpoints) == before {
 					slice = trafficSlice(i)
@@ -188,11 +190,6 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 					return err
 				}
 				made.Add(1)
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-tick.C:
-				}
 			}
 			return nil
 		})
