@@ -15,17 +15,27 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/storagelimit"
 )
 
-// storageEvery is how often pods with limits of their disk usage are measured, as in kubelet.
-const storageEvery = 10 * time.Second
+// storageEvery is how often pods with limits of their disk usage are measured, as in kubelet; storageShare is how many times as
+// long as the measuring took is waited at least, for folders of millions of files.
+const (
+	storageEvery = 10 * time.Second
+	storageShare = 20
+)
 
 // limitStorage ends pods that have used more of the disk than their spec allows. Those without limits cost nothing.
 func (p *pods) limitStorage(ctx context.Context) error {
 	if !p.config.Reserved.LocalStorage {
 		return nil
 	}
-	tick := time.NewTicker(storageEvery)
-	defer tick.Stop()
+	wait := time.NewTimer(storageEvery)
+	defer wait.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wait.C:
+		}
+		began := p.agent.options.Now()
 		for _, v := range p.loop.Snapshot() {
 			if !living(v) || !storagelimit.Limited(v.Pod, v.Static) {
 				continue
@@ -39,11 +49,7 @@ func (p *pods) limitStorage(ctx context.Context) error {
 			}
 			p.checkStorage(v, used)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+		wait.Reset(max(storageEvery, storageShare*p.agent.options.Now().Sub(began)))
 	}
 }
 
