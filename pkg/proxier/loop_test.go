@@ -127,6 +127,7 @@ func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer)
 func (f *fixture) ready() {
 	f.tracker.ServicesSynced()
 	f.tracker.SlicesSynced()
+	synctest.Wait() // or the loop, not having looked yet, would take these for two changes
 	f.tracker.NodeChanged(service.Node{Name: "me"}, true)
 }
 
