@@ -60,18 +60,35 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	if err := n.AddPath(dir); err != nil {
 		return err
 	}
-	program := filepath.Join(dir, "nodeagent")
 	if err := a.configure(n); err != nil {
 		return err
 	}
-	out, err := n.Output(ctx, program, "join", cmp.Or(a.Servers, c.Server()), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
+	agent := a.run(n, dir)
+	out, err := n.Output(ctx, agent.Path, "join", cmp.Or(a.Servers, c.Server()), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
 	c.logf("%s: nodeagent join %s\n%s", n.Name, c.Server(), out)
 	if err != nil {
 		return err
 	}
-	args := append([]string{"run", "--config", nodeAgentConfigDir, "--node-ip", n.IP.String()}, a.Args...)
-	_, err = n.Start(Spec{Name: "nodeagent", Path: program, Args: args})
+	_, err = n.Start(agent)
 	return err
+}
+
+// run is the agent as a process of the node, with the programs of a folder.
+func (a NodeAgent) run(n *Node, dir string) Spec {
+	args := append([]string{"run", "--config", nodeAgentConfigDir, "--node-ip", n.IP.String()}, a.Args...)
+	return Spec{Name: "nodeagent", Path: filepath.Join(dir, "nodeagent"), Args: args}
+}
+
+// StartProxy starts the services half alone, as a process of its own, on a node that this kind has started and whose agent is stopped.
+func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
+	dir, err := a.programs(ctx, n.Cluster())
+	if err != nil {
+		return nil, err
+	}
+	spec := a.run(n, dir)
+	spec.Name = "nodeagent-proxy"
+	spec.Args = append(spec.Args, "--pods", "off")
+	return n.Start(spec)
 }
 
 // configure writes what the bed and the test want. What the cluster wants, join reads from the cluster and writes into

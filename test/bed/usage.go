@@ -14,6 +14,7 @@ type Usage struct {
 	PID  int    // as seen from outside the node
 	Name string // up to 15 bytes of the program's name, as the kernel has it
 	RSS  int64  // resident memory, bytes
+	Peak int64  // the most of it so far
 	PSS  int64  // the same with shared pages divided among those who share them; 0 where the kernel does not say
 	// CPU is what it has used since its start, with its children that have ended and been waited for.
 	CPU time.Duration
@@ -87,12 +88,16 @@ func usage(pid int) (Usage, bool) {
 		switch key {
 		case "Name":
 			u.Name = value
-		case "VmRSS":
+		case "VmRSS", "VmHWM":
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
 			if err != nil {
 				return Usage{}, false
 			}
-			u.RSS = kib << 10
+			if key == "VmHWM" {
+				u.Peak = kib << 10
+			} else {
+				u.RSS = kib << 10
+			}
 		}
 	}
 	u.PSS = proportional(pid)

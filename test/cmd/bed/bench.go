@@ -19,7 +19,7 @@ import (
 
 type benchOptions struct {
 	pods, burst, bursts, starts int
-	services, changes           int
+	services, changes, fresh    int
 	idle, rest                  time.Duration
 	json, programs              string
 	out                         io.Writer
@@ -40,6 +40,8 @@ and is not counted. Ratios mean more than seconds: those depend on the machine a
   process start   from the start of the agent's programs until a watcher sees the node Ready
   endpoint change from the update call of an EndpointSlice until a connection through the ClusterIP succeeds from the node,
                   with as many Services there as --services says; the other node's proxy is stopped meanwhile
+  from nothing    from the start of the proxy, the Services being there and the node without a rule, until a connection through the
+                  last Service succeeds. nodeagent with both halves, and with its services half alone (--pods off), each beside kube-proxy
   memory          of the agent (nodeagent and nodeagent-pump; kubelet and kube-proxy), and of what it brings along
                   (containerd, shims, pause containers)`,
 		Example: `  bed bench --json figures.json
@@ -57,6 +59,7 @@ and is not counted. Ratios mean more than seconds: those depend on the machine a
 	fs.IntVar(&o.starts, "starts", 5, "how many starts of the agent, on each node; 0: none")
 	fs.IntVar(&o.services, "services", 500, "how many Services of two endpoints; 0: no part about Services")
 	fs.IntVar(&o.changes, "changes", 10, "how many changes of an endpoint, for each node")
+	fs.IntVar(&o.fresh, "fresh", 2, "how many starts of the proxies with all Services there and no rules; 0: none")
 	fs.DurationVar(&o.idle, "idle", time.Minute, "how long both do nothing while their CPU time is measured")
 	fs.DurationVar(&o.rest, "rest", 10*time.Second, "rest before memory is read")
 	fs.StringVar(&o.programs, "programs", "", "folder of nodeagent's programs; default: built from the source tree")
@@ -250,15 +253,20 @@ func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // use is what some processes use.
 type use struct {
-	rss, pss int64
-	cpu      time.Duration
+	rss, pss, peak int64
+	cpu            time.Duration
 }
 
-// cost of one side: of the agent, and of the runtime that it brings along.
-type cost struct{ agent, runtime use }
+func (u *use) add(v bed.Usage) {
+	u.rss, u.pss, u.peak, u.cpu = u.rss+v.RSS, u.pss+v.PSS, u.peak+v.Peak, u.cpu+v.CPU
+}
+
+// cost of one side: of the agent, of what it brings along, and, once more, of the process that programs Services.
+type cost struct{ agent, runtime, proxy use }
 
 func (c cost) all() use {
-	return use{c.agent.rss + c.runtime.rss, c.agent.pss + c.runtime.pss, c.agent.cpu + c.runtime.cpu}
+	a, r := c.agent, c.runtime
+	return use{a.rss + r.rss, a.pss + r.pss, a.peak + r.peak, a.cpu + r.cpu}
 }
 
 // costs reads both sides. What runs in the pods' own containers is not counted.
@@ -269,16 +277,15 @@ func (b *bench) costs() (out [2]cost, err error) {
 			return out, err
 		}
 		for _, u := range all {
-			var to *use
 			switch u.Name {
-			case "nodeagent", "nodeagent-pump", "kubelet", "kube-proxy":
-				to = &out[i].agent
+			case "nodeagent", "kube-proxy":
+				out[i].agent.add(u)
+				out[i].proxy.add(u)
+			case "nodeagent-pump", "kubelet":
+				out[i].agent.add(u)
 			case "containerd", "containerd-shim", "pause":
-				to = &out[i].runtime
-			default:
-				continue
+				out[i].runtime.add(u)
 			}
-			to.rss, to.pss, to.cpu = to.rss+u.RSS, to.pss+u.PSS, to.cpu+u.CPU
 		}
 	}
 	return out, nil

@@ -40,8 +40,22 @@ var (
 	loadedPSS      = [2]quantity{memory("with pods: PSS of agent"), memory("with pods: PSS of agent and runtime")}
 	servicesCPU    = seconds("Services: CPU of agent for creating them")
 	servicesRSS    = memory("Services: RSS of agent with them")
+	proxyCPU       = seconds("Services: CPU for creating them, nodeagent's both halves beside kube-proxy alone")
+	proxyRSS       = memory("Services: RSS with them, nodeagent's both halves beside kube-proxy alone")
+	fresh          = freshFigures("nodeagent's both halves beside kube-proxy alone")
+	freshProxy     = freshFigures("nodeagent's services half alone beside kube-proxy")
 	endpointChange = seconds("Services: endpoint change to packets", 0.5, 0.9)
 )
+
+// freshFigure are those of a proxy that starts with all Services there and no rules.
+type freshFigure struct{ took, cpu, peak, rss quantity }
+
+func freshFigures(who string) freshFigure {
+	return freshFigure{
+		seconds("from nothing: start to packets, " + who), seconds("from nothing: CPU, " + who),
+		memory("from nothing: peak RSS, " + who), memory("from nothing: RSS after a rest, " + who),
+	}
+}
 
 // report gathers the figures of one run.
 type report struct {
@@ -73,7 +87,7 @@ type row struct {
 
 func newReport(o benchOptions) report {
 	return report{Began: time.Now(), CPUs: runtime.NumCPU(), Load: [2]string{load()}, Given: map[string]any{
-		"pods": o.pods, "burst": o.burst, "bursts": o.bursts, "starts": o.starts, "services": o.services, "changes": o.changes,
+		"pods": o.pods, "burst": o.burst, "bursts": o.bursts, "starts": o.starts, "services": o.services, "changes": o.changes, "fresh": o.fresh,
 		"idleSeconds": o.idle.Seconds(),
 	}}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,11 +55,96 @@ func (b *bench) manyServices(ctx context.Context) error {
 	for i, s := range b.sides {
 		b.report.add(servicesCPU, s, (after[i].agent.cpu - before[i].agent.cpu).Seconds())
 		b.report.add(servicesRSS, s, mib(after[i].agent.rss))
+		b.report.add(proxyCPU, s, (after[i].proxy.cpu - before[i].proxy.cpu).Seconds())
+		b.report.add(proxyRSS, s, mib(after[i].proxy.rss))
 	}
 	b.say("changing an endpoint %d times for each node", b.changes)
-	return b.turns(ctx, b.changes, func(ctx context.Context, s *side, turn int) error {
+	err = b.turns(ctx, b.changes, func(ctx context.Context, s *side, turn int) error {
 		return b.changeEndpoint(ctx, s, turn, address)
 	})
+	if err != nil || b.fresh == 0 {
+		return err
+	}
+	b.say("starting the proxies with all Services there and no rules, %d times", b.fresh)
+	return b.turns(ctx, b.fresh, func(ctx context.Context, s *side, turn int) error { return b.fromNothing(ctx, s, turn, address) })
+}
+
+// fromNothing starts a side's proxy on a node without a rule: nodeagent with both halves, and then with its services half alone.
+func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address string) error {
+	proxy := s.node.Process(s.proxy)
+	if err := proxy.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	ours := s == b.sides[0]
+	whole := freshStart{address: address, figures: []freshFigure{fresh}, start: func() (*bed.Process, error) { return proxy, proxy.Start() }}
+	if !ours {
+		whole.figures = append(whole.figures, freshProxy) // kube-proxy's stand beside both
+	}
+	err := b.oneFresh(ctx, s, turn, whole)
+	if err != nil || !ours {
+		return err
+	}
+	if err := proxy.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	var alone *bed.Process
+	err = b.oneFresh(ctx, s, turn, freshStart{address: address, figures: []freshFigure{freshProxy}, start: func() (p *bed.Process, err error) {
+		alone, err = bed.NodeAgent{Dir: b.programs}.StartProxy(ctx, s.node)
+		return alone, err
+	}})
+	if err != nil {
+		return err
+	}
+	if err := alone.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	return proxy.Start()
+}
+
+// freshStart is a proxy to be started on a node without rules.
+type freshStart struct {
+	address string // to be reached
+	figures []freshFigure
+	start   func() (*bed.Process, error)
+}
+
+// oneFresh flushes all tables and measures a start.
+func (b *bench) oneFresh(ctx context.Context, s *side, turn int, f freshStart) error {
+	flush := s.node.Command(ctx, "iptables-restore")
+	flush.Stdin = strings.NewReader("*nat\nCOMMIT\n*filter\nCOMMIT\n*mangle\nCOMMIT\n")
+	if out, err := flush.CombinedOutput(); err != nil {
+		return fmt.Errorf("flushing the rules of node %q: %w: %s", s.node.Name, err, out)
+	}
+	if _, err := s.until(ctx, f.address, false); err != nil {
+		return err
+	}
+	began := time.Now()
+	p, err := f.start()
+	if err != nil {
+		return err
+	}
+	at, err := s.until(ctx, f.address, true)
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, b.rest); err != nil {
+		return err
+	}
+	all, err := s.node.Usage()
+	i := slices.IndexFunc(all, func(u bed.Usage) bool { return u.PID == p.PID() })
+	if err != nil || i < 0 {
+		return errors.Join(err, fmt.Errorf("reading what %q on %q uses: it does not run", p.Name(), s.node.Name))
+	}
+	if turn < 0 {
+		return nil
+	}
+	for _, q := range f.figures {
+		b.report.add(q.took, s, at.Sub(began).Seconds())
+		b.report.add(q.cpu, s, all[i].CPU.Seconds())
+		b.report.add(q.peak, s, mib(all[i].Peak))
+		b.report.add(q.rss, s, mib(all[i].RSS))
+	}
+	return nil
 }
 
 // createServices makes Services without a selector, whose endpoints are nobody's.
@@ -119,7 +205,7 @@ func endpoints(addresses ...string) []discoveryv1.Endpoint {
 // changeEndpoint takes the probed Service's endpoint away and gives it back, and measures that on one side while the other's
 // proxy is stopped, so that the two do not take the processors from each other.
 func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address string) error {
-	if err := b.setProbed(ctx, false); err != nil {
+	if _, err := b.setProbed(ctx, false); err != nil {
 		return err
 	}
 	for _, each := range b.sides {
@@ -135,8 +221,7 @@ func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address s
 	if err != nil {
 		return err
 	}
-	started := time.Now()
-	err = b.setProbed(ctx, true)
+	started, err := b.setProbed(ctx, true)
 	var at time.Time
 	if err == nil {
 		at, err = s.until(ctx, address, true)
@@ -151,24 +236,26 @@ func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address s
 	return err
 }
 
-func (b *bench) setProbed(ctx context.Context, there bool) error {
+// setProbed gives the probed Service its endpoint or takes it away, and returns when it asked for that.
+func (b *bench) setProbed(ctx context.Context, there bool) (began time.Time, err error) {
 	host, _, err := net.SplitHostPort(b.cluster.Server())
 	if err != nil {
-		return fmt.Errorf("reading the API server's address: %w", err)
+		return began, fmt.Errorf("reading the API server's address: %w", err)
 	}
 	slices := b.client.DiscoveryV1().EndpointSlices(benchNamespace)
 	slice, err := slices.Get(ctx, probed, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("reading EndpointSlice %q: %w", probed, err)
+		return began, fmt.Errorf("reading EndpointSlice %q: %w", probed, err)
 	}
 	slice.Endpoints = endpoints()
 	if there {
 		slice.Endpoints = endpoints(host)
 	}
+	began = time.Now()
 	if _, err := slices.Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("updating EndpointSlice %q: %w", probed, err)
+		return began, fmt.Errorf("updating EndpointSlice %q: %w", probed, err)
 	}
-	return nil
+	return began, nil
 }
 
 // patience with one connection: a packet that was dropped meets the old rules; the next attempt meets the new ones.
