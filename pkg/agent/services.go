@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -366,11 +368,27 @@ func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error { return servePlain(ctx, p.Healthz, s.health.Handler(), s.log, p.BindHardFail) })
 	}
 	if p.Metrics.IsValid() && p.Metrics.Port() != 0 {
-		m := http.NewServeMux()
-		m.Handle("/proxyMode", proxier.ModeHandler(string(p.Mode)))
-		m.Handle("/metrics", s.page)
-		m.Handle("/healthz", s.health.Handler())
-		m.Handle("/livez", s.health.Handler())
-		g.Go(func() error { return servePlain(ctx, p.Metrics, m, s.log, p.BindHardFail) })
+		g.Go(func() error { return servePlain(ctx, p.Metrics, s.metricsPages(), s.log, p.BindHardFail) })
 	}
+}
+
+// metricsPages are those of kube-proxy's metrics port. /healthz says that the process answers; whether it keeps up is on the other port.
+func (s *services) metricsPages() http.Handler {
+	m := http.NewServeMux()
+	m.Handle("/proxyMode", proxier.ModeHandler(string(s.config.Proxy.Mode)))
+	m.Handle("/metrics", s.page)
+	m.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
+	m.HandleFunc("/configz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_ = json.NewEncoder(w).Encode(map[string]any{config.KubeProxyGroup: s.config.KubeProxyConfiguration()})
+	})
+	if s.config.Proxy.Profiling {
+		m.HandleFunc("/debug/pprof/", pprof.Index)
+		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		m.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		m.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return m
 }

@@ -352,7 +352,7 @@ type Proxy struct {
 	Conntrack         Conntrack
 	// Healthz is /healthz of the proxy; default 0.0.0.0:10256, zero: off.
 	Healthz netip.AddrPort
-	// Metrics is /metrics and /proxyMode; default 127.0.0.1:10249, zero: off.
+	// Metrics is /metrics, /proxyMode and /configz; default 127.0.0.1:10249, zero: off.
 	Metrics netip.AddrPort
 	// BindHardFail makes a port that is in use fatal; default false.
 	BindHardFail bool

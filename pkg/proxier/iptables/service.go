@@ -190,10 +190,12 @@ func (r *portRules) nodePort() {
 		return
 	}
 	match := "-p " + r.proto + " -m " + r.proto + " --dport " + number(p.NodePort)
+	elsewhere := ""
 	if r.o.Accounting && r.o.LocalhostNodePorts && !r.o.ipv6() {
 		r.f.natNodePorts += line(chainNodePorts, comment(p.Name), "-d 127.0.0.0/8", match, r.o.count(CountLocalhost), "-j", r.ext)
+		elsewhere = "! -d 127.0.0.0/8" // one rule a packet: inserted ones stand in another order
 	}
-	r.f.natNodePorts += line(chainNodePorts, comment(p.Name), match, "-j", r.ext)
+	r.f.natNodePorts += line(chainNodePorts, comment(p.Name), match, elsewhere, "-j", r.ext)
 	if !r.hasExt {
 		r.f.filterExternal += line(chainExternal, r.noExtWhy, "-m addrtype --dst-type LOCAL", match, "-j", r.noExt)
 	}

@@ -1,0 +1,74 @@
+package config
+
+import (
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeproxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
+)
+
+// KubeProxyGroup is the key of KubeProxyConfiguration in kube-proxy's /configz.
+const KubeProxyGroup = "kubeproxy.config.k8s.io"
+
+// KubeProxyConfiguration is the document that gives this configuration, defaults filled in. Fields without effect here are empty.
+func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfiguration {
+	p := &c.Proxy
+	out := &kubeproxyv1alpha1.KubeProxyConfiguration{
+		Mode:                kubeproxyv1alpha1.ProxyMode(p.Mode),
+		HostnameOverride:    c.Node.Name,
+		HealthzBindAddress:  addressText(p.Healthz),
+		MetricsBindAddress:  addressText(p.Metrics),
+		BindAddressHardFail: p.BindHardFail,
+		EnableProfiling:     p.Profiling,
+		DetectLocalMode:     kubeproxyv1alpha1.LocalMode(p.DetectLocal),
+		ClusterCIDR:         strings.Join(texts(p.ClusterCIDRs), ","),
+		NodePortAddresses:   p.NodePortAddresses,
+		ConfigSyncPeriod:    metav1.Duration{Duration: p.ResyncPeriod},
+		IPTables: kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
+			MasqueradeBit: small(p.IPTables.MasqueradeBit), MasqueradeAll: p.IPTables.MasqueradeAll,
+			LocalhostNodePorts: new(p.IPTables.LocalhostNodePorts),
+			SyncPeriod:         metav1.Duration{Duration: p.IPTables.SyncPeriod},
+			MinSyncPeriod:      metav1.Duration{Duration: p.IPTables.MinSyncPeriod},
+		},
+		IPVS: kubeproxyv1alpha1.KubeProxyIPVSConfiguration{
+			Scheduler: p.IPVS.Scheduler, ExcludeCIDRs: texts(p.IPVS.ExcludeCIDRs), StrictARP: p.IPVS.StrictARP,
+			SyncPeriod: metav1.Duration{Duration: p.IPVS.SyncPeriod}, MinSyncPeriod: metav1.Duration{Duration: p.IPVS.MinSyncPeriod},
+			TCPTimeout: metav1.Duration{Duration: p.IPVS.TCPTimeout}, TCPFinTimeout: metav1.Duration{Duration: p.IPVS.TCPFinTimeout},
+			UDPTimeout: metav1.Duration{Duration: p.IPVS.UDPTimeout},
+		},
+		Conntrack: kubeproxyv1alpha1.KubeProxyConntrackConfiguration{
+			MaxPerCore: small(p.Conntrack.MaxPerCore), Min: small(p.Conntrack.Min), TCPBeLiberal: p.Conntrack.TCPBeLiberal,
+			TCPEstablishedTimeout: &metav1.Duration{Duration: p.Conntrack.TCPEstablished},
+			TCPCloseWaitTimeout:   &metav1.Duration{Duration: p.Conntrack.TCPCloseWait},
+			UDPTimeout:            metav1.Duration{Duration: p.Conntrack.UDP}, UDPStreamTimeout: metav1.Duration{Duration: p.Conntrack.UDPStream},
+		},
+	}
+	switch p.DetectLocal {
+	case localBridge:
+		out.DetectLocal.BridgeInterface = p.Interface
+	case localPrefix:
+		out.DetectLocal.InterfaceNamePrefix = p.Interface
+	}
+	out.SetGroupVersionKind(kubeproxyv1alpha1.SchemeGroupVersion.WithKind(kindProxy))
+	return out
+}
+
+// small is a number that came from an int32.
+func small(n int) *int32 { return new(int32(n)) } //nolint:gosec // see above
+
+func texts(prefixes []netip.Prefix) []string {
+	out := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = p.String()
+	}
+	return out
+}
+
+// addressText is empty for what is off.
+func addressText(a netip.AddrPort) string {
+	if !a.IsValid() || a.Port() == 0 {
+		return ""
+	}
+	return a.String()
+}

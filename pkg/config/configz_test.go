@@ -1,0 +1,45 @@
+package config
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+)
+
+// TestConfigzGivesTheSameConfiguration: what /configz shows, given as a file, is this configuration again.
+func TestConfigzGivesTheSameConfiguration(t *testing.T) {
+	for _, text := range []string{
+		"mode: iptables",
+		`
+clusterCIDR: 10.244.0.0/16,fd00::/64
+detectLocalMode: InterfaceNamePrefix
+detectLocal: {interfaceNamePrefix: veth}
+healthzBindAddress: 127.0.0.1:1256
+metricsBindAddress: 0.0.0.0
+bindAddressHardFail: true
+enableProfiling: true
+nodePortAddresses: [10.0.0.0/8]
+configSyncPeriod: 3m
+iptables: {masqueradeBit: 15, masqueradeAll: true, localhostNodePorts: true, syncPeriod: 20s, minSyncPeriod: 2s}
+ipvs: {scheduler: lc, excludeCIDRs: [10.1.0.0/16], strictARP: true, syncPeriod: 10s, minSyncPeriod: 1s, tcpTimeout: 1s, tcpFinTimeout: 2s, udpTimeout: 3s}
+conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 1h, tcpCloseWaitTimeout: 0s, tcpBeLiberal: true, udpTimeout: 4s, udpStreamTimeout: 5s}`,
+		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+	} {
+		resolve := func(data []byte) Config {
+			t.Helper()
+			c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x", Exists: func(string) bool { return false }})
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, data)
+			}
+			return c
+		}
+		c := resolve([]byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n" + text))
+		shown, err := json.Marshal(c.KubeProxyConfiguration())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := resolve(shown); !reflect.DeepEqual(c.Proxy, again.Proxy) {
+			t.Errorf("from %s\n%+v\n%+v", shown, c.Proxy, again.Proxy)
+		}
+	}
+}
