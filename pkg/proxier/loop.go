@@ -53,17 +53,19 @@ type Config struct {
 // and then sleeps until something changed, a retry is due or it is time to
 // look for drift. At most one sync is under way.
 type Loop struct {
-	c       Config
-	builder *service.Builder
-	seen    []*service.Snapshot // by observer: the last one it took
-	last    *service.Snapshot   // the last one in the kernel
-	retry   time.Duration       // 0: the last sync succeeded
-	rest    time.Duration       // to leave between the last sync and the next
-	ended   time.Time           // of the last sync
-	counted counts              // changes that the metrics know of
-	checked time.Time           // end of the last look for drift
-	effort  time.Duration       // of that look
-	left    map[string]bool     // objects that the backend left out
+	c         Config
+	builder   *service.Builder
+	seen      []*service.Snapshot // by observer: the last one it took
+	last      *service.Snapshot   // the last one in the kernel
+	retry     time.Duration       // 0: the last sync succeeded
+	rest      time.Duration       // to leave between the last sync and the next
+	ended     time.Time           // of the last sync
+	took      time.Duration       // the last sync
+	withdrawn int                 // withdrawals that it knew of
+	counted   counts              // changes that the metrics know of
+	checked   time.Time           // end of the last look for drift
+	effort    time.Duration       // of that look
+	left      map[string]bool     // objects that the backend left out
 }
 
 // New checks the configuration; it does nothing yet.
@@ -137,22 +139,29 @@ func newTimer(d time.Duration) *time.Timer {
 	return t
 }
 
-// wait is how long to gather before the next sync.
+// wait is how long to gather before the next sync. While a pod of this node
+// that is not to be used any more has rules, no longer than a sync takes: it
+// may be gone soon.
 func (l *Loop) wait() time.Duration {
 	l.c.Health.queued(l.c.Family, l.c.Now())
-	return max(0, l.rest-l.c.Now().Sub(l.ended))
+	rest := l.rest
+	if l.c.Tracker.withdrawn() != l.withdrawn {
+		rest = min(rest, l.took)
+	}
+	return max(0, rest-l.c.Now().Sub(l.ended))
 }
 
 func (l *Loop) sync(ctx context.Context) {
 	begin := l.c.Now()
 	l.c.Metrics.queued(l.c.Family, begin)
 	changes := l.c.Tracker.total()
+	l.withdrawn = l.c.Tracker.withdrawn()
 	snap := l.builder.Build(l.c.Tracker.objects())
 	first := l.last == nil
 	err := l.c.Backend.Sync(ctx, snap)
 	l.ended = l.c.Now()
 	took := l.ended.Sub(begin)
-	l.rest = min(l.c.MinInterval, restFactor*took)
+	l.took, l.rest = took, min(l.c.MinInterval, restFactor*took)
 	var left *service.LeftOutError
 	if err != nil && !errors.As(err, &left) {
 		if ctx.Err() != nil {

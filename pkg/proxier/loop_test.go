@@ -209,6 +209,32 @@ func TestSettledFollowsTheLastSync(t *testing.T) {
 	})
 }
 
+// TestWithdrawalsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a sync, not ten of them.
+func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
+		defer f.stop()
+		f.tracker.SliceChanged(nil, &discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{TargetRef: &corev1.ObjectReference{UID: "pod"}}}})
+		f.ready()
+		time.Sleep(10 * time.Second)
+		f.tracker.ServiceChanged(nil, svc("a", 80)) // until 10.05 s
+		time.Sleep(10 * time.Millisecond)
+		f.tracker.ServiceChanged(nil, svc("a", 81))
+		time.Sleep(60 * time.Millisecond)
+		f.tracker.Withdraw("pod", true)
+		f.tracker.ServiceChanged(nil, svc("a", 82)) // does not put it off
+		time.Sleep(200 * time.Millisecond)
+		f.tracker.Withdraw("pod", false) // may wait
+		f.tracker.Withdraw("unknown", true)
+		time.Sleep(10 * time.Second)
+		at := f.backend.times()[1:]
+		want := []time.Duration{10 * time.Second, 10*time.Second + 100*time.Millisecond, 10*time.Second + 650*time.Millisecond}
+		if !slices.Equal(at, want) {
+			t.Errorf("syncs at %v, want %v", at, want)
+		}
+	})
+}
+
 func TestFailuresAreTriedAgainWithTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failing atomic.Bool

@@ -30,8 +30,9 @@ type Tracker struct {
 	// gone are withdrawn pods that exist no more, until no slice has them.
 	gone map[types.UID]bool
 
-	changes counts // so far
-	wake    []chan struct{}
+	changes     counts // so far
+	withdrawals int    // of pods that slices have, so far
+	wake        []chan struct{}
 }
 
 // counts are changes of each kind.
@@ -114,6 +115,9 @@ func (t *Tracker) withdraw(pod types.UID, unready bool) {
 	}
 	t.node.Withdrawn = withdrawn
 	if t.listed(pod) {
+		if unready {
+			t.withdrawals++
+		}
 		t.changed(counts{})
 	}
 }
@@ -220,6 +224,13 @@ func (t *Tracker) total() counts {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.changes
+}
+
+// withdrawn returns the number of withdrawals so far of pods that slices have.
+func (t *Tracker) withdrawn() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.withdrawals
 }
 
 // subscribe returns a channel that has an element whenever something changed

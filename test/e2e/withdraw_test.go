@@ -71,6 +71,10 @@ func TestWithdraw(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s")
+	eventually(ctx, t, 20*time.Second, "the Service", func() (bool, string) {
+		got, err := ask(ctx, n.Dial, "10.96.77.79:80")
+		return err == nil, fmt.Sprint(got, err)
+	})
 	defer w.call(ctx)()
 	w.lands(ctx, "both are ready", "a", "b")
 	w.withoutAPI(ctx)
