@@ -85,6 +85,8 @@ func (p *player) play(line string) error {
 		p.held = append(p.held, rest)
 	case "release":
 		p.held = nil
+	case "created":
+		p.createSome()
 	case "stubborn":
 		p.stubborn[rest] = true
 	default:

@@ -158,15 +158,19 @@ func (p *planner) anyAlive() bool {
 func (p *planner) hold() {
 	for i := range p.view.Containers {
 		c := &p.view.Containers[i]
-		if c.Standing != Restarting || c.Latest == nil || !p.memory.Stops[c.Latest.ID].Replace {
+		ended := c.Latest
+		if ended != nil && ended.State == runtime.Created {
+			ended = c.Previous // the successor is there, and not started yet
+		}
+		if ended == nil || ended.State != runtime.Exited || !p.memory.Stops[ended.ID].Replace {
 			continue
 		}
 		failed := p.memory.Starts[c.Spec.Name].Count > 0 || p.memory.Images[c.Spec.Name].Failure.Count > 0
-		if since := p.now.Sub(c.Exit.Finished); failed || since >= holdStatus || since <= -holdStatus { // the clock may have been set
+		if since := p.now.Sub(ended.FinishedAt); failed || since >= holdStatus || since <= -holdStatus { // the clock may have been set
 			continue
 		}
 		p.plan.Hold = true
-		p.wake(c.Exit.Finished.Add(holdStatus))
+		p.wake(ended.FinishedAt.Add(holdStatus))
 	}
 }
 

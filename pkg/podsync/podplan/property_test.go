@@ -106,6 +106,9 @@ func (l *life) event() {
 		l.failures = nil
 		return
 	}
+	if l.chance(10) {
+		l.createSome()
+	}
 	switch n := l.rand.IntN(100); {
 	case n < 30:
 		l.now = l.now.Add(time.Duration(l.rand.IntN(20000)) * time.Millisecond)

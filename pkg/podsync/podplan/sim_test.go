@@ -324,18 +324,32 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 	return result
 }
 
-func (h *host) startContainer(a podplan.StartContainer, err error) {
+// create makes the record that the start of a container begins with; nil when the sandbox went while it was under way.
+func (h *host) create(a podplan.StartContainer) *runtime.Container {
 	rt := &h.have.Runtime
 	id := runtime.ContainerID(h.want.UID, a.Container, a.Attempt)
-	c := h.byID(id)
-	if c == nil {
-		if rt.Sandbox == nil {
-			return // it went while this was under way
+	if c := h.byID(id); c != nil || rt.Sandbox == nil {
+		return c
+	}
+	rt.Containers = append(rt.Containers, runtime.Container{
+		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, CreatedAt: h.now, SandboxID: rt.Sandbox.ID, State: runtime.Created,
+	})
+	return &rt.Containers[len(rt.Containers)-1]
+}
+
+// createSome takes every start that is under way as far as its record.
+func (h *host) createSome() {
+	for _, a := range h.flying {
+		if start, ok := a.(podplan.StartContainer); ok {
+			h.create(start)
 		}
-		rt.Containers = append(rt.Containers, runtime.Container{
-			ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, CreatedAt: h.now, SandboxID: rt.Sandbox.ID,
-		})
-		c = &rt.Containers[len(rt.Containers)-1]
+	}
+}
+
+func (h *host) startContainer(a podplan.StartContainer, err error) {
+	c := h.create(a)
+	if c == nil {
+		return
 	}
 	made := h.madeFrom[a.Key()]
 	for _, spec := range specs(made) {
