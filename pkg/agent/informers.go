@@ -143,10 +143,15 @@ func slim(o any) (any, error) {
 	switch t := o.(type) {
 	case *corev1.Service:
 		slimMeta(&t.ObjectMeta)
-		t.Spec.Selector = nil
+		slimSpec(&t.Spec)
 		t.Status.Conditions = nil
 	case *discoveryv1.EndpointSlice:
 		slimMeta(&t.ObjectMeta)
+		t.UID, t.AddressType = "", shared(t.AddressType)
+		for i := range t.Ports {
+			share(t.Ports[i].Name)
+			share(t.Ports[i].Protocol)
+		}
 		for i := range t.Endpoints {
 			slimEndpoint(&t.Endpoints[i])
 		}
@@ -164,15 +169,28 @@ func slimMeta(m *metav1.ObjectMeta) {
 	m.Annotations = only(m.Annotations, corev1.EndpointsLastChangeTriggerTime)
 }
 
+// slimSpec drops what chooses pods, which is the control plane's part.
+func slimSpec(s *corev1.ServiceSpec) {
+	s.Selector = nil
+	s.Type, s.SessionAffinity = shared(s.Type), shared(s.SessionAffinity)
+	share(s.IPFamilyPolicy)
+	share(s.InternalTrafficPolicy)
+	for i := range s.IPFamilies {
+		s.IPFamilies[i] = shared(s.IPFamilies[i])
+	}
+	for i := range s.Ports {
+		s.Ports[i].Name, s.Ports[i].Protocol = shared(s.Ports[i].Name), shared(s.Ports[i].Protocol)
+	}
+	if len(s.ClusterIPs) > 0 && s.ClusterIPs[0] == s.ClusterIP {
+		s.ClusterIPs[0] = s.ClusterIP
+	}
+}
+
 // slimEndpoint keeps of the pod what tells it from others.
 func slimEndpoint(e *discoveryv1.Endpoint) {
 	e.DeprecatedTopology, e.Hostname = nil, nil
-	if e.NodeName != nil {
-		*e.NodeName = shared(*e.NodeName)
-	}
-	if e.Zone != nil {
-		*e.Zone = shared(*e.Zone)
-	}
+	share(e.NodeName)
+	share(e.Zone)
 	if e.TargetRef != nil {
 		*e.TargetRef = corev1.ObjectReference{Kind: shared(e.TargetRef.Kind), UID: e.TargetRef.UID}
 	}
@@ -188,4 +206,11 @@ func only(all map[string]string, keys ...string) map[string]string {
 }
 
 // shared is the same text in memory that is stored once.
-func shared(text string) string { return unique.Make(text).Value() }
+func shared[T ~string](text T) T { return unique.Make(text).Value() }
+
+// share is shared for an optional text.
+func share[T ~string](text *T) {
+	if text != nil {
+		*text = shared(*text)
+	}
+}

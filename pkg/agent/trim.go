@@ -7,8 +7,8 @@ import (
 
 // trimShare of the live heap, and at least trimBytes, are what a trim must be expected to give back: a collection is not free.
 const (
-	trimShare = 0.25
-	trimBytes = 8 << 20
+	trimShare = 0.125
+	trimBytes = 4 << 20
 )
 
 // trim gives memory back to the machine after a burst of work. Writing the rules of thousands of Services makes much garbage, which
