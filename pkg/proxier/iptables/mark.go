@@ -24,7 +24,7 @@ type Marker interface {
 // the legacy tables: their sizes and numbers of rules.
 func (p *Program) Mark() (mark uint64, exact bool, err error) {
 	if p.Variant == nfTables {
-		mark, err = generation()
+		mark, err = p.generation()
 		return mark, true, err
 	}
 	mark, err = legacySizes(p.ipv6)
@@ -39,18 +39,24 @@ const (
 	headerSize        = 4 // struct nfgenmsg
 )
 
-// generation asks for the number of transactions of nf_tables in this network namespace.
-func generation() (uint64, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+// generation asks for the number of transactions of nf_tables in this network namespace. The socket is kept: it is asked every second.
+func (p *Program) generation() (uint64, error) {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	if p.socket == nil {
+		conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+		}
+		p.socket = conn
 	}
-	defer func() { _ = conn.Close() }()
-	answers, err := conn.Execute(netlink.Message{
+	answers, err := p.socket.Execute(netlink.Message{
 		Header: netlink.Header{Type: subsystemNFTables<<8 | getGeneration, Flags: netlink.Request},
 		Data:   make([]byte, headerSize),
 	})
 	if err != nil {
+		_ = p.socket.Close()
+		p.socket = nil
 		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
 	}
 	for _, answer := range answers {

@@ -12,9 +12,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+	"github.com/mdlayher/netlink"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -42,6 +44,9 @@ type Program struct {
 	ipv6          bool
 	// Variant is nf_tables or legacy.
 	Variant string
+
+	asking sync.Mutex
+	socket *netlink.Conn // for generation; nil: not open
 }
 
 // RefusedError is what iptables-restore said when it took nothing.
