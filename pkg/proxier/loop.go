@@ -143,17 +143,18 @@ func newTimer(d time.Duration) *time.Timer {
 // that is not to be used any more has rules, no longer than a sync takes: it
 // may be gone soon.
 func (l *Loop) wait() time.Duration {
-	l.c.Health.queued(l.c.Family, l.c.Now())
+	now := l.c.Now()
+	l.c.Health.queued(l.c.Family, now)
+	l.c.Metrics.queued(l.c.Family, now, l.c.Tracker.total().minus(l.counted))
 	rest := l.rest
 	if l.c.Tracker.withdrawn() != l.withdrawn {
 		rest = min(rest, l.took)
 	}
-	return max(0, rest-l.c.Now().Sub(l.ended))
+	return max(0, rest-now.Sub(l.ended))
 }
 
 func (l *Loop) sync(ctx context.Context) {
 	begin := l.c.Now()
-	l.c.Metrics.queued(l.c.Family, begin)
 	changes := l.c.Tracker.total()
 	l.withdrawn = l.c.Tracker.withdrawn()
 	snap := l.builder.Build(l.c.Tracker.objects())

@@ -90,6 +90,7 @@ type fixture struct {
 	tracker *proxier.Tracker
 	health  *proxier.Health
 	log     *bytes.Buffer
+	metrics *proxier.Metrics
 	settled atomic.Int32 // calls of Settled
 	stop    func()
 }
@@ -102,11 +103,11 @@ func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer)
 		b = &backend.(*glancing).fakeBackend
 	}
 	b.start = time.Now()
-	f := &fixture{backend: b, tracker: proxier.NewTracker(), log: &bytes.Buffer{}}
+	f := &fixture{backend: b, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(time.Now()), log: &bytes.Buffer{}}
 	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
 	l, err := proxier.New(proxier.Config{
 		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: backend, Observers: observers,
-		MinInterval: time.Second, CheckInterval: 30 * time.Second, Settled: func() { f.settled.Add(1) }, Health: f.health, Metrics: proxier.NewMetrics(time.Now()),
+		MinInterval: time.Second, CheckInterval: 30 * time.Second, Settled: func() { f.settled.Add(1) }, Health: f.health, Metrics: f.metrics,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now,
 	})
 	if err != nil {
@@ -185,6 +186,48 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 		all := f.backend.taken()
 		if got := all[len(all)-1].Services[0].Ports[0].Port; got != 179 {
 			t.Errorf("the last sync has port %d, not the newest", got)
+		}
+	})
+}
+
+// TestPendingChangesAreTold: from when they come until they are written, with the time at which the sync was asked for.
+func TestPendingChangesAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
+		defer f.stop()
+		f.ready()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(f.metrics.Collectors()...)
+		gauge := func(name string) float64 {
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, family := range families {
+				if family.GetName() == "kubeproxy_sync_proxy_rules_"+name {
+					return family.GetMetric()[0].GetGauge().GetValue()
+				}
+			}
+			t.Fatalf("there is no metric %s", name)
+			return 0
+		}
+		time.Sleep(10 * time.Second)
+		f.tracker.ServiceChanged(nil, svc("a", 80))
+		time.Sleep(100 * time.Millisecond) // written
+		asked := time.Now()
+		f.tracker.ServiceChanged(nil, svc("a", 81)) // gathered, as are those that follow
+		f.tracker.ServiceChanged(nil, svc("b", 80))
+		f.tracker.SliceChanged(nil, &discoveryv1.EndpointSlice{})
+		time.Sleep(100 * time.Millisecond)
+		if s, e := gauge("service_changes_pending"), gauge("endpoint_changes_pending"); s != 2 || e != 1 {
+			t.Errorf("%v Services and %v slices are pending, want 2 and 1", s, e)
+		}
+		if at := gauge("last_queued_timestamp_seconds"); at != float64(asked.UnixNano())/1e9 {
+			t.Errorf("queued at %v, want %v", at, asked)
+		}
+		time.Sleep(time.Second)
+		if s, e := gauge("service_changes_pending"), gauge("endpoint_changes_pending"); s != 0 || e != 0 {
+			t.Errorf("%v Services and %v slices are pending after the sync", s, e)
 		}
 	})
 }

@@ -111,8 +111,11 @@ func (m *Metrics) Count(h *Health) {
 	}
 }
 
-func (m *Metrics) queued(f corev1.IPFamily, at time.Time) {
+// queued says that a sync is due, for changes that no sync has written yet.
+func (m *Metrics) queued(f corev1.IPFamily, at time.Time, pending counts) {
 	m.lastQueued.WithLabelValues(string(f)).Set(float64(at.UnixNano()) / 1e9)
+	m.endpointsPending.WithLabelValues(string(f)).Set(float64(pending.slices))
+	m.servicesPending.WithLabelValues(string(f)).Set(float64(pending.services))
 }
 
 func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done) {
