@@ -239,7 +239,9 @@ func (x *Edges) updateResources(ctx context.Context, t Task, a podplan.UpdateRes
 }
 
 func (x *Edges) removeSandbox(ctx context.Context, t Task) error {
-	if !isEnding(t.Want) && t.Want.Reported.Phase == corev1.PodRunning {
+	// That of a pod which has completed is there to its end; the API may not know yet that it has.
+	lost := t.Have.Sandbox != nil && !t.Have.Sandbox.Ready
+	if lost && !isEnding(t.Want) && t.Want.Reported.Phase == corev1.PodRunning {
 		x.config.Events.Event(podRef(t.Want.Pod), corev1.EventTypeNormal, "SandboxChanged",
 			"Pod sandbox changed, it will be killed and re-created.")
 	}
