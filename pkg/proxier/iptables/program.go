@@ -38,8 +38,8 @@ const (
 
 // Program is the iptables programs of one family and variant.
 type Program struct {
-	ipt           *goiptables.IPTables
-	path          string
+	ipt           *goiptables.IPTables // nil: not asked what it can do
+	path, number  string
 	save, restore string
 	ipv6          bool
 	// Variant is nf_tables or legacy.
@@ -67,14 +67,11 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("iptables-restore refused %q: %s", e.Rule, e.Said)
 }
 
-// RandomFully says whether MASQUERADE --random-fully is known.
-func (p *Program) RandomFully() bool { return p.ipt.HasRandomFully() }
+// RandomFully says whether MASQUERADE --random-fully is known; only Detect finds out.
+func (p *Program) RandomFully() bool { return p.ipt != nil && p.ipt.HasRandomFully() }
 
 // Version is like "1.8.9 (nf_tables)".
-func (p *Program) Version() string {
-	a, b, c := p.ipt.GetIptablesVersion()
-	return fmt.Sprintf("%d.%d.%d (%s)", a, b, c, p.Variant)
-}
+func (p *Program) Version() string { return fmt.Sprintf("%s (%s)", p.number, p.Variant) }
 
 // Detect finds the programs to use for a family: those whose variant holds the
 // node's Kubernetes chains already, else the first that the kernel accepts of
@@ -103,7 +100,7 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 			"family", f, "using", inUse[0].Version())
 	}
 	for _, p := range append(inUse, found...) {
-		if err := p.probe(ctx); err != nil {
+		if err := errors.Join(p.probe(ctx), p.learn(proto)); err != nil {
 			problems = append(problems, fmt.Errorf("trying %q: %w", p.path, err))
 			continue
 		}
@@ -152,7 +149,8 @@ func contains(list []*Program, variant string) bool {
 	return false
 }
 
-var versionVariant = regexp.MustCompile(`\((\w+)\)`)
+// versionText is what --version prints, such as "iptables v1.8.9 (nf_tables)".
+var versionText = regexp.MustCompile(`v([\d.]+)(?: \((\w+)\))?`)
 
 func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program, error) {
 	path, err := exec.LookPath(name)
@@ -160,17 +158,25 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 		return nil, fmt.Errorf("finding %q: %w", name, err)
 	}
 	p := &Program{path: path, save: path + "-save", restore: path + "-restore", Variant: legacy, ipv6: proto == goiptables.ProtocolIPv6}
-	said, err := p.ask(ctx, "--version") // first with a bound, which the library has not
+	said, err := p.ask(ctx, "--version") // with a bound, which the library has not
 	if err != nil {
 		return nil, err
 	}
-	if p.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(path)); err != nil {
-		return nil, fmt.Errorf("asking %q for its version: %w", path, err)
+	m := versionText.FindSubmatch(said)
+	if m == nil {
+		return nil, fmt.Errorf("asking %q for its version: it says %q", path, said)
 	}
-	if m := versionVariant.FindSubmatch(said); m != nil {
-		p.Variant = string(m[1])
+	p.number = string(m[1])
+	if len(m[2]) > 0 {
+		p.Variant = string(m[2])
 	}
 	return p, nil
+}
+
+// learn asks what the program can do.
+func (p *Program) learn(proto goiptables.Protocol) (err error) {
+	p.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(p.path))
+	return err
 }
 
 // inUse says whether the variant holds chains that Kubernetes made.
@@ -180,7 +186,10 @@ func (p *Program) inUse(ctx context.Context) bool {
 	}
 	for _, table := range []string{"mangle", "nat"} {
 		text, err := p.run(ctx, p.save, nil, "-t", table)
-		if err == nil && (bytes.Contains(text, []byte(":"+chainHint+" ")) || bytes.Contains(text, []byte(":"+chainServices+" "))) {
+		if err != nil {
+			return false // the kernel does not know the variant
+		}
+		if bytes.Contains(text, []byte(":"+chainHint+" ")) || bytes.Contains(text, []byte(":"+chainServices+" ")) {
 			return true
 		}
 	}
