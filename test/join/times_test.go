@@ -12,18 +12,63 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
+// joins is how many to measure.
+func joins(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("NODEAGENT_JOINS")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestJoinToReady measures what TestUnderSystemd does on the machine itself, where a process starts as fast as on any, but no
+// systemd runs: the test starts the daemon where the unit would.
+func TestJoinToReady(t *testing.T) {
+	m := newMachine(t)
+	ctx := t.Context()
+	for name, text := range map[string]string{"20-node.yaml": m.node.KubeletSettings(), "30-proxy.yaml": "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack: {maxPerCore: 0}\n"} {
+		if err := m.node.WriteFile("/root/settings/"+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flags := []string{"--config", "/root/settings", "--node-ip", m.node.IP.String()}
+	var times []time.Duration
+	for range joins(t) {
+		start := time.Now()
+		if out, code := m.run("", append(m.good(), flags...)...); code != 0 {
+			t.Fatalf("joining: exit %d\n%s", code, out)
+		}
+		p, err := m.node.Start(bed.Spec{Name: "nodeagent", Path: m.program, Args: append([]string{"run", "--config", "/etc/nodeagent"}, flags...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.node.WaitReady(ctx, 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		times = append(times, time.Since(start))
+		if err := p.Stop(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if out, code := m.verb("reset", "--yes"); code != 0 {
+			t.Fatalf("reset: exit %d\n%s", code, out)
+		}
+		m.kubectl("delete", "node", m.node.Name)
+	}
+	slices.Sort(times)
+	t.Logf("join to Ready, %d times: p50 %s, all %v", len(times), times[len(times)/2], times)
+}
+
 // TestUnderSystemd joins a machine under systemd again and again, each time after a reset that has to leave nothing behind,
 // and once without its network. NODEAGENT_JOINS=10 for figures; once in between other tests.
 func TestUnderSystemd(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
-	runs := 1
-	if text := os.Getenv("NODEAGENT_JOINS"); text != "" {
-		var err error
-		if runs, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	runs := joins(t)
 	c := bed.New(t, bed.Options{})
 	u, err := c.AddUML(ctx, "u1")
 	if err != nil {
