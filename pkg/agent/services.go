@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/pprof"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -24,6 +23,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
+	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/service"
 	"github.com/nodeagent/nodeagent/pkg/status/facts"
 	"github.com/nodeagent/nodeagent/pkg/summary"
@@ -38,6 +38,8 @@ type services struct {
 	metrics *proxier.Metrics
 	log     *slog.Logger
 	now     func() time.Time
+	// addresses are the node's own.
+	addresses *addresses
 	// backend makes what programs a family; the embedder's or detected.
 	backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	page    http.Handler        // /metrics
@@ -47,7 +49,7 @@ type services struct {
 func newServices(a *Agent) (*services, error) {
 	c, o := a.config, a.options
 	s := &services{
-		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now,
+		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now, addresses: a.addresses,
 		backend: o.Backend, page: metricsPage(a.registry),
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
@@ -315,11 +317,7 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 
 // nodeIP is the node's address of a family; the zero value: it has none.
 func (s *services) nodeIP(f corev1.IPFamily) netip.Addr {
-	ips, err := facts.Addresses(s.config.Node.IPs)
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, ip := range ips {
+	for _, ip := range s.addresses.get() {
 		if ip.Is4() == (f == corev1.IPv4Protocol) {
 			return ip
 		}
@@ -384,11 +382,7 @@ func (s *services) metricsPages() http.Handler {
 		_ = json.NewEncoder(w).Encode(map[string]any{config.KubeProxyGroup: s.config.KubeProxyConfiguration()})
 	})
 	if s.config.Proxy.Profiling {
-		m.HandleFunc("/debug/pprof/", pprof.Index)
-		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		m.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		m.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		server.HandleProfiles(m)
 	}
 	return m
 }

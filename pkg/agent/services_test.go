@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -31,7 +32,8 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 		begin := time.Now()
 		s := &services{
 			config: &config.Config{}, tracker: tracker, metrics: proxier.NewMetrics(time.Now()), log: slog.New(slog.NewTextHandler(io.Discard, nil)), now: time.Now,
-			health: proxier.NewHealth(time.Now, time.Minute, tracker.NodeEligible),
+			health:    proxier.NewHealth(time.Now, time.Minute, tracker.NodeEligible),
+			addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now},
 			backend: func(context.Context, corev1.IPFamily) (proxier.Backend, error) {
 				tries = append(tries, time.Since(begin))
 				if len(tries) < 4 {

@@ -10,9 +10,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/storagelimit"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // storageEvery is how often pods with limits of their disk usage are measured, as in kubelet; storageShare is how many times as
@@ -81,7 +83,7 @@ func (p *pods) storageOf(ctx context.Context, pod *corev1.Pod) (storagelimit.Usa
 		}
 	}
 	have := p.have(pod.UID)
-	logs := filepath.Join(p.config.Paths.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+	logs := containerconfig.LogDir(p.config.Paths.PodLogs, runtime.PodRef{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
 	for _, c := range have.Containers {
 		if have.Latest(c.Name).ID != c.ID {
 			continue

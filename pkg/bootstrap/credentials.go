@@ -37,16 +37,21 @@ type Credentials struct {
 // LoadCredentials reads a kubeconfig. A certificate given by file is read from there again by Reload. Plugins that make
 // credentials (exec, auth-provider) are refused: a node has an identity of its own.
 func LoadCredentials(kubeconfig string) (*Credentials, error) {
-	base, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{})
+	base, err := loader.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
+	}
+	raw, err := loader.RawConfig() // of the same reading
 	if err != nil {
 		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
 	}
 	if base.ExecProvider != nil || base.AuthProvider != nil {
 		return nil, fmt.Errorf("reading kubeconfig %q: credentials by plugin are not for nodes; use a certificate or a token", kubeconfig)
 	}
-	c := &Credentials{proxy: base.Proxy, certFile: base.CertFile, keyFile: base.KeyFile}
-	if c.servers, err = serversOf(kubeconfig); err != nil {
-		return nil, err
+	c := &Credentials{proxy: base.Proxy, certFile: base.CertFile, keyFile: base.KeyFile, servers: &servers{list: currentContext(&raw).servers}}
+	if len(c.servers.list) == 0 {
+		return nil, fmt.Errorf("reading kubeconfig %q: its current context names no API server and user", kubeconfig)
 	}
 	if c.proxy == nil {
 		c.proxy = http.ProxyFromEnvironment
@@ -76,17 +81,6 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	base.Proxy = nil
 	c.base = *base
 	return c, nil
-}
-
-func serversOf(kubeconfig string) (*servers, error) {
-	k, _, err := readKubeconfig(kubeconfig, nil)
-	if err != nil {
-		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
-	}
-	if len(k.servers) == 0 {
-		return nil, fmt.Errorf("reading kubeconfig %q: its current context names no API server and user", kubeconfig)
-	}
-	return &servers{list: k.servers}, nil
 }
 
 func certOf(base *rest.Config) (*tls.Certificate, error) {

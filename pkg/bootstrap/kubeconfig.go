@@ -59,6 +59,11 @@ func parseKubeconfig(data []byte) kubeconfig {
 	if err != nil {
 		return kubeconfig{}
 	}
+	return currentContext(c)
+}
+
+// currentContext is what the current context leads to; empty if that is not all there.
+func currentContext(c *clientcmdapi.Config) kubeconfig {
 	ctx := c.Contexts[c.CurrentContext]
 	if ctx == nil || c.Clusters[ctx.Cluster] == nil || c.AuthInfos[ctx.AuthInfo] == nil {
 		return kubeconfig{}

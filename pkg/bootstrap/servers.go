@@ -24,7 +24,7 @@ func (s *servers) current() string {
 // leave goes on to the next address, unless another request has already left this one.
 func (s *servers) leave(address string) {
 	n := s.chosen.Load()
-	if len(s.list) > 1 && s.list[int(n)%len(s.list)] == address {
+	if s.list[int(n)%len(s.list)] == address {
 		s.chosen.CompareAndSwap(n, n+1)
 	}
 }

@@ -36,8 +36,11 @@ func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-func (b *Builder) logDir(pod runtime.PodRef) string {
-	return filepath.Join(b.config.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+func (b *Builder) logDir(pod runtime.PodRef) string { return LogDir(b.config.PodLogs, pod) }
+
+// LogDir is where a pod's containers have their folders of logs.
+func LogDir(podLogs string, pod runtime.PodRef) string {
+	return filepath.Join(podLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
 // logDirs are the log folders of a UID, whatever the pod's name was.

@@ -172,13 +172,18 @@ func (s *Server) handler() http.Handler {
 		m.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.config.LogDir))))
 	}
 	if s.config.Profiling {
-		m.HandleFunc("/debug/pprof/", pprof.Index)
-		m.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		m.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		HandleProfiles(m)
 	}
 	return s.guard(m)
+}
+
+// HandleProfiles adds the pages of Go's profiler, /debug/pprof/.
+func HandleProfiles(m *http.ServeMux) {
+	m.HandleFunc("/debug/pprof/", pprof.Index)
+	m.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	m.HandleFunc("/debug/pprof/trace", pprof.Trace)
 }
 
 // debugging are the paths that look into or enter containers.

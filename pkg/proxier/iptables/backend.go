@@ -173,7 +173,7 @@ func insertions(table string, jumps []Jump) []Chain {
 	var out []Chain
 	for _, j := range slices.Backward(jumps) { // each goes first, so the first goes last
 		if j.Table == table {
-			out = append(out, Chain{Name: j.From, Insert: "-I" + strings.TrimPrefix(j.line(), "-A") + "\n"})
+			out = append(out, Chain{Name: j.From, Insert: insertion(j.line()) + "\n"})
 		}
 	}
 	return out

@@ -69,6 +69,17 @@ func canonicals(rules string) []string {
 
 // missing are the jumps that the kernel does not have.
 func missing(kernel *Ruleset, jumps []Jump) []Jump {
+	return slices.DeleteFunc(slices.Clone(jumps), standing(kernel))
+}
+
+// present are the jumps that the kernel has.
+func present(kernel *Ruleset, jumps []Jump) []Jump {
+	stands := standing(kernel)
+	return slices.DeleteFunc(slices.Clone(jumps), func(j Jump) bool { return !stands(j) })
+}
+
+// standing says of a jump whether the kernel has it.
+func standing(kernel *Ruleset) func(Jump) bool {
 	have := map[string]bool{}
 	for _, t := range kernel.Tables {
 		for _, c := range t.Chains {
@@ -80,13 +91,7 @@ func missing(kernel *Ruleset, jumps []Jump) []Jump {
 			}
 		}
 	}
-	var out []Jump
-	for _, j := range jumps {
-		if !have[j.Table+" "+j.From+" "+canonical(j.line())] {
-			out = append(out, j)
-		}
-	}
-	return out
+	return func(j Jump) bool { return have[j.Table+" "+j.From+" "+canonical(j.line())] }
 }
 
 // line is the jump as a rule of a save text.

@@ -12,19 +12,7 @@ import (
 // away wherever they are. Detect is for programming.
 func Find(ctx context.Context, f corev1.IPFamily) ([]*Program, error) {
 	name, proto := names(f)
-	var found []*Program
-	var problems []error
-	for _, candidate := range candidates(name) {
-		if contains(found, candidate.variant) {
-			continue
-		}
-		p, err := open(ctx, candidate.name, proto)
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		found = append(found, p)
-	}
+	found, problems := installed(ctx, name, proto)
 	if len(found) == 0 {
 		return nil, fmt.Errorf("looking for %s: %w", name, errors.Join(problems...))
 	}

@@ -111,11 +111,3 @@ func (b *Backend) deleteJumps(ctx context.Context, kernel *Ruleset, jumps []Jump
 	}
 	return all
 }
-
-// present are the jumps that the kernel has.
-func present(kernel *Ruleset, jumps []Jump) []Jump {
-	absent := missing(kernel, jumps)
-	return slices.DeleteFunc(slices.Clone(jumps), func(j Jump) bool {
-		return slices.ContainsFunc(absent, func(a Jump) bool { return a.line() == j.line() && a.Table == j.Table })
-	})
-}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,18 +80,9 @@ func (p *Program) Version() string { return fmt.Sprintf("%s (%s)", p.number, p.V
 // KUBE-IPTABLES-HINT into the variant it chose, and warns if both are in use.
 func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program, error) {
 	name, proto := names(f)
-	var found, inUse []*Program
-	var problems []error
-	for _, candidate := range candidates(name) {
-		if contains(found, candidate.variant) {
-			continue // the default again, by its full name
-		}
-		p, err := open(ctx, candidate.name, proto)
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		found = append(found, p)
+	found, problems := installed(ctx, name, proto)
+	var inUse []*Program
+	for _, p := range found {
 		if p.inUse(ctx) {
 			inUse = append(inUse, p)
 		}
@@ -113,24 +105,24 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 // InUse finds the programs of each variant that holds Kubernetes rules of a family.
 func InUse(ctx context.Context, f corev1.IPFamily) []*Program {
 	name, proto := names(f)
-	var out []*Program
-	for _, candidate := range candidates(name) {
-		if contains(out, candidate.variant) {
-			continue
-		}
-		if p, err := open(ctx, candidate.name, proto); err == nil && p.inUse(ctx) {
-			out = append(out, p)
-		}
-	}
-	return out
+	found, _ := installed(ctx, name, proto)
+	return slices.DeleteFunc(found, func(p *Program) bool { return !p.inUse(ctx) })
 }
 
-// candidate is a name that a variant goes by.
-type candidate struct{ name, variant string }
-
-// candidates are the names to try; which variant the plain one is shows when it is asked.
-func candidates(name string) []candidate {
-	return []candidate{{name, ""}, {name + "-nft", nfTables}, {name + "-legacy", legacy}}
+// installed are the variants that there are, the default first, and what is wrong with the others.
+func installed(ctx context.Context, name string, proto goiptables.Protocol) (found []*Program, problems []error) {
+	for _, c := range []struct{ name, variant string }{{name, ""}, {name + "-nft", nfTables}, {name + "-legacy", legacy}} {
+		if slices.ContainsFunc(found, func(p *Program) bool { return p.Variant == c.variant }) {
+			continue // the default again, by its full name
+		}
+		p, err := open(ctx, c.name, proto)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		found = append(found, p)
+	}
+	return found, problems
 }
 
 func names(f corev1.IPFamily) (string, goiptables.Protocol) {
@@ -138,15 +130,6 @@ func names(f corev1.IPFamily) (string, goiptables.Protocol) {
 		return "ip6tables", goiptables.ProtocolIPv6
 	}
 	return "iptables", goiptables.ProtocolIPv4
-}
-
-func contains(list []*Program, variant string) bool {
-	for _, p := range list {
-		if p.Variant == variant {
-			return true
-		}
-	}
-	return false
 }
 
 // versionText is what --version prints, such as "iptables v1.8.9 (nf_tables)".
