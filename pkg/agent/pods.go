@@ -126,7 +126,7 @@ func (p *pods) makeRuntime() error {
 	p.runtime, err = containerd.New(containerd.Config{
 		Address: c.Runtime.Address, Namespace: c.Runtime.Namespace, Snapshotter: c.Runtime.Snapshotter, Handlers: handlers,
 		SystemdCgroup: c.Cgroups.Driver == "systemd", StateDir: filepath.Join(c.Paths.Root, "nodeagent"), RunDir: c.Paths.Run,
-		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, Reaper: c.Paths.Pump,
+		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, PullProgressDeadline: c.Images.PullProgressDeadline, Reaper: c.Paths.Pump,
 		Network: p.network, Pump: p.pump, Logger: p.log, Now: now,
 	})
 	return err
@@ -293,13 +293,9 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 	if err != nil {
 		return nil, err
 	}
-	parallel := c.Images.MaxParallel
-	if c.Images.Serialize {
-		parallel = 1
-	}
 	puller, err := podsync.NewPuller(podsync.PullerConfig{
-		Images: p.runtime, Secrets: secrets, Events: p.agent.events, Parallel: parallel, QPS: c.Images.PullQPS, Burst: c.Images.PullBurst,
-		Now: p.agent.options.Now,
+		Images: p.runtime, Secrets: secrets, Events: p.agent.events, Parallel: c.Images.MaxParallel, PerRegistry: c.Images.MaxPerRegistry,
+		QPS: c.Images.PullQPS, Burst: c.Images.PullBurst, Now: p.agent.options.Now,
 	})
 	if err != nil {
 		return nil, err

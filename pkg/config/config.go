@@ -155,18 +155,19 @@ type Images struct {
 	// PullQPS and PullBurst limit pulls; default 5 and 10. PullQPS 0: no limit.
 	PullQPS   float32
 	PullBurst int
-	// Serialize pulls one after the other; default true, false when MaxParallel is over 1.
-	Serialize bool
-	// MaxParallel is the most pulls at a time; 0: no limit.
+	// MaxParallel is the most pulls at a time; default 10, 1 with serializeImagePulls: true.
 	MaxParallel int
+	// MaxPerRegistry is the most pulls at a time from one registry; default a quarter less than MaxParallel, so that one
+	// registry that does not answer never takes the places of all others.
+	MaxPerRegistry int
 	// MinAge keeps an unused image at least so long; default 2m.
 	MinAge time.Duration
 	// MaxAge removes an image unused for so long; 0: never.
 	MaxAge time.Duration
 	// HighPercent of disk use starts collection, LowPercent ends it; default 85 and 80.
 	HighPercent, LowPercent int
-	// PullProgressTimeout cancels a pull without progress; default 1m.
-	PullProgressTimeout time.Duration
+	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0: never.
+	PullProgressDeadline time.Duration
 }
 
 // Volumes is the volume half of pods.

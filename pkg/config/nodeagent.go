@@ -23,6 +23,12 @@ type NodeAgentConfiguration struct {
 	NodeIPs    []string          `json:"nodeIPs,omitempty"`
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
 
+	// ImagePullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0s: never.
+	ImagePullProgressDeadline *metav1.Duration `json:"imagePullProgressDeadline,omitempty"`
+	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as maxParallelImagePulls does those from all;
+	// default a quarter less than that.
+	MaxParallelImagePullsPerRegistry *int32 `json:"maxParallelImagePullsPerRegistry,omitempty"`
+
 	Containerd ContainerdConfiguration `json:"containerd,omitempty"`
 	CNI        CNIConfiguration        `json:"cni,omitempty"`
 	Paths      PathsConfiguration      `json:"paths,omitempty"`

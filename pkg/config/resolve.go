@@ -169,17 +169,11 @@ func (d *documents) images(c *Config) {
 	k := &d.kubelet
 	c.Images = Images{
 		PullQPS: float32(deref(k.RegistryPullQPS, 5)), PullBurst: int(or(k.RegistryBurst, 10)),
-		Serialize: deref(k.SerializeImagePulls, true), MaxParallel: int(deref(k.MaxParallelImagePulls, 0)),
 		MinAge: duration(k.ImageMinimumGCAge, 2*time.Minute), MaxAge: k.ImageMaximumGCAge.Duration,
 		HighPercent: int(deref(k.ImageGCHighThresholdPercent, 85)), LowPercent: int(deref(k.ImageGCLowThresholdPercent, 80)),
-		PullProgressTimeout: time.Minute,
+		PullProgressDeadline: period(d.agent.ImagePullProgressDeadline, defaultPullProgressDeadline),
 	}
-	if k.SerializeImagePulls == nil && c.Images.MaxParallel > 1 {
-		c.Images.Serialize = false
-	}
-	if c.Images.Serialize && c.Images.MaxParallel > 1 {
-		d.bad(kindKubelet+".maxParallelImagePulls", "is %d, but serializeImagePulls is true", c.Images.MaxParallel)
-	}
+	d.pulls(c)
 	d.atLeast(kindKubelet+".registryPullQPS", int(c.Images.PullQPS), 0)
 	d.atLeast(kindKubelet+".registryBurst", c.Images.PullBurst, 1)
 	d.within(kindKubelet+".imageGCHighThresholdPercent", c.Images.HighPercent, 0, 100)
@@ -192,6 +186,36 @@ func (d *documents) images(c *Config) {
 		d.bad(kindKubelet+".imageMaximumGCAge", "must be over imageMinimumGCAge %s, is %s", c.Images.MinAge, c.Images.MaxAge)
 	}
 }
+
+const (
+	defaultParallelPulls        = 10
+	defaultPullProgressDeadline = 5 * time.Minute // containerd's image_pull_progress_timeout
+)
+
+// pulls are how many images are pulled at a time. Unlike kubelet's, the default is not one: a registry that does not answer
+// must not hold up what comes from others.
+func (d *documents) pulls(c *Config) {
+	k, where := &d.kubelet, kindKubelet+".maxParallelImagePulls"
+	serialize := deref(k.SerializeImagePulls, false)
+	parallel := defaultParallelPulls
+	if serialize {
+		parallel = 1
+	}
+	c.Images.MaxParallel = int(deref(k.MaxParallelImagePulls, int32(parallel)))
+	d.atLeast(where, c.Images.MaxParallel, 1)
+	if serialize && c.Images.MaxParallel > 1 {
+		d.bad(where, "is %d, but serializeImagePulls is true", c.Images.MaxParallel)
+	}
+	where = kindAgent + ".maxParallelImagePullsPerRegistry"
+	c.Images.MaxPerRegistry = int(deref(d.agent.MaxParallelImagePullsPerRegistry, int32(perRegistry(c.Images.MaxParallel))))
+	d.atLeast(where, c.Images.MaxPerRegistry, 1)
+	if c.Images.PullProgressDeadline < 0 {
+		d.bad(kindAgent+".imagePullProgressDeadline", "must not be negative, is %s; 0 lets a pull wait", c.Images.PullProgressDeadline)
+	}
+}
+
+// perRegistry is how many of n pulls at a time one registry may have: a quarter, at least one, is left to others.
+func perRegistry(n int) int { return max(1, n-max(1, n/4)) }
 
 func (d *documents) runtime(c *Config) {
 	k, r := &d.kubelet, d.agent.Containerd

@@ -52,7 +52,7 @@ func (l *Loop) fly(e *entry, key string, a podplan.Action, f func(context.Contex
 
 // The bounds of actions that may rightly take long.
 const (
-	maxPull = time.Hour // the image store itself ends a pull that makes no progress
+	maxPull = time.Hour // the runtime ends a pull whose registry sends nothing (imagePullProgressDeadline) long before
 	maxHook = time.Hour // a postStart hook has no bound of its own in the API
 )
 

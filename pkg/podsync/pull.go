@@ -24,8 +24,8 @@ type PullerConfig struct {
 	Images  images
 	Secrets PullSecrets
 	Events  Events
-	// Parallel is the most pulls at a time; 0: no limit; 1: one after the other.
-	Parallel int
+	// Parallel is the most pulls at a time, PerRegistry the most from one registry; 0: no limit.
+	Parallel, PerRegistry int
 	// QPS and Burst limit how often pulls begin; QPS 0: no limit.
 	QPS   float32
 	Burst int
@@ -35,7 +35,7 @@ type PullerConfig struct {
 // Puller makes images ready for containers. A pull that several pods ask for with the same credentials is done once.
 type Puller struct {
 	config PullerConfig
-	slots  chan struct{} // nil: no limit
+	places *pullPlaces
 	limit  *rate.Limiter
 
 	mu    sync.Mutex
@@ -57,9 +57,8 @@ func NewPuller(c PullerConfig) (*Puller, error) {
 	if c.Images == nil || c.Secrets == nil || c.Events == nil || c.Now == nil {
 		return nil, errors.New("making the image puller: Images, Secrets, Events and Now are required")
 	}
-	p := &Puller{config: c, pulls: make(map[string]*pull), limit: rate.NewLimiter(rate.Inf, 0)}
-	if c.Parallel > 0 {
-		p.slots = make(chan struct{}, c.Parallel)
+	p := &Puller{
+		config: c, pulls: make(map[string]*pull), places: newPullPlaces(c.Parallel, c.PerRegistry), limit: rate.NewLimiter(rate.Inf, 0),
 	}
 	if c.QPS > 0 {
 		p.limit = rate.NewLimiter(rate.Limit(c.QPS), max(1, c.Burst))
@@ -183,20 +182,26 @@ func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Cre
 
 // pull waits for its turn and pulls.
 func (p *Puller) pull(ctx context.Context, ref string, credentials []runtime.Credentials) (runtime.Image, time.Duration, error) {
-	if p.slots != nil {
-		select {
-		case p.slots <- struct{}{}:
-			defer func() { <-p.slots }()
-		case <-ctx.Done():
-			return runtime.Image{}, 0, ctx.Err()
-		}
+	leave, err := p.places.enter(ctx, registryOf(ref))
+	if err != nil {
+		return runtime.Image{}, 0, err
 	}
+	defer leave()
 	if err := p.limit.Wait(ctx); err != nil {
 		return runtime.Image{}, 0, fmt.Errorf("waiting for registryPullQPS: %w", err)
 	}
 	began := p.config.Now()
 	image, err := p.config.Images.Pull(ctx, ref, credentials)
 	return image, p.config.Now().Sub(began), err
+}
+
+// registryOf is the host that an image comes from, "" for what has none.
+func registryOf(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return reference.Domain(named)
 }
 
 // pullKey tells pulls apart: an image that one pod may pull is not thereby given to another.

@@ -131,6 +131,7 @@ type host struct {
 	testing.TB
 	dir, cgroup string
 	number      int
+	progress    time.Duration // of pulls, as imagePullProgressDeadline
 	daemon      *exec.Cmd
 	agent       *agent
 	daemonDone  chan struct{}
@@ -243,7 +244,7 @@ func (h *host) start() *agent {
 	r, err := containerd.New(containerd.Config{
 		Address: h.socket(), StateDir: h.path("nodeagent"), RunDir: h.path("run"), LogLinkDir: h.path("links"), CertsDir: h.path("certs.d"),
 		Handlers: map[string]containerd.Handler{"": {Root: h.path("runc")}},
-		Reaper:   program, Network: pods, Pump: pump, Logger: logger, Now: time.Now,
+		Reaper:   program, Network: pods, Pump: pump, Logger: logger, Now: time.Now, PullProgressDeadline: h.progress,
 	})
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -3,6 +3,7 @@ package containerd
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -162,4 +163,85 @@ func TestPull(t *testing.T) {
 	s := h.sandbox(runtime.SandboxConfig{Pod: pod, Hostname: "h"})
 	config.SandboxID, config.Spec = s.ID, h.spec(s, "sleep", "1000")
 	h.run(config)
+}
+
+// TestAStalledPullIsCancelled: registries that accept and then say nothing, at each step of a pull, are given up by name, while
+// one that is only slow is waited for.
+func TestAStalledPullIsCancelled(t *testing.T) {
+	h := newHost(t)
+	h.progress = 500 * time.Millisecond
+	h.start()
+	good, _ := registry(t, &atomic.Bool{})
+	for _, c := range []struct {
+		name, path string // of requests that stall
+		bytes      int64  // of the answer that come first
+		slow       time.Duration
+		want       string
+	}{
+		{name: "manifest", path: "/v2/", want: "sent nothing for 500ms"},
+		{name: "blob", path: "/blobs/", want: "sent nothing for 500ms"},
+		{name: "half a blob", path: "/blobs/", bytes: 100, want: "sent nothing for 500ms"},
+		{name: "only slow", path: "/blobs/", slow: 300 * time.Millisecond},
+	} {
+		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: good})
+		over := make(chan struct{})
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, c.path) {
+				proxy.ServeHTTP(w, r)
+				return
+			}
+			proxy := *proxy
+			proxy.ModifyResponse = func(resp *http.Response) error {
+				if c.slow == 0 {
+					resp.Body = io.NopCloser(io.MultiReader(io.LimitReader(resp.Body, c.bytes), stall{over, r.Context()}))
+				}
+				return nil
+			}
+			if c.bytes == 0 {
+				wait := over
+				if c.slow > 0 {
+					wait = make(chan struct{})
+					time.AfterFunc(c.slow, func() { close(wait) })
+				}
+				select {
+				case <-wait:
+				case <-r.Context().Done():
+				}
+			}
+			proxy.FlushInterval = -1
+			proxy.ServeHTTP(w, r)
+		}))
+		address := strings.TrimPrefix(front.URL, "http://")
+		if have, err := h.agent.Image(t.Context(), testImage); err == nil { // so that all is fetched anew
+			must(h.agent.RemoveImage(t.Context(), have.ID))
+		}
+		began := time.Now()
+		_, err := h.agent.Pull(t.Context(), address+"/team/app:1", nil)
+		took := time.Since(began)
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: after %s: %v", c.name, took, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), address+" "+c.want)):
+			t.Errorf("%s: after %s: %v", c.name, took, err)
+		}
+		if took > 20*time.Second {
+			t.Errorf("%s: took %s", c.name, took)
+		}
+		close(over)
+		front.Close()
+	}
+}
+
+// stall is a body that never goes on.
+type stall struct {
+	over <-chan struct{}
+	ctx  context.Context
+}
+
+func (s stall) Read([]byte) (int, error) {
+	select {
+	case <-s.over:
+	case <-s.ctx.Done():
+	}
+	return 0, io.ErrUnexpectedEOF
 }

@@ -136,20 +136,26 @@ func location(server string) (host, dir string) {
 // hubName gives Docker Hub one of its names.
 func hubName(host string) string {
 	switch host {
-	case "docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
+	case "docker.io", "index.docker.io", "registry.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
 		return "docker.io"
 	}
 	return host
 }
 
-// For returns the credentials of the entries that match a repository, as in "docker.io/library/nginx", without doubles.
+// For returns the credentials of the entries that match a repository, as in "docker.io/library/nginx", without doubles. They are
+// for the repository's own registry from there on: an entry's pattern ("*.example.com") is no name of a host.
 func For(entries []Entry, repository string) []runtime.Credentials {
 	host, repo, _ := strings.Cut(repository, "/")
 	host = hubName(host)
 	var found []runtime.Credentials
 	for _, e := range entries {
-		if matchHost(e.Host, host) && matchPath(e.Path, repo) && !slices.Contains(found, e.Credentials) {
-			found = append(found, e.Credentials)
+		if !matchHost(e.Host, host) || !matchPath(e.Path, repo) {
+			continue
+		}
+		c := e.Credentials
+		c.Server = host
+		if !slices.Contains(found, c) {
+			found = append(found, c)
 		}
 	}
 	return found

@@ -54,6 +54,10 @@ func TestFor(t *testing.T) {
 		if (len(found) == 1) != c.match {
 			t.Errorf("server %s for image %s: %d credentials, want match %v", c.server, c.image, len(found), c.match)
 		}
+		// Whom the credentials are sent to: a host, never a pattern or an address.
+		if host, _, _ := strings.Cut(c.image, "/"); len(found) == 1 && found[0].Server != host {
+			t.Errorf("server %s for image %s: the credentials are for %q", c.server, c.image, found[0].Server)
+		}
 	}
 }
 

@@ -74,6 +74,8 @@ type Config struct {
 	LogLinkDir string
 	// CertsDir has hosts.toml files of registries, default /etc/containerd/certs.d.
 	CertsDir string
+	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; 0: never.
+	PullProgressDeadline time.Duration
 	// Reaper is the path of the static nodeagent-pump program, process 1 of shared PID namespaces.
 	Reaper  string
 	Network Network

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -21,6 +23,13 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
+)
+
+// Deadlines of single calls about images. What takes long by right (downloads) is watched by its progress instead.
+const (
+	imageCallTime   = 30 * time.Second
+	imageRemoveTime = 2 * time.Minute  // with the garbage collection that a removal waits for
+	unpackTime      = 30 * time.Minute // of all layers of one image
 )
 
 // pinnedLabel is how images that must stay are marked in containerd's store, by kind among others.
@@ -76,7 +85,7 @@ func (s *imageStore) refresh(ctx context.Context) error {
 	if fresh && s.r.view.current() {
 		return nil
 	}
-	records, err := s.r.client.ImageService().List(ctx)
+	records, err := s.list(ctx)
 	if err != nil {
 		return fmt.Errorf("listing images: %w", native(err))
 	}
@@ -84,7 +93,7 @@ func (s *imageStore) refresh(ctx context.Context) error {
 	for _, record := range records {
 		b, err := s.blob(ctx, record.Target)
 		if err != nil {
-			if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+			if ctx.Err() != nil || errdefs.IsUnavailable(err) || isDeadline(err) {
 				return fmt.Errorf("reading image %q: %w", record.Name, native(err))
 			}
 			continue // not for this platform, or its content is not all here
@@ -108,6 +117,12 @@ func (s *imageStore) refresh(ctx context.Context) error {
 	s.fresh = s.changes == changes
 	s.forget()
 	return nil
+}
+
+func (s *imageStore) list(ctx context.Context) ([]images.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, imageCallTime)
+	defer cancel()
+	return s.r.client.ImageService().List(ctx)
 }
 
 // forget drops what is known of images that are gone.
@@ -152,6 +167,8 @@ func (s *imageStore) blob(ctx context.Context, target imagespec.Descriptor) (blo
 	if ok {
 		return b, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, imageCallTime)
+	defer cancel()
 	cs := s.r.client.ContentStore()
 	manifest, err := images.Manifest(ctx, cs, target, platforms.Default())
 	if err != nil {
@@ -176,6 +193,11 @@ func (s *imageStore) blob(ctx context.Context, target imagespec.Descriptor) (blo
 	defer s.mu.Unlock()
 	s.blobs[target.Digest] = b
 	return b, nil
+}
+
+// isDeadline says that containerd did not answer in time, whoever noticed first.
+func isDeadline(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(native(err))
 }
 
 // find looks a reference up: an image id, a name, or a digest under a name of the same repository.
@@ -231,6 +253,8 @@ func (s *imageStore) byID(ctx context.Context, id string) (*image, error) {
 func (s *imageStore) unpack(ctx context.Context, img *image) error {
 	done := make(chan error, 1)
 	ok := s.r.spawn(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, unpackTime)
+		defer cancel()
 		unlock, err := s.r.locks.lock(ctx, "unpack/"+img.chain)
 		if err == nil {
 			defer unlock()
@@ -290,6 +314,8 @@ func (r *Runtime) RemoveImage(ctx context.Context, id string) error {
 		return nil
 	}
 	defer r.images.stale()
+	ctx, cancel := context.WithTimeout(ctx, imageRemoveTime)
+	defer cancel()
 	for i, name := range img.names {
 		var opts []images.DeleteOpt
 		if i == len(img.names)-1 {

@@ -45,14 +45,24 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentia
 }
 
 func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Credentials) error {
+	ctx, watch, stop := watchProgress(ctx, r.c.PullProgressDeadline)
+	defer stop()
 	options := dockerconfig.HostOptions{
 		HostDir:     dockerconfig.HostDirFromRoot(r.c.CertsDir),
 		Credentials: func(host string) (string, string, error) { return credentialsFor(host, named, c) },
+		UpdateClient: func(c *http.Client) error {
+			c.Transport = watchedTransport{c.Transport, watch}
+			return nil
+		},
 	}
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(ctx, options)})
 	_, err := r.client.Pull(ctx, named.String(),
 		client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter),
 		client.WithMaxConcurrentDownloads(3))
+	var stalled *stalledError
+	if err != nil && errors.As(context.Cause(ctx), &stalled) {
+		return stalled
+	}
 	return err
 }
 
@@ -80,7 +90,7 @@ func canonicalHost(s string) string {
 	}
 	s, _, _ = strings.Cut(s, "/")
 	switch s {
-	case "index.docker.io", "registry-1.docker.io", "registry.docker.io":
+	case "index.docker.io", "registry-1.docker.io", "registry.docker.io", "registry.hub.docker.com":
 		return "docker.io"
 	}
 	return s

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -159,6 +160,36 @@ func FuzzCountList(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		if n, err := countList(s); err == nil && n < 1 {
 			t.Errorf("%q has %d members", s, n)
+		}
+	})
+}
+
+// hungRuntime says that it is ready and never lists its images, as a containerd whose disk hangs.
+type hungRuntime struct{ *fakeRuntime }
+
+func (hungRuntime) Images(ctx context.Context) ([]runtime.Image, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestAHungImageListHoldsUpNoReport(t *testing.T) {
+	rt := &fakeRuntime{}
+	g, err := NewGatherer(Config{
+		Config:  &config.Config{Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, MaxPods: 110}, Paths: config.Paths{Root: t.TempDir()}},
+		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Facts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.config.Runtime = hungRuntime{rt}
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		f, err := g.Facts(t.Context())
+		if err != nil || len(f.Images) != 1 || time.Since(began) > 10*time.Second {
+			t.Errorf("after %s: images %v, %v; want the list of before", time.Since(began), f.Images, err)
 		}
 	})
 }

@@ -25,6 +25,9 @@ const runtimePatience = 30 * time.Second
 // firstAnswer is how long the runtime's first answer is waited for.
 const firstAnswer = 5 * time.Second
 
+// imageListTime is how long a report waits for the list of images; the last one stands when it is over.
+const imageListTime = 5 * time.Second
+
 // Runtime tells how the container runtime is.
 type Runtime interface {
 	// Ready is nil when it can run containers.
@@ -171,9 +174,7 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	} else {
 		g.answered = now
 		g.version = g.config.Runtime.Version()
-		if images, err := g.config.Runtime.Images(ctx); err == nil {
-			g.images = containerImages(images)
-		}
+		g.images = g.listImages(ctx)
 	}
 	if err := g.config.Network.Status(ctx); err != nil {
 		f.Conditions.NetworkError = err.Error()
@@ -186,6 +187,17 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	for _, name := range g.config.Handlers {
 		f.Runtime.Handlers = append(f.Runtime.Handlers, corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{}})
 	}
+}
+
+// listImages keeps the last list when the runtime does not answer in time: a report never waits for it.
+func (g *Gatherer) listImages(ctx context.Context) []corev1.ContainerImage {
+	ctx, cancel := context.WithTimeout(ctx, imageListTime)
+	defer cancel()
+	images, err := g.config.Runtime.Images(ctx)
+	if err != nil {
+		return g.images
+	}
+	return containerImages(images)
 }
 
 // ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that has just started has not
