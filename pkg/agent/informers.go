@@ -165,7 +165,10 @@ func slim(o any) (any, error) {
 func slimMeta(m *metav1.ObjectMeta) {
 	m.OwnerReferences, m.Finalizers, m.GenerateName = nil, nil, ""
 	m.Namespace = shared(m.Namespace)
-	m.Labels = only(m.Labels, discoveryv1.LabelServiceName, corev1.IsHeadlessService, "service.kubernetes.io/service-proxy-name")
+	m.Labels = only(m.Labels, discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy, corev1.IsHeadlessService, "service.kubernetes.io/service-proxy-name")
+	if by, ok := m.Labels[discoveryv1.LabelManagedBy]; ok {
+		m.Labels[discoveryv1.LabelManagedBy] = shared(by)
+	}
 	m.Annotations = only(m.Annotations, corev1.EndpointsLastChangeTriggerTime)
 }
 

@@ -23,11 +23,13 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 		},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Selector: map[string]string{"app": "a"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 	}
+	byHand := svc.DeepCopy() // its slice is nobody's: what this node knows of the pod does not count
+	byHand.Name, byHand.Spec.ClusterIP = "b", "10.96.0.8"
 	foreign := svc.DeepCopy()
 	foreign.Name, foreign.Labels = "foreign", map[string]string{"service.kubernetes.io/service-proxy-name": "other"}
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "ns", Name: "a-x", GenerateName: "a-", Labels: map[string]string{discoveryv1.LabelServiceName: "a", discoveryv1.LabelManagedBy: "c", "app": "a"},
+			Namespace: "ns", Name: "a-x", GenerateName: "a-", Labels: map[string]string{discoveryv1.LabelServiceName: "a", discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io", "app": "a"},
 			Annotations:     map[string]string{corev1.EndpointsLastChangeTriggerTime: "2026-01-02T03:04:05Z", "other": "x"},
 			OwnerReferences: []metav1.OwnerReference{{Name: "a"}},
 		},
@@ -37,23 +39,25 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 			{Addresses: []string{"10.244.0.2"}, Conditions: discoveryv1.EndpointConditions{Ready: new(false)}, Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "z"}}}},
 		},
 	}
+	unmanaged := slice.DeepCopy()
+	unmanaged.Name, unmanaged.Labels = "b-x", map[string]string{discoveryv1.LabelServiceName: "b"}
 	headless := slice.DeepCopy()
 	headless.Name, headless.Labels[corev1.IsHeadlessService] = "a-y", ""
 	headless.Endpoints[0].Addresses[0] = "10.244.0.3"
 	node := service.Node{Name: "me", Zone: "z", Withdrawn: map[types.UID]bool{"7": true}}
 	build := func() *service.Snapshot {
-		return service.Build([]*corev1.Service{svc, foreign}, []*discoveryv1.EndpointSlice{slice, headless}, node, corev1.IPv4Protocol)
+		return service.Build([]*corev1.Service{svc, byHand, foreign}, []*discoveryv1.EndpointSlice{slice, unmanaged, headless}, node, corev1.IPv4Protocol)
 	}
 	before := build()
-	for _, o := range []any{svc, foreign, slice, headless} {
+	for _, o := range []any{svc, byHand, foreign, slice, unmanaged, headless} {
 		if got, err := slim(o); err != nil || got != o {
 			t.Fatalf("slim(%T) = %v, %v", o, got, err)
 		}
 	}
-	if after := build(); !reflect.DeepEqual(before, after) || len(after.Services) != 1 {
+	if after := build(); !reflect.DeepEqual(before, after) || len(after.Services) != 2 || after.Services[0].LocalReady != 0 || after.Services[1].LocalReady != 1 {
 		t.Errorf("the snapshot is another:\n%+v\n%+v", before, after)
 	}
-	if svc.Spec.Selector != nil || svc.ManagedFields != nil || svc.Labels != nil || svc.Annotations != nil || len(slice.Labels) != 1 || slice.OwnerReferences != nil {
+	if svc.Spec.Selector != nil || svc.ManagedFields != nil || svc.Labels != nil || svc.Annotations != nil || len(slice.Labels) != 2 || slice.OwnerReferences != nil {
 		t.Errorf("kept: %+v, %+v", svc, slice)
 	}
 	if svc.ResourceVersion != "5" || svc.UID != "1" || slice.Name != "a-x" {

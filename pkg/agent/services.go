@@ -84,7 +84,7 @@ func (s *services) feed() error {
 	}
 	_, err = s.watched.own.AddEventHandler(handler(func(_, n *corev1.Node) {
 		if n != nil {
-			s.tracker.NodeChanged(s.nodeOf(n), eligible(n))
+			s.tracker.NodeChanged(service.NodeOf(n), service.Eligible(n))
 		}
 	}))
 	if err != nil {
@@ -114,26 +114,6 @@ func handler[T any](changed func(old, new *T)) cache.ResourceEventHandlerFuncs {
 func as[T any](o any) *T {
 	t, _ := o.(*T)
 	return t
-}
-
-func (s *services) nodeOf(n *corev1.Node) service.Node {
-	out := service.Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
-	for _, a := range n.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil {
-			out.Addresses = append(out.Addresses, ip)
-		}
-	}
-	return out
-}
-
-// eligible is false while load balancers should send nothing new here (KEP-3836).
-func eligible(n *corev1.Node) bool {
-	for _, t := range n.Spec.Taints {
-		if t.Key == "ToBeDeletedByClusterAutoscaler" {
-			return false
-		}
-	}
-	return n.DeletionTimestamp == nil
 }
 
 // families are those of the node's addresses, the primary one first.

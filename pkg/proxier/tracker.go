@@ -87,7 +87,7 @@ func (t *Tracker) NodeChanged(n service.Node, eligible bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.Withdrawn = t.node.Withdrawn
-	same := t.nodeSynced && n.Name == t.node.Name && n.Zone == t.node.Zone && slices.Equal(n.Addresses, t.node.Addresses)
+	same := t.nodeSynced && n.Same(t.node)
 	t.eligible, t.nodeSynced = eligible, true
 	if !same {
 		t.node = n

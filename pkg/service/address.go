@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	netutils "k8s.io/utils/net"
 )
 
 // report gathers the problems of one object.
@@ -38,6 +39,43 @@ func validPort(n int32) (uint16, bool) {
 	return uint16(n), true
 }
 
+// parseAddr reads an address as the API stores it. Objects that are older than today's validation may have leading zeros in
+// an IPv4 address, which are decimal, or an IPv4 address in IPv6, which is IPv4.
+func parseAddr(text string) (a netip.Addr, ok bool) {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		a, ok = netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+		return a.Unmap(), ok
+	}
+	return a.Unmap(), true
+}
+
+// parsePrefix is parseAddr for a CIDR.
+func parsePrefix(text string) (p netip.Prefix, ok bool) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return unmap(p)
+	}
+	_, n, err := netutils.ParseCIDRSloppy(text)
+	if err != nil {
+		return p, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	if !ok {
+		return p, false
+	}
+	return unmap(netip.PrefixFrom(a, bits))
+}
+
+func unmap(p netip.Prefix) (netip.Prefix, bool) {
+	if !p.Addr().Is4In6() {
+		return p.Masked(), p.IsValid()
+	}
+	const mapped = 96 // bits before the IPv4 address
+	p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped)
+	return p.Masked(), p.IsValid()
+}
+
 func isFamily(a netip.Addr, f corev1.IPFamily) bool {
 	return a.Is4() && f == corev1.IPv4Protocol || a.Is6() && !a.Is4In6() && f == corev1.IPv6Protocol
 }
@@ -49,8 +87,6 @@ func unusable(a netip.Addr) string {
 	switch {
 	case a.Zone() != "":
 		return "has a zone"
-	case a.Is4In6():
-		return "is IPv4 in IPv6"
 	case a.IsUnspecified():
 		return "is unspecified"
 	case a.IsLoopback():
@@ -86,8 +122,8 @@ func clusterIP(svc *corev1.Service, f corev1.IPFamily, r *report) netip.Addr {
 func addresses(texts []string, f corev1.IPFamily, what string, r *report) []netip.Addr {
 	var out []netip.Addr
 	for _, text := range texts {
-		a, err := netip.ParseAddr(text)
-		if err != nil {
+		a, ok := parseAddr(text)
+		if !ok {
 			r.add("%s %s is not an address", what, quote(text))
 			continue
 		}
@@ -115,24 +151,32 @@ func loadBalancerIPs(svc *corev1.Service, f corev1.IPFamily, r *report) []netip.
 	return addresses(texts, f, "load balancer IP", r)
 }
 
-// sourceRanges is empty if everyone may come, which a range of all addresses
-// also says. A range that cannot be read allows no one.
+// sourceRanges is empty if everyone may come: no range is given, or one of all
+// addresses of the family, or none but that of all addresses of the other
+// family. A range that cannot be read allows no one, and so do ranges of the
+// other family only.
 func sourceRanges(texts []string, f corev1.IPFamily, r *report) []netip.Prefix {
 	var out []netip.Prefix
+	limited := false
 	for _, text := range texts {
-		p, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil {
+		p, ok := parsePrefix(strings.TrimSpace(text))
+		if !ok {
 			r.add("load balancer source range %s is not a CIDR", quote(text))
 			out = append(out, nobody(f))
 			continue
 		}
 		if !isFamily(p.Addr(), f) {
+			limited = limited || p.Bits() > 0
 			continue
 		}
 		if p.Bits() == 0 {
 			return nil
 		}
-		out = append(out, p.Masked())
+		out = append(out, p)
+	}
+	if len(out) == 0 && limited {
+		r.add("load balancer source ranges are none of %s: nobody may come by it", string(f))
+		return []netip.Prefix{nobody(f)}
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return slices.Compact(out)

@@ -69,7 +69,7 @@ func (b *Builder) Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice
 
 // forget drops what is remembered of Services to which the change to node n matters.
 func (b *Builder) forget(n Node) {
-	if !b.node.same(n) {
+	if !b.node.Same(n) {
 		clear(b.memo)
 		return
 	}
@@ -93,15 +93,15 @@ func (b *Builder) one(svc *corev1.Service, bySvc map[types.NamespacedName][]*dis
 	return made
 }
 
-func (n Node) equal(o Node) bool { return n.same(o) && maps.Equal(n.Withdrawn, o.Withdrawn) }
+func (n Node) equal(o Node) bool { return n.Same(o) && maps.Equal(n.Withdrawn, o.Withdrawn) }
 
-// same is equal but for Withdrawn.
-func (n Node) same(o Node) bool {
-	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addresses, o.Addresses)
+// Same says whether two views of a node are equal but for Withdrawn.
+func (n Node) Same(o Node) bool {
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addresses, o.Addresses) && slices.Equal(n.PodCIDRs, o.PodCIDRs)
 }
 
 func (n Node) clone() Node {
-	n.Addresses = slices.Clone(n.Addresses)
+	n.Addresses, n.PodCIDRs = slices.Clone(n.Addresses), slices.Clone(n.PodCIDRs)
 	n.Withdrawn = maps.Clone(n.Withdrawn)
 	return n
 }
@@ -203,6 +203,8 @@ func template(svc *corev1.Service, f corev1.IPFamily, vip netip.Addr, r *report)
 	out.ExternalIPs = addresses(svc.Spec.ExternalIPs, f, "external IP", r)
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		out.LoadBalancerIPs = loadBalancerIPs(svc, f, r)
+	}
+	if len(out.LoadBalancerIPs) > 0 {
 		out.SourceRanges = sourceRanges(svc.Spec.LoadBalancerSourceRanges, f, r)
 	}
 	return out

@@ -34,7 +34,11 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 					r.addTo(object, "%s", wrong)
 					continue
 				}
-				out[key] = append(out[key], endpoint(&slice.Endpoints[i], a, number, n))
+				e := endpoint(&slice.Endpoints[i], a, number, n)
+				if !fromReadiness(slice) {
+					e.pod = ""
+				}
+				out[key] = append(out[key], e)
 			}
 		}
 	}
@@ -48,6 +52,15 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 		out[key] = slices.CompactFunc(list, func(a, b Endpoint) bool { return a.AddrPort == b.AddrPort })
 	}
 	return out
+}
+
+// controller is the EndpointSlice controller of kube-controller-manager, which makes slices of pods that a selector chooses.
+const controller = "endpointslice-controller.k8s.io"
+
+// fromReadiness says whether a slice's conditions are those of pods, so that this node may know them sooner. In a slice that
+// somebody else wrote, or that mirrors Endpoints, an endpoint is what its author says, whatever the pod that it refers to.
+func fromReadiness(slice *discoveryv1.EndpointSlice) bool {
+	return slice.Labels[discoveryv1.LabelManagedBy] == controller
 }
 
 func rank(e Endpoint) int {
@@ -87,8 +100,8 @@ func endpointAddress(in *discoveryv1.Endpoint, f corev1.IPFamily) (netip.Addr, s
 	if len(in.Addresses) == 0 {
 		return netip.Addr{}, "an endpoint has no address"
 	}
-	a, err := netip.ParseAddr(in.Addresses[0])
-	if err != nil {
+	a, ok := parseAddr(in.Addresses[0])
+	if !ok {
 		return a, "endpoint " + quote(in.Addresses[0]) + " is not an address"
 	}
 	if reason := unusable(a); reason != "" {
@@ -106,11 +119,8 @@ func endpoint(in *discoveryv1.Endpoint, a netip.Addr, port uint16, n Node) Endpo
 		AddrPort:    netip.AddrPortFrom(a, port),
 		Local:       in.NodeName != nil && *in.NodeName == n.Name && n.Name != "",
 		Ready:       c.Ready == nil || *c.Ready,
+		Serving:     c.Serving == nil || *c.Serving,
 		Terminating: c.Terminating != nil && *c.Terminating,
-	}
-	out.Serving = out.Ready
-	if c.Serving != nil {
-		out.Serving = *c.Serving
 	}
 	if in.TargetRef != nil && in.TargetRef.Kind == "Pod" {
 		out.pod = in.TargetRef.UID

@@ -26,8 +26,10 @@ type Node struct {
 	Name string
 	// Zone is the label topology.kubernetes.io/zone; empty: no zone hints are used.
 	Zone string
-	// Addresses are the node's own, of both families, primary first.
+	// Addresses are the node's own, of both families, the primary one of each first.
 	Addresses []netip.Addr
+	// PodCIDRs are the ranges of its pods, as the control plane has assigned them; often none.
+	PodCIDRs []netip.Prefix
 	// Withdrawn are pods of this node that are known here not to be ready, or
 	// to terminate, before the API says so. Their endpoints are used only where
 	// there is no other; Services that publish addresses of unready pods keep them.

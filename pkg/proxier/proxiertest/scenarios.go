@@ -17,6 +17,7 @@ type check struct {
 	sticky   bool    // lands on one of lands only
 	// sourceFree: whom the endpoint sees does not matter.
 	sourceFree bool
+	only       corev1.IPFamily // empty: asked in both families
 }
 
 // scenario is one state of the API and what holds in it.
@@ -133,6 +134,10 @@ func externalScenarios() []scenario {
 		}},
 		{name: "source ranges keep the client out", svc: and(withBalancer, ranges(false)), eps: ready(Pod1), checks: []check{
 			ends(Client, toBalancer, Dropped), where(Pod2, toVIP, false, Pod1),
+		}},
+		{name: "source ranges of the other family keep everybody out", svc: and(withBalancer, rangesIPv4), eps: ready(Pod1), checks: []check{
+			where(Client, toBalancer, true, Pod1).in(corev1.IPv4Protocol), ends(Client, toBalancer, Dropped).in(corev1.IPv6Protocol),
+			ends(Pod2, toBalancer, Dropped), where(Client, toNodePort, true, Pod1),
 		}},
 		{name: "external IP", svc: withExternal, eps: ready(Pod2), checks: []check{where(Client, toExternal, true, Pod2), where(Pod1, toExternal, true, Pod2)}},
 		{name: "external IP without endpoints", svc: withExternal, checks: []check{ends(Client, toExternal, Rejected)}},
