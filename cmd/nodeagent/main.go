@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
@@ -16,6 +17,12 @@ import (
 
 // exitUsage is for wrong flags and wrong configuration; 10 to 20 are bootstrap.Code; 1 is all else.
 const exitUsage = 2
+
+// The kernel takes the main thread for the process: /proc/self and /proc/net show its namespaces. So it is main's alone, and
+// no goroutine that enters a pod's namespaces ever runs on it.
+func init() { //nolint:gochecknoinits // a thread is given to main only before main runs
+	runtime.LockOSThread()
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -59,10 +59,11 @@ var direct = []struct {
 	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
 	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/podnet"}},
 	{
-		"one owner of netlink in each half",
+		// facts asks for the host's routes: /proc/net answers for the main thread's namespace, whatever that is by then
+		"one owner of netlink in each half, and one for the node's own addresses",
 		[]string{"pkg/...", "cmd/..."},
 		[]string{"github.com/vishvananda/netlink/..."},
-		[]string{"pkg/podnet", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
+		[]string{"pkg/podnet", "pkg/status/facts", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
 	},
 	{
 		"client-go belongs to the parts that talk to the API server",

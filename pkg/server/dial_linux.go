@@ -5,39 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/osthread"
 )
 
 // dialIn connects to a port on the loopback of the network namespace at path. The socket belongs to the namespace in which
-// it is made, so only the dial runs inside. The thread is not handed back when it cannot return to its own namespace.
+// it is made, so only the dial runs inside.
 func dialIn(ctx context.Context, path string, port int32) (net.Conn, error) {
 	if path == "" {
 		return dialLoopback(ctx, port)
 	}
-	type answer struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		runtime.LockOSThread()
-		back, err := enter(path)
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- answer{nil, err}
-			return
+	var conn net.Conn
+	var err error
+	osthread.Run(func() (restored bool) {
+		back, eerr := enter(path)
+		if eerr != nil {
+			err = eerr
+			return true
 		}
-		conn, err := dialLoopback(ctx, port)
-		if unix.Setns(back, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
+		conn, err = dialLoopback(ctx, port)
+		restored = unix.Setns(back, unix.CLONE_NEWNET) == nil
 		_ = unix.Close(back)
-		done <- answer{conn, err}
-	}()
-	a := <-done
-	return a.conn, a.err
+		return restored
+	})
+	return conn, err
 }
 
 // enter moves this thread into the namespace at path and returns a descriptor of the one that it left.

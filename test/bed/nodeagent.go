@@ -63,7 +63,7 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	if err := a.configure(n); err != nil {
 		return err
 	}
-	agent := a.run(n, dir)
+	agent := a.run(dir)
 	out, err := n.Output(ctx, agent.Path, "join", cmp.Or(a.Servers, c.Server()), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start")
 	c.logf("%s: nodeagent join %s\n%s", n.Name, c.Server(), out)
 	if err != nil {
@@ -73,9 +73,10 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// run is the agent as a process of the node, with the programs of a folder.
-func (a NodeAgent) run(n *Node, dir string) Spec {
-	args := append([]string{"run", "--config", nodeAgentConfigDir, "--node-ip", n.IP.String()}, a.Args...)
+// run is the agent as a process of the node, with the programs of a folder. It finds the node's address itself, as on most
+// machines; a User-Mode Linux node is told its address.
+func (a NodeAgent) run(dir string) Spec {
+	args := append([]string{"run", "--config", nodeAgentConfigDir}, a.Args...)
 	return Spec{Name: "nodeagent", Path: filepath.Join(dir, "nodeagent"), Args: args}
 }
 
@@ -85,7 +86,7 @@ func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := a.run(n, dir)
+	spec := a.run(dir)
 	spec.Name = "nodeagent-proxy"
 	spec.Args = append(spec.Args, "--pods", "off")
 	return n.Start(spec)

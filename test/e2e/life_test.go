@@ -2,11 +2,15 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/test/bed"
 )
@@ -22,6 +26,8 @@ func TestLife(t *testing.T) {
 	p.kubectl(ctx, t, "delete", "pod", "client", "--grace-period=1")
 	p.kubectl(ctx, t, "delete", "service", "web")
 	nothingLeft(ctx, t, p, before)
+
+	mainThread(ctx, t, p, n)
 
 	// The agent's own pages and commands tell the same story.
 	if got := p.on(ctx, t, "curl", "-s", "http://127.0.0.1:10248/healthz"); got != "ok" {
@@ -47,6 +53,27 @@ func TestLife(t *testing.T) {
 	if os.Getenv("KEEP") != "" {
 		time.Sleep(time.Hour)
 	}
+}
+
+// mainThread checks that the agent has made its pods' namespaces without its main thread, whose namespaces are those of
+// /proc/net, and that it goes on reporting the node, for which it must find the node's address again.
+func mainThread(ctx context.Context, t *testing.T, p place, n *bed.Node) {
+	t.Helper()
+	pid := n.Process("nodeagent").PID()
+	var thread, node unix.Stat_t
+	if err := errors.Join(
+		unix.Stat(fmt.Sprintf("/proc/%d/task/%d/ns/net", pid, pid), &thread), unix.Stat(filepath.Join("/run/netns", n.NetNS()), &node),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if thread.Ino != node.Ino {
+		t.Errorf("the agent's main thread is in network namespace %d, the node's is %d", thread.Ino, node.Ino)
+	}
+	p.on(ctx, t, "ctr", "-n", "k8s.io", "images", "tag", bed.Busybox, "example.com/another-name:1")
+	eventually(ctx, t, 30*time.Second, "the node's status to tell of a new image", func() (bool, string) {
+		got := p.kubectl(ctx, t, "get", "node", p.Name, "-o", "jsonpath={.status.images[*].names} {.status.addresses[*].address}")
+		return strings.Contains(got, "example.com/another-name:1") && strings.Contains(got, p.IP.String()), got
+	})
 }
 
 // life runs a Deployment of three behind a Service, uses it in every way, and scales it to nothing.

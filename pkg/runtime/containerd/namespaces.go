@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodeagent/nodeagent/pkg/osthread"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -45,11 +45,9 @@ func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, err
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return ns, fmt.Errorf("making the folder of namespaces: %w", err)
 	}
-	failed := make(chan error)
-	go func() {
-		// Never unlocked: the thread is in other namespaces from here on and ends with the goroutine.
-		goruntime.LockOSThread()
-		failed <- func() error {
+	var failed error
+	osthread.Run(func() bool {
+		failed = func() error {
 			if err := unix.Unshare(flags); err != nil {
 				return fmt.Errorf("making namespaces: %w", err)
 			}
@@ -63,8 +61,9 @@ func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, err
 			}
 			return nil
 		}()
-	}()
-	return ns, <-failed
+		return false
+	})
+	return ns, failed
 }
 
 // setUp runs inside the new namespaces.

@@ -1,4 +1,5 @@
-// Package facts is EDGE: it reads what the machine is from /proc, /sys, /etc and the file system, for the Node object. It
+// Package facts is EDGE: it reads what the machine is from /proc, /sys, /etc and the file system, and asks the kernel for
+// its routes and addresses, for the Node object. It
 // writes nothing. What does not change while the machine is up is read once.
 package facts
 
@@ -6,7 +7,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
 // Machine are facts that hold while the machine is up.
@@ -203,20 +202,4 @@ func ReadDisk(path string) (Disk, error) {
 		Bytes: int64(s.Blocks) * s.Bsize, FreeBytes: int64(s.Bavail) * s.Bsize,
 		Inodes: int64(s.Files), FreeInodes: int64(s.Ffree),
 	}, nil
-}
-
-// Addresses returns the node's addresses: the given ones, else the one of the default route's interface.
-func Addresses(given []netip.Addr) ([]netip.Addr, error) {
-	if len(given) > 0 {
-		return given, nil
-	}
-	ip, err := utilnet.ChooseHostInterface()
-	if err != nil {
-		return nil, fmt.Errorf("finding the node's address from the default route: %w; give it with --node-ip", err)
-	}
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return nil, fmt.Errorf("finding the node's address: %q is none; give it with --node-ip", ip)
-	}
-	return []netip.Addr{a.Unmap()}, nil
 }
