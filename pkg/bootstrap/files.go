@@ -6,42 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// writeFile replaces a file whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
-// Missing folders are made with 0755, those of secrets (mode without group and others) with 0700.
-func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	if err := makeDir(dir, mode); err != nil {
+// writeFile replaces a file whole or not at all. Missing folders are made with 0755, those of secrets (mode without group
+// and others) with 0700.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	if err := makeDir(filepath.Dir(path), mode); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return unwritable(fmt.Errorf("writing %q: %w", path, err))
+	if err := hostfs.WriteFile(path, data, mode); err != nil {
+		return unwritable(err)
 	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-			err = unwritable(fmt.Errorf("writing %q: %w", path, err))
-		}
-	}()
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return nil
 }
 
 func makeDir(dir string, mode fs.FileMode) error {
@@ -61,15 +39,6 @@ func makeDir(dir string, mode fs.FileMode) error {
 	return nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
-}
-
 // link points a symbolic link at a file beside it, replacing the link in one step.
 func link(target, path string) error {
 	temp := path + ".new"
@@ -82,7 +51,7 @@ func link(target, path string) error {
 	if err := os.Rename(temp, path); err != nil {
 		return unwritable(fmt.Errorf("linking %q: %w", path, err))
 	}
-	return syncDir(filepath.Dir(path))
+	return hostfs.SyncDir(filepath.Dir(path))
 }
 
 // readOptional returns nil for a file that is not there.

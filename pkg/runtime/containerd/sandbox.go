@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -146,7 +147,7 @@ func (r *Runtime) sandboxFile(uid types.UID) string {
 	return filepath.Join(r.sandboxDir(), string(uid)+".json")
 }
 
-// writeSandbox replaces the record at once: a reader sees the old or the new one.
+// writeSandbox replaces the record; it is on the disk when this returns.
 func (r *Runtime) writeSandbox(s sandbox) error {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -156,10 +157,7 @@ func (r *Runtime) writeSandbox(s sandbox) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("writing sandbox record: %w", err)
 	}
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
-		return fmt.Errorf("writing sandbox record: %w", err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
+	if err := hostfs.WriteFile(path, b, 0o600); err != nil {
 		return fmt.Errorf("writing sandbox record: %w", err)
 	}
 	return nil
