@@ -11,8 +11,10 @@ import (
 )
 
 // Health answers whether the services half keeps up, as kube-proxy's healthz
-// server does: every family has synced once, and no change has waited longer
-// than twice the sync period.
+// server does: every family has synced once, and nothing that is to be written,
+// a change or a repair, has waited as long as twice the sync period. A family that
+// is not the primary one and has never been programmed does not count: the machine
+// cannot, and the node does its work without.
 type Health struct {
 	now      func() time.Time
 	patience time.Duration
@@ -20,12 +22,13 @@ type Health struct {
 
 	mu       sync.Mutex
 	families map[corev1.IPFamily]*familyHealth
+	primary  corev1.IPFamily // empty: every family is
 	counted  func(path string, code int)
 }
 
 type familyHealth struct {
 	updated time.Time // of the last sync that succeeded
-	queued  time.Time // of the oldest change since; zero: none
+	queued  time.Time // since when there is something to write; zero: nothing
 	err     error     // of the last sync
 }
 
@@ -42,6 +45,23 @@ func (h *Health) change(f corev1.IPFamily, change func(*familyHealth)) {
 		h.families[f] = &familyHealth{}
 	}
 	change(h.families[f])
+}
+
+// Primary says which family the node cannot do without; until it is called, that is each.
+func (h *Health) Primary(f corev1.IPFamily) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.primary = f
+}
+
+// counts says whether a family's state is the node's: not if it could never be programmed and need not be.
+func (h *Health) counts(f corev1.IPFamily, s *familyHealth) bool {
+	return h.primary == "" || f == h.primary || !s.updated.IsZero() || s.err == nil
+}
+
+// late says whether a family has never been programmed, or has waited too long for what is to be written now.
+func (h *Health) late(s *familyHealth) bool {
+	return s.updated.IsZero() || !s.queued.IsZero() && h.now().Sub(s.queued) >= h.patience
 }
 
 func (h *Health) expect(f corev1.IPFamily) { h.change(f, func(*familyHealth) {}) }
@@ -72,6 +92,8 @@ type Status struct {
 	Synced time.Time
 	// Err is that of the last sync; nil if it succeeded.
 	Err error
+	// Healthy says that it keeps up.
+	Healthy bool
 }
 
 // Status of every family, sorted.
@@ -80,7 +102,7 @@ func (h *Health) Status() []Status {
 	defer h.mu.Unlock()
 	var out []Status
 	for f, s := range h.families {
-		out = append(out, Status{Family: f, Synced: s.updated, Err: s.err})
+		out = append(out, Status{Family: f, Synced: s.updated, Err: s.err, Healthy: !h.late(s)})
 	}
 	slices.SortFunc(out, func(a, b Status) int {
 		if a.Family < b.Family {
@@ -95,9 +117,9 @@ func (h *Health) Status() []Status {
 func (h *Health) Healthy() (ok bool, updated time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ok = len(h.families) > 0
-	for _, s := range h.families {
-		if s.updated.IsZero() || !s.queued.IsZero() && h.now().Sub(s.queued) > h.patience {
+	ok = len(h.families) > 0 && (h.primary == "" || h.families[h.primary] != nil)
+	for f, s := range h.families {
+		if h.counts(f, s) && h.late(s) {
 			ok = false
 		}
 		if s.updated.After(updated) {
@@ -109,9 +131,17 @@ func (h *Health) Healthy() (ok bool, updated time.Time) {
 
 // body is the answer of kube-proxy's healthz server.
 type body struct {
-	LastUpdated  time.Time `json:"lastUpdated"`
-	CurrentTime  time.Time `json:"currentTime"`
-	NodeEligible *bool     `json:"nodeEligible,omitempty"`
+	LastUpdated  time.Time                      `json:"lastUpdated"`
+	CurrentTime  time.Time                      `json:"currentTime"`
+	NodeEligible *bool                          `json:"nodeEligible,omitempty"`
+	Healthy      bool                           `json:"healthy"`
+	Status       map[corev1.IPFamily]familyBody `json:"status,omitempty"`
+}
+
+// familyBody is one family's part of it.
+type familyBody struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
 }
 
 // Handler serves /healthz, which load balancers ask and which also says 503
@@ -133,14 +163,20 @@ func (h *Health) answer(w http.ResponseWriter, path string, wanted bool, eligibl
 		code = http.StatusServiceUnavailable
 	}
 	now := h.now()
-	if ok {
+	if code == http.StatusOK {
 		updated = now // in sync until this moment, as kube-proxy reports it
+	}
+	families := map[corev1.IPFamily]familyBody{}
+	for _, s := range h.Status() {
+		if !s.Synced.IsZero() {
+			families[s.Family] = familyBody{LastUpdated: s.Synced, Healthy: s.Healthy}
+		}
 	}
 	h.counted(path, code)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body{LastUpdated: updated, CurrentTime: now, NodeEligible: eligible})
+	_ = json.NewEncoder(w).Encode(body{LastUpdated: updated, CurrentTime: now, NodeEligible: eligible, Healthy: ok, Status: families})
 }
 
 // ModeHandler answers /proxyMode with the name of the backend.

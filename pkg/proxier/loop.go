@@ -66,6 +66,7 @@ type Loop struct {
 	checked   time.Time           // end of the last look for drift
 	effort    time.Duration       // of that look
 	left      map[string]bool     // objects that the backend left out
+	whole     bool                // the next sync writes everything, after a failure or for what others changed
 }
 
 // New checks the configuration; it does nothing yet.
@@ -101,8 +102,11 @@ func (l *Loop) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-dirty:
-			if l.c.Tracker.Ready() && l.retry == 0 {
-				next.Reset(l.wait())
+			if l.c.Tracker.Ready() {
+				l.queue()
+				if l.retry == 0 {
+					next.Reset(l.wait())
+				}
 			}
 		case <-next.C:
 			l.sync(ctx)
@@ -114,12 +118,14 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.c.Settled()
 		case <-check.C:
 			if l.check(ctx) {
+				l.repair()
 				next.Reset(0)
 			}
 			check.Reset(max(l.c.CheckInterval, checkFactor*l.effort))
 		case <-glance.C:
 			written, lost := l.glance(ctx)
 			if lost {
+				l.repair()
 				next.Reset(0)
 			} else if written {
 				check.Reset(max(0, checkFactor*l.effort-l.c.Now().Sub(l.checked)))
@@ -143,14 +149,24 @@ func newTimer(d time.Duration) *time.Timer {
 // that is not to be used any more has rules, no longer than a sync takes: it
 // may be gone soon.
 func (l *Loop) wait() time.Duration {
-	now := l.c.Now()
-	l.c.Health.queued(l.c.Family, now)
-	l.c.Metrics.queued(l.c.Family, now, l.c.Tracker.total().minus(l.counted))
 	rest := l.rest
 	if l.c.Tracker.withdrawn() != l.withdrawn {
 		rest = min(rest, l.took)
 	}
-	return max(0, rest-now.Sub(l.ended))
+	return max(0, rest-l.c.Now().Sub(l.ended))
+}
+
+// queue tells that a sync is due: from now on its delay counts.
+func (l *Loop) queue() {
+	now := l.c.Now()
+	l.c.Health.queued(l.c.Family, now)
+	l.c.Metrics.queued(l.c.Family, now, l.c.Tracker.total().minus(l.counted))
+}
+
+// repair tells that the kernel is not as it should be: a sync is due that writes everything.
+func (l *Loop) repair() {
+	l.whole = true
+	l.queue()
 }
 
 func (l *Loop) sync(ctx context.Context) {
@@ -171,11 +187,13 @@ func (l *Loop) sync(ctx context.Context) {
 		l.retry = min(lastRetry, max(firstRetry, 2*l.retry))
 		l.c.Log.Error("syncing service rules failed", "family", l.c.Family, "error", err, "retryIn", l.retry)
 		l.c.Health.failed(l.c.Family, err)
+		l.c.Health.queued(l.c.Family, begin)
+		l.whole = true
 		return
 	}
 	l.retry = 0
-	l.report(snap, done{begin: begin, took: took, changes: changes.minus(l.counted)})
-	l.counted = changes
+	l.report(snap, done{begin: begin, took: took, changes: changes.minus(l.counted), full: first || l.whole})
+	l.counted, l.whole = changes, false
 	l.tellLeft(left)
 	if first {
 		l.c.Log.Info("service rules are in place", "family", l.c.Family, "services", len(snap.Services), "endpoints", snap.EndpointCount(), "took", took)

@@ -35,6 +35,7 @@ type done struct {
 	begin   time.Time
 	took    time.Duration
 	changes counts // since the last one
+	full    bool   // everything was written
 }
 
 // NewMetrics makes them; changes from before started are not counted as latency.
@@ -123,7 +124,7 @@ func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done)
 	seconds := d.took.Seconds()
 	m.duration.WithLabelValues(family).Observe(seconds)
 	kind := m.partial
-	if prev == nil {
+	if d.full {
 		kind = m.full
 	}
 	kind.WithLabelValues(family).Observe(seconds)
