@@ -60,18 +60,17 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	n := service.Node{Name: f.node, Zone: f.zone, Addresses: cfg.Node.IPs}
-	var podCIDRs []string
+	n := service.Node{Name: f.node}
 	if object := objects.Node(f.node); object != nil {
-		n.Name, podCIDRs = object.Name, object.Spec.PodCIDRs
-		if n.Zone == "" {
-			n.Zone = object.Labels[corev1.LabelTopologyZone]
-		}
-		if ips := render.Addresses(object); len(n.Addresses) == 0 {
-			n.Addresses = ips
-		}
+		n = service.NodeOf(object)
 	}
-	o := agent.IPTablesOptions(cfg.Proxy, family, podCIDRs)
+	if f.zone != "" {
+		n.Zone = f.zone
+	}
+	if len(cfg.Node.IPs) > 0 {
+		n.Addresses = cfg.Node.IPs
+	}
+	o := agent.IPTablesOptions(cfg.Proxy, family)
 	o.RandomFully = true // as every iptables of the last years
 	rules, err := render.Services(objects, n, o)
 	if err != nil {

@@ -31,7 +31,7 @@ func cleanRules(ctx context.Context, c *config.Config, log *slog.Logger, did fun
 func cleanFamily(ctx context.Context, c *config.Config, f corev1.IPFamily, log *slog.Logger, did func(what string)) error {
 	var all error
 	for _, program := range iptables.InUse(ctx, f) {
-		backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(c.Proxy, f, nil), Tool: program, Log: log})
+		backend, err := iptables.New(iptables.Config{Options: IPTablesOptions(c.Proxy, f), Tool: program, Log: log})
 		if err == nil {
 			err = backend.Cleanup(ctx)
 		}

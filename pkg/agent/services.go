@@ -139,11 +139,7 @@ func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backe
 	if err != nil {
 		return nil, err
 	}
-	cidrs, err := s.nodeCIDRs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o := IPTablesOptions(s.config.Proxy, f, cidrs)
+	o := IPTablesOptions(s.config.Proxy, f)
 	o.RandomFully, o.NoFirewall = program.RandomFully(), !s.config.Network.UtilChains
 	if err := accounting(ctx, program); err != nil {
 		s.log.Info("Packets dropped as INVALID, and those to node ports on 127.0.0.1, are not counted", "family", f, "err", err)
@@ -153,61 +149,37 @@ func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backe
 	return iptables.New(iptables.Config{Options: o, Tool: program, Log: s.log, Metrics: s.metrics.IPTables(f)})
 }
 
-// nodeCIDRs are the pod ranges that the API server gave this node, waited for if the configuration needs them.
-func (s *services) nodeCIDRs(ctx context.Context) ([]string, error) {
-	for warned := false; s.config.Proxy.DetectLocal == "NodeCIDR"; warned = true {
-		if n := s.watched.node(); n != nil && len(n.Spec.PodCIDRs) > 0 {
-			return n.Spec.PodCIDRs, nil
-		}
-		if !warned {
-			s.log.Info("Waiting for the node's podCIDR, which detectLocalMode NodeCIDR needs")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(200 * time.Millisecond): //nolint:forbidigo // asked for until it is there, once in a life
-		}
+// IPTablesOptions are what the configuration says of one family's rules.
+func IPTablesOptions(p config.Proxy, f corev1.IPFamily) iptables.Options {
+	return iptables.Options{
+		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
+		NodePorts: nodePorts(p), Local: localTraffic(p, f),
 	}
-	return nil, nil
 }
 
-// IPTablesOptions are what the configuration says of one family's rules.
-func IPTablesOptions(p config.Proxy, f corev1.IPFamily, nodeCIDRs []string) iptables.Options {
-	o := iptables.Options{
-		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll,
-		LocalhostNodePorts: p.IPTables.LocalhostNodePorts && f == corev1.IPv4Protocol, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
-	}
-	o.Local = localTraffic(p, f, nodeCIDRs)
+func nodePorts(p config.Proxy) service.NodePortAddresses {
+	out := service.NodePortAddresses{Localhost: p.IPTables.LocalhostNodePorts}
 	for _, a := range p.NodePortAddresses {
 		if a == "primary" {
-			o.NodePortPrimary = true
-			continue
-		}
-		if prefix, err := netip.ParsePrefix(a); err == nil && prefix.Addr().Is4() == (f == corev1.IPv4Protocol) {
-			o.NodePortAddresses = append(o.NodePortAddresses, prefix)
+			out.Primary = true
+		} else if prefix, err := netip.ParsePrefix(a); err == nil {
+			out.Ranges = append(out.Ranges, prefix)
 		}
 	}
-	return o
+	return out
 }
 
-// localTraffic says how traffic of this node's pods is told from other traffic. NodeCIDR is the node's own range, as the
-// API server has assigned it.
-func localTraffic(p config.Proxy, f corev1.IPFamily, nodeCIDRs []string) iptables.Local {
-	ranges := p.ClusterCIDRs
+// localTraffic says how traffic of this node's pods is told from other traffic.
+func localTraffic(p config.Proxy, f corev1.IPFamily) iptables.Local {
 	switch p.DetectLocal {
 	case "BridgeInterface":
 		return iptables.Local{Interface: p.Interface}
 	case "InterfaceNamePrefix":
 		return iptables.Local{Interface: p.Interface + "+"}
 	case "NodeCIDR":
-		ranges = nil
-		for _, c := range nodeCIDRs {
-			if prefix, err := netip.ParsePrefix(c); err == nil {
-				ranges = append(ranges, prefix)
-			}
-		}
+		return iptables.Local{NodeCIDR: true}
 	}
-	for _, r := range ranges {
+	for _, r := range p.ClusterCIDRs {
 		if r.Addr().Is4() == (f == corev1.IPv4Protocol) {
 			return iptables.Local{CIDR: r}
 		}
@@ -273,7 +245,7 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 	if b, ok := backend.(interface{ FoundUDP() []service.Portal }); ok {
 		portals = b.FoundUDP
 	}
-	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, Portals: portals, Done: func(deleted int, took time.Duration) {
+	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, NodePorts: nodePorts(s.config.Proxy), Portals: portals, Done: func(deleted int, took time.Duration) {
 		s.metrics.ConntrackDuration.WithLabelValues(string(f)).Observe(took.Seconds())
 		s.metrics.ConntrackDeleted.WithLabelValues(string(f)).Add(float64(deleted))
 	}})

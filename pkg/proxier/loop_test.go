@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -160,6 +161,27 @@ func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
 		}
 		if ok, _ := f.health.Healthy(); !ok {
 			t.Error("not healthy after the first sync")
+		}
+	})
+}
+
+// TestNodeIsFollowed: a zone, an address or a range of pods that the node gets later is in the next rules, at once.
+func TestNodeIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := begin(t, &fakeBackend{})
+		defer f.stop()
+		f.ready()
+		for i, n := range []service.Node{
+			{Name: "me", Zone: "z1"},
+			{Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+			{Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
+		} {
+			time.Sleep(time.Second)
+			f.tracker.NodeChanged(n, true)
+			synctest.Wait()
+			if got := f.backend.taken(); len(got) != i+2 || !got[i+1].Node.Same(n) {
+				t.Errorf("after the node became %+v there were %d syncs, the last for %+v", n, len(got), got[len(got)-1].Node)
+			}
 		}
 	})
 }

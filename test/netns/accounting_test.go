@@ -59,7 +59,7 @@ func TestAccounting(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := options(f)
-			o.Accounting, o.LocalhostNodePorts = true, true
+			o.Accounting, o.NodePorts.Localhost = true, true
 			b, err := iptables.New(iptables.Config{Options: o, Tool: toolIn{w.node, p, nil}, Log: quiet()})
 			if err != nil {
 				t.Fatal(err)

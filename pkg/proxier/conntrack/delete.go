@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -23,6 +24,8 @@ import (
 type Config struct {
 	Family corev1.IPFamily
 	Log    *slog.Logger
+	// NodePorts say on which addresses node ports answer: flows to others are of other programs.
+	NodePorts service.NodePortAddresses
 	// Now is the clock.
 	Now func() time.Time
 	// Portals are those of the rules that this process found; may be nil.
@@ -60,7 +63,8 @@ func (c *Cleaner) Synced(_ context.Context, prev, now *service.Snapshot) error {
 	if prev == nil && c.c.Portals != nil {
 		past.Portals = c.c.Portals()
 	}
-	plan := NewPlan(past, now, local)
+	places := c.c.NodePorts.At(c.c.Family, now.Node)
+	plan := NewPlan(past, now, slices.DeleteFunc(local, func(a netip.Addr) bool { return !places.Has(a) }))
 	if plan.Empty() {
 		return nil
 	}

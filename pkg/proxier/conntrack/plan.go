@@ -38,8 +38,9 @@ type Past struct {
 }
 
 // NewPlan makes the plan for now. Addresses that the past had and now has not
-// belong to a Service that is gone. local are the node's own
-// addresses: flows through it to other hosts' ports are none of ours.
+// belong to a Service that is gone. local are the node's own addresses on which
+// node ports answer: flows through it to other hosts' ports are none of ours, nor
+// those to other programs here.
 func NewPlan(past Past, now *service.Snapshot, local []netip.Addr) *Plan {
 	p := &Plan{
 		addresses: map[netip.AddrPort]map[netip.AddrPort]bool{},

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/service"
 )
 
 // Options say how to render; they come from KubeProxyConfiguration and from
@@ -18,17 +20,10 @@ type Options struct {
 	MasqueradeAll bool
 	// Local tells traffic of this node's pods from other traffic.
 	Local Local
-	// NodePortAddresses limit node ports to addresses of this node in these
-	// ranges; empty: all addresses.
-	NodePortAddresses []netip.Prefix
-	// NodePortPrimary limits node ports to the node's primary address of the
-	// family; it goes before NodePortAddresses.
-	NodePortPrimary bool
-	// LocalhostNodePorts lets node ports answer on 127.0.0.1. Needs the sysctl
-	// route_localnet; IPv4 only.
-	LocalhostNodePorts bool
+	// NodePorts say where node ports answer. On 127.0.0.1 they need the sysctl route_localnet.
+	NodePorts service.NodePortAddresses
 	// NoFirewall leaves out KUBE-FIREWALL, which keeps others from 127.0.0.1;
-	// not with LocalhostNodePorts, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
+	// not where node ports answer there, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
 	NoFirewall bool
 	// TCPBeLiberal says that conntrack forgives packets out of window, so that
 	// INVALID ones need not be dropped.
@@ -57,8 +52,11 @@ func (o Options) count(counter string) string {
 // Local recognizes packets of this node's pods (detectLocalMode); at most one
 // field is set. With none, no packet counts as such.
 type Local struct {
-	// CIDR is the pods' range: ClusterCIDR or NodeCIDR.
+	// CIDR is the pods' range (ClusterCIDR).
 	CIDR netip.Prefix
+	// NodeCIDR takes the range that the node has at the time, as the control plane assigned it; while it has none, no
+	// packet counts as local.
+	NodeCIDR bool
 	// Interface is a bridge's name (BridgeInterface), or a prefix and "+"
 	// (InterfaceNamePrefix).
 	Interface string
@@ -83,7 +81,42 @@ func (l Local) isNot() string {
 	return ""
 }
 
-func (o Options) firewall() bool { return !o.ipv6() && (!o.NoFirewall || o.LocalhostNodePorts) }
+// Localhost says whether node ports answer on 127.0.0.1.
+func (o Options) Localhost() bool { return o.NodePorts.At(o.Family, service.Node{}).Loopback }
+
+func (o Options) firewall() bool { return !o.ipv6() && (!o.NoFirewall || o.Localhost()) }
+
+// scene is what rules of Services depend on besides them: Options, and what the node is at the time.
+type scene struct {
+	Options
+	nodePorts service.Places
+}
+
+func (o Options) on(n service.Node) scene {
+	s := scene{Options: o, nodePorts: o.NodePorts.At(o.Family, n)}
+	if o.Local.NodeCIDR {
+		s.Local = Local{CIDR: n.PodCIDR(o.Family)}
+	}
+	return s
+}
+
+func (s scene) equal(o scene) bool { return s.Local == o.Local && s.nodePorts.Equal(o.nodePorts) }
+
+// destinations are the match arguments for the addresses on which node ports answer: one rule for each, none if they answer
+// nowhere. Whether an address of a range is the node's, the rule asks besides.
+func (s scene) destinations() []string {
+	switch {
+	case !s.nodePorts.All:
+		out := make([]string, 0, len(s.nodePorts.Ranges))
+		for _, p := range s.nodePorts.Ranges {
+			out = append(out, "-d "+p.String())
+		}
+		return out
+	case s.nodePorts.Loopback:
+		return []string{""}
+	}
+	return []string{"! -d " + service.Loopback(s.Family).String()}
+}
 
 func (o Options) ipv6() bool { return o.Family == corev1.IPv6Protocol }
 

@@ -204,7 +204,9 @@ func clause(option string, values []string) string {
 			return ""
 		}
 	case "-s", "-d":
-		value = prefix(value)
+		if value = prefix(value); value == "0.0.0.0/0" || value == "::/0" {
+			return "" // every packet; iptables-save does not print it
+		}
 	case "-p":
 		value = protocol(value)
 	case "--ctstate":

@@ -61,19 +61,28 @@ func portalsToo(text []byte) (*Ruleset, error) {
 // portal is the place that a rule matches; not ok: it matches something else.
 func portal(rule string) (p service.Portal, ok bool) {
 	list := words(rule)
-	for i := 2; i+1 < len(list); i++ { // after -A NAME
+	local := len(list) > 1 && list[1] == chainNodePorts // its destination is an address of the node
+	vague := false                                      // it has more than one destination, or all but some
+	for i := 2; i+1 < len(list); i++ {                  // after -A NAME
 		value := list[i+1]
 		switch list[i] {
 		case "!":
-			return p, false
+			i += 2
+			vague = true
 		case "-p":
 			p.Protocol = corev1.Protocol(strings.ToUpper(protocol(value)))
 		case "-d":
 			at, err := netip.ParsePrefix(prefix(value))
-			if err != nil || !at.IsSingleIP() {
+			if err != nil {
 				return p, false
 			}
-			p.Addr = at.Addr()
+			if at.IsSingleIP() {
+				p.Addr = at.Addr()
+			} else {
+				vague = true
+			}
+		case "--dst-type":
+			local = value == "LOCAL"
 		case "--dport":
 			n, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
@@ -82,7 +91,7 @@ func portal(rule string) (p service.Portal, ok bool) {
 			p.Port = uint16(n)
 		}
 	}
-	return p, p.Protocol != "" && p.Port != 0
+	return p, p.Protocol != "" && p.Port != 0 && (local || !vague)
 }
 
 // FoundUDP are the portals of UDP that the kernel's rules had before this Backend wrote any; nil before the first Sync.

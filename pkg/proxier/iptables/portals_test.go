@@ -73,6 +73,8 @@ func TestPortal(t *testing.T) {
 		`-A KUBE-SERVICES -d fd00::a/128 -p 17 -m udp --dport 53 -j KUBE-SVC-X`:                                                      "{UDP fd00::a 53}",
 		`-A KUBE-NODEPORTS -p udp -m udp --dport 30053 -j KUBE-EXT-X`:                                                                "{UDP invalid IP 30053}",
 		`-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS`:                                                            "",
+		`-A KUBE-NODEPORTS ! -d 127.0.0.0/8 -p udp -m udp --dport 30053 -j KUBE-EXT-X`:                                               "{UDP invalid IP 30053}",
+		`-A KUBE-EXTERNAL-SERVICES -d 10.0.0.0/8 -p udp -m addrtype --dst-type LOCAL -m udp --dport 30053 -j REJECT`:                 "{UDP invalid IP 30053}",
 		`-A KUBE-SERVICES ! -d 127.0.0.0/8 -p udp -m udp --dport 1 -j X`:                                                             "",
 		`-A KUBE-SERVICES -d 10.0.0.0/8 -p udp -m udp --dport 1 -j X`:                                                                "",
 		`-A KUBE-SERVICES -d 10.0.0.1/32 -p udp -m udp --dport 1:5 -j X`:                                                             "",

@@ -3,7 +3,6 @@ package iptables
 import (
 	"io"
 	"maps"
-	"net/netip"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,9 +27,11 @@ func Preview(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n service
 }
 
 // Renderer is Render with a memory: the text of a port that is the same
-// pointer as last time is not made again. It is used by one goroutine.
+// pointer as last time is not made again, unless the node has become another. It
+// is used by one goroutine.
 type Renderer struct {
 	o        Options
+	scene    scene // of memo
 	comments bool
 	memo     map[*service.Port]*fragment
 	round    uint64
@@ -83,16 +84,17 @@ func (f *fragment) compact() *fragment {
 
 // Render is like the function Render.
 func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
-	if comments := s.EndpointCount() <= largeCluster; comments != r.comments {
-		r.comments = comments
+	comments, scene := s.EndpointCount() <= largeCluster, r.o.on(s.Node)
+	if comments != r.comments || !scene.equal(r.scene) {
 		clear(r.memo)
 	}
+	r.comments, r.scene = comments, scene
 	var natServices, natNodePorts, services, external, firewall, health strings.Builder
 	natServices.Grow(r.length + r.length/64 + 512)
 	r.round++
 	chains := make([]Chain, 0, 3*len(r.memo))
 	for _, svc := range s.Services {
-		healthCheckRule(&health, svc)
+		healthCheckRules(&health, svc, scene)
 		for _, p := range svc.Ports {
 			f := r.fragment(p)
 			if r.left[p] != "" {
@@ -108,7 +110,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	}
 	maps.DeleteFunc(r.memo, func(_ *service.Port, f *fragment) bool { return f.round != r.round })
 	maps.DeleteFunc(r.left, func(p *service.Port, _ string) bool { return r.memo[p] == nil })
-	natServices.WriteString(nodePortJump(r.o, s.Node))
+	natServices.WriteString(nodePortJumps(scene))
 	r.length = natServices.Len()
 	nat := []Chain{
 		{Name: chainServices, Rules: natServices.String()},
@@ -138,7 +140,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 func (r *Renderer) fragment(p *service.Port) *fragment {
 	f := r.memo[p]
 	if f == nil {
-		f = renderPort(p, r.o, r.comments)
+		f = renderPort(p, r.scene, r.comments)
 		r.memo[p] = f
 	}
 	f.round = r.round
@@ -205,49 +207,29 @@ func martians() string {
 		"-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
 }
 
-// nodePortJump is the end of KUBE-SERVICES. addrtype asks the kernel which
+// nodePortJumps are the end of KUBE-SERVICES. addrtype asks the kernel which
 // addresses are local, so that nothing has to follow them; ranges are matched
 // beside it.
-func nodePortJump(o Options, n service.Node) string {
+func nodePortJumps(s scene) string {
 	note := comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
-	local := "-m addrtype --dst-type LOCAL"
-	ranges := o.NodePortAddresses
-	if o.NodePortPrimary {
-		ranges = primary(o, n)
-	}
-	if len(ranges) == 0 && !o.NodePortPrimary {
-		loopback := ""
-		if o.ipv6() {
-			loopback = "! -d ::1/128"
-		} else if !o.LocalhostNodePorts {
-			loopback = "! -d 127.0.0.0/8"
-		}
-		return line(chainServices, note, local, loopback, "-j", chainNodePorts)
-	}
 	var b strings.Builder
-	for _, p := range ranges {
-		if p.Addr().Is6() != o.ipv6() || p.Addr().IsLoopback() && (o.ipv6() || !o.LocalhostNodePorts) {
-			continue
-		}
-		b.WriteString(line(chainServices, note, "-d", p.Masked().String(), local, "-j", chainNodePorts))
+	for _, to := range s.destinations() {
+		b.WriteString(line(chainServices, note, to, "-m addrtype --dst-type LOCAL -j", chainNodePorts))
 	}
 	return b.String()
 }
 
-// primary is the node's first address of the family, as a range.
-func primary(o Options, n service.Node) []netip.Prefix {
-	for _, a := range n.Addresses {
-		if a.Is6() == o.ipv6() {
-			return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
-		}
-	}
-	return nil
-}
-
-func healthCheckRule(b *strings.Builder, svc *service.Service) {
+// healthCheckRules let load balancers ask on the addresses that node ports answer on, where the health check server listens.
+func healthCheckRules(b *strings.Builder, svc *service.Service, s scene) {
 	if svc.HealthCheckNodePort == 0 {
 		return
 	}
-	b.WriteString(line(chainNodePorts, comment(svc.Namespace, "/", svc.Name, " health check node port"),
-		"-p tcp -m tcp --dport", number(svc.HealthCheckNodePort), "-j ACCEPT"))
+	destinations := []string{""}
+	if !s.nodePorts.All {
+		destinations = s.destinations()
+	}
+	for _, to := range destinations {
+		b.WriteString(line(chainNodePorts, comment(svc.Namespace, "/", svc.Name, " health check node port"),
+			to, "-p tcp -m tcp --dport", number(svc.HealthCheckNodePort), "-j ACCEPT"))
+	}
 }

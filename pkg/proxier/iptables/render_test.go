@@ -18,7 +18,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
 )
 
-var testNode = service.Node{Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd77::2")}}
+var testNode = service.Node{
+	Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd77::2")},
+	PodCIDRs: []netip.Prefix{netip.MustParsePrefix("fd00:244:1::/64"), netip.MustParsePrefix("10.244.1.0/24")},
+}
 
 func testOptions(f corev1.IPFamily) Options {
 	o := Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: Local{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
@@ -57,8 +60,10 @@ func goldenOptions(f corev1.IPFamily, text string) Options {
 			o.Local = Local{Interface: "veth+"}
 		case "noLocal":
 			o.Local = Local{}
+		case "nodeCIDR":
+			o.Local = Local{NodeCIDR: true}
 		case "localhostNodePorts":
-			o.LocalhostNodePorts = true
+			o.NodePorts.Localhost = true
 		case "accounting":
 			o.Accounting = true
 		case "noFirewall":
@@ -68,11 +73,11 @@ func goldenOptions(f corev1.IPFamily, text string) Options {
 		case "old":
 			o.RandomFully = false
 		case "primary":
-			o.NodePortPrimary = true
+			o.NodePorts.Primary = true
 		case "bit15":
 			o.MasqueradeBit = 15
 		default:
-			o.NodePortAddresses = append(o.NodePortAddresses, netip.MustParsePrefix(word))
+			o.NodePorts.Ranges = append(o.NodePorts.Ranges, netip.MustParsePrefix(word))
 		}
 	}
 	return o
@@ -321,11 +326,17 @@ func byName(r *Ruleset) string {
 // TestRendererIsRenderWithMemory: whatever it remembers, it writes the same.
 func TestRendererIsRenderWithMemory(t *testing.T) {
 	o := testOptions(corev1.IPv4Protocol)
+	o.Local, o.NodePorts.Primary = Local{NodeCIDR: true}, true
 	r := NewRenderer(o)
 	list := scenes(t)
+	other := testNode
+	other.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}
+	renumbered := testNode
+	renumbered.Addresses = []netip.Addr{netip.MustParseAddr("192.168.77.9")}
 	for range 100 {
-		s := list[rand.IntN(len(list))]
-		if got, want := r.Render(s).String(), Render(s, o).String(); got != want {
+		s := *list[rand.IntN(len(list))]
+		s.Node = []service.Node{testNode, other, renumbered}[rand.IntN(3)]
+		if got, want := r.Render(&s).String(), Render(&s, o).String(); got != want {
 			t.Fatalf("with memory:\n%s", golden.LineDiff(want, got))
 		}
 	}

@@ -23,7 +23,7 @@ import (
 // costs a few rules, however many Services there are.
 type portRules struct {
 	p                  *service.Port
-	o                  Options
+	o                  scene
 	comments           bool
 	proto              string
 	svc, svl, ext, fw  string // chain names
@@ -33,7 +33,7 @@ type portRules struct {
 	noIntWhy, noExtWhy string // their comments
 }
 
-func renderPort(p *service.Port, o Options, comments bool) *fragment {
+func renderPort(p *service.Port, o scene, comments bool) *fragment {
 	proto := strings.ToLower(string(p.Protocol))
 	suffix := hashed(p.Name, proto)
 	r := portRules{
@@ -183,7 +183,9 @@ func (r *portRules) firewallChain() {
 	r.chain(r.fw, b.String())
 }
 
-// nodePort: node ports are not subject to source ranges, as everywhere.
+// nodePort: node ports are not subject to source ranges, as everywhere. Without
+// endpoints they are refused where they would answer, and nowhere else: there
+// the number may be another program's.
 func (r *portRules) nodePort() {
 	p := r.p
 	if p.NodePort == 0 {
@@ -191,13 +193,16 @@ func (r *portRules) nodePort() {
 	}
 	match := "-p " + r.proto + " -m " + r.proto + " --dport " + number(p.NodePort)
 	elsewhere := ""
-	if r.o.Accounting && r.o.LocalhostNodePorts && !r.o.ipv6() {
+	if r.o.Accounting && r.o.nodePorts.Loopback {
 		r.f.natNodePorts += line(chainNodePorts, comment(p.Name), "-d 127.0.0.0/8", match, r.o.count(CountLocalhost), "-j", r.ext)
 		elsewhere = "! -d 127.0.0.0/8" // one rule a packet: inserted ones stand in another order
 	}
 	r.f.natNodePorts += line(chainNodePorts, comment(p.Name), match, elsewhere, "-j", r.ext)
-	if !r.hasExt {
-		r.f.filterExternal += line(chainExternal, r.noExtWhy, "-m addrtype --dst-type LOCAL", match, "-j", r.noExt)
+	if r.hasExt {
+		return
+	}
+	for _, to := range r.o.destinations() {
+		r.f.filterExternal += line(chainExternal, r.noExtWhy, to, "-m addrtype --dst-type LOCAL", match, "-j", r.noExt)
 	}
 }
 
