@@ -19,19 +19,31 @@ func configCheckCommand() *cobra.Command {
 	var flags config.Flags
 	c := &cobra.Command{
 		Use:   "check --config FILE|FOLDER [flags of run]",
-		Short: "Report what is wrong, and what is known but has no effect here",
+		Short: "Report what is wrong, and what has no effect here",
+		Long: `Report what is wrong, and what has no effect here: every setting that the daemon would not take as it stands, with what happens
+instead. The exit code is 2 for wrong values and for unknown fields, of which each is named. Nothing is changed and nobody asked.`,
+		Example: `  nodeagent config check --config /etc/nodeagent
+  nodeagent config check --config /var/lib/kubelet/config.yaml --node-labels pool=a`,
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, notes, err := config.Load(&flags)
+			mistakes := 0
 			for _, n := range notes {
 				if _, err := fmt.Fprintln(c.OutOrStdout(), n); err != nil {
 					return err
 				}
+				if n.Mistake {
+					mistakes++
+				}
 			}
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case mistakes > 0:
+				return usageError{fmt.Errorf("checking the configuration: of the fields above, %d are unknown or given twice; "+
+					"the daemon would go on without them, as kubelet and kube-proxy do", mistakes)}
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: %d fields without effect\n", len(notes))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: %d settings are not taken as they stand\n", len(notes))
 			return err
 		},
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -52,8 +54,7 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 		log.Warn("Flag of kubelet without effect here: what it says can be said in the file of --config, if nodeagent has it", "flag", name)
 	}
 	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
-	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
-	debug.SetGCPercent(50)
+	tune(&loaded, log)
 	identity, err := agent.Identity(ctx, &loaded, log)
 	if err != nil {
 		return err
@@ -63,6 +64,18 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 		return err
 	}
 	return a.Run(ctx)
+}
+
+// tune sets what concerns this process as a whole.
+func tune(c *config.Config, log *slog.Logger) {
+	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
+	debug.SetGCPercent(50)
+	if c.Server.Profiling && c.Server.Contention {
+		runtime.SetBlockProfileRate(1)
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(c.Cgroups.OOMScoreAdj)), 0o600); err != nil {
+		log.Warn("The kernel does not take oomScoreAdj: with little memory it may end the agent before pods", "wanted", c.Cgroups.OOMScoreAdj, "err", err)
+	}
 }
 
 // newLogger writes to standard error; systemd and Kubernetes' tools collect it from there.

@@ -26,7 +26,7 @@ var (
 	pure = []string{
 		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/service",
 		"pkg/summary", "pkg/handler", "pkg/fieldref", "pkg/volume/payload", "pkg/cgroup/qos", "pkg/containerconfig/podfiles", "pkg/containerconfig/serviceenv",
-		"pkg/logpump/crilog",
+		"pkg/logpump/crilog", "pkg/podsysctl",
 	}
 	contracts = []string{"pkg/runtime", "pkg/volume"}
 	edges     = []string{

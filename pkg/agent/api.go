@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/utils/clock"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
@@ -71,7 +72,7 @@ func (a *Agent) runPages(run func(name string, part func(context.Context) error)
 
 func (a *Agent) makeServer() (*server.Server, error) {
 	c, now := a.config, a.options.Now
-	suites, err := cipherSuites(c.Server.CipherSuites)
+	suites, err := cliflag.TLSCipherSuites(c.Server.CipherSuites)
 	if err != nil {
 		return nil, err
 	}

@@ -277,7 +277,7 @@ func (p *pods) makeLoop() error {
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.get, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
-		RequestTimeout: c.Pods.RequestTimeout, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
+		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
 	if err != nil {
 		return err

@@ -60,23 +60,6 @@ func (b *caBundle) read() (*x509.CertPool, error) {
 	return p, nil
 }
 
-// cipherSuites finds suites by name, as tlsCipherSuites has them.
-func cipherSuites(names []string) ([]uint16, error) {
-	var out []uint16
-	for _, name := range names {
-		found := false
-		for _, s := range tls.CipherSuites() {
-			if s.Name == name {
-				out, found = append(out, s.ID), true
-			}
-		}
-		if !found {
-			return nil, fmt.Errorf("reading tlsCipherSuites: %q is unknown or insecure", name)
-		}
-	}
-	return out, nil
-}
-
 // tlsVersion reads tlsMinVersion; anything but 1.3 is 1.2, the least there is here.
 func tlsVersion(name string) uint16 {
 	if name == "VersionTLS13" {

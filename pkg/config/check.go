@@ -1,7 +1,7 @@
 package config
 
 import (
-	"crypto/tls"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
+	cliflag "k8s.io/component-base/cli/flag"
+	netutils "k8s.io/utils/net"
 )
 
 // The checks below record what is wrong under the field's path, and return something usable, so that one run finds all.
@@ -20,19 +21,39 @@ func (d *documents) path(field, given, otherwise string) string {
 	if given != "" && !filepath.IsAbs(p) { // what it was derived from has been blamed already
 		d.bad(field, "must be an absolute path, is %q", p)
 	}
+	if strings.ContainsRune(p, 0) {
+		d.bad(field, "must not hold a zero byte, is %q", p)
+	}
 	if p == "" {
 		return ""
 	}
 	return filepath.Clean(p)
 }
 
+// beside is path for the fields in which kubelet takes a path that is relative to the folder of the file that says it.
+func (d *documents) beside(field, given, otherwise string) string {
+	if file, line := splitPlace(d.where(field)); given != "" && line > 0 && !filepath.IsAbs(given) && filepath.IsAbs(file) {
+		given = filepath.Join(filepath.Dir(file), given)
+	}
+	return d.path(field, given, otherwise)
+}
+
 func (d *documents) address(field, text string) netip.Addr {
-	a, err := netip.ParseAddr(text)
-	if err != nil {
+	a, ok := parseAddr(text)
+	if !ok {
 		d.bad(field, "must be an IP address, is %q", text)
 		return netip.IPv4Unspecified()
 	}
-	return a.Unmap()
+	return a
+}
+
+// parseAddr takes what kubelet and kube-proxy take: leading zeros of an IPv4 address too, which are decimal.
+func parseAddr(text string) (netip.Addr, bool) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap(), a.Zone() == ""
+	}
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+	return a.Unmap(), ok
 }
 
 func (d *documents) addresses(field string, texts []string) []netip.Addr {
@@ -44,11 +65,14 @@ func (d *documents) addresses(field string, texts []string) []netip.Addr {
 }
 
 func (d *documents) prefix(field, text string) netip.Prefix {
-	p, err := netip.ParsePrefix(text)
+	_, n, err := netutils.ParseCIDRSloppy(text)
 	if err != nil {
 		d.bad(field, "must be a CIDR such as 10.244.0.0/16, is %q", text)
+		return netip.Prefix{}
 	}
-	return p.Masked()
+	a, _ := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a, bits).Masked()
 }
 
 // listen makes the zero AddrPort, off, of port 0.
@@ -68,18 +92,41 @@ func (d *documents) addressPort(field, text string, otherwise netip.AddrPort) ne
 	if text == "" {
 		return otherwise
 	}
-	if a, err := netip.ParseAddr(text); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), otherwise.Port())
+	if a, ok := parseAddr(strings.Trim(text, "[]")); ok {
+		return netip.AddrPortFrom(a, otherwise.Port())
 	}
-	ap, err := netip.ParseAddrPort(text)
-	if err != nil {
+	host, portText, err := net.SplitHostPort(text)
+	a, ok := parseAddr(host)
+	port, portErr := strconv.ParseUint(portText, 10, 16)
+	if err != nil || portErr != nil || !ok {
 		d.bad(field, "must be address:port such as %s, is %q", otherwise, text)
 		return otherwise
 	}
-	if ap.Port() == 0 {
+	if port == 0 {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return netip.AddrPortFrom(a, uint16(port))
+}
+
+// apart refuses two pages on one port: only the first would be served.
+func (d *documents) apart(pages []page) {
+	for i, b := range pages {
+		for _, a := range pages[:i] {
+			if !a.at.IsValid() || !b.at.IsValid() || a.at.Port() != b.at.Port() {
+				continue
+			}
+			if a.at.Addr() == b.at.Addr() || a.at.Addr().IsUnspecified() || b.at.Addr().IsUnspecified() {
+				_, first, _ := strings.Cut(a.field, ".")
+				d.bad(b.field, "is %s, where %s (%s) listens: give it another port", b.at, first, a.at)
+			}
+		}
+	}
+}
+
+// page is what listens, and the field that says where.
+type page struct {
+	field string
+	at    netip.AddrPort
 }
 
 func (d *documents) oneOf(field, value string, known ...string) {
@@ -107,24 +154,75 @@ func (d *documents) positive(field string, t time.Duration) time.Duration {
 	return t
 }
 
+func (d *documents) notNegative(field string, t time.Duration) time.Duration {
+	if t < 0 {
+		d.bad(field, "must not be below 0, is %s", t)
+	}
+	return t
+}
+
 func (d *documents) domain(name string) {
 	if name == "" {
 		return
 	}
-	if m := validation.IsDNS1123Subdomain(name); len(m) > 0 {
+	if m := validation.IsDNS1123Subdomain(strings.ToLower(name)); len(m) > 0 {
 		d.bad(kindKubelet+".clusterDomain", "%q is not a domain: %s", name, m[0])
 	}
 }
 
-func quantityOrPercent(text string) bool {
-	if n, ok := strings.CutSuffix(text, "%"); ok {
-		f, err := strconv.ParseFloat(n, 64)
-		return err == nil && f >= 0 && f <= 100
+// containerdName checks a name that containerd takes as an identifier.
+func (d *documents) containerdName(field, name string) string {
+	ok := len(name) <= 76
+	for part := range strings.FieldsFuncSeq(name, func(r rune) bool { return strings.ContainsRune("._-", r) }) {
+		ok = ok && strings.IndexFunc(part, func(r rune) bool { return !letterOrDigit(r) }) < 0
 	}
-	q, err := resource.ParseQuantity(text)
-	return err == nil && q.Sign() >= 0
+	if !ok || !letterOrDigit(rune(name[0])) || !letterOrDigit(rune(name[len(name)-1])) {
+		d.bad(field, "must be letters, digits, and . _ - between them, 76 at most, is %q", name)
+	}
+	return name
 }
 
-func cipherSuite(name string) bool {
-	return slices.ContainsFunc(tls.CipherSuites(), func(s *tls.CipherSuite) bool { return s.Name == name })
+func letterOrDigit(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}
+
+// interfaceName checks the name of a network interface, or the beginning of one.
+func (d *documents) interfaceName(field, name, mode string) {
+	if name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t\n") {
+		d.bad(field, "must name an interface by 1 to 15 letters for detectLocalMode %s, is %q", mode, name)
+	}
+}
+
+// cipherSuites leaves out what kubelet takes and crypto/tls calls insecure.
+func (d *documents) cipherSuites(names []string) []string {
+	field := kindKubelet + ".tlsCipherSuites"
+	var good []string
+	for _, name := range names {
+		switch {
+		case slices.Contains(cliflag.PreferredTLSCipherNames(), name):
+			good = append(good, name)
+		case slices.Contains(cliflag.InsecureTLSCipherNames(), name):
+			d.note(field, name+" is left out", "it is insecure")
+		default:
+			d.bad(field, "%q is not known; use %s", name, strings.Join(cliflag.PreferredTLSCipherNames(), ", "))
+		}
+	}
+	if len(names) > 0 && len(good) == 0 {
+		d.bad(field, "names no cipher suite that is secure; use %s", strings.Join(cliflag.PreferredTLSCipherNames(), ", "))
+	}
+	return good
+}
+
+// minVersion is the oldest TLS that is spoken: 1.2 for whatever is older.
+func (d *documents) minVersion(name string) string {
+	field := kindKubelet + ".tlsMinVersion"
+	switch name {
+	case "":
+		return "VersionTLS12"
+	case "VersionTLS10", "VersionTLS11":
+		d.note(field, "is VersionTLS12 here", "older ones are insecure")
+		return "VersionTLS12"
+	}
+	d.oneOf(field, name, "VersionTLS12", "VersionTLS13")
+	return name
 }

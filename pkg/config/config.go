@@ -19,7 +19,6 @@ type Config struct {
 	Paths    Paths
 	API      API
 	Pods     Pods
-	Restart  Restart
 	Images   Images
 	Volumes  Volumes
 	Runtime  Runtime
@@ -27,7 +26,6 @@ type Config struct {
 	Cgroups  Cgroups
 	Reserved Reserved
 	Eviction Eviction
-	Shutdown Shutdown
 	Server   Server
 	Auth     Auth
 	Proxy    Proxy
@@ -58,10 +56,6 @@ type Node struct {
 	MaxPods, PodsPerCore int
 	// MaxImages is how many images status.images lists; default 50, -1 for all.
 	MaxImages int
-	// PodCIDR is used only when the API server gives none.
-	PodCIDR string
-	// ControllerAttachDetach announces that the controller attaches volumes; default true.
-	ControllerAttachDetach bool
 	// FailSwapOn refuses to start with swap on; default true.
 	FailSwapOn bool
 }
@@ -134,23 +128,13 @@ type Pods struct {
 	SeccompDefault bool
 	// AllowedUnsafeSysctls are names or prefixes with "*" that pods may set beyond the safe ones.
 	AllowedUnsafeSysctls []string
-	// UserNamespaceIDs is how many ids a pod's user namespace has; default 65536.
-	UserNamespaceIDs int64
+	// CrashMax is the longest back-off of a crash loop; default 5m.
+	CrashMax time.Duration
 	// RequestTimeout bounds every runtime call but pull, logs, exec and attach; default 2m.
 	RequestTimeout time.Duration
 }
 
-// Restart is the crash-loop back-off.
-type Restart struct {
-	// Initial is the first wait after a crash; 10s.
-	Initial time.Duration
-	// Max is the longest wait; default 5m, at least 1s.
-	Max time.Duration
-	// Reset is how long a container must run for its waits to start again; twice Max.
-	Reset time.Duration
-}
-
-// Images is pulling and collecting.
+// Images is pulling.
 type Images struct {
 	// PullQPS and PullBurst limit pulls; default 5 and 10. PullQPS 0: no limit.
 	PullQPS   float32
@@ -160,12 +144,6 @@ type Images struct {
 	// MaxPerRegistry is the most pulls at a time from one registry; default a quarter less than MaxParallel, so that one
 	// registry that does not answer never takes the places of all others.
 	MaxPerRegistry int
-	// MinAge keeps an unused image at least so long; default 2m.
-	MinAge time.Duration
-	// MaxAge removes an image unused for so long; 0: never.
-	MaxAge time.Duration
-	// HighPercent of disk use starts collection, LowPercent ends it; default 85 and 80.
-	HighPercent, LowPercent int
 	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0: never.
 	PullProgressDeadline time.Duration
 }
@@ -174,10 +152,6 @@ type Images struct {
 type Volumes struct {
 	// RefreshInterval is how often configMap, secret and projected volumes are compared; SyncFrequency.
 	RefreshInterval time.Duration
-	// StatsPeriod is how often volume sizes are measured; default 1m, below 0: never.
-	StatsPeriod time.Duration
-	// PluginDir is the folder of flex volumes, kept for the mount of old DaemonSets.
-	PluginDir string
 }
 
 // Runtime is containerd and the logs of its containers.
@@ -214,10 +188,6 @@ type Network struct {
 	CNIConfDir string
 	// CNICacheDir is libcni's result cache; default /var/lib/cni/cache.
 	CNICacheDir string
-	// StateDir is where network namespaces are pinned; default <run>/netns.
-	StateDir string
-	// HairpinMode is kubelet's hairpinMode, carried out by the CNI plugin; default promiscuous-bridge.
-	HairpinMode string
 	// UtilChains keeps KUBE-IPTABLES-HINT and KUBE-FIREWALL; default true.
 	UtilChains bool
 }
@@ -232,14 +202,8 @@ type Cgroups struct {
 	PerQOS bool
 	// FailV1 refuses to start on cgroup v1. Default false, unlike kubelet's true: v1 is warned about instead.
 	FailV1 bool
-	// Kubelet and System are the cgroups the agent and the other daemons are reported under.
-	Kubelet, System string
 	// SingleProcessOOMKill kills one process only on cgroup v2; default false there.
 	SingleProcessOOMKill bool
-	// SwapBehavior is NoSwap (default) or LimitedSwap.
-	SwapBehavior string
-	// MemoryThrottlingFactor for memory.high; default 0.9.
-	MemoryThrottlingFactor float64
 	// OOMScoreAdj of the agent itself; default -999.
 	OOMScoreAdj int
 }
@@ -248,42 +212,16 @@ type Cgroups struct {
 type Reserved struct {
 	// System and Kube are subtracted from capacity.
 	System, Kube corev1.ResourceList
-	// SystemCgroup and KubeCgroup are limited to them when Enforce says so.
-	SystemCgroup, KubeCgroup string
-	// CPUs are kept for the system, as a cpuset list.
-	CPUs string
-	// Enforce is a list of none, pods (default), system-reserved, kube-reserved.
-	Enforce []string
 	// LocalStorage counts ephemeral storage; default true.
 	LocalStorage bool
 }
 
-// Eviction is node-pressure eviction. Thresholds are signal → quantity or percentage.
+// Eviction is node pressure. Thresholds are signal → quantity or percentage.
 type Eviction struct {
 	// Hard defaults to memory.available 100Mi, nodefs.available 10%, imagefs.available 15%, nodefs.inodesFree 5%.
-	Hard, Soft map[string]string
-	// SoftGrace is how long a soft threshold must hold.
-	SoftGrace map[string]time.Duration
-	// MinimumReclaim is what is taken beyond the threshold.
-	MinimumReclaim map[string]string
+	Hard map[string]string
 	// TransitionPeriod is how long a pressure condition stays; default 5m.
 	TransitionPeriod time.Duration
-	// MaxPodGrace bounds a pod's grace in a soft eviction; seconds, 0: its own.
-	MaxPodGrace time.Duration
-}
-
-// Shutdown is the graceful shutdown of the node.
-type Shutdown struct {
-	// Grace is the whole time, Critical its last part, for critical pods; default 0: off.
-	Grace, Critical time.Duration
-	// ByPriority replaces the two; sorted by priority.
-	ByPriority []PriorityGrace
-}
-
-// PriorityGrace is the shutdown time of pods from this priority up.
-type PriorityGrace struct {
-	Priority int32
-	Grace    time.Duration
 }
 
 // Server is the node's API on 10250 and its health page on 10248.
@@ -292,8 +230,6 @@ type Server struct {
 	Enabled bool
 	// Listen is address and port; default 0.0.0.0:10250.
 	Listen netip.AddrPort
-	// ReadOnly is the plain port; zero: off, the default.
-	ReadOnly netip.AddrPort
 	// Healthz is address and port; default 127.0.0.1:10248, zero: off.
 	Healthz netip.AddrPort
 	// CertFile and KeyFile are a serving certificate given by the user; empty: CertDir's.
@@ -329,16 +265,17 @@ type Auth struct {
 // ProxyMode is the backend of the services half.
 type ProxyMode string
 
-// The modes that exist here.
+// The modes that kube-proxy has, and off. Those but iptables are not there yet: iptables stands in for them.
 const (
 	ProxyOff      ProxyMode = "off"
 	ProxyIPTables ProxyMode = "iptables"
 	ProxyIPVS     ProxyMode = "ipvs"
+	ProxyNFTables ProxyMode = "nftables"
 )
 
 // Proxy is the services half.
 type Proxy struct {
-	// Mode is off, iptables (default) or ipvs.
+	// Mode is what was asked for: off, iptables (default), ipvs or nftables.
 	Mode     ProxyMode
 	IPTables IPTables
 	IPVS     IPVS
@@ -378,18 +315,10 @@ type IPTables struct {
 	MinSyncPeriod, SyncPeriod time.Duration
 }
 
-// IPVS is proxy mode ipvs; masquerading as in IPTables.
+// IPVS is what a kube-proxy in mode ipvs may have left behind.
 type IPVS struct {
-	// Scheduler; default rr.
-	Scheduler string
 	// ExcludeCIDRs are left alone.
 	ExcludeCIDRs []netip.Prefix
-	// StrictARP sets arp_ignore and arp_announce; default false.
-	StrictARP bool
-	// TCPTimeout, TCPFinTimeout and UDPTimeout; 0: the kernel's.
-	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
-	// MinSyncPeriod gathers changes; default 0. SyncPeriod looks for drift; default 30s.
-	MinSyncPeriod, SyncPeriod time.Duration
 }
 
 // Conntrack are the sysctls kube-proxy sets; 0 leaves a value alone.

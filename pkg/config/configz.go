@@ -31,12 +31,7 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 			SyncPeriod:         metav1.Duration{Duration: p.IPTables.SyncPeriod},
 			MinSyncPeriod:      metav1.Duration{Duration: p.IPTables.MinSyncPeriod},
 		},
-		IPVS: kubeproxyv1alpha1.KubeProxyIPVSConfiguration{
-			Scheduler: p.IPVS.Scheduler, ExcludeCIDRs: texts(p.IPVS.ExcludeCIDRs), StrictARP: p.IPVS.StrictARP,
-			SyncPeriod: metav1.Duration{Duration: p.IPVS.SyncPeriod}, MinSyncPeriod: metav1.Duration{Duration: p.IPVS.MinSyncPeriod},
-			TCPTimeout: metav1.Duration{Duration: p.IPVS.TCPTimeout}, TCPFinTimeout: metav1.Duration{Duration: p.IPVS.TCPFinTimeout},
-			UDPTimeout: metav1.Duration{Duration: p.IPVS.UDPTimeout},
-		},
+		IPVS: kubeproxyv1alpha1.KubeProxyIPVSConfiguration{ExcludeCIDRs: texts(p.IPVS.ExcludeCIDRs)},
 		Conntrack: kubeproxyv1alpha1.KubeProxyConntrackConfiguration{
 			MaxPerCore: small(p.Conntrack.MaxPerCore), Min: small(p.Conntrack.Min), TCPBeLiberal: p.Conntrack.TCPBeLiberal,
 			TCPEstablishedTimeout: &metav1.Duration{Duration: p.Conntrack.TCPEstablished},

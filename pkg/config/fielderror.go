@@ -62,15 +62,30 @@ func splitPlace(where string) (file string, line int) {
 	return where[:i], line
 }
 
-// Note is a known field that was set and has no effect here.
+// sortNotes puts notes into the order in which an editor would walk through them.
+func sortNotes(notes []Note) []Note {
+	slices.SortStableFunc(notes, func(a, b Note) int {
+		fileA, lineA := splitPlace(a.Where)
+		fileB, lineB := splitPlace(b.Where)
+		return cmp.Or(strings.Compare(fileA, fileB), lineA-lineB)
+	})
+	return notes
+}
+
+// Note is a field that was set and is not taken as it stands: it has no effect here, another value is used, or it is not known.
 type Note struct {
-	// Where is "file:line" or "--flag"; Field is its full path, the kind first; Why says what happens instead.
-	Where, Field, Why string
+	// Where is "file:line" or "--flag"; Field is its full path, the kind first; Fate is what becomes of it and Why the reason.
+	Where, Field, Fate, Why string
+	// Mistake: kubelet and kube-proxy go on after this, and so does the agent, but it can hardly be meant.
+	Mistake bool
 }
 
 func (n Note) String() string {
-	return fmt.Sprintf("%s: %s has no effect: %s", n.Where, n.Field, n.Why)
+	return fmt.Sprintf("%s: %s %s: %s", n.Where, n.Field, n.Fate, n.Why)
 }
+
+// noEffect is the fate of a known field that nobody acts on.
+const noEffect = "has no effect"
 
 // hintField looks for what the user may have meant: a name like it here, the same name deeper down or in another kind.
 func hintField(path, name string, t reflect.Type) string {

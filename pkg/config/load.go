@@ -13,7 +13,7 @@ import (
 const maxFile = 1 << 20
 
 // Load reads the files and folders of --config and the flags, and the machine's name. It returns the configuration,
-// defaulted and validated, and the known fields that have no effect here. The error is an Errors, or of reading a file.
+// defaulted and validated, and notes on what was given and is not taken as it stands. The error is an Errors, or of reading a file.
 func Load(f *Flags) (Config, []Note, error) {
 	sources, err := Read(f.paths)
 	if err != nil {
@@ -38,14 +38,16 @@ func Load(f *Flags) (Config, []Note, error) {
 func Resolve(sources []Source, f *Flags, h Host) (Config, []Note, error) {
 	d := parse(sources)
 	f.apply(d)
-	if len(d.errs) > 0 { // values of fields that did not decode would only be blamed again
-		return Config{}, d.notes, d.errs.byPlace()
-	}
+	undecoded := d.errs
+	d.errs = nil
 	c := d.resolve(h)
-	if len(d.errs) > 0 {
-		return Config{}, d.notes, d.errs.byPlace()
+	for _, e := range undecoded { // its place has been blamed: a field that did not decode is not blamed for its default too
+		d.errs = slices.DeleteFunc(d.errs, func(other FieldError) bool { return other.Where == e.Where })
 	}
-	return c, d.notes, nil
+	if d.errs = append(undecoded, d.errs...); len(d.errs) > 0 {
+		return Config{}, sortNotes(d.notes), d.errs.byPlace()
+	}
+	return c, sortNotes(d.notes), nil
 }
 
 // Read returns the text of each file, and of each *.yaml, *.yml, *.json and *.conf in each folder in lexical order.

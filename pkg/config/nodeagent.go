@@ -48,7 +48,6 @@ type CNIConfiguration struct {
 	BinDirs  []string `json:"binDirs,omitempty"`
 	ConfDir  string   `json:"confDir,omitempty"`
 	CacheDir string   `json:"cacheDir,omitempty"`
-	StateDir string   `json:"stateDir,omitempty"`
 }
 
 // PathsConfiguration are the folders and files of one agent.

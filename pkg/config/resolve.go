@@ -2,6 +2,7 @@ package config
 
 import (
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,7 +11,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/cpuset"
+
+	"github.com/nodeagent/nodeagent/pkg/podsysctl"
 )
 
 // Host is what the configuration takes from the machine.
@@ -66,11 +70,12 @@ func (d *documents) resolve(h Host) Config {
 	d.cgroups(&c)
 	d.reserved(&c)
 	d.eviction(&c)
-	d.shutdown(&c)
 	d.server(&c)
 	d.auth(&c, h)
 	d.services(&c)
 	d.log(&c)
+	d.listening(&c)
+	d.unused()
 	return c
 }
 
@@ -79,9 +84,9 @@ func (d *documents) paths(c *Config, h Host) {
 	c.Paths = Paths{
 		Root:          d.path(kindAgent+".paths.rootDir", p.RootDir, "/var/lib/kubelet"),
 		Run:           d.path(kindAgent+".paths.runDir", p.RunDir, "/run/nodeagent"),
-		PodLogs:       d.path(kindKubelet+".podLogsDir", d.kubelet.PodLogsDir, "/var/log/pods"),
+		PodLogs:       d.beside(kindKubelet+".podLogsDir", d.kubelet.PodLogsDir, "/var/log/pods"),
 		ContainerLogs: d.path(kindAgent+".paths.containerLogsDir", p.ContainerLogsDir, "/var/log/containers"),
-		StaticPods:    d.path(kindKubelet+".staticPodPath", d.kubelet.StaticPodPath, ""),
+		StaticPods:    d.beside(kindKubelet+".staticPodPath", d.kubelet.StaticPodPath, ""),
 		Pump:          d.path(kindAgent+".paths.pump", p.Pump, filepath.Join(filepath.Dir(or(h.Executable, "/usr/local/bin/nodeagent")), "nodeagent-pump")),
 	}
 	c.Paths.StatusSocket = d.path(kindAgent+".paths.statusSocket", p.StatusSocket, filepath.Join(c.Paths.Run, "status.sock"))
@@ -101,16 +106,22 @@ func (d *documents) identity(c *Config) {
 
 func (d *documents) given(path string) bool { _, ok := d.origin[path]; return ok }
 
+const protobuf = "application/vnd.kubernetes.protobuf"
+
 func (d *documents) api(c *Config) {
 	k := &d.kubelet
 	c.API = API{
 		QPS:         float32(deref(k.KubeAPIQPS, 50)),
 		Burst:       int(or(k.KubeAPIBurst, 100)),
-		ContentType: or(k.ContentType, "application/vnd.kubernetes.protobuf"),
+		ContentType: or(k.ContentType, protobuf),
 		EventQPS:    float32(deref(k.EventRecordQPS, 50)),
 		EventBurst:  int(or(k.EventBurst, 100)),
 	}
-	d.oneOf(kindKubelet+".contentType", c.API.ContentType, "application/vnd.kubernetes.protobuf", "application/json")
+	if t := c.API.ContentType; t != protobuf && t != "application/json" { // kubelet would send whatever it is told
+		d.note(kindKubelet+".contentType", "is "+protobuf+" here", "the agent speaks that and application/json")
+		c.API.ContentType = protobuf
+	}
+	d.atLeast(kindKubelet+".kubeAPIQPS", int(c.API.QPS), 0)
 	d.atLeast(kindKubelet+".kubeAPIBurst", c.API.Burst, 1)
 	d.atLeast(kindKubelet+".eventRecordQPS", int(c.API.EventQPS), 0)
 	d.atLeast(kindKubelet+".eventBurst", c.API.EventBurst, 1)
@@ -125,66 +136,47 @@ func (d *documents) pods(c *Config) {
 		ResolvConf:           deref(k.ResolverConfig, "/etc/resolv.conf"),
 		SyncFrequency:        d.positive(kindKubelet+".syncFrequency", duration(k.SyncFrequency, time.Minute)),
 		FileCheckFrequency:   d.positive(kindKubelet+".fileCheckFrequency", duration(k.FileCheckFrequency, 20*time.Second)),
-		PidsLimit:            deref(k.PodPidsLimit, -1),
+		PidsLimit:            noLimit(deref(k.PodPidsLimit, -1)),
 		CPUCFSQuota:          deref(k.CPUCFSQuota, true),
 		CPUCFSQuotaPeriod:    period(k.CPUCFSQuotaPeriod, 100*time.Millisecond),
 		SeccompDefault:       deref(k.SeccompDefault, false),
 		AllowedUnsafeSysctls: k.AllowedUnsafeSysctls,
-		UserNamespaceIDs:     65536,
+		CrashMax:             period(k.CrashLoopBackOff.MaxContainerRestartPeriod, 5*time.Minute),
 		RequestTimeout:       d.positive(kindKubelet+".runtimeRequestTimeout", duration(k.RuntimeRequestTimeout, 2*time.Minute)),
-	}
-	if k.UserNamespaces != nil {
-		c.Pods.UserNamespaceIDs = deref(k.UserNamespaces.IDsPerPod, 65536)
-	}
-	if n := c.Pods.UserNamespaceIDs; n < 65536 || n%65536 != 0 {
-		d.bad(kindKubelet+".userNamespaces.idsPerPod", "must be a multiple of 65536, is %d", n)
 	}
 	if p := c.Pods.CPUCFSQuotaPeriod; p < time.Millisecond || p > time.Second {
 		d.bad(kindKubelet+".cpuCFSQuotaPeriod", "must be from 1ms to 1s, is %s", p)
 	}
-	if n := c.Pods.PidsLimit; n == 0 || n < -1 {
-		d.bad(kindKubelet+".podPidsLimit", "must be -1 or at least 1, is %d", n)
+	c.Pods.ResolvConf = d.beside(kindKubelet+".resolvConf", c.Pods.ResolvConf, "")
+	if t := c.Pods.CrashMax; t < time.Second || t > 5*time.Minute { // KEP-4603 allows no other range
+		d.bad(kindKubelet+".crashLoopBackOff.maxContainerRestartPeriod", "must be from 1s to 5m, is %s", t)
 	}
-	if c.Pods.ResolvConf != "" {
-		d.path(kindKubelet+".resolvConf", c.Pods.ResolvConf, "")
+	for _, name := range c.Pods.AllowedUnsafeSysctls {
+		if err := podsysctl.CheckAllowed(name); err != nil {
+			d.bad(kindKubelet+".allowedUnsafeSysctls", "%v", err)
+		}
 	}
 	d.domain(c.Pods.ClusterDomain)
-	d.restart(c)
-	c.Volumes = Volumes{
-		RefreshInterval: c.Pods.SyncFrequency,
-		StatsPeriod:     duration(k.VolumeStatsAggPeriod, time.Minute),
-		PluginDir:       d.path(kindKubelet+".volumePluginDir", k.VolumePluginDir, "/usr/libexec/kubernetes/kubelet-plugins/volume/exec"),
-	}
+	c.Volumes = Volumes{RefreshInterval: c.Pods.SyncFrequency}
 }
 
-func (d *documents) restart(c *Config) {
-	longest := period(d.kubelet.CrashLoopBackOff.MaxContainerRestartPeriod, 5*time.Minute)
-	if longest < time.Second || longest > 5*time.Minute { // KEP-4603 allows no other range
-		d.bad(kindKubelet+".crashLoopBackOff.maxContainerRestartPeriod", "must be from 1s to 5m, is %s", longest)
+// noLimit is -1 for all that means no limit to kubelet.
+func noLimit(n int64) int64 {
+	if n <= 0 {
+		return -1
 	}
-	c.Restart = Restart{Initial: min(10*time.Second, longest), Max: longest, Reset: 2 * longest}
+	return n
 }
 
 func (d *documents) images(c *Config) {
 	k := &d.kubelet
 	c.Images = Images{
 		PullQPS: float32(deref(k.RegistryPullQPS, 5)), PullBurst: int(or(k.RegistryBurst, 10)),
-		MinAge: duration(k.ImageMinimumGCAge, 2*time.Minute), MaxAge: k.ImageMaximumGCAge.Duration,
-		HighPercent: int(deref(k.ImageGCHighThresholdPercent, 85)), LowPercent: int(deref(k.ImageGCLowThresholdPercent, 80)),
 		PullProgressDeadline: period(d.agent.ImagePullProgressDeadline, defaultPullProgressDeadline),
 	}
 	d.pulls(c)
 	d.atLeast(kindKubelet+".registryPullQPS", int(c.Images.PullQPS), 0)
 	d.atLeast(kindKubelet+".registryBurst", c.Images.PullBurst, 1)
-	d.within(kindKubelet+".imageGCHighThresholdPercent", c.Images.HighPercent, 0, 100)
-	d.within(kindKubelet+".imageGCLowThresholdPercent", c.Images.LowPercent, 0, 100)
-	if c.Images.LowPercent >= c.Images.HighPercent && c.Images.HighPercent > 0 && c.Images.HighPercent < 100 {
-		d.bad(kindKubelet+".imageGCLowThresholdPercent", "must be below imageGCHighThresholdPercent %d, is %d",
-			c.Images.HighPercent, c.Images.LowPercent)
-	}
-	if c.Images.MaxAge != 0 && c.Images.MaxAge <= c.Images.MinAge {
-		d.bad(kindKubelet+".imageMaximumGCAge", "must be over imageMinimumGCAge %s, is %s", c.Images.MinAge, c.Images.MaxAge)
-	}
 }
 
 const (
@@ -225,25 +217,48 @@ func (d *documents) runtime(c *Config) {
 	}
 	c.Runtime = Runtime{
 		Address:           d.path(where, strings.TrimPrefix(address, "unix://"), "/run/containerd/containerd.sock"),
-		Namespace:         or(r.Namespace, "k8s.io"),
-		Snapshotter:       or(r.Snapshotter, "overlayfs"),
+		Namespace:         d.containerdName(kindAgent+".containerd.namespace", or(r.Namespace, "k8s.io")),
+		Snapshotter:       d.containerdName(kindAgent+".containerd.snapshotter", or(r.Snapshotter, "overlayfs")),
 		Handlers:          map[string]Handler{"": {Type: runcType}},
 		RegistryConfigDir: d.path(kindAgent+".containerd.registryConfigDir", r.RegistryConfigDir, "/etc/containerd/certs.d"),
 		LogMaxFiles:       int(deref(k.ContainerLogMaxFiles, 5)),
 	}
-	for name, h := range r.Handlers {
+	for _, name := range sorted(r.Handlers) {
+		h := r.Handlers[name]
+		d.handler(join(kindAgent+".containerd.handlers", name), name, h)
 		h.Type = or(h.Type, runcType)
 		c.Runtime.Handlers[name] = h
 	}
-	q, err := resource.ParseQuantity(or(k.ContainerLogMaxSize, "10Mi"))
-	if err != nil || q.Value() < 1 {
-		d.bad(kindKubelet+".containerLogMaxSize", "must be a size such as 10Mi, is %q", k.ContainerLogMaxSize)
-	}
-	c.Runtime.LogMaxSize = q.Value()
+	c.Runtime.LogMaxSize = d.logSize(k.ContainerLogMaxSize)
 	d.atLeast(kindKubelet+".containerLogMaxFiles", c.Runtime.LogMaxFiles, 2)
 }
 
 const runcType = "io.containerd.runc.v2"
+
+func (d *documents) handler(field, name string, h Handler) {
+	if m := validation.IsDNS1123Label(name); name != "" && len(m) > 0 {
+		d.bad(field, "%q is not the name of a handler, as a RuntimeClass has it: %s", name, m[0])
+	}
+	if h.Type != "" && !filepath.IsAbs(h.Type) && strings.Count(h.Type, ".") < 2 {
+		d.bad(join(field, "type"), "must be a runtime of containerd's such as %s, or the path of a shim, is %q", runcType, h.Type)
+	}
+	if strings.ContainsRune(h.Binary, '/') {
+		d.path(join(field, "binary"), h.Binary, "")
+	}
+}
+
+// logSize is when a log is rotated; below 0 it never is.
+func (d *documents) logSize(text string) int64 {
+	q, err := resource.ParseQuantity(or(text, "10Mi"))
+	size, whole := q.AsInt64()
+	if err != nil || !whole || size == 0 {
+		d.bad(kindKubelet+".containerLogMaxSize", "must be a size in bytes such as 10Mi, or below 0 for no rotation, is %q", text)
+	}
+	if size < 0 {
+		return math.MaxInt64
+	}
+	return size
+}
 
 func (d *documents) network(c *Config) {
 	n := d.agent.CNI
@@ -251,8 +266,6 @@ func (d *documents) network(c *Config) {
 		CNIBinDirs:  n.BinDirs,
 		CNIConfDir:  d.path(kindAgent+".cni.confDir", n.ConfDir, "/etc/cni/net.d"),
 		CNICacheDir: d.path(kindAgent+".cni.cacheDir", n.CacheDir, "/var/lib/cni/cache"),
-		StateDir:    d.path(kindAgent+".cni.stateDir", n.StateDir, filepath.Join(c.Paths.Run, "netns")),
-		HairpinMode: or(d.kubelet.HairpinMode, kubeletv1beta1.PromiscuousBridge),
 		UtilChains:  deref(d.kubelet.MakeIPTablesUtilChains, true),
 	}
 	if len(n.BinDirs) == 0 {
@@ -261,44 +274,39 @@ func (d *documents) network(c *Config) {
 	for _, dir := range c.Network.CNIBinDirs {
 		d.path(kindAgent+".cni.binDirs", dir, "")
 	}
-	d.oneOf(kindKubelet+".hairpinMode", c.Network.HairpinMode, "promiscuous-bridge", "hairpin-veth", "none")
 }
 
 func (d *documents) cgroups(c *Config) {
 	k := &d.kubelet
 	c.Cgroups = Cgroups{
-		Driver: or(k.CgroupDriver, "cgroupfs"), Root: d.path(kindKubelet+".cgroupRoot", k.CgroupRoot, "/"), PerQOS: deref(k.CgroupsPerQOS, true),
-		FailV1: deref(k.FailCgroupV1, false), Kubelet: k.KubeletCgroups, System: k.SystemCgroups,
-		SingleProcessOOMKill: deref(k.SingleProcessOOMKill, false), SwapBehavior: or(k.MemorySwap.SwapBehavior, "NoSwap"),
-		MemoryThrottlingFactor: deref(k.MemoryThrottlingFactor, 0.9), OOMScoreAdj: int(deref(k.OOMScoreAdj, -999)),
+		Driver: or(k.CgroupDriver, "cgroupfs"), Root: d.path(kindKubelet+".cgroupRoot", "/"+strings.TrimLeft(k.CgroupRoot, "/"), "/"),
+		PerQOS: deref(k.CgroupsPerQOS, true), FailV1: deref(k.FailCgroupV1, false),
+		SingleProcessOOMKill: deref(k.SingleProcessOOMKill, false), OOMScoreAdj: int(deref(k.OOMScoreAdj, -999)),
 	}
 	d.oneOf(kindKubelet+".cgroupDriver", c.Cgroups.Driver, "cgroupfs", "systemd")
-	d.oneOf(kindKubelet+".memorySwap.swapBehavior", c.Cgroups.SwapBehavior, "NoSwap", "LimitedSwap")
 	d.within(kindKubelet+".oomScoreAdj", c.Cgroups.OOMScoreAdj, -1000, 1000)
-	if f := c.Cgroups.MemoryThrottlingFactor; f <= 0 || f > 1 {
-		d.bad(kindKubelet+".memoryThrottlingFactor", "must be over 0 and at most 1, is %v", f)
-	}
 }
 
 func (d *documents) reserved(c *Config) {
 	k := &d.kubelet
 	c.Reserved = Reserved{
 		System: d.quantities(kindKubelet+".systemReserved", k.SystemReserved), Kube: d.quantities(kindKubelet+".kubeReserved", k.KubeReserved),
-		SystemCgroup: k.SystemReservedCgroup, KubeCgroup: k.KubeReservedCgroup, CPUs: k.ReservedSystemCPUs,
-		Enforce: k.EnforceNodeAllocatable, LocalStorage: deref(k.LocalStorageCapacityIsolation, true),
+		LocalStorage: deref(k.LocalStorageCapacityIsolation, true),
 	}
-	if c.Reserved.Enforce == nil {
-		c.Reserved.Enforce = []string{"pods"}
+	if k.ReservedSystemCPUs == "" {
+		return
 	}
-	for _, e := range c.Reserved.Enforce {
-		d.oneOf(kindKubelet+".enforceNodeAllocatable", e, "none", "pods", "system-reserved", "kube-reserved", "system-reserved-compressible", "kube-reserved-compressible")
+	where := kindKubelet + ".reservedSystemCPUs"
+	cpus, err := cpuset.Parse(k.ReservedSystemCPUs)
+	if err != nil || cpus.IsEmpty() {
+		d.bad(where, "must be a list of CPUs such as 0-1,4, is %q", k.ReservedSystemCPUs)
 	}
-	if slices.Contains(c.Reserved.Enforce, "system-reserved") && c.Reserved.SystemCgroup == "" {
-		d.bad(kindKubelet+".enforceNodeAllocatable", "says system-reserved, but systemReservedCgroup is empty")
+	if k.SystemReservedCgroup != "" || k.KubeReservedCgroup != "" {
+		d.bad(where, "cannot be given together with systemReservedCgroup or kubeReservedCgroup")
 	}
-	if slices.Contains(c.Reserved.Enforce, "kube-reserved") && c.Reserved.KubeCgroup == "" {
-		d.bad(kindKubelet+".enforceNodeAllocatable", "says kube-reserved, but kubeReservedCgroup is empty")
-	}
+	// as kubelet: the list stands for both amounts
+	delete(c.Reserved.Kube, corev1.ResourceCPU)
+	c.Reserved.System[corev1.ResourceCPU] = *resource.NewQuantity(int64(cpus.Size()), resource.DecimalSI)
 }
 
 func (d *documents) quantities(path string, given map[string]string) corev1.ResourceList {

@@ -1,12 +1,15 @@
 package config
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
@@ -14,20 +17,18 @@ import (
 func (d *documents) node(c *Config, h Host) {
 	k, a := &d.kubelet, &d.agent
 	c.Node = Node{
-		Name:                   strings.ToLower(strings.TrimSpace(or(a.NodeName, h.Hostname))),
-		IPs:                    d.addresses(kindAgent+".nodeIPs", a.NodeIPs),
-		Labels:                 a.NodeLabels,
-		Taints:                 k.RegisterWithTaints,
-		ProviderID:             k.ProviderID,
-		Register:               deref(k.RegisterNode, true),
-		StatusUpdateFrequency:  d.positive(kindKubelet+".nodeStatusUpdateFrequency", duration(k.NodeStatusUpdateFrequency, 10*time.Second)),
-		LeaseDuration:          time.Duration(or(k.NodeLeaseDurationSeconds, 40)) * time.Second,
-		MaxPods:                int(or(k.MaxPods, 110)),
-		PodsPerCore:            int(k.PodsPerCore),
-		MaxImages:              int(deref(k.NodeStatusMaxImages, 50)),
-		PodCIDR:                k.PodCIDR,
-		ControllerAttachDetach: deref(k.EnableControllerAttachDetach, true),
-		FailSwapOn:             deref(k.FailSwapOn, true),
+		Name:                  strings.ToLower(strings.TrimSpace(or(a.NodeName, h.Hostname))),
+		IPs:                   d.addresses(kindAgent+".nodeIPs", a.NodeIPs),
+		Labels:                a.NodeLabels,
+		Taints:                k.RegisterWithTaints,
+		ProviderID:            k.ProviderID,
+		Register:              deref(k.RegisterNode, true),
+		StatusUpdateFrequency: d.positive(kindKubelet+".nodeStatusUpdateFrequency", duration(k.NodeStatusUpdateFrequency, 10*time.Second)),
+		LeaseDuration:         time.Duration(or(k.NodeLeaseDurationSeconds, 40)) * time.Second,
+		MaxPods:               int(or(k.MaxPods, 110)),
+		PodsPerCore:           int(k.PodsPerCore),
+		MaxImages:             int(deref(k.NodeStatusMaxImages, 50)),
+		FailSwapOn:            deref(k.FailSwapOn, true),
 	}
 	// as kubelet: with an update frequency given and no report frequency, they are the same
 	report := 5 * time.Minute
@@ -45,9 +46,9 @@ func (d *documents) node(c *Config, h Host) {
 	d.atLeast(kindKubelet+".maxPods", c.Node.MaxPods, 0)
 	d.atLeast(kindKubelet+".podsPerCore", c.Node.PodsPerCore, 0)
 	d.atLeast(kindKubelet+".nodeStatusMaxImages", c.Node.MaxImages, -1)
-	if k.PodCIDR != "" {
-		for cidr := range strings.SplitSeq(k.PodCIDR, ",") {
-			d.prefix(kindKubelet+".podCIDR", cidr)
+	for _, a := range c.Node.IPs {
+		if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
+			d.bad(kindAgent+".nodeIPs", "%s is no address that other nodes reach: give one of an interface of this machine, or none", a)
 		}
 	}
 	d.labels(c.Node.Labels)
@@ -98,72 +99,56 @@ func (d *documents) taints(taints []corev1.Taint) {
 		if m := validation.IsValidLabelValue(t.Value); len(m) > 0 {
 			d.bad(path, "%q is not a taint value: %s", t.Value, m[0])
 		}
+		if t.TimeAdded != nil {
+			d.bad(path, "%q has a timeAdded: the API server sets it", t.Key)
+		}
 		d.oneOf(path, string(t.Effect), string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule), string(corev1.TaintEffectNoExecute))
 	}
 }
 
 func (d *documents) eviction(c *Config) {
 	k := &d.kubelet
+	hard := map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%", "imagefs.inodesFree": "5%"}
+	if k.EvictionHard != nil && !deref(k.MergeDefaultEvictionSettings, false) {
+		clear(hard)
+	}
+	maps.Copy(hard, k.EvictionHard)
+	where := kindKubelet + ".evictionHard"
+	d.thresholds(where, k.EvictionHard)
+	for signal, v := range hard {
+		switch {
+		case v == "0%", v == "100%": // as kubelet: there is no threshold
+			delete(hard, signal)
+		case signal == "allocatableMemory.available":
+			d.note(join(where, signal), noEffect, "it follows from memory.available")
+			delete(hard, signal)
+		}
+	}
 	c.Eviction = Eviction{
-		Hard: k.EvictionHard, Soft: k.EvictionSoft, SoftGrace: map[string]time.Duration{}, MinimumReclaim: k.EvictionMinimumReclaim,
-		TransitionPeriod: duration(k.EvictionPressureTransitionPeriod, 5*time.Minute),
-		MaxPodGrace:      time.Duration(k.EvictionMaxPodGracePeriod) * time.Second,
-	}
-	standard := map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%", "imagefs.inodesFree": "5%"}
-	switch {
-	case k.EvictionHard == nil:
-		c.Eviction.Hard = standard
-	case deref(k.MergeDefaultEvictionSettings, false):
-		for signal, v := range k.EvictionHard {
-			standard[signal] = v
-		}
-		c.Eviction.Hard = standard
-	}
-	d.thresholds(kindKubelet+".evictionHard", c.Eviction.Hard)
-	d.thresholds(kindKubelet+".evictionSoft", c.Eviction.Soft)
-	d.thresholds(kindKubelet+".evictionMinimumReclaim", c.Eviction.MinimumReclaim)
-	for _, signal := range sorted(k.EvictionSoftGracePeriod) {
-		text := k.EvictionSoftGracePeriod[signal]
-		t, err := time.ParseDuration(text)
-		if err != nil || t < 0 {
-			d.bad(join(kindKubelet+".evictionSoftGracePeriod", signal), "must be a duration such as 90s, is %q", text)
-		}
-		c.Eviction.SoftGrace[signal] = t
-	}
-	for _, signal := range sorted(c.Eviction.Soft) {
-		if _, ok := c.Eviction.SoftGrace[signal]; !ok {
-			d.bad(join(kindKubelet+".evictionSoft", signal), "needs an evictionSoftGracePeriod")
-		}
+		Hard:             hard,
+		TransitionPeriod: d.notNegative(kindKubelet+".evictionPressureTransitionPeriod", duration(k.EvictionPressureTransitionPeriod, 5*time.Minute)),
 	}
 }
 
 func (d *documents) thresholds(path string, given map[string]string) {
 	for _, signal := range sorted(given) {
-		v := given[signal]
-		d.oneOf(join(path, signal), signal, "memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree",
-			"containerfs.available", "containerfs.inodesFree", "pid.available", "allocatableMemory.available")
-		if !quantityOrPercent(v) {
-			d.bad(join(path, signal), "must be a quantity or a percentage, is %q", v)
+		d.signal(join(path, signal), signal)
+		text := given[signal]
+		if n, ok := strings.CutSuffix(text, "%"); ok {
+			if f, err := strconv.ParseFloat(n, 64); err != nil || !(f >= 0 && f <= 100) {
+				d.bad(join(path, signal), "must be from 0%% to 100%%, or a quantity, is %q", text)
+			}
+			continue
+		}
+		if q, err := resource.ParseQuantity(text); err != nil || q.Sign() <= 0 {
+			d.bad(join(path, signal), "must be a quantity over 0, or a percentage (0%% for no threshold), is %q", text)
 		}
 	}
 }
 
-func (d *documents) shutdown(c *Config) {
-	k := &d.kubelet
-	c.Shutdown = Shutdown{Grace: k.ShutdownGracePeriod.Duration, Critical: k.ShutdownGracePeriodCriticalPods.Duration}
-	if c.Shutdown.Critical > c.Shutdown.Grace {
-		d.bad(kindKubelet+".shutdownGracePeriodCriticalPods", "must be at most shutdownGracePeriod %s, is %s", c.Shutdown.Grace, c.Shutdown.Critical)
-	}
-	for _, p := range k.ShutdownGracePeriodByPodPriority {
-		c.Shutdown.ByPriority = append(c.Shutdown.ByPriority, PriorityGrace{p.Priority, time.Duration(p.ShutdownGracePeriodSeconds) * time.Second})
-		if p.ShutdownGracePeriodSeconds < 0 {
-			d.bad(kindKubelet+".shutdownGracePeriodByPodPriority", "has a grace below 0")
-		}
-	}
-	if len(c.Shutdown.ByPriority) > 0 && c.Shutdown.Grace > 0 {
-		d.bad(kindKubelet+".shutdownGracePeriodByPodPriority", "cannot be given together with shutdownGracePeriod")
-	}
-	slices.SortFunc(c.Shutdown.ByPriority, func(a, b PriorityGrace) int { return int(a.Priority) - int(b.Priority) })
+func (d *documents) signal(field, name string) {
+	d.oneOf(field, name, "memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree",
+		"containerfs.available", "containerfs.inodesFree", "pid.available", "allocatableMemory.available")
 }
 
 func (d *documents) server(c *Config) {
@@ -172,37 +157,30 @@ func (d *documents) server(c *Config) {
 	c.Server = Server{
 		Enabled: deref(k.EnableServer, true), Listen: d.listen(kindKubelet+".port", address, or(k.Port, 10250)),
 		Healthz:  d.listen(kindKubelet+".healthzPort", d.address(kindKubelet+".healthzBindAddress", or(k.HealthzBindAddress, "127.0.0.1")), deref(k.HealthzPort, 10248)),
-		CertFile: d.path(kindKubelet+".tlsCertFile", k.TLSCertFile, ""), KeyFile: d.path(kindKubelet+".tlsPrivateKeyFile", k.TLSPrivateKeyFile, ""),
-		CipherSuites: k.TLSCipherSuites, MinVersion: or(k.TLSMinVersion, "VersionTLS12"),
+		CertFile: d.beside(kindKubelet+".tlsCertFile", k.TLSCertFile, ""), KeyFile: d.beside(kindKubelet+".tlsPrivateKeyFile", k.TLSPrivateKeyFile, ""),
+		CipherSuites: d.cipherSuites(k.TLSCipherSuites), MinVersion: d.minVersion(k.TLSMinVersion),
 		Debugging: deref(k.EnableDebuggingHandlers, true), Profiling: deref(k.EnableProfilingHandler, true), Contention: k.EnableContentionProfiling,
 		SystemLogs: deref(k.EnableSystemLogHandler, true),
-		StreamIdle: duration(k.StreamingConnectionIdleTimeout, 4*time.Hour),
+		StreamIdle: d.notNegative(kindKubelet+".streamingConnectionIdleTimeout", duration(k.StreamingConnectionIdleTimeout, 4*time.Hour)),
 	}
-	c.Server.ReadOnly = d.listen(kindKubelet+".readOnlyPort", address, k.ReadOnlyPort)
 	if c.Server.Listen.Port() == 0 {
 		d.bad(kindKubelet+".port", "must be 1 to 65535, is %d", k.Port)
 	}
 	if (k.TLSCertFile == "") != (k.TLSPrivateKeyFile == "") {
 		d.bad(kindKubelet+".tlsCertFile", "and tlsPrivateKeyFile are given together or not at all")
 	}
-	d.oneOf(kindKubelet+".tlsMinVersion", c.Server.MinVersion, "VersionTLS12", "VersionTLS13")
-	for _, name := range c.Server.CipherSuites {
-		if !cipherSuite(name) {
-			d.bad(kindKubelet+".tlsCipherSuites", "%q is not known, or insecure", name)
-		}
-	}
 }
 
 func (d *documents) auth(c *Config, h Host) {
 	a, z := &d.kubelet.Authentication, &d.kubelet.Authorization
 	c.Auth = Auth{
-		ClientCAFile: d.path(kindKubelet+".authentication.x509.clientCAFile", a.X509.ClientCAFile, ""),
+		ClientCAFile: d.beside(kindKubelet+".authentication.x509.clientCAFile", a.X509.ClientCAFile, ""),
 		Anonymous:    deref(a.Anonymous.Enabled, false),
 		Webhook:      deref(a.Webhook.Enabled, true),
-		WebhookTTL:   duration(a.Webhook.CacheTTL, 2*time.Minute),
+		WebhookTTL:   d.notNegative(kindKubelet+".authentication.webhook.cacheTTL", duration(a.Webhook.CacheTTL, 2*time.Minute)),
 		AlwaysAllow:  z.Mode == kubeletv1beta1.KubeletAuthorizationModeAlwaysAllow,
-		AllowTTL:     duration(z.Webhook.CacheAuthorizedTTL, 5*time.Minute),
-		DenyTTL:      duration(z.Webhook.CacheUnauthorizedTTL, 30*time.Second),
+		AllowTTL:     d.notNegative(kindKubelet+".authorization.webhook.cacheAuthorizedTTL", duration(z.Webhook.CacheAuthorizedTTL, 5*time.Minute)),
+		DenyTTL:      d.notNegative(kindKubelet+".authorization.webhook.cacheUnauthorizedTTL", duration(z.Webhook.CacheUnauthorizedTTL, 30*time.Second)),
 	}
 	d.oneOf(kindKubelet+".authorization.mode", string(or(z.Mode, kubeletv1beta1.KubeletAuthorizationModeWebhook)), "Webhook", "AlwaysAllow")
 	if ca := c.Identity.ClusterCA; c.Auth.ClientCAFile == "" && h.Exists != nil && h.Exists(ca) {
@@ -217,6 +195,19 @@ func (d *documents) log(c *Config) {
 		c.Log.Level = int(l.Verbosity)
 	}
 	d.oneOf(kindKubelet+".logging.format", c.Log.Format, "text", "json")
+}
+
+// listening compares what listens.
+func (d *documents) listening(c *Config) {
+	var pages []page
+	if c.Server.Enabled && c.Pods.Enabled {
+		pages = append(pages, page{kindKubelet + ".port", c.Server.Listen})
+	}
+	pages = append(pages, page{kindKubelet + ".healthzPort", c.Server.Healthz})
+	if c.Proxy.Mode != ProxyOff {
+		pages = append(pages, page{kindProxy + ".healthzBindAddress", c.Proxy.Healthz}, page{kindProxy + ".metricsBindAddress", c.Proxy.Metrics})
+	}
+	d.apart(pages)
 }
 
 // primaryFamily says which wildcard address the proxy's pages listen on.

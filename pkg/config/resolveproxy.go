@@ -31,7 +31,7 @@ func (d *documents) services(c *Config) {
 		Healthz:      d.addressPort(kindProxy+".healthzBindAddress", p.HealthzBindAddress, netip.AddrPortFrom(wild, 10256)),
 		Metrics:      d.addressPort(kindProxy+".metricsBindAddress", p.MetricsBindAddress, netip.AddrPortFrom(loopback, 10249)),
 		BindHardFail: p.BindAddressHardFail, Profiling: p.EnableProfiling,
-		NodePortAddresses: p.NodePortAddresses, LocalEndpoints: d.agent.LocalEndpoints.On(),
+		NodePortAddresses: d.nodePortAddresses(), LocalEndpoints: d.agent.LocalEndpoints.On(),
 		ResyncPeriod: d.positive(kindProxy+".configSyncPeriod", duration(p.ConfigSyncPeriod, 15*time.Minute)),
 	}
 	if !d.agent.Proxier.On() {
@@ -40,19 +40,36 @@ func (d *documents) services(c *Config) {
 	if !d.agent.Proxier.On() && !d.agent.Pods.On() {
 		d.bad(kindAgent+".proxier", "is off and pods is off: nothing is left to do")
 	}
-	d.oneOf(kindProxy+".mode", string(c.Proxy.Mode), string(ProxyIPTables), string(ProxyIPVS), string(ProxyOff))
+	switch d.oneOf(kindProxy+".mode", string(c.Proxy.Mode), string(ProxyIPTables), string(ProxyIPVS), string(ProxyNFTables), string(ProxyOff)); c.Proxy.Mode {
+	case ProxyIPVS, ProxyNFTables:
+		d.note(kindProxy+".mode", "is iptables here", "mode "+string(c.Proxy.Mode)+" is not there yet")
+	case ProxyIPTables, ProxyOff:
+	}
 	d.localTraffic(c)
-	for _, a := range p.NodePortAddresses {
-		if a == "primary" && len(p.NodePortAddresses) == 1 {
+}
+
+// nodePortAddresses are CIDRs, or primary alone.
+func (d *documents) nodePortAddresses() []string {
+	given := d.proxy.NodePortAddresses
+	if len(given) == 1 && given[0] == "primary" {
+		return given
+	}
+	var ranges []string
+	for _, a := range given {
+		if a == "primary" {
+			d.bad(kindProxy+".nodePortAddresses", "says primary and something else: give it alone, or CIDRs")
 			continue
 		}
-		d.prefix(kindProxy+".nodePortAddresses", a)
+		if p := d.prefix(kindProxy+".nodePortAddresses", a); p.IsValid() {
+			ranges = append(ranges, p.String())
+		}
 	}
+	return ranges
 }
 
 func (d *documents) localTraffic(c *Config) {
 	p := &d.proxy
-	if p.ClusterCIDR != "" {
+	if p.ClusterCIDR != "" && c.Proxy.DetectLocal == localClusterCIDR {
 		for text := range strings.SplitSeq(p.ClusterCIDR, ",") {
 			c.Proxy.ClusterCIDRs = append(c.Proxy.ClusterCIDRs, d.prefix(kindProxy+".clusterCIDR", strings.TrimSpace(text)))
 		}
@@ -63,14 +80,12 @@ func (d *documents) localTraffic(c *Config) {
 	switch c.Proxy.DetectLocal {
 	case localBridge:
 		c.Proxy.Interface = p.DetectLocal.BridgeInterface
+		d.interfaceName(kindProxy+".detectLocal.bridgeInterface", c.Proxy.Interface, localBridge)
 	case localPrefix:
 		c.Proxy.Interface = p.DetectLocal.InterfaceNamePrefix
+		d.interfaceName(kindProxy+".detectLocal.interfaceNamePrefix", c.Proxy.Interface, localPrefix)
 	default:
 		d.oneOf(kindProxy+".detectLocalMode", c.Proxy.DetectLocal, localClusterCIDR, "NodeCIDR", localBridge, localPrefix)
-		return
-	}
-	if c.Proxy.Interface == "" || len(c.Proxy.Interface) > 15 {
-		d.bad(kindProxy+".detectLocal", "must name an interface of 1 to 15 letters for detectLocalMode %s", c.Proxy.DetectLocal)
 	}
 }
 
@@ -88,22 +103,11 @@ func (d *documents) iptables() IPTables {
 	return i
 }
 
+// ipvs reads what is left alone of another program's IPVS; the rest is for a mode that is not there.
 func (d *documents) ipvs() IPVS {
-	p := &d.proxy.IPVS
-	i := IPVS{
-		Scheduler: or(p.Scheduler, "rr"), StrictARP: p.StrictARP, MinSyncPeriod: p.MinSyncPeriod.Duration,
-		SyncPeriod: d.positive(kindProxy+".ipvs.syncPeriod", duration(p.SyncPeriod, 30*time.Second)),
-		TCPTimeout: p.TCPTimeout.Duration, TCPFinTimeout: p.TCPFinTimeout.Duration, UDPTimeout: p.UDPTimeout.Duration,
-	}
-	for _, text := range p.ExcludeCIDRs {
+	var i IPVS
+	for _, text := range d.proxy.IPVS.ExcludeCIDRs {
 		i.ExcludeCIDRs = append(i.ExcludeCIDRs, d.prefix(kindProxy+".ipvs.excludeCIDRs", text))
-	}
-	d.oneOf(kindProxy+".ipvs.scheduler", i.Scheduler, "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos")
-	if i.MinSyncPeriod < 0 || i.MinSyncPeriod > i.SyncPeriod {
-		d.bad(kindProxy+".ipvs.minSyncPeriod", "must be from 0 to syncPeriod %s, is %s", i.SyncPeriod, i.MinSyncPeriod)
-	}
-	if i.TCPTimeout < 0 || i.TCPFinTimeout < 0 || i.UDPTimeout < 0 {
-		d.bad(kindProxy+".ipvs", "has a timeout below 0")
 	}
 	return i
 }
@@ -117,8 +121,9 @@ func (d *documents) conntrack() Conntrack {
 	}
 	d.atLeast(kindProxy+".conntrack.maxPerCore", t.MaxPerCore, 0)
 	d.atLeast(kindProxy+".conntrack.min", t.Min, 0)
-	if min(t.TCPEstablished, t.TCPCloseWait, t.UDP, t.UDPStream) < 0 {
-		d.bad(kindProxy+".conntrack", "has a timeout below 0")
-	}
+	d.notNegative(kindProxy+".conntrack.tcpEstablishedTimeout", t.TCPEstablished)
+	d.notNegative(kindProxy+".conntrack.tcpCloseWaitTimeout", t.TCPCloseWait)
+	d.notNegative(kindProxy+".conntrack.udpTimeout", t.UDP)
+	d.notNegative(kindProxy+".conntrack.udpStreamTimeout", t.UDPStream)
 	return t
 }

@@ -168,6 +168,14 @@ func (d *documents) where(path string) string {
 	return "default"
 }
 
+// note records a value that is not taken as it stands.
+func (d *documents) note(path, fate, why string) {
+	n := Note{Where: d.where(path), Field: path, Fate: fate, Why: why}
+	if !slices.Contains(d.notes, n) {
+		d.notes = append(d.notes, n)
+	}
+}
+
 // bad records an impossible value.
 func (d *documents) bad(path, problem string, args ...any) {
 	_, field, _ := strings.Cut(path, ".")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -66,21 +67,49 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// note reports a field without effect, but not when it says what is so anyway.
+// note reports a field without effect, but not when it says what is so anyway: a zero where no pointer tells it from nothing
+// (kubeadm writes zeros for all that it does not set), or one of asItIs.
 func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
+	chosen := v.Kind() == reflect.Pointer
 	for v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
 	}
 	if v.Kind() == reflect.Struct && !decodesItself(v) {
 		return // its fields speak for themselves
 	}
-	if v.IsZero() || (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.Len() == 0 {
-		return
-	}
+	zero := v.IsZero() || (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.Len() == 0
 	if z, ok := v.Addr().Interface().(interface{ IsZero() bool }); ok && z.IsZero() { // a quantity of "0"
+		zero = true
+	}
+	if zero && !chosen || asItIs(path, fmt.Sprint(v.Interface())) {
 		return
 	}
-	w.docs.notes = append(w.docs.notes, Note{Where: w.where(n), Field: path, Why: why})
+	note := Note{Where: w.where(n), Field: path, Fate: noEffect, Why: why}
+	if !slices.Contains(w.docs.notes, note) {
+		w.docs.notes = append(w.docs.notes, note)
+	}
+}
+
+// twice says whether a field that is given a second time is taken: kubelet and kube-proxy take the last one.
+func (w *walker) twice(key *yaml.Node, path string) bool {
+	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
+		w.fail(key, path, "", "is given twice")
+		return false
+	}
+	w.docs.notes = append(w.docs.notes, Note{Where: w.where(key), Field: path, Fate: "is given twice", Why: "the last one counts", Mistake: true})
+	return true
+}
+
+// unknown leaves a field out of a kubelet's or kube-proxy's document, as these do: it may be of a newer version, and an
+// upgrade must not stop a node. In the agent's own document it is a mistake.
+func (w *walker) unknown(key *yaml.Node, path, hint string) {
+	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
+		w.fail(key, path, hint, "is not a known field")
+		return
+	}
+	w.docs.notes = append(w.docs.notes, Note{
+		Where: w.where(key), Field: path, Fate: "is not a known field and left out", Why: or(hint, "no field has a name like it"), Mistake: true,
+	})
 }
 
 func decodesItself(v reflect.Value) bool {
@@ -104,7 +133,7 @@ func (w *walker) object(n *yaml.Node, v reflect.Value, path string) {
 	for key, value := range w.pairs(n, path) {
 		f, ok := fields[key.Value]
 		if !ok {
-			w.fail(key, join(path, key.Value), hintField(path, key.Value, v.Type()), "is not a known field")
+			w.unknown(key, join(path, key.Value), hintField(path, key.Value, v.Type()))
 			continue
 		}
 		w.value(value, f, join(path, key.Value))
@@ -137,8 +166,7 @@ func (w *walker) pairs(n *yaml.Node, path string) func(yield func(key, value *ya
 				merged = append(merged, value)
 				continue
 			}
-			if seen[key.Value] {
-				w.fail(key, join(path, key.Value), "", "is given twice")
+			if seen[key.Value] && !w.twice(key, join(path, key.Value)) {
 				continue
 			}
 			seen[key.Value] = true

@@ -59,6 +59,8 @@ type Config struct {
 	RefreshInterval time.Duration
 	// RequestTimeout bounds every action that has no longer bound of its own; default 2 min.
 	RequestTimeout time.Duration
+	// CrashMax is the longest back-off of a crash loop; default 5 min.
+	CrashMax time.Duration
 	// OnAction is told of every ended action, for metrics; nil: nobody is.
 	OnAction func(a podplan.Action, took time.Duration, err error)
 	Now      func() time.Time

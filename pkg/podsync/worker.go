@@ -193,7 +193,7 @@ func (e *entry) isStatic() bool {
 
 // want says what is wanted of the pod now. It says false when that cannot be known yet.
 func (l *Loop) want(e *entry, m *mail, have runtime.Pod, now time.Time) (podplan.Want, bool) {
-	want := podplan.Want{UID: e.uid, Outcome: m.outcome, HostIPs: l.config.HostIPs(), Static: m.update.Static}
+	want := podplan.Want{UID: e.uid, Outcome: m.outcome, HostIPs: l.config.HostIPs(), Static: m.update.Static, CrashMax: l.config.CrashMax}
 	if !m.known {
 		return want, true
 	}

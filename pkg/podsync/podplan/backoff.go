@@ -4,10 +4,7 @@ import "time"
 
 // Delays of what is tried again. Those of restarts and image pulls are kubelet's, and people know them.
 const (
-	crashInitial, crashMax = 10 * time.Second, 300 * time.Second
-	// crashForget is how long after its last restart a container must have ended for its back-off to begin anew.
-	crashForget = 2 * crashMax
-
+	crashInitial, crashMax     = 10 * time.Second, 300 * time.Second
 	imageInitial, imageMax     = 10 * time.Second, 300 * time.Second
 	startInitial, startMax     = 10 * time.Second, 10 * time.Second
 	sandboxInitial, sandboxMax = time.Second, 10 * time.Second
@@ -52,22 +49,31 @@ func (f FailureState) until(first, limit time.Duration) time.Time {
 func (s ImageState) ImageRetry() time.Time { return s.Failure.until(imageInitial, imageMax) }
 
 // CrashDelay is how long a container that finished at this time waits before it is started again: nothing after its first
-// end and after a quiet time, else 10 s, doubling up to 300 s with each restart.
-func (s CrashState) CrashDelay(finished time.Time) time.Duration {
-	if s.expired(finished) {
+// end and after a quiet time, else 10 s, doubling up to longest with each restart.
+func (s CrashState) CrashDelay(finished time.Time, longest time.Duration) time.Duration {
+	if s.expired(finished, longest) {
 		return 0
 	}
-	return s.Delay
+	return min(s.Delay, longest)
 }
 
 // next is the delay that follows a restart after an end at this time.
-func (s CrashState) next(finished time.Time) time.Duration {
-	if s.expired(finished) {
-		return crashInitial
+func (s CrashState) next(finished time.Time, longest time.Duration) time.Duration {
+	if s.expired(finished, longest) {
+		return min(crashInitial, longest)
 	}
-	return min(2*s.Delay, crashMax)
+	return min(2*s.Delay, longest)
 }
 
-func (s CrashState) expired(finished time.Time) bool {
-	return s.Delay == 0 || finished.Sub(s.LastRestart) > crashForget
+// expired says that the container ended so long after its last restart that its back-off begins anew.
+func (s CrashState) expired(finished time.Time, longest time.Duration) bool {
+	return s.Delay == 0 || finished.Sub(s.LastRestart) > 2*longest
+}
+
+// crashMax is the longest back-off of a crash loop.
+func (w *Want) crashMax() time.Duration {
+	if w.CrashMax > 0 {
+		return w.CrashMax
+	}
+	return crashMax
 }

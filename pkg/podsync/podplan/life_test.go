@@ -140,6 +140,10 @@ func (p *player) change(word, first, rest string) error {
 		p.want.Reported.Conditions = append(p.want.Reported.Conditions, corev1.PodCondition{
 			Type: corev1.PodConditionType(first), Status: corev1.ConditionStatus(rest), LastTransitionTime: metav1.NewTime(p.now),
 		})
+	case "longest": // back-off of a crash loop
+		var err error
+		p.want.CrashMax, err = time.ParseDuration(first)
+		return err
 	case "start":
 	case "lose": // the sandbox
 		p.loseSandbox()

@@ -154,7 +154,7 @@ func (m *Memory) recallCrashes(v View) {
 		}
 		text, _ := strings.CutPrefix(w.Message, "back-off ")
 		text, _, _ = strings.Cut(text, " ")
-		if delay, err := time.ParseDuration(text); err == nil && delay >= crashInitial && delay <= crashMax {
+		if delay, err := time.ParseDuration(text); err == nil && delay > 0 && delay <= crashMax {
 			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: c.Latest.CreatedAt}
 		}
 	}

@@ -26,6 +26,8 @@ type Want struct {
 	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission, evicted, node shutdown.
 	Outcome *Outcome
 	HostIPs []netip.Addr // addresses of the node, primary first
+	// CrashMax is the longest back-off of a crash loop on this node; 0: 300 s.
+	CrashMax time.Duration
 	// Static says that the pod is defined on this node: no API object to delete when it has ended.
 	Static bool
 }

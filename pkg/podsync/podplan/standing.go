@@ -134,8 +134,8 @@ func (l *looker) backOff(c *Container) {
 	if c.Latest != nil && (changed(c) || l.memory.Stops[c.Latest.ID].Replace) {
 		crash = CrashState{}
 	}
-	c.next = crash.next(c.Exit.Finished)
-	c.Delay = crash.CrashDelay(c.Exit.Finished)
+	c.next = crash.next(c.Exit.Finished, l.want.crashMax())
+	c.Delay = crash.CrashDelay(c.Exit.Finished, l.want.crashMax())
 	if due := c.Exit.Finished.Add(c.Delay); due.After(l.now) {
 		c.Due = due
 	}

@@ -253,7 +253,7 @@ func (r *Runtime) createRecord(ctx context.Context, l *launch) error {
 func (r *Runtime) handler(name string) (containers.RuntimeInfo, error) {
 	h, ok := r.c.Handlers[name]
 	if !ok && name != "" {
-		return containers.RuntimeInfo{}, fmt.Errorf("no runtime handler %q is configured: name it in runtimeHandlers of NodeAgentConfiguration", name)
+		return containers.RuntimeInfo{}, fmt.Errorf("no runtime handler %q is configured: name it in containerd.handlers of NodeAgentConfiguration", name)
 	}
 	setDefault(&h.Type, "io.containerd.runc.v2")
 	options, err := typeurl.MarshalAny(&runcoptions.Options{BinaryName: h.Binary, Root: h.Root, SystemdCgroup: r.c.SystemdCgroup})
