@@ -48,10 +48,10 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 	log := newLogger(loaded.Log)
 	klog.SetSlogLogger(log.With("from", "client-go"))
 	for _, n := range notes {
-		log.Warn("Configuration field without effect here", "field", n.String())
+		log.Warn("A setting is not taken as it stands", "setting", n.String())
 	}
 	for _, name := range ignored {
-		log.Warn("Flag of kubelet without effect here: what it says can be said in the file of --config, if nodeagent has it", "flag", name)
+		log.Warn("A flag of kubelet has no effect", "flag", name, "why", ignoredWhy(name))
 	}
 	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
 	tune(&loaded, log)

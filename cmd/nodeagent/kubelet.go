@@ -22,8 +22,10 @@ func kubeletCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "kubelet",
 		Short: "nodeagent, called as kubelet",
-		Long: `nodeagent, called as kubelet: "nodeagent run" with kubelet's flags. Flags of kubelet that have no effect here are
-accepted and warned about; unknown ones are refused. Flags of nodeagent run are taken too.`,
+		Long: `nodeagent, called as kubelet: "nodeagent run" with kubelet's flags. Each of them that a field of KubeletConfiguration says too
+sets that field; those that have no effect here are accepted and warned about; unknown ones are refused. Flags of nodeagent run are
+taken too.`,
+		Example: `  kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf --seccomp-default`,
 		Args:              cobra.NoArgs,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -35,6 +37,7 @@ accepted and warned about; unknown ones are refused. Flags of nodeagent run are 
 	fs.StringVar(&configDir, "config-dir", "", "folder of drop-in configuration files, read after --config")
 	fs.StringVar(&printVersion, "version", "", "print the version and end")
 	fs.Lookup("version").NoOptDefVal = "true"
+	flags.AddKubeletFlags(fs)
 	addIgnored(fs)
 	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // as kubelet
@@ -66,7 +69,7 @@ func kubeletArgs(args []string) []string {
 	return out
 }
 
-// ignored is a flag of kubelet's that has no effect here.
+// ignored is a flag of kubelet's that no field of its configuration can say, and that has no effect here.
 type ignored struct{ isBool bool }
 
 func (*ignored) String() string     { return "" }
@@ -74,7 +77,7 @@ func (*ignored) Set(string) error   { return nil }
 func (i *ignored) Type() string     { return map[bool]string{true: "bool", false: "string"}[i.isBool] }
 func (i *ignored) IsBoolFlag() bool { return i.isBool }
 
-// addIgnored defines what is left of kubelet's flags (1.36, cmd/kubelet/app/options).
+// addIgnored defines what is left of kubelet's flags (1.36, cmd/kubelet/app/options): none of them would have made the node safer.
 func addIgnored(fs *pflag.FlagSet) {
 	for _, kind := range []struct {
 		isBool bool
@@ -104,24 +107,28 @@ func ignoredFlags(fs *pflag.FlagSet) []string {
 }
 
 const ignoredBools = `
-anonymous-auth authentication-token-webhook cgroups-per-qos contention-profiling cpu-cfs-quota enable-controller-attach-detach
-enable-debugging-handlers enable-load-reader enable-server exit-on-lock-contention experimental-allocatable-ignore-eviction kernel-memcg-notification
-local-storage-capacity-isolation log-cadvisor-usage make-iptables-util-chains protect-kernel-defaults runonce seccomp-default
-serialize-image-pulls storage-driver-secure`
+enable-load-reader exit-on-lock-contention experimental-allocatable-ignore-eviction log-cadvisor-usage storage-driver-secure`
 
 const ignoredValues = `
-allowed-unsafe-sysctls application-metrics-count-limit authentication-token-webhook-cache-ttl authorization-mode
-authorization-webhook-cache-authorized-ttl authorization-webhook-cache-unauthorized-ttl boot-id-file cloud-provider container-hints
-container-log-max-files container-log-max-size containerd cpu-cfs-quota-period cpu-manager-policy cpu-manager-policy-options
-cpu-manager-reconcile-period enforce-node-allocatable event-burst event-qps event-storage-age-limit event-storage-event-limit eviction-hard
-eviction-max-pod-grace-period eviction-minimum-reclaim eviction-pressure-transition-period eviction-soft eviction-soft-grace-period
-experimental-mounter-path feature-gates file-check-frequency global-housekeeping-interval hairpin-mode housekeeping-interval http-check-frequency
-image-credential-provider-bin-dir image-credential-provider-config image-gc-high-threshold image-gc-low-threshold image-service-endpoint
-kube-api-burst kube-api-content-type kube-api-qps kube-reserved kube-reserved-cgroup kubelet-cgroups lock-file log-flush-frequency machine-id-file
-manifest-url manifest-url-header max-open-files maximum-dead-containers maximum-dead-containers-per-container memory-manager-policy
-minimum-container-ttl-duration minimum-image-ttl-duration node-status-max-images node-status-update-frequency oom-score-adj pod-cidr
-pod-infra-container-image pod-max-pids pods-per-core qos-reserved read-only-port registry-burst registry-qps reserved-cpus reserved-memory resolv-conf
-runtime-cgroups runtime-request-timeout storage-driver-buffer-duration storage-driver-db storage-driver-host storage-driver-password
-storage-driver-table storage-driver-user streaming-connection-idle-timeout sync-frequency system-cgroups system-reserved system-reserved-cgroup
-tls-cipher-suites tls-min-version topology-manager-policy topology-manager-policy-options topology-manager-scope vmodule volume-plugin-dir
-volume-stats-agg-period`
+application-metrics-count-limit boot-id-file container-hints containerd event-storage-age-limit event-storage-event-limit
+experimental-mounter-path global-housekeeping-interval housekeeping-interval image-credential-provider-bin-dir
+image-credential-provider-config lock-file machine-id-file maximum-dead-containers maximum-dead-containers-per-container
+minimum-container-ttl-duration pod-infra-container-image runtime-cgroups storage-driver-buffer-duration storage-driver-db
+storage-driver-host storage-driver-password storage-driver-table storage-driver-user`
+
+// ignoredWhy says what happens instead of a flag that has no effect.
+func ignoredWhy(flag string) string {
+	switch name := strings.TrimPrefix(flag, "--"); {
+	case strings.HasPrefix(name, "image-credential-provider"):
+		return "credential provider plugins are not there yet: images of a registry that needs them are pulled with the pods' own pull secrets only"
+	case name == "pod-infra-container-image":
+		return "there is no pause container"
+	case strings.HasPrefix(name, "maximum-dead"), name == "minimum-container-ttl-duration":
+		return "of each container one attempt that has ended is kept"
+	case name == "lock-file", name == "exit-on-lock-contention":
+		return "the unit keeps a second agent away"
+	case name == "runtime-cgroups":
+		return "containerd's unit says its cgroup"
+	}
+	return "it is of cAdvisor or of a test, which are not in nodeagent"
+}

@@ -33,10 +33,7 @@ func TestKubeletVersion(t *testing.T) {
 
 // TestKubeletFlags: every flag of kubelet's is known, unknown ones are not; --version keeps the daemon from starting.
 func TestKubeletFlags(t *testing.T) {
-	known := strings.Fields(ignoredBools + ignoredValues + ` address cgroup-driver cgroup-root cert-dir client-ca-file cluster-dns cluster-domain config config-dir
-		container-runtime-endpoint bootstrap-kubeconfig fail-cgroupv1 fail-swap-on healthz-bind-address healthz-port hostname-override kubeconfig max-pods
-		node-ip node-labels pod-manifest-path port provider-id register-node register-with-taints root-dir rotate-certificates rotate-server-certificates
-		tls-cert-file tls-private-key-file v containerd-namespace`)
+	known := strings.Fields(kubeletFlags + ignoredBools + ignoredValues + " containerd-namespace")
 	fs := kubeletCommand().Flags()
 	for _, name := range known {
 		if fs.Lookup(name) == nil {
@@ -57,9 +54,14 @@ func TestKubeletFlags(t *testing.T) {
 	if err := c.ParseFlags(kubeletArgs(good)); err != nil {
 		t.Fatal(err)
 	}
-	want := "--eviction-hard --exit-on-lock-contention --feature-gates --pod-infra-container-image --runtime-cgroups"
+	want := "--exit-on-lock-contention --pod-infra-container-image --runtime-cgroups"
 	if got := strings.Join(ignoredFlags(c.Flags()), " "); got != want {
 		t.Errorf("without effect: %s\nwant %s", got, want)
+	}
+	for _, name := range ignoredFlags(c.Flags()) {
+		if ignoredWhy(name) == "" {
+			t.Errorf("nothing says why %s has no effect", name)
+		}
 	}
 	for _, bad := range [][]string{{"--no-such-flag"}, {"--version", "--container-runtime=remote"}, {"--version", "serve"}, {"--max-pods=many"}} {
 		if _, err := runAsKubelet(t, bad...); err == nil {
@@ -67,3 +69,27 @@ func TestKubeletFlags(t *testing.T) {
 		}
 	}
 }
+
+// kubeletFlags are those of kubelet 1.36 itself, without those that it inherits from cAdvisor.
+const kubeletFlags = `
+address allowed-unsafe-sysctls anonymous-auth authentication-token-webhook authentication-token-webhook-cache-ttl
+authorization-mode authorization-webhook-cache-authorized-ttl authorization-webhook-cache-unauthorized-ttl bootstrap-kubeconfig
+cert-dir cgroup-driver cgroup-root cgroups-per-qos client-ca-file cloud-provider cluster-dns cluster-domain config config-dir
+container-log-max-files container-log-max-size container-runtime-endpoint contention-profiling cpu-cfs-quota cpu-cfs-quota-period
+cpu-manager-policy cpu-manager-policy-options cpu-manager-reconcile-period enable-controller-attach-detach
+enable-debugging-handlers enable-server enforce-node-allocatable event-burst event-qps eviction-hard eviction-max-pod-grace-period
+eviction-minimum-reclaim eviction-pressure-transition-period eviction-soft eviction-soft-grace-period exit-on-lock-contention
+experimental-allocatable-ignore-eviction experimental-mounter-path fail-cgroupv1 fail-swap-on feature-gates file-check-frequency
+hairpin-mode healthz-bind-address healthz-port hostname-override http-check-frequency image-credential-provider-bin-dir
+image-credential-provider-config image-gc-high-threshold image-gc-low-threshold image-service-endpoint kernel-memcg-notification
+kube-api-burst kube-api-content-type kube-api-qps kube-reserved kube-reserved-cgroup kubeconfig kubelet-cgroups
+local-storage-capacity-isolation lock-file log-flush-frequency log-json-info-buffer-size log-json-split-stream
+log-text-info-buffer-size log-text-split-stream logging-format make-iptables-util-chains manifest-url manifest-url-header
+max-open-files max-pods maximum-dead-containers maximum-dead-containers-per-container memory-manager-policy
+minimum-container-ttl-duration minimum-image-ttl-duration node-ip node-labels node-status-max-images node-status-update-frequency
+oom-score-adj pod-cidr pod-manifest-path pod-max-pids pods-per-core port protect-kernel-defaults provider-id qos-reserved
+read-only-port register-node register-with-taints registry-burst registry-qps reserved-cpus reserved-memory resolv-conf root-dir
+rotate-certificates rotate-server-certificates runonce runtime-cgroups runtime-request-timeout seccomp-default
+serialize-image-pulls streaming-connection-idle-timeout sync-frequency system-cgroups system-reserved system-reserved-cgroup
+tls-cert-file tls-cipher-suites tls-min-version tls-private-key-file topology-manager-policy topology-manager-policy-options
+topology-manager-scope v vmodule volume-plugin-dir volume-stats-agg-period `

@@ -36,7 +36,8 @@ type Config struct {
 type Node struct {
 	// Name is the Node object's name: --hostname-override, else the lower-cased host name. A DNS subdomain.
 	Name string
-	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found from the default route.
+	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found from the default route. The
+	// unspecified address alone, as kubelet has it: found, of that family if there is one.
 	IPs []netip.Addr
 	// Labels are set on registration, besides the well-known ones.
 	Labels map[string]string
@@ -44,6 +45,8 @@ type Node struct {
 	Taints []corev1.Taint
 	// ProviderID is spec.providerID.
 	ProviderID string
+	// ExternalCloud: a cloud controller manager sets the Node's addresses.
+	ExternalCloud bool
 	// Register creates the Node object; default true.
 	Register bool
 	// StatusUpdateFrequency is how often the status is computed; default 10s.

@@ -22,6 +22,7 @@ func parseFlags(t testing.TB, args []string) *Flags {
 	var f Flags
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	f.AddFlags(fs)
+	f.AddKubeletFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatalf("parsing flags %q: %v", args, err)
 	}
@@ -98,6 +99,7 @@ func sample(path string, t reflect.Type) string {
 		"KubeProxyConfiguration.metricsBindAddress": "10.0.0.1:1", "KubeProxyConfiguration.mode": "ipvs",
 		"KubeProxyConfiguration.ipvs.scheduler": "lc", "KubeProxyConfiguration.ipvs.excludeCIDRs": "[10.1.0.0/16]",
 		"KubeProxyConfiguration.nodePortAddresses": "[primary]",
+		"NodeAgentConfiguration.cloudProvider":     "external",
 		"NodeAgentConfiguration.pods":              "off", "NodeAgentConfiguration.proxier": "off", "NodeAgentConfiguration.localEndpoints": "off", "NodeAgentConfiguration.nodeIPs": "[10.0.0.1]",
 		"NodeAgentConfiguration.containerd.handlers": "{crun: {binary: crun}}", "NodeAgentConfiguration.cni.binDirs": "[/x]",
 		"KubeletConfiguration.crashLoopBackOff.maxContainerRestartPeriod": "1m", "KubeletConfiguration.cpuCFSQuotaPeriod": "10ms",
@@ -229,7 +231,7 @@ func fieldType(t reflect.Type, names []string) reflect.Type {
 func TestFlagsCount(t *testing.T) {
 	t.Parallel()
 	known := everyField()
-	for _, def := range flagTable() {
+	for _, def := range append(flagTable(), kubeletFlagTable()...) {
 		if !slices.Contains(known, def.path) {
 			t.Errorf("--%s sets %s, which is not a field", def.name, def.path)
 		}

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,10 +84,14 @@ func flagTable() []flagDef {
 func (f *Flags) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
 	for _, def := range flagTable() {
-		p := fs.VarPF(&setter{f, def, ""}, def.name, "", def.usage)
-		if def.path == kindKubelet+".registerNode" || isBoolean(def) {
-			p.NoOptDefVal = "true"
-		}
+		f.addFlag(fs, def)
+	}
+}
+
+func (f *Flags) addFlag(fs *pflag.FlagSet, def flagDef) {
+	p := fs.VarPF(&setter{f, def, ""}, def.name, "", def.usage)
+	if isBoolean(def) {
+		p.NoOptDefVal = "true"
 	}
 }
 
@@ -131,17 +137,43 @@ func (s *setter) Set(text string) error {
 
 // apply puts the flags into the documents, after the files.
 func (f *Flags) apply(d *documents) {
-	parse := map[string]func(string) (any, error){}
-	for _, def := range flagTable() {
-		parse["--"+def.name] = def.parse
+	defs := map[string]flagDef{}
+	for _, def := range append(flagTable(), kubeletFlagTable()...) {
+		defs["--"+def.name] = def
 	}
+	all := map[string]string{}
 	for _, a := range f.given {
-		value := a.value
-		if p := parse[a.flag]; p != nil {
-			value, _ = p(a.value.(string)) // Set has checked it
+		text, ok := a.value.(string)
+		if !ok {
+			continue
+		}
+		before, again := all[a.flag]
+		if again && addsUp(a.flag) {
+			text = before + "," + text
+		}
+		all[a.flag] = text
+		var value any = text
+		if p := defs[a.flag].parse; p != nil {
+			value, _ = p(text) // Set has checked it
+		}
+		if !again && replaces(a.flag) {
+			d.forget(a.path)
 		}
 		d.assign(a.flag, a.path, value)
 	}
+}
+
+// addsUp names the flags that kubelet's users give several times for a list of several things.
+func addsUp(flag string) bool {
+	return slices.Contains([]string{"--cluster-dns", "--allowed-unsafe-sysctls", "--tls-cipher-suites", "--enforce-node-allocatable"}, flag)
+}
+
+// replaces names the flags whose whole value stands for the file's: a threshold of the file beside those of the flag would not
+// be kubelet's.
+func replaces(flag string) bool {
+	return slices.Contains([]string{
+		"--eviction-hard", "--eviction-soft", "--eviction-soft-grace-period", "--eviction-minimum-reclaim", "--kube-reserved", "--system-reserved",
+	}, flag)
 }
 
 func isBoolean(def flagDef) bool {
@@ -155,12 +187,18 @@ func isBoolean(def flagDef) bool {
 
 func boolean(s string) (any, error) {
 	b, err := strconv.ParseBool(s)
-	return b, err
+	if err != nil {
+		return nil, errors.New("must be true or false")
+	}
+	return b, nil
 }
 
 func number(s string) (any, error) {
-	n, err := strconv.ParseInt(s, 10, 32)
-	return n, err
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return nil, errors.New("must be a whole number")
+	}
+	return n, nil
 }
 
 func list(s string) (any, error) {

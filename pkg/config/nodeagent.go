@@ -23,6 +23,10 @@ type NodeAgentConfiguration struct {
 	NodeIPs    []string          `json:"nodeIPs,omitempty"`
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
 
+	// CloudProvider is "external" where a cloud controller manager sets the Node up: it registers with the taint
+	// node.cloudprovider.kubernetes.io/uninitialized, and the addresses that the controller gives it stay.
+	CloudProvider string `json:"cloudProvider,omitempty"`
+
 	// ImagePullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0s: never.
 	ImagePullProgressDeadline *metav1.Duration `json:"imagePullProgressDeadline,omitempty"`
 	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as maxParallelImagePulls does those from all;

@@ -116,7 +116,7 @@ func prefixWithoutEffect(field string) string {
 	switch {
 	case strings.HasPrefix(field, "tracing."):
 		return "traces are not exported"
-	case strings.HasPrefix(field, "logging.flushFrequency"), strings.HasPrefix(field, "logging.vmodule"),
+	case strings.HasPrefix(field, "logging.flushFrequency"), field == "logging.vmodule",
 		strings.HasPrefix(field, "logging.options."):
 		return "the agent's log is one stream, unbuffered"
 	}

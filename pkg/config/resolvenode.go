@@ -46,7 +46,17 @@ func (d *documents) node(c *Config, h Host) {
 	d.atLeast(kindKubelet+".maxPods", c.Node.MaxPods, 0)
 	d.atLeast(kindKubelet+".podsPerCore", c.Node.PodsPerCore, 0)
 	d.atLeast(kindKubelet+".nodeStatusMaxImages", c.Node.MaxImages, -1)
+	c.Node.ExternalCloud = a.CloudProvider == "external"
+	if a.CloudProvider != "" && !c.Node.ExternalCloud {
+		d.bad(kindAgent+".cloudProvider", "must be external, or left out, is %q: in-tree cloud providers are gone since Kubernetes 1.31", a.CloudProvider)
+	}
+	if c.Node.ExternalCloud {
+		c.Node.Taints = append(slices.Clone(c.Node.Taints), corev1.Taint{Key: cloudTaint, Value: "true", Effect: corev1.TaintEffectNoSchedule})
+	}
 	for _, a := range c.Node.IPs {
+		if a.IsUnspecified() && len(c.Node.IPs) == 1 {
+			continue
+		}
 		if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
 			d.bad(kindAgent+".nodeIPs", "%s is no address that other nodes reach: give one of an interface of this machine, or none", a)
 		}
@@ -54,6 +64,9 @@ func (d *documents) node(c *Config, h Host) {
 	d.labels(c.Node.Labels)
 	d.taints(c.Node.Taints)
 }
+
+// cloudTaint is taken off by the cloud controller manager, when it has set the Node up.
+const cloudTaint = "node.cloudprovider.kubernetes.io/uninitialized"
 
 // labels refuses those that the API server's NodeRestriction would refuse later, with a less clear message.
 func (d *documents) labels(labels map[string]string) {

@@ -153,6 +153,24 @@ func (d *documents) assign(flag, path string, value any) {
 	w.value(root, reflect.ValueOf(into).Elem(), kind)
 }
 
+// forget takes a field's value back: a flag's whole value comes in its place.
+func (d *documents) forget(path string) {
+	kind, rest, _ := strings.Cut(path, ".")
+	into, _, _ := d.target(kind)
+	v := reflect.ValueOf(into).Elem()
+	for name := range strings.SplitSeq(rest, ".") {
+		fields := map[string]reflect.Value{}
+		collect(v, fields)
+		v = fields[name]
+	}
+	v.SetZero()
+	for at := range d.origin {
+		if at == path || strings.HasPrefix(at, path+".") {
+			delete(d.origin, at)
+		}
+	}
+}
+
 // where is the place that set a field, or the place of its nearest parent that was set.
 func (d *documents) where(path string) string {
 	for p := path; p != ""; {

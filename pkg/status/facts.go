@@ -16,6 +16,8 @@ type Facts struct {
 	Cordoned    bool           // registers as unschedulable (registerSchedulable: false)
 
 	Addresses []corev1.NodeAddress
+	// CloudAddresses: a cloud controller manager sets the addresses; Addresses count only until it has.
+	CloudAddresses bool
 	Capacity  corev1.ResourceList // cpu, memory, ephemeral-storage, hugepages-*, pods
 	// Reserved is withheld from pods: system and kube reservation and the hard eviction thresholds, per resource.
 	Reserved corev1.ResourceList

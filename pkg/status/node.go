@@ -35,7 +35,9 @@ func Node(prev *corev1.Node, f Facts, now time.Time) *corev1.Node {
 	s := &node.Status
 	s.Capacity = capacity(s.Capacity, f.Capacity)
 	s.Allocatable = allocatable(s.Capacity, f.Reserved)
-	s.Addresses = slices.Clone(f.Addresses)
+	if !f.CloudAddresses || len(s.Addresses) == 0 {
+		s.Addresses = slices.Clone(f.Addresses)
+	}
 	s.DaemonEndpoints.KubeletEndpoint.Port = f.Port
 	s.NodeInfo = f.Info
 	s.NodeInfo.KubeProxyVersion = "" //nolint:staticcheck // deprecated, and for that reason kept empty whatever the facts say

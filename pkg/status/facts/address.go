@@ -12,17 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Addresses returns the node's addresses: the given ones, else the one of the default route's interface, IPv4 first. The
+// Addresses returns the node's addresses: the given ones, else the one of the default route's interface, IPv4 first, or IPv6
+// first where :: is given. The
 // kernel is asked by netlink, which answers for the thread that asks; /proc/net answers for the process's main thread.
 func Addresses(given []netip.Addr) ([]netip.Addr, error) {
-	if len(given) > 0 {
+	families := []int{unix.AF_INET, unix.AF_INET6}
+	switch {
+	case len(given) == 1 && given[0] == netip.IPv6Unspecified():
+		slices.Reverse(families)
+	case len(given) == 1 && given[0].IsUnspecified():
+	case len(given) > 0:
 		return given, nil
 	}
 	n, err := readNetwork()
 	if err != nil {
 		return nil, fmt.Errorf("finding the node's address: %w; give it with --node-ip", err)
 	}
-	a, err := n.address()
+	a, err := n.address(families)
 	if err != nil {
 		return nil, fmt.Errorf("finding the node's address: %w; give it with --node-ip", err)
 	}
@@ -44,11 +50,11 @@ type link struct {
 
 // address is a global one of the interface that a default route names. Where such interfaces have only link-local addresses
 // (RFC 5549), it is a global one of the loopback interface.
-func (n network) address() (netip.Addr, error) {
+func (n network) address(families []int) (netip.Addr, error) {
 	if len(n.defaults[unix.AF_INET])+len(n.defaults[unix.AF_INET6]) == 0 {
 		return netip.Addr{}, errors.New("there is no default route")
 	}
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+	for _, family := range families {
 		for _, index := range n.defaults[family] {
 			for _, suits := range []func(link) bool{
 				func(l link) bool { return l.index == index },

@@ -30,18 +30,25 @@ func TestAddressOfTheDefaultRoute(t *testing.T) {
 		links     []link
 		four, six []int
 		want      string // "": refused
+		sixFirst  bool
 	}{
-		"IPv4":                          {links, []int{2}, nil, "10.0.0.2"},
-		"IPv4 before IPv6":              {links, []int{2}, []int{4}, "10.0.0.2"},
-		"IPv6 only":                     {links, nil, []int{4}, "2001:db8::4"},
-		"the preferred one is down":     {links, []int{3, 2}, nil, "10.0.0.2"},
-		"no route":                      {links, nil, nil, ""},
-		"no global address":             {links, []int{5}, []int{5}, ""},
-		"the address is on loopback":    {routed, []int{5}, nil, "10.9.9.9"},
-		"IPv4 route, only IPv6 address": {links, []int{4}, []int{4}, "2001:db8::4"},
+		"IPv4":                          {links, []int{2}, nil, "10.0.0.2", false},
+		"IPv4 before IPv6":              {links, []int{2}, []int{4}, "10.0.0.2", false},
+		"IPv6 before IPv4 where asked":  {links, []int{2}, []int{4}, "2001:db8::4", true},
+		"IPv4 though IPv6 was asked":    {links, []int{2}, nil, "10.0.0.2", true},
+		"IPv6 only":                     {links, nil, []int{4}, "2001:db8::4", false},
+		"the preferred one is down":     {links, []int{3, 2}, nil, "10.0.0.2", false},
+		"no route":                      {links, nil, nil, "", false},
+		"no global address":             {links, []int{5}, []int{5}, "", false},
+		"the address is on loopback":    {routed, []int{5}, nil, "10.9.9.9", false},
+		"IPv4 route, only IPv6 address": {links, []int{4}, []int{4}, "2001:db8::4", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := network{defaults: map[int][]int{unix.AF_INET: c.four, unix.AF_INET6: c.six}, links: c.links}.address()
+			families := []int{unix.AF_INET, unix.AF_INET6}
+			if c.sixFirst {
+				slices.Reverse(families)
+			}
+			got, err := network{defaults: map[int][]int{unix.AF_INET: c.four, unix.AF_INET6: c.six}, links: c.links}.address(families)
 			if (err != nil) != (c.want == "") || (err == nil && got.String() != c.want) {
 				t.Errorf("%s, %v; want %q", got, err, c.want)
 			}

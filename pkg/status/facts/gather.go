@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,10 +108,29 @@ func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
 		Addresses: nodeAddresses(addresses, c.Node.Name), Capacity: g.capacity(disk), Port: int32(c.Server.Listen.Port()),
 		Info: g.machine.Info, MaxImages: c.Node.MaxImages,
 	}
+	if c.Node.ExternalCloud {
+		f.CloudAddresses = true
+		if len(c.Node.IPs) == 0 { // the cloud knows them
+			f.Addresses = nodeAddresses(nil, c.Node.Name)
+		} else {
+			f.Annotations = map[string]string{providedAddresses: strings.Join(texts(addresses), ",")}
+		}
+	}
 	f.Reserved = g.reserved(f.Capacity)
 	f.Info.KubeletVersion = g.config.Version
 	g.fillRuntime(ctx, &f)
 	return f, g.fillPressure(&f, disk)
+}
+
+// providedAddresses is the annotation that tells a cloud controller manager which of a machine's addresses to take.
+const providedAddresses = "alpha.kubernetes.io/provided-node-ip"
+
+func texts(ips []netip.Addr) []string {
+	out := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		out = append(out, ip.String())
+	}
+	return out
 }
 
 // nodeAddresses are the internal addresses, then the name under which the node is known.
