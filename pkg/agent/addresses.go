@@ -20,6 +20,7 @@ type addresses struct {
 	mu   sync.Mutex
 	last []netip.Addr
 	at   time.Time
+	said string // the last error that the log has
 }
 
 // get returns them, the primary one first; none when the routing table names none.
@@ -31,10 +32,13 @@ func (a *addresses) get() []netip.Addr {
 	}
 	ips, err := facts.Addresses(a.given)
 	if err != nil {
-		a.log.Error("The node's addresses are not known", "err", err)
+		if a.said != err.Error() {
+			a.said = err.Error()
+			a.log.Error("The node's addresses are not known", "err", err)
+		}
 		return a.last // an interface that is down for a moment does not take the address from pods that run
 	}
-	a.last, a.at = ips, a.now()
+	a.last, a.at, a.said = ips, a.now(), ""
 	return ips
 }
 

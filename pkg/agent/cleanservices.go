@@ -52,19 +52,6 @@ func cleanFamily(ctx context.Context, c *config.Config, f corev1.IPFamily, log *
 	return errors.Join(all, err)
 }
 
-// cleanOther cleans up after a kube-proxy in mode ipvs, which works in both families wherever it runs, in the one that this
-// node has no address of: nothing runs there that could break.
-func cleanOther(ctx context.Context, c *config.Config, f corev1.IPFamily, log *slog.Logger) error {
-	cleaner, err := leftovers.New(leftovers.Config{Family: f, Log: log})
-	if err != nil {
-		return err
-	}
-	if found, err := cleaner.Found(); err != nil || !found {
-		return err
-	}
-	return cleanFamily(ctx, c, f, log, func(what string) { log.Info(what) })
-}
-
 // hint tells other programs which variant of iptables this node uses, as kubelet does, where no services half does so.
 func (a *Agent) hint(ctx context.Context) error {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {

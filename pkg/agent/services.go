@@ -5,15 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
@@ -22,14 +24,14 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
+	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/status/facts"
 	"github.com/nodeagent/nodeagent/pkg/summary"
 )
 
-// services is the services half: its loops, one for each address family that the node has.
+// services is the services half: its loops, one for each address family that the machine can do.
 type services struct {
 	config  *config.Config
 	watched *watched
@@ -44,6 +46,8 @@ type services struct {
 	backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	page    http.Handler        // /metrics
 	checks  *healthcheck.Server // healthCheckNodePort
+	// unranged: the log has last said that the node's podCIDR is missing.
+	unranged atomic.Bool
 }
 
 func newServices(a *Agent) (*services, error) {
@@ -53,6 +57,7 @@ func newServices(a *Agent) (*services, error) {
 		backend: o.Backend, page: metricsPage(a.registry),
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
+	s.health.Primary(s.primary)
 	s.metrics.Count(s.health)
 	for _, m := range append(s.metrics.Collectors(), packetCounters()...) {
 		if err := a.registry.Register(m); err != nil {
@@ -60,10 +65,18 @@ func newServices(a *Agent) (*services, error) {
 		}
 	}
 	var err error
-	if s.checks, err = healthcheck.New(healthcheck.Config{Log: a.log, Listen: healthcheck.ListenAll, Healthy: func() bool {
-		ok, _ := s.health.Healthy()
-		return ok
-	}}); err != nil {
+	if s.checks, err = healthcheck.New(healthcheck.Config{
+		Log: a.log, NodePorts: nodePorts(c.Proxy), Addresses: localaddrs.List, Listen: new(net.ListenConfig).Listen,
+		Healthy: func() bool {
+			ok, _ := s.health.Healthy()
+			return ok
+		},
+		Failed: func(name types.NamespacedName, port uint16, err error) {
+			a.events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name},
+				corev1.EventTypeWarning, "FailedToStartServiceHealthcheck",
+				"node %s failed to start healthcheck %q on port %d: %v", c.Node.Name, name, port, err)
+		},
+	}); err != nil {
 		return nil, err
 	}
 	if s.backend == nil {
@@ -85,6 +98,7 @@ func (s *services) feed() error {
 	_, err = s.watched.own.AddEventHandler(handler(func(_, n *corev1.Node) {
 		if n != nil {
 			s.tracker.NodeChanged(service.NodeOf(n), service.Eligible(n))
+			s.tellPodCIDR(n)
 		}
 	}))
 	if err != nil {
@@ -93,6 +107,27 @@ func (s *services) feed() error {
 	s.watched.onSync(svc, s.tracker.ServicesSynced)
 	s.watched.onSync(slices, s.tracker.SlicesSynced)
 	return nil
+}
+
+// tellPodCIDR logs when the range of pods that detectLocalMode NodeCIDR needs is missing, and when it has come.
+func (s *services) tellPodCIDR(n *corev1.Node) {
+	missing := s.missesPodCIDR(n)
+	if s.unranged.Swap(missing) == missing {
+		return
+	}
+	if missing {
+		s.log.Warn(noPodCIDR)
+	} else {
+		s.log.Info("Traffic of this node's pods is told by the node's range", "podCIDRs", n.Spec.PodCIDRs)
+	}
+}
+
+const noPodCIDR = "The node has no podCIDR, which detectLocalMode NodeCIDR needs: no traffic counts as that of its pods until the control plane assigns one " +
+	"(kube-controller-manager --allocate-node-cidrs), or detectLocalMode says otherwise"
+
+// missesPodCIDR says whether NodeCIDR is asked for and the node has none of its primary family.
+func (s *services) missesPodCIDR(n *corev1.Node) bool {
+	return s.config.Proxy.DetectLocal == "NodeCIDR" && !service.NodeOf(n).PodCIDR(s.primary()).IsValid()
 }
 
 // handler turns an informer's three events into one call.
@@ -116,27 +151,16 @@ func as[T any](o any) *T {
 	return t
 }
 
-// families are those of the node's addresses, the primary one first.
-func (s *services) families() ([]corev1.IPFamily, error) {
-	ips, err := facts.Addresses(s.config.Node.IPs)
+// detect finds the iptables of this machine.
+func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error) {
+	if err := localaddrs.Supports(f); err != nil {
+		return nil, err
+	}
+	program, err := iptables.Detect(ctx, f, s.log)
 	if err != nil {
 		return nil, err
 	}
-	var out []corev1.IPFamily
-	for _, ip := range ips {
-		if ip.Is4() {
-			out = append(out, corev1.IPv4Protocol)
-		} else {
-			out = append(out, corev1.IPv6Protocol)
-		}
-	}
-	return out, nil
-}
-
-// detect finds the iptables of this machine.
-func (s *services) detect(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error) {
-	program, err := iptables.Detect(ctx, f, s.log)
-	if err != nil {
+	if err := program.Translates(ctx); err != nil {
 		return nil, err
 	}
 	o := IPTablesOptions(s.config.Proxy, f)
@@ -187,33 +211,37 @@ func localTraffic(p config.Proxy, f corev1.IPFamily) iptables.Local {
 	return iptables.Local{}
 }
 
-// Run programs every family until ctx ends.
-func (s *services) Run(ctx context.Context) error {
-	families, err := s.families()
-	if err != nil {
-		return err
+// primary is the family of the node's first address, which it cannot do without. Until that is known it is IPv4, as for kube-proxy.
+func (s *services) primary() corev1.IPFamily {
+	if ips := s.addresses.get(); len(ips) > 0 && ips[0].Is6() {
+		return corev1.IPv6Protocol
 	}
-	if err := sysctl.Apply(sysctl.Plan(s.sysctls(families)), sysctl.Proc("/proc/sys"), s.log); err != nil {
+	return corev1.IPv4Protocol
+}
+
+// Run programs every family until ctx ends, whatever addresses the node has: Services may have either.
+func (s *services) Run(ctx context.Context) error {
+	if err := sysctl.Apply(sysctl.Plan(s.sysctls()), sysctl.Proc("/proc/sys"), s.log); err != nil {
 		s.log.Error("Kernel parameters were not set; Services are programmed all the same", "err", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.checks.Run(ctx) })
-	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		if slices.Contains(families, f) {
-			g.Go(func() error { return s.runFamily(ctx, f) })
-			continue
-		}
-		if err := cleanOther(ctx, s.config, f, s.log); err != nil {
-			s.log.Error("Cleaning up after a kube-proxy in mode ipvs, in a family that this node has not", "family", f, "err", err)
-		}
-	}
+	g.Go(func() error { return localaddrs.Watch(ctx, s.log, func() { s.checks.AddressesChanged(ctx) }) })
+	s.runFamilies(ctx, g)
 	s.runPages(ctx, g)
 	return g.Wait()
+}
+
+func (s *services) runFamilies(ctx context.Context, g *errgroup.Group) {
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		g.Go(func() error { return s.runFamily(ctx, f) })
+	}
 }
 
 // runFamily programs one family until ctx ends. A machine without its iptables has its pods all the same, and is looked at
 // again: the program may be installed any moment.
 func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
+	said := ""
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		loop, cleaner, err := s.loop(ctx, f)
 		switch {
@@ -226,7 +254,13 @@ func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 			return g.Wait()
 		}
 		s.health.Failed(f, err)
-		s.log.Error("Services of an address family are not programmed", "family", f, "err", err, "retryIn", pause)
+		switch {
+		case f == s.primary():
+			s.log.Error("Services of the node's address family are not programmed", "family", f, "err", err, "retryIn", pause)
+		case err.Error() != said:
+			s.log.Info("Services of an address family are not programmed: this machine cannot; the other one does not wait for it", "family", f, "err", err)
+		}
+		said = err.Error()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -278,14 +312,14 @@ func (s *services) nodeIP(f corev1.IPFamily) netip.Addr {
 }
 
 // sysctls are the kernel's settings as the configuration wants them.
-func (s *services) sysctls(families []corev1.IPFamily) sysctl.Settings {
+func (s *services) sysctls() sysctl.Settings {
 	p := s.config.Proxy
 	return sysctl.Settings{
 		MaxPerCore: p.Conntrack.MaxPerCore, Min: p.Conntrack.Min, CPUs: runtime.NumCPU(),
 		TCPEstablished: p.Conntrack.TCPEstablished, TCPCloseWait: p.Conntrack.TCPCloseWait,
 		UDP: p.Conntrack.UDP, UDPStream: p.Conntrack.UDPStream, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
-		LocalhostNodePorts: p.IPTables.LocalhostNodePorts,
-		IPv4:               slices.Contains(families, corev1.IPv4Protocol), IPv6: slices.Contains(families, corev1.IPv6Protocol),
+		LocalhostNodePorts: IPTablesOptions(p, corev1.IPv4Protocol).Localhost(),
+		IPv4:               s.nodeIP(corev1.IPv4Protocol).IsValid(), IPv6: s.nodeIP(corev1.IPv6Protocol).IsValid(),
 	}
 }
 
@@ -305,6 +339,12 @@ func (s *services) describe(r *summary.Report) {
 			p.LastError = f.Err.Error()
 		}
 		r.Proxy = append(r.Proxy, p)
+	}
+	for _, problem := range s.checks.Problems() {
+		r.Node.Warnings = append(r.Node.Warnings, problem+"; it is tried again each few seconds")
+	}
+	if n := s.watched.node(); n != nil && s.missesPodCIDR(n) {
+		r.Node.Warnings = append(r.Node.Warnings, noPodCIDR)
 	}
 	for _, missing := range s.tracker.Missing() {
 		r.Node.Warnings = append(r.Node.Warnings, "Services are not programmed yet: "+missing+" have not been read; "+grantHint)

@@ -1,16 +1,19 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
@@ -58,4 +61,78 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestEveryFamilyIsProgrammed: whatever addresses the node has. One that the machine cannot is told once, does not make the
+// node unready, and follows as soon as the machine can.
+func TestEveryFamilyIsProgrammed(t *testing.T) {
+	for _, node := range []string{"10.0.0.1", "2001:db8::1"} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			can := false
+			var made []corev1.IPFamily
+			var mu sync.Mutex
+			s := &services{
+				config: &config.Config{}, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(time.Now()), now: time.Now,
+				log:       slog.New(slog.NewTextHandler(&log, nil)),
+				addresses: &addresses{given: []netip.Addr{netip.MustParseAddr(node)}, now: time.Now},
+				backend: func(_ context.Context, f corev1.IPFamily) (proxier.Backend, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					if f == corev1.IPv6Protocol && !can {
+						return nil, errors.New("looking for a working ip6tables: not there")
+					}
+					made = append(made, f)
+					return idleBackend{}, nil
+				},
+			}
+			s.health = proxier.NewHealth(time.Now, time.Minute, s.tracker.NodeEligible)
+			s.health.Primary(s.primary)
+			ctx, cancel := context.WithCancel(t.Context())
+			g, ctx := errgroup.WithContext(ctx)
+			s.runFamilies(ctx, g)
+			time.Sleep(time.Hour)
+			mu.Lock()
+			if len(made) != 1 || made[0] != corev1.IPv4Protocol {
+				t.Errorf("on a node with address %s these were made: %v", node, made)
+			}
+			can = true
+			mu.Unlock()
+			told := strings.Count(log.String(), "not there")
+			if primary := strings.Contains(node, ":"); primary != (told > 1) || told == 0 {
+				t.Errorf("on a node with address %s it is told %d times that IPv6 cannot be", node, told)
+			}
+			time.Sleep(2 * time.Minute)
+			mu.Lock()
+			if len(made) != 2 {
+				t.Errorf("after ip6tables was installed these were made: %v", made)
+			}
+			mu.Unlock()
+			cancel()
+			if err := g.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestMissingPodCIDRIsTold: once, when it is missing and when it has come; with another way to tell local traffic it does not matter.
+func TestMissingPodCIDRIsTold(t *testing.T) {
+	for _, mode := range []string{"NodeCIDR", "ClusterCIDR"} {
+		var log bytes.Buffer
+		s := &services{
+			config: &config.Config{}, log: slog.New(slog.NewTextHandler(&log, nil)),
+			addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now},
+		}
+		s.config.Proxy.DetectLocal = mode
+		for _, cidrs := range [][]string{nil, {"fd00:244::/64"}, {"fd00:244::/64", "10.244.1.0/24"}, {"10.244.1.0/24"}} {
+			n := &corev1.Node{}
+			n.Spec.PodCIDRs = cidrs
+			s.tellPodCIDR(n)
+		}
+		warned, came := strings.Count(log.String(), "has no podCIDR"), strings.Count(log.String(), "10.244.1.0/24")
+		if want := map[string]int{"NodeCIDR": 1, "ClusterCIDR": 0}[mode]; warned != want || came != want {
+			t.Errorf("detectLocalMode %s: %d warnings, and %d times told that it has come, want %d:\n%s", mode, warned, came, want, log.String())
+		}
+	}
 }

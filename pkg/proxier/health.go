@@ -19,10 +19,10 @@ type Health struct {
 	now      func() time.Time
 	patience time.Duration
 	eligible func() bool
+	primary  func() corev1.IPFamily // what it returns while that is not known, "", is no family; nil: each is
 
 	mu       sync.Mutex
 	families map[corev1.IPFamily]*familyHealth
-	primary  corev1.IPFamily // empty: every family is
 	counted  func(path string, code int)
 }
 
@@ -47,17 +47,11 @@ func (h *Health) change(f corev1.IPFamily, change func(*familyHealth)) {
 	change(h.families[f])
 }
 
-// Primary says which family the node cannot do without; until it is called, that is each.
-func (h *Health) Primary(f corev1.IPFamily) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.primary = f
-}
+// Primary says which family the node cannot do without; where it is not called, that is each. It is called before anything else.
+func (h *Health) Primary(primary func() corev1.IPFamily) { h.primary = primary }
 
 // counts says whether a family's state is the node's: not if it could never be programmed and need not be.
-func (h *Health) counts(f corev1.IPFamily, s *familyHealth) bool {
-	return h.primary == "" || f == h.primary || !s.updated.IsZero() || s.err == nil
-}
+func (*Health) counts(s *familyHealth) bool { return !s.updated.IsZero() || s.err == nil }
 
 // late says whether a family has never been programmed, or has waited too long for what is to be written now.
 func (h *Health) late(s *familyHealth) bool {
@@ -115,11 +109,18 @@ func (h *Health) Status() []Status {
 
 // Healthy says whether every family keeps up, and when the last of them synced.
 func (h *Health) Healthy() (ok bool, updated time.Time) {
+	needed := func(corev1.IPFamily) bool { return true }
+	if h.primary != nil {
+		primary := h.primary()
+		needed = func(f corev1.IPFamily) bool { return f == primary }
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ok = len(h.families) > 0 && (h.primary == "" || h.families[h.primary] != nil)
+	for f := range h.families {
+		ok = ok || needed(f)
+	}
 	for f, s := range h.families {
-		if h.counts(f, s) && h.late(s) {
+		if h.late(s) && (needed(f) || h.counts(s)) {
 			ok = false
 		}
 		if s.updated.After(updated) {

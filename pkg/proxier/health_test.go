@@ -92,7 +92,7 @@ func TestHealthOfAFamilyThatTheMachineCannot(t *testing.T) {
 			b := &fakeBackend{}
 			f := begin(t, b) // IPv4
 			defer f.stop()
-			f.health.Primary(primary)
+			f.health.Primary(func() corev1.IPFamily { return primary })
 			f.ready()
 			synctest.Wait()
 			f.health.Failed(corev1.IPv6Protocol, errors.New("ip6tables is not installed"))
@@ -109,21 +109,26 @@ func TestHealthOfAFamilyThatTheMachineCannot(t *testing.T) {
 		b := &fakeBackend{}
 		f := begin(t, b)
 		defer f.stop()
+		primary := corev1.IPv6Protocol
+		f.health.Primary(func() corev1.IPFamily { return primary })
 		f.ready()
-		f.health.Primary(corev1.IPv6Protocol)
-		if code, _ := ask(t, f.health, "/healthz"); code == http.StatusOK {
-			t.Error("healthy before the primary family is known of")
-		}
-		f.health.Primary(corev1.IPv4Protocol)
 		synctest.Wait()
+		if code, _ := ask(t, f.health, "/healthz"); code == http.StatusOK {
+			t.Error("healthy before anything is known of the primary family")
+		}
+		f.health.Failed(corev1.IPv6Protocol, errors.New("no"))
+		primary = corev1.IPv4Protocol // the node's address has become another
+		if code, _ := ask(t, f.health, "/healthz"); code != http.StatusOK {
+			t.Error("the primary family is programmed, the other has never been")
+		}
+		primary = ""
 		b.mu.Lock()
 		b.fail = func() error { return errors.New("no") }
 		b.mu.Unlock()
-		f.health.Primary(corev1.IPv6Protocol)
 		f.tracker.ServiceChanged(nil, svc("a", 80))
 		time.Sleep(3 * time.Minute)
-		if s := f.health.Status(); s[0].Healthy {
-			t.Errorf("a family that was programmed once and is stuck: %+v", s)
+		if code, p := ask(t, f.health, "/healthz"); code == http.StatusOK || p.Status["IPv4"].Healthy || len(p.Status) != 1 {
+			t.Errorf("a family that was programmed once and is stuck: %d %+v", code, p)
 		}
 	})
 }

@@ -1,146 +1,273 @@
 // Package healthcheck is EDGE: it answers load balancers that ask whether this
-// node has local endpoints of a Service (healthCheckNodePort), one HTTP server
-// for each such Service. It learns of them as a proxier.Observer, and alone
-// listens on those ports.
+// node has local endpoints of a Service (healthCheckNodePort), with one HTTP
+// server for each such Service, family and address. It learns of them as a
+// proxier.Observer, and alone listens on those ports, on the addresses that node
+// ports answer on.
 package healthcheck
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/service"
 )
+
+// retry is how soon a port that cannot be opened is tried again: another program may have it for a moment.
+const retry = 5 * time.Second
 
 // Config is what a Server is made of.
 type Config struct {
 	Log *slog.Logger
 	// Healthy says whether the services half keeps up (proxier.Health.Healthy).
 	Healthy func() bool
-	// Listen opens a port on the addresses that node ports answer on;
-	// ListenAll for all of them.
-	Listen func(ctx context.Context, port uint16) (net.Listener, error)
+	// NodePorts say on which addresses to listen.
+	NodePorts service.NodePortAddresses
+	// Addresses are the machine's own; asked for where NodePorts are not all of them.
+	Addresses func() ([]netip.Addr, error)
+	// Listen is net.ListenConfig.Listen.
+	Listen func(ctx context.Context, network, address string) (net.Listener, error)
+	// Failed is told once of each port that cannot be opened; may be nil.
+	Failed func(name types.NamespacedName, port uint16, err error)
 }
 
-// ListenAll listens on every address, of both families.
-func ListenAll(ctx context.Context, port uint16) (net.Listener, error) {
-	var l net.ListenConfig
-	return l.Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
-}
-
-// Server holds the listeners. One is enough for both families: the count of
-// local endpoints is that of the family that was synced last and has any.
+// Server holds the listeners. Its life: Synced opens and closes them; what
+// cannot be opened is told, and tried again by Run until it is; Run closes all at
+// its end.
 type Server struct {
-	c Config
-
+	c       Config
 	serving sync.WaitGroup
 
-	mu    sync.Mutex
-	ports map[uint16]*port
-	ended bool
+	mu        sync.Mutex
+	wanted    map[corev1.IPFamily]wanted
+	listeners map[place]listening
+	failed    map[place]error
+	ended     bool
 }
 
-// port is one Service's listener.
-type port struct {
-	name   types.NamespacedName
-	server *http.Server
-	local  map[string]int // by family
+// wanted is what one family's snapshot asks for.
+type wanted struct {
+	services map[uint16]local
+	places   service.Places
+}
+
+// local is one Service, and how many endpoints it has here.
+type local struct {
+	name  types.NamespacedName
+	ready int
+}
+
+// listening is an open port.
+type listening struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+// place is where a family listens.
+type place struct {
+	family corev1.IPFamily
+	at     netip.AddrPort
+}
+
+func (p place) compare(o place) int {
+	return cmp.Or(p.at.Compare(o.at), cmp.Compare(p.family, o.family))
 }
 
 // New checks the configuration; it does nothing yet.
 func New(c Config) (*Server, error) {
-	if c.Log == nil || c.Healthy == nil || c.Listen == nil {
-		return nil, errors.New("making the health check server: Log, Healthy and Listen are needed")
+	if c.Log == nil || c.Healthy == nil || c.Addresses == nil || c.Listen == nil {
+		return nil, errors.New("making the health check server: Log, Healthy, Addresses and Listen are needed")
 	}
-	return &Server{c: c, ports: map[uint16]*port{}}, nil
+	return &Server{c: c, wanted: map[corev1.IPFamily]wanted{}, listeners: map[place]listening{}, failed: map[place]error{}}, nil
 }
 
-// Run waits until ctx is done, then closes all listeners.
+// Run tries again what could not be opened until ctx is done, then closes all listeners.
 func (s *Server) Run(ctx context.Context) error {
-	<-ctx.Done()
+	again := time.NewTicker(retry)
+	defer again.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-again.C:
+			s.mu.Lock()
+			if len(s.failed) > 0 {
+				s.settle(ctx)
+			}
+			s.mu.Unlock()
+		}
+	}
 	s.mu.Lock()
 	s.ended = true
-	for n := range s.ports {
-		s.close(n)
+	for p := range s.listeners {
+		s.close(p)
 	}
 	s.mu.Unlock()
 	s.serving.Wait()
 	return nil
 }
 
-// Synced opens and closes listeners and takes the counts of local endpoints. A
-// port that cannot be opened is told, and tried again; the others are served.
+// Synced implements proxier.Observer.
 func (s *Server) Synced(ctx context.Context, _, now *service.Snapshot) error {
+	w := wanted{services: map[uint16]local{}, places: s.c.NodePorts.At(now.Family, now.Node)}
+	for _, svc := range now.Services {
+		if n := svc.HealthCheckNodePort; n != 0 && w.services[n].name.Name == "" {
+			w.services[n] = local{types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, svc.LocalReady}
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
-		return nil
-	}
-	family := string(now.Family)
-	wanted := map[uint16]bool{}
-	var problems []error
-	for _, svc := range now.Services {
-		n := svc.HealthCheckNodePort
-		if n == 0 || wanted[n] {
-			continue
-		}
-		wanted[n] = true
-		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-		p := s.ports[n]
-		if p == nil {
-			var err error
-			if p, err = s.open(ctx, n, name); err != nil {
-				problems = append(problems, err)
-				continue
-			}
-		}
-		p.name = name
-		p.local[family] = svc.LocalReady
-	}
-	for n, p := range s.ports {
-		if !wanted[n] {
-			delete(p.local, family)
-		}
-		if len(p.local) == 0 {
-			s.close(n)
-		}
-	}
-	return errors.Join(problems...)
+	s.wanted[now.Family] = w
+	s.settle(ctx)
+	return nil
 }
 
-func (s *Server) open(ctx context.Context, n uint16, name types.NamespacedName) (*port, error) {
-	listener, err := s.c.Listen(ctx, n)
-	if err != nil {
-		return nil, fmt.Errorf("opening health check node port %d of Service %q: %w", n, name, err)
+// AddressesChanged has the machine's addresses looked at again.
+func (s *Server) AddressesChanged(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.wanted {
+		if !w.places.All && len(w.services) > 0 {
+			s.settle(ctx)
+			return
+		}
 	}
-	p := &port{name: name, local: map[string]int{}}
-	p.server = &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.answer(w, p) }),
+}
+
+// Problems names the ports that cannot be opened, for a status.
+func (s *Server) Problems() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, p := range slices.SortedFunc(maps.Keys(s.failed), place.compare) {
+		out = append(out, s.failed[p].Error())
+	}
+	return out
+}
+
+// settle opens and closes listeners, so that they are those that are wanted.
+func (s *Server) settle(ctx context.Context) {
+	if s.ended {
+		return
+	}
+	want := map[place]types.NamespacedName{}
+	for f, w := range s.wanted {
+		addresses, err := s.addresses(f, w)
+		if err != nil {
+			s.unknown(f, err, want)
+			continue
+		}
+		delete(s.failed, place{family: f})
+		for n, svc := range w.services {
+			for _, a := range addresses {
+				want[place{f, netip.AddrPortFrom(a, n)}] = svc.name
+			}
+		}
+	}
+	for p := range s.listeners {
+		if _, ok := want[p]; !ok {
+			s.close(p)
+		}
+	}
+	maps.DeleteFunc(s.failed, func(p place, _ error) bool { _, ok := want[p]; return !ok && p.at.IsValid() })
+	for _, p := range slices.SortedFunc(maps.Keys(want), place.compare) {
+		if _, ok := s.listeners[p]; !ok {
+			s.open(ctx, p, want[p])
+		}
+	}
+}
+
+// unknown leaves a family as it is while the machine's addresses cannot be told.
+func (s *Server) unknown(f corev1.IPFamily, err error, want map[place]types.NamespacedName) {
+	for p := range s.listeners {
+		if svc, ok := s.wanted[f].services[p.at.Port()]; ok && p.family == f {
+			want[p] = svc.name
+		}
+	}
+	if s.failed[place{family: f}] == nil {
+		s.c.Log.Error("health check node ports stay on the addresses that they have", "family", f, "error", err, "retryIn", retry)
+	}
+	s.failed[place{family: f}] = fmt.Errorf("opening health check node ports: %w", err)
+}
+
+// addresses are those to listen on. Link-local ones are left out: they mean nothing without an interface.
+func (s *Server) addresses(f corev1.IPFamily, w wanted) ([]netip.Addr, error) {
+	switch {
+	case len(w.services) == 0:
+		return nil, nil
+	case !w.places.All:
+		all, err := s.c.Addresses()
+		return slices.DeleteFunc(all, func(a netip.Addr) bool {
+			return a.Is4() != (f == corev1.IPv4Protocol) || a.IsLinkLocalUnicast() || !w.places.Has(a)
+		}), err
+	case f == corev1.IPv6Protocol:
+		return []netip.Addr{netip.IPv6Unspecified()}, nil
+	}
+	return []netip.Addr{netip.IPv4Unspecified()}, nil
+}
+
+func (s *Server) open(ctx context.Context, at place, name types.NamespacedName) {
+	network := "tcp4"
+	if at.family == corev1.IPv6Protocol {
+		network = "tcp6"
+	}
+	listener, err := s.c.Listen(ctx, network, at.at.String())
+	if err != nil {
+		s.fail(at, name, err)
+		return
+	}
+	if s.failed[at] != nil {
+		s.c.Log.Info("a health check node port is served now", "at", at.at, "service", name)
+		delete(s.failed, at)
+	}
+	server := &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.answer(w, at) }),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
 	}
-	s.ports[n] = p
+	s.listeners[at] = listening{server, listener}
 	s.serving.Go(func() {
-		if err := p.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.c.Log.Error("serving a health check node port ended", "port", n, "service", name, "error", err)
+		err := server.Serve(listener)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.listeners[at].server == server && !errors.Is(err, http.ErrServerClosed) {
+			s.close(at)
+			s.fail(at, name, err)
 		}
 	})
-	return p, nil
 }
 
-func (s *Server) close(n uint16) {
-	_ = s.ports[n].server.Close()
-	delete(s.ports, n)
+// fail tells of a place that is not served, once.
+func (s *Server) fail(at place, name types.NamespacedName, err error) {
+	known := s.failed[at] != nil
+	s.failed[at] = fmt.Errorf("opening health check node port %d of Service %q: %w", at.at.Port(), name, err)
+	if known {
+		return
+	}
+	s.c.Log.Error("a health check node port is not served", "at", at.at, "service", name, "error", err, "retryIn", retry)
+	if s.c.Failed != nil {
+		s.c.Failed(name, at.at.Port(), err)
+	}
+}
+
+func (s *Server) close(p place) {
+	_ = s.listeners[p].server.Close()
+	_ = s.listeners[p].listener.Close() // which the server does not know yet if it has just begun
+	delete(s.listeners, p)
 }
 
 // body is the answer as cloud load balancers and people know it.
@@ -155,21 +282,18 @@ type serviceName struct {
 	Name      string `json:"name"`
 }
 
-func (s *Server) answer(w http.ResponseWriter, p *port) {
+func (s *Server) answer(w http.ResponseWriter, at place) {
 	s.mu.Lock()
-	name, local := p.name, 0
-	for _, n := range p.local {
-		local = max(local, n)
-	}
+	svc := s.wanted[at.family].services[at.at.Port()]
 	s.mu.Unlock()
 	healthy := s.c.Healthy()
 	code := http.StatusOK
-	if local == 0 || !healthy {
+	if svc.ready == 0 || !healthy {
 		code = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(local))
+	w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(svc.ready))
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body{serviceName{name.Namespace, name.Name}, local, healthy})
+	_ = json.NewEncoder(w).Encode(body{serviceName{svc.name.Namespace, svc.name.Name}, svc.ready, healthy})
 }

@@ -195,6 +195,14 @@ func (p *Program) probe(ctx context.Context) error {
 	return p.Restore(ctx, []byte("*mangle\n:"+chainHint+" - [0:0]\nCOMMIT\n"))
 }
 
+// Translates says whether the kernel takes rules that translate addresses, which not every kernel does for IPv6.
+func (p *Program) Translates(ctx context.Context) error {
+	if err := p.Restore(ctx, []byte("*nat\n:"+chainCanary+" - [0:0]\nCOMMIT\n")); err != nil {
+		return fmt.Errorf("trying table nat of %q: %w", p.path, err)
+	}
+	return nil
+}
+
 // Accounting says whether rules can count with a counter of nfnetlink_acct, which must be there.
 func (p *Program) Accounting(ctx context.Context, counter string) error {
 	const try = "KUBE-ACCOUNTING-TRY"

@@ -1,0 +1,87 @@
+package netns
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
+)
+
+// TestAddressesAreFollowed: an address that comes or goes is heard of from the kernel, of either family.
+func TestAddressesAreFollowed(t *testing.T) {
+	needRoot(t)
+	ns := newNS(t)
+	if err := in(ns, lo); err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		ended <- in(ns, func() error { return localaddrs.Watch(ctx, quiet(), func() { changed <- struct{}{} }) })
+	}()
+	<-changed // it watches
+	link := func() (l netlink.Link) {
+		if err := in(ns, func() (err error) { l, err = netlink.LinkByName("lo"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}()
+	for _, text := range []string{"192.0.2.7/32", "2001:db8::7/128"} {
+		want := netip.MustParsePrefix(text).Addr()
+		for _, there := range []bool{true, false} {
+			if err := in(ns, func() error {
+				if there {
+					return address(link, text)
+				}
+				a, err := netlink.ParseAddr(text)
+				if err != nil {
+					return err
+				}
+				return netlink.AddrDel(link, a)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for got := !there; got != there; {
+				<-changed
+				if err := in(ns, func() error {
+					all, err := localaddrs.List()
+					got = slices.Contains(all, want)
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFamilyThatIsOff: a machine without IPv6 is told from one that has it.
+func TestFamilyThatIsOff(t *testing.T) {
+	needRoot(t)
+	ns := newNS(t)
+	for off, value := range map[bool]string{false: "0", true: "1"} {
+		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+			if err := in(ns, func() error {
+				if err := sysctl("net/ipv6/conf/all/disable_ipv6", value); err != nil {
+					return err
+				}
+				if err := localaddrs.Supports(f); (err != nil) != (off && f == corev1.IPv6Protocol) {
+					t.Errorf("disable_ipv6 %s: %s: %v", value, f, err)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
