@@ -58,7 +58,7 @@ func TestHealthAfterAFailedRepair(t *testing.T) {
 				b.fail = func() error { return errors.New("iptables-restore refused") }
 				lose(b)
 				b.mu.Unlock()
-				time.Sleep(time.Minute)
+				time.Sleep(50 * time.Second)
 				if code, _ := ask(t, f.health, "/healthz"); code != http.StatusOK {
 					t.Errorf("%d while the repair is being tried, for no longer than twice the sync period", code)
 				}
