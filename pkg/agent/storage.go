@@ -18,10 +18,13 @@ import (
 )
 
 // storageEvery is how often pods with limits of their disk usage are measured, as in kubelet; storageShare is how many times as
-// long as the measuring took is waited at least, for folders of millions of files.
+// long as the measuring took is waited at least, for folders of millions of files. storageLimit is how long one pod may take,
+// which could go on filling a folder while it is measured.
 const (
 	storageEvery = 10 * time.Second
 	storageShare = 20
+	storageLimit = 30 * time.Second
+	storageMost  = 10 * time.Minute // between two measurements
 )
 
 // limitStorage ends pods that have used more of the disk than their spec allows. Those without limits cost nothing.
@@ -51,7 +54,7 @@ func (p *pods) limitStorage(ctx context.Context) error {
 			}
 			p.checkStorage(v, used)
 		}
-		wait.Reset(max(storageEvery, storageShare*p.agent.options.Now().Sub(began)))
+		wait.Reset(min(storageMost, max(storageEvery, storageShare*p.agent.options.Now().Sub(began))))
 	}
 }
 
@@ -82,6 +85,8 @@ func (p *pods) storageOf(ctx context.Context, pod *corev1.Pod) (storagelimit.Usa
 			errs = append(errs, fmt.Errorf("of %q: %w", name, err))
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, storageLimit)
+	defer cancel()
 	have := p.have(pod.UID)
 	logs := containerconfig.LogDir(p.config.Paths.PodLogs, runtime.PodRef{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
 	for _, c := range have.Containers {
@@ -92,6 +97,13 @@ func (p *pods) storageOf(ctx context.Context, pod *corev1.Pod) (storagelimit.Usa
 		take(used.Containers, c.Name, bytes, err)
 		bytes, err = hostfs.DiskUsage(ctx, filepath.Join(logs, c.Name))
 		take(used.Containers, c.Name, bytes, err)
+	}
+	for _, path := range containerconfig.Writable(p.config.Paths.Root, pod.UID) {
+		bytes, err := hostfs.DiskUsage(ctx, path)
+		used.Files += bytes
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]

@@ -1,7 +1,6 @@
 package containerconfig
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -20,6 +20,9 @@ import (
 
 // nodeHostsFile is what a pod in the host's network gets as its /etc/hosts.
 const nodeHostsFile = "/etc/hosts"
+
+// maxNodeFile is the longest file of the node's own that is read for a pod, in bytes.
+const maxNodeFile = 10 << 20
 
 // shmSize of each pod's /dev/shm in bytes.
 const shmSize = 64 << 20
@@ -40,6 +43,24 @@ func (b *Builder) shmDir(uid types.UID) string {
 	return filepath.Join(b.config.Run, "shm", string(uid))
 }
 
+// Names of what the node keeps in a pod's folder and its containers have mounted.
+const (
+	hostsFile    = "etc-hosts"
+	hostnameFile = "etc-hostname"
+	resolvFile   = "etc-resolv.conf"
+	messagesDir  = "containers"
+)
+
+// Writable are the files and folders beside its volumes that a pod's containers can write to, under the agent's root folder:
+// they take up room on the disk that is the pod's.
+func Writable(root string, uid types.UID) []string {
+	var paths []string
+	for _, name := range []string{hostsFile, hostnameFile, resolvFile, messagesDir} {
+		paths = append(paths, filepath.Join(root, "pods", string(uid), name))
+	}
+	return paths
+}
+
 type podFiles struct{ hosts, hostname, resolv string }
 
 // writePodFiles writes those that changed; in place, as running containers have them mounted.
@@ -52,24 +73,24 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 	if err != nil {
 		return f, err
 	}
-	f.hostname = filepath.Join(dir, "etc-hostname")
-	if err := writeIfChanged(f.hostname, name+"\n"); err != nil {
+	f.hostname = filepath.Join(dir, hostnameFile)
+	if err := write(f.hostname, name+"\n"); err != nil {
 		return f, err
 	}
 	resolv, err := b.resolvConf(pod)
 	if err != nil {
 		return f, err
 	}
-	f.resolv = filepath.Join(dir, "etc-resolv.conf")
-	if err := writeIfChanged(f.resolv, resolv); err != nil {
+	f.resolv = filepath.Join(dir, resolvFile)
+	if err := write(f.resolv, resolv); err != nil {
 		return f, err
 	}
 	hosts, err := b.hosts(pod, ips)
 	if err != nil || hosts == "" {
 		return f, err
 	}
-	f.hosts = filepath.Join(dir, "etc-hosts")
-	return f, writeIfChanged(f.hosts, hosts)
+	f.hosts = filepath.Join(dir, hostsFile)
+	return f, write(f.hosts, hosts)
 }
 
 // nodename is what the pod's UTS namespace says.
@@ -86,7 +107,7 @@ func (b *Builder) nodename(pod *corev1.Pod) (string, error) {
 
 func (b *Builder) hosts(pod *corev1.Pod, ips []netip.Addr) (string, error) {
 	if pod.Spec.HostNetwork {
-		text, err := os.ReadFile(nodeHostsFile)
+		text, err := hostfs.ReadLinked(nodeHostsFile, maxNodeFile)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("reading the node's hosts file: %w", err)
 		}
@@ -108,7 +129,7 @@ func (b *Builder) resolvConf(pod *corev1.Pod) (string, error) {
 		NoHost: b.config.DNS.ResolvConf == "", NodeIPs: b.config.Node().IPs,
 	}
 	if !dns.NoHost {
-		text, err := os.ReadFile(b.config.DNS.ResolvConf)
+		text, err := hostfs.ReadLinked(b.config.DNS.ResolvConf, maxNodeFile)
 		if err != nil {
 			return "", fmt.Errorf("reading the node's resolver file (resolvConf in the configuration): %w", err)
 		}
@@ -123,39 +144,11 @@ func (b *Builder) resolvConf(pod *corev1.Pod) (string, error) {
 	return conf.String(), nil
 }
 
-func writeIfChanged(file, text string) error {
-	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, []byte(text)) {
-		return nil
-	}
+func write(file, text string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
 		return fmt.Errorf("making the pod's folder: %w", err)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("writing a file of the pod: %w", err)
-	}
-	return chmod(file, 0o644)
-}
-
-// makeFile makes an empty file unless there is one.
-func makeFile(file string, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
-		return fmt.Errorf("making the folder of %q: %w", file, err)
-	}
-	handle, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY, mode)
-	if err != nil {
-		return fmt.Errorf("making %q: %w", file, err)
-	}
-	if err := handle.Close(); err != nil {
-		return fmt.Errorf("making %q: %w", file, err)
-	}
-	return chmod(file, mode) // the mask took bits
-}
-
-func chmod(file string, mode fs.FileMode) error {
-	if err := os.Chmod(file, mode); err != nil {
-		return fmt.Errorf("setting mode of %q: %w", file, err)
-	}
-	return nil
+	return hostfs.Write(file, []byte(text), 0o644)
 }
 
 // ensureShm mounts the pod's /dev/shm.
@@ -163,11 +156,9 @@ func (b *Builder) ensureShm(pod *corev1.Pod) error {
 	if pod.Spec.HostIPC {
 		return nil
 	}
-	dir := b.shmDir(pod.UID)
-	if err := hostfs.MountTmpfs(dir, shmSize, 0o777); err != nil {
-		return err
-	}
-	return chmod(dir, 0o777|fs.ModeSticky)
+	return hostfs.MountTmpfs(b.shmDir(pod.UID), hostfs.Tmpfs{
+		Size: shmSize, Mode: 0o777 | fs.ModeSticky, Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
+	})
 }
 
 // localhostSeccomp reads the profile that the container, or else its pod, names below <root>/seccomp; nil if none.
@@ -193,7 +184,7 @@ func loadSeccomp(folder, name string) (*specs.LinuxSeccomp, error) {
 	if name == "" || !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("seccomp profile %q: localhostProfile must be a path below %q", name, folder)
 	}
-	text, err := os.ReadFile(filepath.Join(folder, name))
+	text, err := hostfs.ReadLinked(filepath.Join(folder, name), maxNodeFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
 	}

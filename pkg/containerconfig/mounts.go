@@ -2,6 +2,7 @@ package containerconfig
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
@@ -154,13 +156,43 @@ func (w work) messageTarget() string {
 
 // messagePath is where the termination message of this attempt lands on the host.
 func (w work) messagePath() string {
-	return filepath.Join(w.podDir(w.pod.UID), "containers", w.container.Name, strconv.Itoa(w.request.Attempt))
+	return filepath.Join(w.podDir(w.pod.UID), messagesDir, w.container.Name, strconv.Itoa(w.request.Attempt))
 }
 
-// makeMessageFile makes the file, writable for any user of the container.
+// makeMessageFile makes the file, writable for any user of the container, and removes those of attempts that are forgotten:
+// each may have been filled.
 func (w work) makeMessageFile() error {
-	if err := makeFile(w.messagePath(), 0o666); err != nil {
+	path := w.messagePath()
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return fmt.Errorf("making the folder of the termination message's file: %w", err)
+	}
+	if err := w.sweepMessages(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := hostfs.Touch(path, 0o666); err != nil {
 		return fmt.Errorf("making the termination message's file: %w", err)
+	}
+	return nil
+}
+
+func (w work) sweepMessages(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("listing termination messages: %w", err)
+	}
+	known := map[string]bool{strconv.Itoa(w.request.Attempt): true}
+	for i := range w.request.Have.Containers {
+		if c := &w.request.Have.Containers[i]; c.Name == w.container.Name {
+			known[strconv.Itoa(c.Attempt)] = true
+		}
+	}
+	for _, e := range entries {
+		if known[e.Name()] {
+			continue
+		}
+		if err := hostfs.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("removing an old termination message: %w", err)
+		}
 	}
 	return nil
 }

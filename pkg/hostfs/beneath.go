@@ -3,7 +3,6 @@ package hostfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,9 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// beneath lets links be followed as long as they stay in the folder that the walk began in (openat2(2)).
-const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 
 // BindBeneath binds the file or folder sub of root at target, so that a link which is changed meanwhile by the pod cannot
 // lead out of root: the path is opened once by the kernel, and what was opened is bound. A missing sub is made as folders of
@@ -34,8 +30,7 @@ func BindBeneath(root, sub, target string) error {
 	if err := mountPoint(target, info.IsDir()); err != nil {
 		return err
 	}
-	source := fmt.Sprintf("/proc/self/fd/%d", fd.Fd())
-	if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := unix.Mount(proc(fd), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("binding %q of %q at %q: %w", sub, root, target, err)
 	}
 	return nil
@@ -60,37 +55,121 @@ func mountPoint(target string, dir bool) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		return fmt.Errorf("making the folder of a mount point: %w", err)
 	}
-	file, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o640)
-	if err != nil {
-		return fmt.Errorf("making mount point: %w", err)
-	}
-	return file.Close()
+	return Touch(target, 0o640)
 }
 
-// closing lets go of a descriptor that nothing was written through: its error has nothing to tell.
-func closing(file *os.File) { _ = file.Close() }
-
+// openBeneath refers to sub in the folder root, or to root itself where it is a file. It is opened by the kernel in one go that
+// leads nowhere out of root. Where that fails because of a link that is absolute or goes up over root and comes back, or because
+// something is missing, links are read here as the kernel would follow them on the host, and what they come to is opened so.
 func openBeneath(root, sub string) (*os.File, error) {
-	base, err := os.OpenFile(root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	base, err := openat2(unix.AT_FDCWD, root, unix.O_PATH, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening volume: %w", err)
 	}
-	fd, err := openat2(base, sub)
-	if !errors.Is(err, fs.ErrNotExist) {
-		closing(base)
+	defer closing(base)
+	fd, err := openat2(int(base.Fd()), sub, unix.O_PATH, beneath)
+	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, fs.ErrNotExist) {
 		return fd, err
 	}
-	info, err := os.Stat(root)
+	if sub, err = onHost(base, root, sub); err != nil {
+		return nil, err
+	}
+	fd, err = openat2(int(base.Fd()), sub, unix.O_PATH, beneath)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fd, err
+	}
+	info, err := base.Stat()
 	if err != nil {
-		closing(base)
 		return nil, fmt.Errorf("looking at volume: %w", err)
 	}
 	return makeBeneath(base, sub, info.Mode())
 }
 
-// makeBeneath walks down from base and makes what is missing; it closes base.
+// maxLinks is the most links on one path, as in the kernel.
+const maxLinks = 40
+
+// onHost follows the links of sub as the host's own paths, and returns where they lead as a path below root without links. What
+// leads elsewhere is an error. Links outside of root are not even looked at: they could lead to a file system that hangs.
+func onHost(base *os.File, root, sub string) (string, error) {
+	real, err := os.Readlink(proc(base))
+	if err != nil {
+		return "", fmt.Errorf("resolving volume: %w", err)
+	}
+	at, rest, links := real, sub, 0
+	if filepath.IsAbs(sub) {
+		at = "/"
+	}
+	for rest != "" {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		at = filepath.Join(at, name)
+		if given := filepath.Clean(root); at == given { // the volume by the name that the pod has for it
+			at = real
+		}
+		below, inside := strings.CutPrefix(at, strings.TrimSuffix(real, "/")+"/")
+		if !inside {
+			continue // on the way up or down to the volume: links are not followed there
+		}
+		to, err := readLink(base, below)
+		if err != nil {
+			return "", err
+		}
+		if to == "" {
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("opening %q: %w", sub, unix.ELOOP)
+		}
+		at, rest = filepath.Dir(at), to+"/"+rest
+		if filepath.IsAbs(to) {
+			at = "/"
+		}
+	}
+	if at == real {
+		return ".", nil
+	}
+	below, inside := strings.CutPrefix(at, strings.TrimSuffix(real, "/")+"/")
+	if !inside {
+		return "", fmt.Errorf("opening %q: it leads out of the volume: %w", sub, unix.EXDEV)
+	}
+	return below, nil
+}
+
+// readLink is what the link at a path below base says; "" for what is no link or not there.
+func readLink(base *os.File, path string) (string, error) {
+	found, err := openat2(int(base.Fd()), path, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer closing(found)
+	info, err := found.Stat()
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return "", err
+	}
+	buffer := make([]byte, 4096) // a link's text is shorter
+	n, err := unix.Readlinkat(int(found.Fd()), "", buffer)
+	if err != nil {
+		return "", fmt.Errorf("reading link %q: %w", path, err)
+	}
+	return string(buffer[:n]), nil
+}
+
+// makeBeneath walks down from base and makes what is missing.
 func makeBeneath(base *os.File, sub string, mode fs.FileMode) (*os.File, error) {
-	at := base
+	at, err := openat2(int(base.Fd()), ".", unix.O_PATH|unix.O_DIRECTORY, beneath)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range strings.Split(filepath.Clean(sub), "/") {
 		next, err := stepBeneath(at, name, mode)
 		closing(at)
@@ -103,62 +182,21 @@ func makeBeneath(base *os.File, sub string, mode fs.FileMode) (*os.File, error) 
 }
 
 func stepBeneath(at *os.File, name string, mode fs.FileMode) (*os.File, error) {
-	next, err := openat2(at, name)
+	next, err := openat2(int(at.Fd()), name, unix.O_PATH, beneath)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return next, err
 	}
-	if err := unix.Mkdirat(int(at.Fd()), name, uint32(mode.Perm())); err != nil {
+	err = unix.Mkdirat(int(at.Fd()), name, uint32(mode.Perm()))
+	if err != nil && !errors.Is(err, unix.EEXIST) { // another container that begins with the same folder was faster
 		return nil, fmt.Errorf("making folder %q: %w", name, err)
 	}
-	made, err := openat2(at, name)
-	if err != nil {
-		return nil, err
+	made, openErr := openat2(int(at.Fd()), name, unix.O_PATH, beneath)
+	if openErr != nil || err != nil {
+		return made, openErr
 	}
-	// By /proc: what was opened only as a path takes no fchmod. The mask took bits from mkdirat's.
-	if err := chmod(fmt.Sprintf("/proc/self/fd/%d", made.Fd()), mode&(fs.ModePerm|fs.ModeSetgid)); err != nil {
+	if err := chmod(made, mode&(fs.ModePerm|fs.ModeSetgid)); err != nil { // the mask took bits
 		closing(made)
 		return nil, err
 	}
 	return made, nil
-}
-
-func openat2(at *os.File, sub string) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: beneath}
-	for {
-		fd, err := unix.Openat2(int(at.Fd()), sub, &how)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("opening %q: %w", sub, err)
-		}
-		return os.NewFile(uintptr(fd), sub), nil
-	}
-}
-
-// ReadBeneath reads a regular file of at most limit bytes in root, which no link leads out of root.
-func ReadBeneath(root, sub string, limit int64) ([]byte, error) {
-	base, err := os.OpenFile(root, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("opening volume: %w", err)
-	}
-	defer closing(base)
-	found, err := openat2(base, sub)
-	if err != nil {
-		return nil, err
-	}
-	defer closing(found)
-	info, err := found.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("looking at %q: %w", sub, err)
-	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, fmt.Errorf("reading %q: it must be a file of at most %d bytes", sub, limit)
-	}
-	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", found.Fd()))
-	if err != nil {
-		return nil, fmt.Errorf("opening %q: %w", sub, err)
-	}
-	defer closing(file)
-	return io.ReadAll(io.LimitReader(file, limit))
 }

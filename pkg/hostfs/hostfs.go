@@ -1,6 +1,8 @@
-// Package hostfs is EDGE: the few things that volumes do to the host's file system: tmpfs mounts, ownership by fsGroup,
-// removal that never reaches into another mount, folders whose contents change as a whole (tree.go), and paths that cannot
-// be led out of a folder (beneath.go). It decides nothing.
+// Package hostfs is EDGE: what the node does to files and folders that containers can write to. A container may put a FIFO, a
+// device, a link or a file of any size where a file was, rename folders and mount on them while the node goes by. So everything
+// here goes by descriptor (openat2(2)), is bounded, and follows no link out of the pod: reading (open.go), writing (write.go),
+// measuring (usage.go), ownership by fsGroup (group.go), removal that never reaches into another mount (remove.go), paths in
+// volumes (beneath.go), folders whose contents change as a whole (tree.go), and mounts. It decides nothing.
 package hostfs
 
 import (
@@ -9,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -27,9 +28,17 @@ func Mounted(path string) (bool, error) {
 	return mounted, nil
 }
 
-// MountTmpfs makes path, mounts a tmpfs there unless one is, and sets its mode. size is in bytes, 0 for half of the memory.
-// Where the kernel can (6.4 and later), its pages are kept out of swap.
-func MountTmpfs(path string, size int64, mode fs.FileMode) error {
+// Tmpfs says how a tmpfs is mounted.
+type Tmpfs struct {
+	Size  int64 // in bytes; 0 for half of the memory
+	Mode  fs.FileMode
+	Group *int64 // of the folder; nil: root
+	Flags uintptr
+}
+
+// MountTmpfs makes path and mounts a tmpfs there unless one is: mode and group are there from the first moment. Where the kernel
+// can (6.4 and later), its pages are kept out of swap.
+func MountTmpfs(path string, t Tmpfs) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("making mount point: %w", err)
 	}
@@ -37,17 +46,33 @@ func MountTmpfs(path string, size int64, mode fs.FileMode) error {
 	if err != nil || mounted {
 		return err
 	}
-	options := fmt.Sprintf("mode=%04o", mode.Perm())
-	if size > 0 {
-		options += fmt.Sprintf(",size=%d", size)
+	options := MountMode(t.Mode, t.Group)
+	if t.Size > 0 {
+		options += fmt.Sprintf(",size=%d", t.Size)
 	}
 	if knowsNoswap() {
 		options += ",noswap"
 	}
-	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
+	if err := unix.Mount("tmpfs", path, "tmpfs", t.Flags, options); err != nil {
 		return fmt.Errorf("mounting tmpfs (%s) at %q: %w", options, path, err)
 	}
 	return nil
+}
+
+// MountMode has the options that tmpfs and hugetlbfs take for mode and group of their topmost folder.
+func MountMode(mode fs.FileMode, group *int64) string {
+	bits := uint32(mode.Perm())
+	if mode&fs.ModeSticky != 0 {
+		bits |= unix.S_ISVTX
+	}
+	if mode&fs.ModeSetgid != 0 {
+		bits |= unix.S_ISGID
+	}
+	options := fmt.Sprintf("mode=%04o", bits)
+	if group != nil {
+		options += fmt.Sprintf(",gid=%d", *group)
+	}
+	return options
 }
 
 // knowsNoswap goes by the version: an older kernel would log each attempt.
@@ -66,6 +91,20 @@ func knowsNoswap() bool {
 // Unmount takes off everything that is mounted at path, the topmost first. Nothing there is no error. A mount that is busy is
 // detached: it goes away for everybody who looks now, and for good with its last user.
 func Unmount(path string) error {
+	parent, err := openParent(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer closing(parent)
+	return unmount(parent, filepath.Base(path))
+}
+
+// unmount takes off what is mounted at name in a folder, which nobody can turn elsewhere meanwhile.
+func unmount(parent *os.File, name string) error {
+	path := proc(parent) + "/" + name
 	for {
 		err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) {
@@ -77,14 +116,22 @@ func Unmount(path string) error {
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 			return nil
 		default:
-			return fmt.Errorf("unmounting %q: %w", path, err)
+			return fmt.Errorf("unmounting %q of %q: %w", name, parent.Name(), err)
 		}
 	}
 }
 
-// MountsBelow lists mount points at and below path, deepest first.
+// MountsBelow lists mount points at and below path, deepest first, by their paths without links: where path is reached by a
+// link, the kernel's table has what the link leads to.
 func MountsBelow(path string) ([]string, error) {
-	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resolving %q: %w", path, err)
+	}
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(filepath.Join(parent, filepath.Base(path))))
 	if err != nil {
 		return nil, fmt.Errorf("listing mounts below %q: %w", path, err)
 	}
@@ -95,74 +142,49 @@ func MountsBelow(path string) ([]string, error) {
 	return points, nil
 }
 
+// unmountTries is how often the mounts below a folder are listed: containers may rename folders between list and unmount.
+const unmountTries = 8
+
 // UnmountBelow takes off every mount at and below path.
 func UnmountBelow(path string) error {
-	points, err := MountsBelow(path)
-	if err != nil {
-		return err
-	}
 	var all error
-	for _, p := range points {
-		all = errors.Join(all, Unmount(p))
+	for range unmountTries {
+		points, err := MountsBelow(path)
+		if err != nil || len(points) == 0 {
+			return err
+		}
+		all = nil
+		for _, p := range points {
+			all = errors.Join(all, unmountStrictly(p))
+		}
 	}
 	return all
 }
 
-// Remove deletes path and all below it, if nothing is mounted there: what is mounted is somebody's data.
-func Remove(path string) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	points, err := MountsBelow(path)
+// unmountStrictly takes off what is mounted at a path of the kernel's mount table, if no part of it has become a link since.
+func unmountStrictly(path string) error {
+	parent, err := openat2(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
-		return err
+		return fmt.Errorf("unmounting %q: %w", path, err)
 	}
-	if len(points) > 0 {
-		return fmt.Errorf("removing %q: still mounted below it: %s; unmount it or end the program that holds it",
-			path, strings.Join(points, ", "))
-	}
-	if err := os.RemoveAll(path); err != nil {
-		return fmt.Errorf("removing %q: %w", path, err)
-	}
-	return nil
+	defer closing(parent)
+	return unmount(parent, filepath.Base(path))
 }
 
-// SetGroup gives a tree to a group as fsGroup wants it: the group may read and, unless readOnly, write; folders are setgid, so
-// that new files are the group's too. Links are left as they are, but for their group.
-func SetGroup(root string, gid int64, readOnly bool) error {
-	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return fmt.Errorf("giving %q to group %d: %w", root, gid, err)
+// MakeFolder makes a folder of the node's own with those above it, and returns its path without links: what is mounted below it
+// is listed by that path. A link that leads nowhere is refused, as the disk that it leads to may only be missing.
+func MakeFolder(path string, mode fs.FileMode) (string, error) {
+	if to, err := os.Readlink(path); err == nil {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("making folder %q: it is a link to %q, which does not exist: mount the disk that it is on, or make it", path, to)
 		}
-		if err := os.Lchown(path, -1, int(gid)); err != nil {
-			return fmt.Errorf("giving %q to group %d: %w", path, gid, err)
-		}
-		if d.Type()&fs.ModeSymlink != 0 {
-			return nil
-		}
-		info, err := d.Info()
-		if err != nil {
-			return fmt.Errorf("giving %q to group %d: %w", path, gid, err)
-		}
-		return chmod(path, groupMode(info.Mode(), readOnly))
-	})
-}
-
-func groupMode(mode fs.FileMode, readOnly bool) fs.FileMode {
-	keep := mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
-	keep |= 0o440
-	if !readOnly {
-		keep |= 0o220
 	}
-	if mode.IsDir() {
-		keep |= 0o110 | fs.ModeSetgid
+	if err := os.MkdirAll(path, mode); err != nil {
+		return "", fmt.Errorf("making folder %q: %w", path, err)
 	}
-	return keep
-}
-
-func chmod(path string, mode fs.FileMode) error {
-	if err := os.Chmod(path, mode); err != nil {
-		return fmt.Errorf("setting mode of %q: %w", path, err)
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", fmt.Errorf("resolving folder %q: %w", path, err)
 	}
-	return nil
+	return resolved, nil
 }

@@ -69,7 +69,7 @@ func TestWriteTreeShowsAddsChangesAndDrops(t *testing.T) {
 		{files("d", "now a file"), true, "d=now a file"},
 		{files(), true, ""},
 	} {
-		changed, err := hostfs.WriteTree(dir, step.files, nil)
+		changed, err := hostfs.WriteTree(dir, hostfs.Tree{Files: step.files})
 		if got := content(t, dir); err != nil || changed != step.changed || got != step.want {
 			t.Fatalf("step %d: changed %v, error %v, shows %q, want %q", i, changed, err, got, step.want)
 		}
@@ -83,13 +83,13 @@ func TestWriteTreeShowsAddsChangesAndDrops(t *testing.T) {
 // What a run left that was killed half way, anywhere, is swept by the next.
 func TestWriteTreeSweepsWhatACrashLeft(t *testing.T) {
 	dir := t.TempDir()
-	_, err := hostfs.WriteTree(dir, files("a", "1"), nil)
+	_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "1")})
 	must(t, err)
 	must(t, os.Mkdir(filepath.Join(dir, "..v-half"), 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "..v-half", "a"), []byte("ha"), 0o600))
 	must(t, os.Symlink("..v-half", filepath.Join(dir, "..data_tmp")))
 	must(t, os.Symlink("..data/gone", filepath.Join(dir, "gone")))
-	_, err = hostfs.WriteTree(dir, files("a", "2"), nil)
+	_, err = hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "2")})
 	must(t, err)
 	if got := content(t, dir); got != "a=2" {
 		t.Errorf("shows %q", got)
@@ -102,9 +102,9 @@ func TestWriteTreeSweepsWhatACrashLeft(t *testing.T) {
 // A failed preparation leaves what was shown.
 func TestWriteTreeKeepsTheOldWhenTheNewFails(t *testing.T) {
 	dir := t.TempDir()
-	_, err := hostfs.WriteTree(dir, files("a", "1"), nil)
+	_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "1")})
 	must(t, err)
-	if _, err := hostfs.WriteTree(dir, files("a", "2"), func(string) error { return errors.New("no") }); err == nil {
+	if _, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "2"), Prepare: func() error { return errors.New("no") }}); err == nil {
 		t.Error("no error")
 	}
 	if got := content(t, dir); got != "a=1" {
@@ -115,7 +115,7 @@ func TestWriteTreeKeepsTheOldWhenTheNewFails(t *testing.T) {
 // A reader that holds the folder of one version open never sees files of two.
 func TestWriteTreeChangesAllAtOnce(t *testing.T) {
 	dir := t.TempDir()
-	_, err := hostfs.WriteTree(dir, files("a", "0", "b", "0"), nil)
+	_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "0", "b", "0")})
 	must(t, err)
 	stop := make(chan struct{})
 	var reader sync.WaitGroup
@@ -142,7 +142,7 @@ func TestWriteTreeChangesAllAtOnce(t *testing.T) {
 	})
 	for i := range 200 {
 		v := string(rune('0' + i%10))
-		_, err := hostfs.WriteTree(dir, files("a", v, "b", v), nil)
+		_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", v, "b", v)})
 		must(t, err)
 	}
 	close(stop)
@@ -160,9 +160,11 @@ func TestBindBeneath(t *testing.T) {
 	must(t, os.Symlink("../outside", filepath.Join(root, "up")))
 	must(t, os.Symlink(outside, filepath.Join(root, "absolute")))
 	must(t, os.Symlink("in/file", filepath.Join(root, "link")))
+	must(t, os.Symlink(root+"-beside", filepath.Join(root, "beside")))
+	must(t, os.Symlink("self", filepath.Join(root, "self")))
 	target := filepath.Join(base, "target")
 	t.Cleanup(func() { _ = hostfs.Unmount(target) })
-	for _, sub := range []string{"up", "absolute", "up/secret", "../outside", "/etc", "in/../../outside", "absolute/new"} {
+	for _, sub := range []string{"up", "absolute", "up/secret", "../outside", "/etc", "in/../../outside", "absolute/new", "beside/new", "self"} {
 		if err := hostfs.BindBeneath(root, sub, target); err == nil {
 			t.Errorf("%q led out of the volume", sub)
 		}
@@ -222,8 +224,8 @@ func TestRemoveRefusesMounts(t *testing.T) {
 // A mount that a process has open goes away all the same.
 func TestUnmountBusy(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "busy")
-	must(t, hostfs.MountTmpfs(dir, 1<<20, 0o755))
-	must(t, hostfs.MountTmpfs(dir, 1<<20, 0o755)) // again is not twice
+	must(t, hostfs.MountTmpfs(dir, hostfs.Tmpfs{Size: 1 << 20, Mode: 0o755}))
+	must(t, hostfs.MountTmpfs(dir, hostfs.Tmpfs{Size: 1 << 20, Mode: 0o755})) // again is not twice
 	file, err := os.Create(filepath.Join(dir, "open"))
 	must(t, err)
 	defer file.Close()

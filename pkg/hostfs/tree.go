@@ -23,32 +23,94 @@ const (
 	versionPrefix = "..v"
 )
 
-// WriteTree makes dir show exactly files, all at once for whoever reads it, and says whether it showed something else before.
-// prepare, if not nil, is run on the new contents before they can be seen. What an interrupted run left is swept.
-func WriteTree(dir string, files map[string]payload.File, prepare func(version string) error) (changed bool, err error) {
+// Tree is what a folder is to show.
+type Tree struct {
+	Files map[string]payload.File
+	// Folders are to be there as well: below a folder that has files, or on their own.
+	Folders []string
+	// Prepare, if not nil, is run when new contents are complete, before they can be seen.
+	Prepare func() error
+}
+
+// WriteTree makes dir show exactly the tree, all at once for whoever reads it, and says whether it showed other files before.
+// What an interrupted run left is swept; folders beside the tree, on which something may be mounted, stay.
+func WriteTree(dir string, t Tree) (changed bool, err error) {
 	current, err := os.Readlink(filepath.Join(dir, dataLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("reading %q: %w", dir, err)
 	}
-	if current != "" && same(filepath.Join(dir, current), files) {
-		return false, errors.Join(link(dir, files), sweep(dir, current))
+	if current != "" && same(filepath.Join(dir, current), t.Files) {
+		return false, errors.Join(t.show(dir, current), sweep(dir, current))
 	}
-	version, err := newVersion(dir, files)
+	version, err := newVersion(dir, t.Files)
 	if err != nil {
 		return false, err
 	}
-	if prepare != nil {
-		if err := prepare(version); err != nil {
-			return false, err
-		}
+	err = t.within(version)
+	if err == nil && current == "" { // there is nobody yet who could see them before the files
+		err = t.beside(dir)
 	}
-	if err := swap(dir, filepath.Base(version)); err != nil {
+	if err == nil && t.Prepare != nil {
+		err = t.Prepare()
+	}
+	if err == nil {
+		err = swap(dir, filepath.Base(version))
+	}
+	if err != nil {
 		return false, err
 	}
-	return true, errors.Join(link(dir, files), sweep(dir, filepath.Base(version)))
+	return true, errors.Join(t.show(dir, filepath.Base(version)), sweep(dir, filepath.Base(version)))
+}
+
+// show makes what is missing: links to the version, and folders.
+func (t Tree) show(dir, version string) error {
+	return errors.Join(link(dir, t.Files), t.within(filepath.Join(dir, version)), t.beside(dir))
+}
+
+// within makes the folders that are in a top-level folder with files: that one is a link to the version.
+func (t Tree) within(version string) error { return t.folders(version, true) }
+
+// beside makes the others.
+func (t Tree) beside(dir string) error { return t.folders(dir, false) }
+
+func (t Tree) folders(root string, withFiles bool) error {
+	tops := tops(t.Files)
+	for _, folder := range t.Folders {
+		if top, _, _ := strings.Cut(folder, "/"); tops[top] != withFiles {
+			continue
+		}
+		if err := makeFolders(root, folder); err != nil {
+			return fmt.Errorf("making a folder to mount on: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeFolders makes the folders of sub that are missing, readable by all past the mask.
+func makeFolders(root, sub string) error {
+	base, err := openPath(root)
+	if err != nil {
+		return err
+	}
+	defer closing(base)
+	made, err := makeBeneath(base, sub, 0o755)
+	if err == nil {
+		closing(made)
+	}
+	return err
+}
+
+func tops(files map[string]payload.File) map[string]bool {
+	found := map[string]bool{}
+	for name := range files {
+		top, _, _ := strings.Cut(name, "/")
+		found[top] = true
+	}
+	return found
 }
 
 // same compares names and contents, not modes: those are set at the first writing and may since have been widened by fsGroup.
+// No more of a file is read than it is to have.
 func same(version string, files map[string]payload.File) bool {
 	found := 0
 	err := filepath.WalkDir(version, func(path string, d fs.DirEntry, err error) error {
@@ -63,7 +125,7 @@ func same(version string, files map[string]payload.File) bool {
 		if !ok {
 			return fs.ErrExist
 		}
-		have, err := os.ReadFile(path)
+		have, err := Read(path, int64(len(want.Data)))
 		if err != nil {
 			return err
 		}
@@ -81,7 +143,7 @@ func newVersion(dir string, files map[string]payload.File) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("making a folder for new contents: %w", err)
 	}
-	if err := chmod(version, 0o755); err != nil {
+	if err := own(version, 0o755, nil); err != nil {
 		return "", err
 	}
 	for name, f := range files {
@@ -94,18 +156,18 @@ func newVersion(dir string, files map[string]payload.File) (string, error) {
 
 func writeFile(version, name string, f payload.File) error {
 	path := filepath.Join(version, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := makeFolders(version, filepath.Dir(name)); err != nil {
 		return fmt.Errorf("making the folder of %q: %w", name, err)
 	}
-	if err := os.WriteFile(path, f.Data, f.Mode); err != nil {
-		return fmt.Errorf("writing %q: %w", name, err)
+	if err := replace(path, f.Data, f.Mode); err != nil {
+		return err
 	}
 	if f.Owner != nil {
-		if err := os.Chown(path, int(*f.Owner), -1); err != nil {
+		if err := os.Lchown(path, int(*f.Owner), -1); err != nil {
 			return fmt.Errorf("giving %q to user %d: %w", name, *f.Owner, err)
 		}
 	}
-	return chmod(path, f.Mode) // the mask took bits from WriteFile's
+	return nil
 }
 
 func swap(dir, version string) error {
@@ -124,16 +186,15 @@ func swap(dir, version string) error {
 
 // link makes a link for each top-level name, and takes away those whose name is gone.
 func link(dir string, files map[string]payload.File) error {
-	want := map[string]bool{}
-	for name := range files {
-		top, _, _ := strings.Cut(name, "/")
-		want[top] = true
-	}
+	want := tops(files)
 	var all error
 	for top := range want {
 		path, to := filepath.Join(dir, top), filepath.Join(dataLink, top)
 		if have, err := os.Readlink(path); err == nil && have == to {
 			continue
+		}
+		if info, err := os.Lstat(path); err == nil && info.IsDir() {
+			continue // a volume is mounted in it, which is more than a file that came later
 		}
 		if err := os.Symlink(to, path); err != nil {
 			all = errors.Join(all, fmt.Errorf("linking %q: %w", top, err))
@@ -163,7 +224,7 @@ func sweep(dir, shown string) error {
 	var all error
 	for _, e := range entries {
 		if e.Name() != shown && strings.HasPrefix(e.Name(), versionPrefix) {
-			all = errors.Join(all, os.RemoveAll(filepath.Join(dir, e.Name())))
+			all = errors.Join(all, Remove(filepath.Join(dir, e.Name())))
 		}
 	}
 	return all

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -179,12 +178,5 @@ func identify(pod *corev1.Pod, node, file, seen string) error {
 	return nil
 }
 
-// readAtMost reads a manifest of at most 10 MiB.
-func readAtMost(r io.Reader) ([]byte, error) {
-	const most = 10 << 20
-	text, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && len(text) > most {
-		err = fmt.Errorf("it has more than %d bytes", most)
-	}
-	return text, err
-}
+// maxManifest is the longest manifest that is read, in bytes.
+const maxManifest = 10 << 20

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
@@ -280,20 +281,10 @@ func (s *Static) read(name string, before file) (f file, exists bool) {
 var errNoFile = errors.New("it is not a regular file")
 
 func readFile(name string) ([]byte, error) {
-	// Opening a FIFO would wait for its writer, so what it is comes first.
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
-	}
-	if !info.Mode().IsRegular() {
+	text, err := hostfs.ReadLinked(name, maxManifest)
+	if errors.Is(err, hostfs.ErrNotRegular) {
 		return nil, errNoFile
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
-	}
-	defer func() { _ = f.Close() }() // only read from
-	text, err := readAtMost(f)
 	if err != nil {
 		return nil, fmt.Errorf("reading the manifest: %w", err)
 	}

@@ -28,6 +28,7 @@ const systemCritical = 2_000_000_000
 type Usage struct {
 	Containers map[string]int64 // writable layer and logs, by container, init containers included
 	Volumes    map[string]int64 // of those that Counted names
+	Files      int64            // what the node keeps for the pod and containers can write to: /etc/hosts, termination messages
 }
 
 // Limited says whether there is anything to hold the pod to. Static and system critical pods are never ended: nothing would
@@ -54,7 +55,7 @@ func Counted(v *corev1.Volume) bool {
 
 // Check says which limit the pod is beyond, and how it ends for that; "" and nil for none.
 func Check(pod *corev1.Pod, used Usage) (limit string, end *podplan.Outcome) {
-	var total int64
+	total := used.Files
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if q := sizeLimit(v); q != nil && used.Volumes[v.Name] > q.Value() {

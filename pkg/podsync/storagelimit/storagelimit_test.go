@@ -37,6 +37,7 @@ func TestCheck(t *testing.T) {
 		"beyond it":           {one, storagelimit.Usage{Containers: bytes{"a": 5*mi + 1}}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
 		"one of two beyond":   {two, storagelimit.Usage{Containers: bytes{"a": 6 * mi}}, storagelimit.Container, `Container a exceeded its local ephemeral storage limit "5Mi". `},
 		"all together beyond": {more, storagelimit.Usage{Containers: bytes{"a": 5 * mi, "b": 7 * mi}, Volumes: bytes{"v": 1}}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 12Mi. "},
+		"the pod's own files": {one, storagelimit.Usage{Containers: bytes{"a": 3 * mi}, Files: 3 * mi}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
 		"volume at its limit": {spec: scratch, used: storagelimit.Usage{Volumes: bytes{"v": 3 * mi}, Containers: bytes{"a": 100 * mi}}},
 		"volume beyond":       {scratch, storagelimit.Usage{Volumes: bytes{"v": 4 * mi}}, storagelimit.EmptyDir, `Usage of EmptyDir volume "v" exceeds the limit "3Mi". `},
 		"memory is no disk":   {spec: scratch, used: storagelimit.Usage{Volumes: bytes{"m": 4 * mi}}},

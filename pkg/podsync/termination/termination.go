@@ -4,14 +4,11 @@ package termination
 
 import (
 	"context"
-	"errors"
-	"io"
-	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -37,35 +34,9 @@ func (Reader) Message(_ context.Context, c runtime.Container, policy corev1.Term
 	return tail(c.LogPath, min(limit, logBytes))
 }
 
-// open opens a regular file, and nothing else: a FIFO would be waited for, and a link would lead out of the pod's folder.
-func open(name string) (*os.File, int64, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err //nolint:wrapcheck // never shown
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, info.Size(), nil
-}
-
 // readTail reads the last bytes of a file; "" when it cannot be read.
 func readTail(name string, most int64) string {
-	f, size, err := open(name)
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }() // only read from
-	if size > most {
-		if _, err := f.Seek(size-most, io.SeekStart); err != nil {
-			return ""
-		}
-	}
-	text, err := io.ReadAll(io.LimitReader(f, most))
+	text, err := hostfs.ReadTail(name, most)
 	if err != nil {
 		return ""
 	}

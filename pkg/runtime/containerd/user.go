@@ -4,14 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
 )
@@ -108,30 +108,16 @@ func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string
 const maxDatabase = 1 << 20
 
 // readInRoot reads a file as a process whose root folder is root would: links, absolute ones too, never lead out of it. A
-// file that is not there is empty.
+// file that is not there, or no file, is empty.
 func readInRoot(root, name string) ([]byte, error) {
-	dir, err := os.Open(root)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = dir.Close() }()
-	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil, nil
+	text, err := hostfs.ReadInRoot(root, name, maxDatabase)
+	for _, none := range []error{fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP, hostfs.ErrNotRegular} {
+		if errors.Is(err, none) {
+			return nil, nil
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening %q of the image: %w", name, err)
+		return nil, fmt.Errorf("reading %q of the image: %w", name, err)
 	}
-	f := os.NewFile(uintptr(fd), filepath.Join(root, name))
-	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxDatabase+1))
-	if err == nil && len(b) > maxDatabase {
-		err = fmt.Errorf("%q of the image is longer than %d bytes", name, maxDatabase)
-	}
-	return b, err
+	return text, nil
 }

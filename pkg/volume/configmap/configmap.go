@@ -40,7 +40,7 @@ func (p *Plugin) Mount(ctx context.Context, r volume.Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return hostfs.Show(hostfs.Folder{Path: r.Target, Group: r.FSGroup}, files)
+	return hostfs.Show(hostfs.Folder{Path: r.Target, Group: r.FSGroup, Nested: files.Nest(r.Pod, r.Volume.Name)}, files)
 }
 
 // Unmount removes the folder.

@@ -34,7 +34,7 @@ func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	if err := files.Downward(r.Pod, r.Volume.DownwardAPI.Items, mode, r.Fields.Allocatable); err != nil {
 		return false, err
 	}
-	return hostfs.Show(hostfs.Folder{Path: r.Target, Memory: true, Group: r.FSGroup}, files)
+	return hostfs.Show(hostfs.Folder{Path: r.Target, Memory: true, Group: r.FSGroup, Nested: files.Nest(r.Pod, r.Volume.Name)}, files)
 }
 
 // Unmount removes the folder.

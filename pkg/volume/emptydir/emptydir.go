@@ -22,6 +22,9 @@ import (
 // mode of an empty folder: everybody's, as users of any id run in the pod.
 const mode fs.FileMode = 0o777
 
+// hugeMode is what the kernel gives a hugetlbfs when nobody says otherwise.
+const hugeMode fs.FileMode = 0o755
+
 // unfinished marks a folder that is still being made; no volume's name has a "~".
 const unfinished = "~new"
 
@@ -40,7 +43,9 @@ func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	case medium == corev1.StorageMediumDefault:
 		return onDisk(r)
 	case medium == corev1.StorageMediumMemory:
-		return mounted(r, func() error { return hostfs.MountTmpfs(r.Target, size(r), mode) })
+		// Sticky, as the kernel makes a tmpfs when nobody says otherwise, which is what kubelet's users have.
+		t := hostfs.Tmpfs{Size: size(r), Mode: grouped(mode|fs.ModeSticky, r.FSGroup), Group: r.FSGroup}
+		return mounted(r, func() error { return hostfs.MountTmpfs(r.Target, t) })
 	case strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePages)):
 		return mounted(r, func() error { return mountHugePages(r) })
 	default:
@@ -74,21 +79,27 @@ func onDisk(r volume.Request) (bool, error) {
 	return true, nil
 }
 
+// mounted mounts the volume unless it is: mode and group come with the mount, so that one that is there is finished.
 func mounted(r volume.Request, mount func() error) (bool, error) {
 	is, err := hostfs.Mounted(r.Target)
 	if err != nil || is {
 		return false, err
 	}
-	if err := mount(); err != nil {
-		return false, err
+	return true, mount()
+}
+
+// grouped is the mode of a folder that fsGroup may write to.
+func grouped(mode fs.FileMode, group *int64) fs.FileMode {
+	if group == nil {
+		return mode
 	}
-	return true, open(r.Target, r.FSGroup)
+	return hostfs.GroupMode(mode|fs.ModeDir, false) &^ fs.ModeDir
 }
 
 // open lets everybody in, past the mask, and gives the folder to fsGroup.
 func open(path string, group *int64) error {
-	if err := os.Chmod(path, mode); err != nil {
-		return fmt.Errorf("setting mode: %w", err)
+	if err := hostfs.Chmod(path, mode); err != nil {
+		return err
 	}
 	if group == nil {
 		return nil
@@ -128,9 +139,10 @@ func mountHugePages(r volume.Request) error {
 	if err := os.MkdirAll(r.Target, mode); err != nil {
 		return fmt.Errorf("making mount point: %w", err)
 	}
-	options := fmt.Sprintf("pagesize=%d", q.Value())
+	huge := grouped(hugeMode, r.FSGroup)
+	options := fmt.Sprintf("pagesize=%d,%s", q.Value(), hostfs.MountMode(huge, r.FSGroup))
 	if err := unix.Mount("nodev", r.Target, "hugetlbfs", 0, options); err != nil {
 		return fmt.Errorf("mounting hugetlbfs (%s) at %q: %w", options, r.Target, err)
 	}
-	return nil
+	return hostfs.Chmod(r.Target, huge) // hugetlbfs takes no setgid for an option
 }

@@ -35,14 +35,17 @@ func TestSuite(t *testing.T) {
 // Everybody may write; with fsGroup the folder is the group's and new files as well; a second mount leaves the pod's changes.
 func TestModeAndGroup(t *testing.T) {
 	group := int64(2000)
-	for _, medium := range []corev1.StorageMedium{corev1.StorageMediumDefault, corev1.StorageMediumMemory} {
+	for medium, mode := range map[corev1.StorageMedium]os.FileMode{
+		corev1.StorageMediumDefault: os.ModeDir | os.ModeSetgid | 0o777,
+		corev1.StorageMediumMemory:  os.ModeDir | os.ModeSetgid | os.ModeSticky | 0o777,
+	} {
 		r := volume.Request{Pod: &corev1.Pod{}, Volume: of(medium, ""), Target: filepath.Join(t.TempDir(), "v"), FSGroup: &group}
 		mount(t, r)
 		info, err := os.Stat(r.Target)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if gid := info.Sys().(*syscall.Stat_t).Gid; info.Mode() != os.ModeDir|os.ModeSetgid|0o777 || gid != 2000 {
+		if gid := info.Sys().(*syscall.Stat_t).Gid; info.Mode() != mode || gid != 2000 {
 			t.Errorf("%q: mode %v, group %d", medium, info.Mode(), gid)
 		}
 		file := filepath.Join(r.Target, "f")

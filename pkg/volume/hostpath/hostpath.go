@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/volume"
@@ -53,7 +54,8 @@ func create(path string, kind corev1.HostPathType) (bool, error) {
 		}
 		return true, nil
 	case corev1.HostPathFileOrCreate:
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+		// What another pod put there meanwhile is neither followed nor waited for; the next try checks its type.
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NONBLOCK, 0o644)
 		if err != nil {
 			return false, fmt.Errorf("making hostPath: %w", err)
 		}

@@ -57,7 +57,7 @@ func (p *Plugin) Mount(ctx context.Context, r volume.Request) (bool, error) {
 	if all != nil {
 		return false, all
 	}
-	return hostfs.Show(hostfs.Folder{Path: r.Target, Memory: true, Group: r.FSGroup}, files)
+	return hostfs.Show(hostfs.Folder{Path: r.Target, Memory: true, Group: r.FSGroup, Nested: files.Nest(r.Pod, r.Volume.Name)}, files)
 }
 
 // Unmount removes the folder.
@@ -108,15 +108,22 @@ func (p *Plugin) token(ctx context.Context, r volume.Request, s *corev1.ServiceA
 
 // onlyUser is the runAsUser that all containers have, nil if they differ or one has none.
 func onlyUser(pod *corev1.Pod) *int64 {
-	var only *int64
+	var all []*corev1.Container
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
-			user := runAsUser(pod, &list[i])
-			if user == nil || (only != nil && *only != *user) {
-				return nil
-			}
-			only = user
+			all = append(all, &list[i])
 		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		all = append(all, (*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+	var only *int64
+	for _, c := range all {
+		user := runAsUser(pod, c)
+		if user == nil || (only != nil && *only != *user) {
+			return nil
+		}
+		only = user
 	}
 	return only
 }
