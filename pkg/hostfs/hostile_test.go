@@ -172,7 +172,7 @@ func TestRemoveBesideMounts(t *testing.T) {
 	for _, name := range []string{"precious", "sub/precious"} {
 		must(t, os.WriteFile(filepath.Join(data, name), nil, 0o600))
 	}
-	for round := range 50 {
+	for round := range 10 {
 		pod := filepath.Join(dir, "pod")
 		for i := range 20 {
 			must(t, os.MkdirAll(filepath.Join(pod, fmt.Sprint(i), "a/b"), 0o755))
@@ -227,7 +227,7 @@ func TestDeepFolders(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "volume")
 	must(t, os.Mkdir(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o600))
-	deep(t, dir, 20_000)
+	deep(t, dir, 5_000)
 	bytes, err := hostfs.DiskUsage(t.Context(), dir)
 	if err == nil || bytes < 1<<20 {
 		t.Errorf("measured %d bytes, %v", bytes, err)
@@ -323,7 +323,7 @@ func TestUnmountFollowsNobody(t *testing.T) {
 			}
 		}
 	})
-	for range 200 {
+	for range 50 {
 		_ = hostfs.UnmountBelow(pod)
 		if mounted, err := hostfs.Mounted(filepath.Join(outside, "mnt")); err != nil || !mounted {
 			t.Errorf("a mount outside of the pod was taken off (%v)", err)
@@ -376,7 +376,7 @@ func TestBindBeneathByAbsoluteLinks(t *testing.T) {
 
 // Containers that start together may begin with the same missing folder.
 func TestBindBeneathTogether(t *testing.T) {
-	for range 100 {
+	for range 25 {
 		dir := t.TempDir()
 		root := filepath.Join(dir, "volume")
 		must(t, os.Mkdir(root, 0o777))
