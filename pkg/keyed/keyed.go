@@ -11,6 +11,7 @@ package keyed
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -29,7 +30,8 @@ type Config[K comparable] struct {
 	Step Step[K]
 	// Now is the clock; required.
 	Now func() time.Time
-	// MinPause and MaxPause bound the pause after an error, which doubles with every error in a row; default 1 s and 1 min.
+	// MinPause and MaxPause bound the pause after an error, which doubles with every error in a row; default 1 s and 1 min. Each
+	// is shortened by chance, by up to half of it.
 	MinPause, MaxPause time.Duration
 	// OnError is told of every error of a step but cancellation; nil: nobody is.
 	OnError func(key K, err error)
@@ -151,7 +153,8 @@ func (g *Group[K]) work(ctx context.Context, key K, w *worker) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			next = Next{At: g.config.Now().Add(pause)}
+			// Half of it is left to chance, so that what failed together is not tried again together.
+			next = Next{At: g.config.Now().Add(pause - rand.N(pause/2+1))}
 			pause = min(2*pause, g.config.MaxPause)
 		default:
 			pause = g.config.MinPause

@@ -3,6 +3,9 @@ package keyed_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,16 +136,42 @@ func TestErrorsAreRetriedWithGrowingPauses(t *testing.T) {
 		group.Wake("a")
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second}
-		if len(at) != len(want) {
-			t.Fatalf("steps at %v, want %v", at, want)
+		pauses := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}
+		if len(at) != 1+len(pauses) {
+			t.Fatalf("steps at %v, want pauses up to %v", at, pauses)
 		}
-		for i := range want {
-			if at[i] != want[i] {
-				t.Errorf("steps at %v, want %v", at, want)
+		for i, most := range pauses {
+			if pause := at[i+1] - at[i]; pause < most/2 || pause > most {
+				t.Errorf("steps at %v, want pauses up to %v, each at least half as long", at, pauses)
 			}
 		}
 		stop()
+	})
+}
+
+// TestErrorsAreNotRetriedInStep: what fails together is not tried again together.
+func TestErrorsAreNotRetriedInStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 100
+		var mu sync.Mutex
+		at := map[time.Time]int{}
+		group, stop := run(t, func(context.Context, string) (keyed.Next, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			at[time.Now()]++
+			return keyed.Next{}, errors.New("the server is away")
+		})
+		for i := range keys {
+			group.Wake(fmt.Sprint(i))
+		}
+		time.Sleep(time.Hour)
+		stop()
+		delete(at, slices.SortedFunc(maps.Keys(at), time.Time.Compare)[0]) // the first time is together
+		for when, count := range at {
+			if count > keys/4 {
+				t.Fatalf("%d of %d keys were tried at %v", count, keys, when)
+			}
+		}
 	})
 }
 
