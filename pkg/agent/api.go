@@ -194,8 +194,11 @@ func (a *Agent) summary() summary.Report {
 		Node: summary.Node{Name: a.config.Node.Name, Server: "https://" + a.identity.Server(), Lease: a.lease.Renewed()},
 	}
 	r.Node.Expires = a.identity.Expires()
+	if a.node.Deleted() {
+		r.Node.Warnings = append(r.Node.Warnings, "the Node was deleted from the API server: it is registered again when the agent is restarted")
+	}
 	if n := a.node.Current(); n != nil {
-		r.Node.Registered = true
+		r.Node.Registered = !a.node.Deleted()
 		for _, ad := range n.Status.Addresses {
 			if ad.Type == corev1.NodeInternalIP {
 				r.Node.Addresses = append(r.Node.Addresses, ad.Address)

@@ -15,7 +15,7 @@ import (
 // behind a list, nor die with the connection that a list is stuck on.
 type clients struct {
 	main   kubernetes.Interface // informers, volumes' objects, tokens, access reviews: limited by the configuration
-	status kubernetes.Interface // node and pod status: never limited
+	status kubernetes.Interface // node and pod status: not limited here; pods' statuses have a limit of their own
 	lease  kubernetes.Interface // the heartbeat: never limited, short time-outs
 	events kubernetes.Interface
 }

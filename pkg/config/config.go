@@ -99,7 +99,8 @@ type Paths struct {
 
 // API are the limits of the connection to the API server.
 type API struct {
-	// QPS and Burst limit requests (not lease and status); default 50 and 100. QPS below 0: no limit.
+	// QPS and Burst limit requests, and those for pods' statuses by themselves once more (not the lease and the Node's status);
+	// default 50 and 100. QPS below 0: no limit.
 	QPS   float32
 	Burst int
 	// ContentType is the wire encoding; default application/vnd.kubernetes.protobuf.

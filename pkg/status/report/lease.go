@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/component-helpers/apimachinery/lease"
 	"k8s.io/utils/clock"
 )
@@ -43,12 +44,12 @@ func NewLease(c LeaseConfig) (*Lease, error) {
 // Run renews the lease until ctx ends. The lease is left to expire by itself: the node has not gone, its agent has.
 func (l *Lease) Run(ctx context.Context) error {
 	c := l.config
-	lease.NewController(c.Clock, c.Client, c.NodeName, int32(c.Duration/time.Second), nil, c.Duration/4,
+	lease.NewController(c.Clock, noted{c.Client, l.note}, c.NodeName, int32(c.Duration/time.Second), nil, c.Duration/4,
 		c.NodeName, corev1.NamespaceNodeLease, l.own).Run(ctx)
 	return nil
 }
 
-// Renewed is when the lease was last written as far as the agent knows; zero if never.
+// Renewed is when the API server last took the lease; zero if never.
 func (l *Lease) Renewed() time.Time {
 	if t := l.renewed.Load(); t != nil {
 		return *t
@@ -56,17 +57,62 @@ func (l *Lease) Renewed() time.Time {
 	return time.Time{}
 }
 
+// note takes in how a write of the lease went.
+func (l *Lease) note(err error) {
+	if err == nil {
+		now := l.config.Clock.Now()
+		l.renewed.Store(&now)
+	}
+}
+
 // own makes the Node the lease's owner, so that it is collected with it. It is called before each write.
 func (l *Lease) own(le *coordinationv1.Lease) error {
-	if le.Spec.RenewTime != nil {
-		l.renewed.Store(&le.Spec.RenewTime.Time)
-	}
 	uid := l.config.NodeUID()
 	if uid == "" {
-		return fmt.Errorf("owning lease %q: the node is not registered yet", le.Name)
+		return fmt.Errorf("owning lease %q: the API server has no Node of this name", le.Name)
 	}
 	le.OwnerReferences = []metav1.OwnerReference{{
 		APIVersion: "v1", Kind: "Node", Name: l.config.NodeName, UID: uid,
 	}}
 	return nil
+}
+
+// noted is a client that tells how writes of leases go: client-go's lease controller tells nobody.
+type noted struct {
+	kubernetes.Interface
+	note func(err error)
+}
+
+// CoordinationV1 implements kubernetes.Interface.
+func (n noted) CoordinationV1() coordinationclient.CoordinationV1Interface {
+	return notedGroup{n.Interface.CoordinationV1(), n.note}
+}
+
+type notedGroup struct {
+	coordinationclient.CoordinationV1Interface
+	note func(err error)
+}
+
+// Leases implements the group's client.
+func (n notedGroup) Leases(namespace string) coordinationclient.LeaseInterface {
+	return notedLeases{n.CoordinationV1Interface.Leases(namespace), n.note}
+}
+
+type notedLeases struct {
+	coordinationclient.LeaseInterface
+	note func(err error)
+}
+
+// Create implements LeaseInterface.
+func (n notedLeases) Create(ctx context.Context, l *coordinationv1.Lease, o metav1.CreateOptions) (*coordinationv1.Lease, error) {
+	made, err := n.LeaseInterface.Create(ctx, l, o)
+	n.note(err)
+	return made, err
+}
+
+// Update implements LeaseInterface.
+func (n notedLeases) Update(ctx context.Context, l *coordinationv1.Lease, o metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	made, err := n.LeaseInterface.Update(ctx, l, o)
+	n.note(err)
+	return made, err
 }

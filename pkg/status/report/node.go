@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -37,12 +38,16 @@ type NodeConfig struct {
 // Node keeps the node's object registered and its status reported.
 //
 //	Run: register (retried until it succeeds) → status at once → each UpdateEvery or on Changed: compute; differs or ReportEvery over → patch
+//
+// It registers only when it starts, as kubelet does: whoever deletes the Node of a machine that is to go must not see it come
+// back. A Node of the name that somebody else creates is taken up.
 type Node struct {
 	config   NodeConfig
 	changed  chan struct{}
 	current  atomic.Pointer[corev1.Node] // as the API server last answered
 	reported time.Time                   // of the last patch; only Run's goroutine uses it
 	done     chan struct{}               // closed when registered
+	deleted  atomic.Bool                 // the Node was deleted after it was registered
 }
 
 // NewNode makes a reporter; it does nothing until Run.
@@ -64,9 +69,12 @@ func (n *Node) Changed() {
 // Current is the node's object as the API server last answered; nil before registration. It must not be written to.
 func (n *Node) Current() *corev1.Node { return n.current.Load() }
 
-// UID is the registered node's UID, "" before.
+// Deleted says that somebody deleted the Node while the agent was running.
+func (n *Node) Deleted() bool { return n.deleted.Load() }
+
+// UID is the registered node's UID; "" before that, and when the Node was deleted.
 func (n *Node) UID() types.UID {
-	if node := n.current.Load(); node != nil {
+	if node := n.current.Load(); node != nil && !n.deleted.Load() {
 		return node.UID
 	}
 	return ""
@@ -96,20 +104,22 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 }
 
-// register tries until the node exists in the API server, with back-off from 100 ms to 7 s; false when ctx ended first.
+// register tries until the node exists in the API server, with pauses from 100 ms to 7 s, each shortened by up to half so that
+// the nodes of a cluster do not try in step; false when ctx ended first.
 func (n *Node) register(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 7*time.Second) {
 		err := n.tryRegister(ctx)
 		if err == nil {
 			return true
 		}
+		pause := wait - rand.N(wait/2)
 		if ctx.Err() == nil {
-			n.config.Log.Error("Node was not registered", "err", err, "retryIn", wait)
+			n.config.Log.Error("Node was not registered", "err", err, "retryIn", pause)
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-n.config.Clock.After(wait):
+		case <-n.config.Clock.After(pause):
 		}
 	}
 }
@@ -158,15 +168,10 @@ func (n *Node) report(ctx context.Context) error {
 		return fmt.Errorf("gathering the node's facts: %w", err)
 	}
 	now := n.config.Clock.Now()
-	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others changed.
-	prev, err := n.config.Client.CoreV1().Nodes().Get(ctx, n.config.Name, metav1.GetOptions{ResourceVersion: "0"})
-	switch {
-	case apierrors.IsNotFound(err):
-		return n.tryRegister(ctx)
-	case err != nil:
-		return fmt.Errorf("getting node %q: %w", n.config.Name, err)
+	prev, err := n.get(ctx)
+	if err != nil || prev == nil {
+		return err
 	}
-	n.current.Store(prev)
 	next := status.Node(prev, facts, now)
 	if now.Sub(n.reported) < n.config.ReportEvery && sameStatus(prev.Status, next.Status) {
 		return nil
@@ -182,6 +187,30 @@ func (n *Node) report(ctx context.Context) error {
 	n.reported = now
 	n.current.Store(patched)
 	return nil
+}
+
+// get returns the newest of the Node that the API server has; nil when it has none.
+func (n *Node) get(ctx context.Context) (*corev1.Node, error) {
+	nodes := n.config.Client.CoreV1().Nodes()
+	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others changed.
+	node, err := nodes.Get(ctx, n.config.Name, metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) { // the cache may not have a Node that was just registered
+		node, err = nodes.Get(ctx, n.config.Name, metav1.GetOptions{})
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		if !n.deleted.Swap(true) {
+			n.config.Log.Error("Node was deleted: its pods end, and it is registered again when the agent is restarted", "node", n.config.Name)
+		}
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("getting node %q: %w", n.config.Name, err)
+	}
+	n.current.Store(node)
+	if n.deleted.Swap(false) {
+		n.config.Log.Info("Node is there again: somebody else has created it", "node", n.config.Name)
+	}
+	return node, nil
 }
 
 // sameStatus compares all but the heartbeat times, which always differ.

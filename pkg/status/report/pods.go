@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,8 +23,12 @@ import (
 // PodsConfig is what a Pods reporter is made from.
 type PodsConfig struct {
 	Client kubernetes.Interface // without limits
-	Now    func() time.Time
-	Log    *slog.Logger
+	// QPS and Burst limit the requests, so that an API server that comes back is not met by the statuses of all pods of all
+	// nodes at once; QPS 0 or less: no limit.
+	QPS   float32
+	Burst int
+	Now   func() time.Time
+	Log   *slog.Logger
 	// Parallel bounds the requests under way; 0 for 16.
 	Parallel int
 }
@@ -34,6 +39,7 @@ type Pods struct {
 	config PodsConfig
 	group  *keyed.Group[types.UID]
 	slots  chan struct{}
+	limit  *rate.Limiter
 
 	mu   sync.Mutex
 	pods map[types.UID]*podReport
@@ -51,7 +57,10 @@ func NewPods(c PodsConfig) (*Pods, error) {
 	if c.Parallel <= 0 {
 		c.Parallel = 16
 	}
-	p := &Pods{config: c, slots: make(chan struct{}, c.Parallel), pods: map[types.UID]*podReport{}}
+	p := &Pods{config: c, slots: make(chan struct{}, c.Parallel), limit: rate.NewLimiter(rate.Inf, 0), pods: map[types.UID]*podReport{}}
+	if c.QPS > 0 {
+		p.limit = rate.NewLimiter(rate.Limit(c.QPS), max(1, c.Burst))
+	}
 	group, err := keyed.New(keyed.Config[types.UID]{
 		Step: p.step, Now: c.Now, MinPause: 200 * time.Millisecond, MaxPause: 10 * time.Second,
 		OnError: func(uid types.UID, err error) { c.Log.Error("Pod status was not reported", "uid", uid, "err", err) },
@@ -106,18 +115,19 @@ func (p *Pods) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 		p.mu.Unlock()
 		return keyed.Next{Done: true}, nil
 	}
-	now := *r
 	p.mu.Unlock()
-
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
 		return keyed.Next{}, ctx.Err()
 	}
+	p.mu.Lock()
+	now := *r // the newest, after the wait
+	p.mu.Unlock()
 	gone, err := p.patch(ctx, r, now)
 	if err == nil && !gone && now.finish {
-		gone, err = true, p.remove(ctx, now.base)
+		gone, err = p.remove(ctx, r, now.base)
 	}
 	if err != nil {
 		return keyed.Next{}, err
@@ -136,12 +146,16 @@ func (p *Pods) patch(ctx context.Context, r *podReport, now podReport) (gone boo
 		return false, err
 	}
 	b := now.base
+	if err := p.limit.Wait(ctx); err != nil {
+		return false, fmt.Errorf("waiting for kubeAPIQPS: %w", err)
+	}
 	answer, err := p.config.Client.CoreV1().Pods(b.Namespace).Patch(ctx, b.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{}, "status")
 	switch {
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		// Conflict: the patch names the UID, so another pod has the name by now.
+	case apierrors.IsNotFound(err):
 		return true, nil
+	case apierrors.IsConflict(err): // the patch names the UID: another pod may have the name by now
+		return p.isReplaced(ctx, r, b, err)
 	case err != nil:
 		return false, fmt.Errorf("patching the status of pod %q: %w", b.Namespace+"/"+b.Name, err)
 	}
@@ -153,16 +167,40 @@ func (p *Pods) patch(ctx context.Context, r *podReport, now podReport) (gone boo
 	return false, nil
 }
 
+// isReplaced asks, after a conflict, whether the pod's object is gone. If it is not, the conflict is one with another writer,
+// and an error: it is tried again, from the newest object.
+func (p *Pods) isReplaced(ctx context.Context, r *podReport, pod *corev1.Pod, conflict error) (bool, error) {
+	live, err := p.config.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err), err == nil && live.UID != pod.UID:
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("asking which pod is called %q after a conflict: %w", pod.Namespace+"/"+pod.Name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if newer(live, r.base) {
+		r.base = live
+	}
+	return false, fmt.Errorf("writing pod %q while another does: %w", pod.Namespace+"/"+pod.Name, conflict)
+}
+
 // remove deletes the object of a pod that has ended.
-func (p *Pods) remove(ctx context.Context, pod *corev1.Pod) error {
+func (p *Pods) remove(ctx context.Context, r *podReport, pod *corev1.Pod) (gone bool, err error) {
+	if err := p.limit.Wait(ctx); err != nil {
+		return false, fmt.Errorf("waiting for kubeAPIQPS: %w", err)
+	}
 	zero := int64(0)
-	err := p.config.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+	err = p.config.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &zero, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
 	})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("deleting pod %q, which has ended: %w", pod.Namespace+"/"+pod.Name, err)
+	switch {
+	case err == nil, apierrors.IsNotFound(err):
+		return true, nil
+	case apierrors.IsConflict(err):
+		return p.isReplaced(ctx, r, pod, err)
 	}
-	return nil
+	return false, fmt.Errorf("deleting pod %q, which has ended: %w", pod.Namespace+"/"+pod.Name, err)
 }
 
 // statusPatch is the strategic merge patch of the status alone, bound to the pod's UID; nil when there is no difference.
