@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,7 @@ type watched struct {
 	own      cache.SharedIndexInformer // the node's own object
 	lister   corelisters.ServiceLister
 	classes  nodelisters.RuntimeClassLister
+	client   kubernetes.Interface
 	synced   []awaited
 }
 
@@ -55,7 +57,7 @@ func newWatched(c kubernetes.Interface, node string, resync time.Duration, withS
 	f := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim))
 	w := &watched{
 		factory: f, services: f.Core().V1().Services().Informer(), lister: f.Core().V1().Services().Lister(),
-		classes: f.Node().V1().RuntimeClasses().Lister(),
+		classes: f.Node().V1().RuntimeClasses().Lister(), client: c,
 	}
 	own := informers.NewSharedInformerFactoryWithOptions(c, resync, informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -121,6 +123,15 @@ func (w *watched) servicesOf(namespace string) ([]*corev1.Service, error) {
 		return out, nil
 	}
 	return append(out, api), err
+}
+
+// class finds a RuntimeClass. One that the watch has not told of is asked for: it may be as new as the pod that names it.
+func (w *watched) class(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	found, err := w.classes.Get(name)
+	if apierrors.IsNotFound(err) {
+		found, err = w.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+	}
+	return found, err
 }
 
 // node returns the node's own object as last watched, nil if not yet.

@@ -162,7 +162,7 @@ func (p *pods) makeMachine() error {
 func (p *pods) makeVolumes() error {
 	var err error
 	p.objects, err = objects.New(objects.Config{
-		Client: p.agent.clients.main, Services: p.agent.watched.servicesOf, Changed: p.refresh, Now: p.agent.options.Now, Log: p.log,
+		Client: p.agent.clients.main, Services: p.agent.watched.servicesOf, Changed: p.renew, Now: p.agent.options.Now, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -187,10 +187,10 @@ func (p *pods) makeVolumes() error {
 	return err
 }
 
-// refresh has the volumes of pods compared whose ConfigMap or Secret changed.
-func (p *pods) refresh(uids []types.UID) {
+// renew tells the pods' loop which pods name a ConfigMap or Secret that has changed.
+func (p *pods) renew(o objects.Object, uids []types.UID) {
 	for _, uid := range uids {
-		p.loop.Refresh(uid)
+		p.loop.Renew(uid, podplan.Object{Kind: o.Kind, Name: o.Name})
 	}
 }
 
@@ -212,11 +212,11 @@ func (p *pods) makeBuilder() error {
 }
 
 // handler finds the runtime handler of a RuntimeClass; "" is the default one's (KEP-585).
-func (p *pods) handler(class string) (string, error) {
+func (p *pods) handler(ctx context.Context, class string) (string, error) {
 	if class == "" {
 		return "", nil
 	}
-	found, err := p.agent.watched.classes.Get(class)
+	found, err := p.agent.watched.class(ctx, class)
 	if err != nil {
 		return "", fmt.Errorf("looking up RuntimeClass %q: %w", class, err)
 	}
@@ -266,7 +266,9 @@ func (p *pods) makeLoop() error {
 	if err != nil {
 		return err
 	}
-	if p.sink, err = report.NewPods(report.PodsConfig{Client: a.clients.status, Now: now, Log: p.log}); err != nil {
+	if p.sink, err = report.NewPods(report.PodsConfig{
+		Client: a.clients.status, QPS: a.config.API.QPS, Burst: a.config.API.Burst, Now: now, Log: p.log,
+	}); err != nil {
 		return err
 	}
 	edges, err := p.makeEdges()

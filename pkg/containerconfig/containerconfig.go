@@ -80,7 +80,7 @@ type Config struct {
 	Node               func() Node
 	SeccompDefault     bool
 	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
-	Handler func(class string) (string, error)
+	Handler func(ctx context.Context, class string) (string, error)
 	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
 	Bind func(volume, sub, target string) error
 	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
@@ -139,7 +139,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 	if err != nil {
 		return runtime.ContainerConfig{}, configError(err)
 	}
-	handler, err := b.handler(w.pod)
+	handler, err := b.handler(ctx, w.pod)
 	if err != nil {
 		return runtime.ContainerConfig{}, configError(err)
 	}
@@ -196,14 +196,14 @@ func container(pod *corev1.Pod, name string) (c *corev1.Container, target string
 	return nil, ""
 }
 
-func (b *Builder) handler(pod *corev1.Pod) (string, error) {
+func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) {
 	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
 		return "", nil
 	}
 	if b.config.Handler == nil {
 		return "", fmt.Errorf("runtimeClassName %q is not supported on this node", *pod.Spec.RuntimeClassName)
 	}
-	return b.config.Handler(*pod.Spec.RuntimeClassName)
+	return b.config.Handler(ctx, *pod.Spec.RuntimeClassName)
 }
 
 // work is one Build.

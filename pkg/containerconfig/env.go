@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,7 +48,7 @@ func (v *variables) list() []string {
 // environment is the pod spec's part of a container's environment: envFrom, then env, in their order, then those variables of
 // Services that neither of them set. References $(NAME) see what stands before them, and all Services.
 func (w work) environment(ctx context.Context) ([]string, error) {
-	services, err := w.serviceEnv()
+	services, err := w.serviceEnv(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +94,8 @@ func has(m map[string]string, key string) bool {
 	return ok
 }
 
-func (w work) serviceEnv() ([]string, error) {
-	services, err := w.config.Objects.Services(w.pod.Namespace)
+func (w work) serviceEnv(ctx context.Context) ([]string, error) {
+	services, err := w.services(ctx)
 	if err != nil && w.request.Want.Static {
 		return nil, nil // such pods start before the API server does: they may be the API server
 	}
@@ -103,6 +104,25 @@ func (w work) serviceEnv() ([]string, error) {
 	}
 	links := w.pod.Spec.EnableServiceLinks == nil || *w.pod.Spec.EnableServiceLinks
 	return serviceenv.Env(services, w.pod.Namespace, links), nil
+}
+
+// services waits up to two seconds for the first reading of Services, which an agent that has just started may not have done
+// yet; not for a pod that may be what makes it possible.
+func (w work) services(ctx context.Context) (services []*corev1.Service, err error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range 200 {
+		services, err = w.config.Objects.Services(w.pod.Namespace)
+		if err == nil || w.request.Want.Static {
+			return services, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+	}
+	return services, err
 }
 
 func (w work) envFrom(ctx context.Context, from corev1.EnvFromSource) (map[string]string, error) {

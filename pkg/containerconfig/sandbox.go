@@ -19,7 +19,7 @@ const (
 )
 
 // Sandbox makes the configuration of a pod's sandbox.
-func (b *Builder) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
+func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{
 		Pod:                   ref(pod),
 		Attempt:               attempt,
@@ -31,7 +31,7 @@ func (b *Builder) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runt
 		Annotations:           pod.Annotations,
 	}
 	var err error
-	if c.RuntimeHandler, err = b.handler(pod); err != nil {
+	if c.RuntimeHandler, err = b.handler(ctx, pod); err != nil {
 		return c, err
 	}
 	if pod.Spec.SecurityContext != nil && len(pod.Spec.SecurityContext.Sysctls) > 0 {

@@ -10,27 +10,34 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// entry is one object that pods use. What is known of it only moves forward: an answer older than what is held is dropped.
+// entry is one object that pods use. What is known of it only moves forward: an answer older than what is held is dropped. Only
+// the server itself, asked for what is true now, can say that there is nothing newer: then its store was set back to a backup.
 type entry struct {
-	key  key
+	key  Object
 	done chan struct{} // closed when no pod uses it any more
 	// still is closed when the object proves immutable: watching it has no use.
 	still chan struct{}
+	// rewound says that the server's store was set back, so that the watch waits for what will not come; holds at most one.
+	rewound chan struct{}
 
-	mu      sync.Mutex
-	pods    map[types.UID]bool
-	wanted  int           // how many uses asked for a fresh reading
-	fetched int           // the use up to which the server was asked
-	object  metav1.Object // nil: not there
-	version uint64        // of the newest answer
-	watched bool          // the watch has told what is there
-	final   bool          // the object is immutable
+	mu        sync.Mutex
+	pods      map[types.UID]bool
+	wanted    int           // how many times a fresh reading was asked for
+	fetched   int           // the time up to which the server was asked
+	object    metav1.Object // nil: not there
+	version   uint64        // of the newest answer
+	watched   bool          // the watch has told what is there
+	final     bool          // the object is immutable
+	unwatched bool          // it was immutable once: its watch has ended
+	answered  bool          // a pod was given an answer: what changes from then on is news for it
 
 	fetching sync.Mutex // one asks the server at a time
 }
 
-func newEntry(k key) *entry {
-	return &entry{key: k, done: make(chan struct{}), still: make(chan struct{}), pods: map[types.UID]bool{}}
+func newEntry(k Object) *entry {
+	return &entry{
+		key: k, done: make(chan struct{}), still: make(chan struct{}), rewound: make(chan struct{}, 1), pods: map[types.UID]bool{},
+	}
 }
 
 func (e *entry) use(pod types.UID) {
@@ -65,7 +72,7 @@ func (e *entry) users() []types.UID {
 	return list
 }
 
-type fetcher func(ctx context.Context, k key) (metav1.Object, error)
+type fetcher func(ctx context.Context, k Object) (metav1.Object, error)
 
 // read answers from what is held when every use so far has had its fresh reading, else it asks.
 func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) {
@@ -78,7 +85,7 @@ func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) 
 		return object, err
 	}
 	e.mu.Lock()
-	use := e.wanted
+	use, before := e.wanted, e.version
 	e.mu.Unlock()
 	object, err := fetch(ctx, e.key)
 	e.mu.Lock()
@@ -86,15 +93,33 @@ func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) 
 	switch {
 	case err == nil:
 		e.fetched = max(e.fetched, use)
-		e.learn(object, version(object.GetResourceVersion()))
+		e.answered = true
+		newest := version(object.GetResourceVersion())
+		if newest < before {
+			e.rewind()
+		}
+		e.learn(object, newest)
 		if e.object != nil {
 			object = e.object
 		}
 		return object, nil
 	case apierrors.IsNotFound(err) && e.object == nil:
 		e.fetched = max(e.fetched, use)
+		e.answered = true
+	case apierrors.IsNotFound(err) && e.version > before: // it appeared meanwhile
+		e.answered = true
+		return e.object, nil
 	}
 	return nil, err
+}
+
+// rewind forgets what the server no longer knows, and has the watch begin anew. e.mu is held.
+func (e *entry) rewind() {
+	e.version, e.watched = 0, false
+	select {
+	case e.rewound <- struct{}{}:
+	default:
+	}
 }
 
 // held is the answer that needs no request, if there is one.
@@ -102,7 +127,7 @@ func (e *entry) held() (metav1.Object, error, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.fetched < e.wanted || (!e.watched && !e.final):
+	case e.fetched < e.wanted, !e.final && (!e.watched || e.unwatched):
 		return nil, nil, false
 	case e.object == nil:
 		return nil, notFound(e.key), true
@@ -119,8 +144,9 @@ func (e *entry) learn(object metav1.Object, version uint64) bool {
 	changed := (object == nil) != (e.object == nil) ||
 		(object != nil && (object.GetUID() != e.object.GetUID() || object.GetResourceVersion() != e.object.GetResourceVersion()))
 	e.object, e.version = object, version
-	if final := object != nil && immutable(object); final && !e.final {
-		e.final = true
+	e.final = object != nil && immutable(object)
+	if e.final && !e.unwatched {
+		e.unwatched = true
 		close(e.still)
 	}
 	return changed

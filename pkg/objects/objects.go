@@ -29,8 +29,8 @@ type Config struct {
 	Client kubernetes.Interface
 	// Services lists the Services of a namespace and default/kubernetes; an error while they were not read yet.
 	Services func(namespace string) ([]*corev1.Service, error)
-	// Changed is told which pods use an object that changed; it must not block. nil for none.
-	Changed func(pods []types.UID)
+	// Changed is told of an object that changed, appeared or went, and which pods use it; it must not block. nil for none.
+	Changed func(o Object, pods []types.UID)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger
@@ -42,17 +42,18 @@ type Objects struct {
 	tokens tokens
 
 	mu      sync.Mutex
-	entries map[key]*entry
+	entries map[Object]*entry
 	pending []*entry      // to be watched
 	wake    chan struct{} // says that pending is not empty; holds at most one
 }
 
-type key struct{ kind, namespace, name string }
+// Object names a ConfigMap or a Secret. Kind is in lower case, as messages have it.
+type Object struct{ Kind, Namespace, Name string }
 
-// kinds that pods name.
+// The kinds of objects that pods name.
 const (
-	configMap = "configmap"
-	secret    = "secret"
+	ConfigMap = "configmap"
+	Secret    = "secret"
 )
 
 // New checks the configuration.
@@ -63,7 +64,7 @@ func New(c Config) (*Objects, error) {
 	return &Objects{
 		config:  c,
 		tokens:  tokens{client: c.Client, now: c.Now, byKey: map[tokenKey]*token{}},
-		entries: map[key]*entry{},
+		entries: map[Object]*entry{},
 		wake:    make(chan struct{}, 1),
 	}, nil
 }
@@ -127,12 +128,12 @@ func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
 
 // ConfigMap returns the newest known object; see volume.Objects.
 func (o *Objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	return read[*corev1.ConfigMap](ctx, o, key{configMap, namespace, name})
+	return read[*corev1.ConfigMap](ctx, o, Object{ConfigMap, namespace, name})
 }
 
 // Secret returns the newest known object; see volume.Objects.
 func (o *Objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	return read[*corev1.Secret](ctx, o, key{secret, namespace, name})
+	return read[*corev1.Secret](ctx, o, Object{Secret, namespace, name})
 }
 
 // Token returns a bound token; see volume.Objects.
@@ -140,7 +141,7 @@ func (o *Objects) Token(ctx context.Context, pod *corev1.Pod, audience string, e
 	return o.tokens.get(ctx, pod, audience, expirationSeconds)
 }
 
-func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
+func read[T metav1.Object](ctx context.Context, o *Objects, k Object) (T, error) {
 	var none T
 	o.mu.Lock()
 	e := o.entries[k]
@@ -157,21 +158,20 @@ func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
 	}
 	typed, ok := object.(T)
 	if !ok {
-		return none, fmt.Errorf("reading %s %s/%s: the cache holds a %T", k.kind, k.namespace, k.name, object)
+		return none, fmt.Errorf("reading %s %s/%s: the cache holds a %T", k.Kind, k.Namespace, k.Name, object)
 	}
 	return typed, nil
 }
 
-// fetch asks the API server. A pod that was bound just now may be ahead of what the server's authorizer knows: that is
-// refused for some milliseconds, and tried again.
-func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
+// fetch asks the API server for what is true now.
+func (o *Objects) fetch(ctx context.Context, k Object) (metav1.Object, error) {
 	var object metav1.Object
-	err := retryForbidden(ctx, func() (err error) {
-		switch k.kind {
-		case configMap:
-			object, err = o.config.Client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+	err := askAgain(ctx, behindPod, func() (err error) {
+		switch k.Kind {
+		case ConfigMap:
+			object, err = o.config.Client.CoreV1().ConfigMaps(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
 		default:
-			object, err = o.config.Client.CoreV1().Secrets(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+			object, err = o.config.Client.CoreV1().Secrets(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
 		}
 		return err
 	})
@@ -179,32 +179,13 @@ func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
 		return nil, notFound(k)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s %s/%s: %w", k.kind, k.namespace, k.name, err)
+		return nil, fmt.Errorf("reading %s %s/%s: %w", k.Kind, k.Namespace, k.Name, err)
 	}
 	return object, nil
 }
 
 // notFound has kubelet's text: configmap "x" not found.
-func notFound(k key) error { return apierrors.NewNotFound(corev1.Resource(k.kind), k.name) }
-
-// retryForbidden tries five times within a third of a second.
-func retryForbidden(ctx context.Context, try func() error) error {
-	wait := 20 * time.Millisecond
-	for {
-		err := try()
-		if !apierrors.IsForbidden(err) || wait > 200*time.Millisecond {
-			return err
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return err
-		case <-timer.C:
-		}
-		wait *= 2
-	}
-}
+func notFound(k Object) error { return apierrors.NewNotFound(corev1.Resource(k.Kind), k.Name) }
 
 // version of an object as a number; resource versions are numbers that grow (KEP-5504).
 func version(resourceVersion string) uint64 {

@@ -54,7 +54,7 @@ func newBed(t *testing.T, initial ...runtime.Object) *bed {
 	b.Objects, err = objects.New(objects.Config{
 		Client:   b.client,
 		Services: func(string) ([]*corev1.Service, error) { return nil, errors.New("not synced") },
-		Changed: func(pods []types.UID) {
+		Changed: func(_ objects.Object, pods []types.UID) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.told = append(b.told, pods...)

@@ -3,10 +3,10 @@ package objects
 import corev1 "k8s.io/api/core/v1"
 
 // references are all ConfigMaps and Secrets that a pod's spec names.
-func references(pod *corev1.Pod) map[key]bool {
-	r := refs{namespace: pod.Namespace, keys: map[key]bool{}}
+func references(pod *corev1.Pod) map[Object]bool {
+	r := refs{namespace: pod.Namespace, keys: map[Object]bool{}}
 	for _, s := range pod.Spec.ImagePullSecrets {
-		r.add(secret, s.Name)
+		r.add(Secret, s.Name)
 	}
 	for i := range pod.Spec.Volumes {
 		r.volume(&pod.Spec.Volumes[i])
@@ -25,28 +25,28 @@ func references(pod *corev1.Pod) map[key]bool {
 
 type refs struct {
 	namespace string
-	keys      map[key]bool
+	keys      map[Object]bool
 }
 
 func (r refs) add(kind, name string) {
 	if name != "" {
-		r.keys[key{kind, r.namespace, name}] = true
+		r.keys[Object{kind, r.namespace, name}] = true
 	}
 }
 
 func (r refs) volume(v *corev1.Volume) {
 	switch {
 	case v.ConfigMap != nil:
-		r.add(configMap, v.ConfigMap.Name)
+		r.add(ConfigMap, v.ConfigMap.Name)
 	case v.Secret != nil:
-		r.add(secret, v.Secret.SecretName)
+		r.add(Secret, v.Secret.SecretName)
 	case v.Projected != nil:
 		for _, s := range v.Projected.Sources {
 			if s.ConfigMap != nil {
-				r.add(configMap, s.ConfigMap.Name)
+				r.add(ConfigMap, s.ConfigMap.Name)
 			}
 			if s.Secret != nil {
-				r.add(secret, s.Secret.Name)
+				r.add(Secret, s.Secret.Name)
 			}
 		}
 	}
@@ -55,10 +55,10 @@ func (r refs) volume(v *corev1.Volume) {
 func (r refs) container(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 	for _, f := range from {
 		if f.ConfigMapRef != nil {
-			r.add(configMap, f.ConfigMapRef.Name)
+			r.add(ConfigMap, f.ConfigMapRef.Name)
 		}
 		if f.SecretRef != nil {
-			r.add(secret, f.SecretRef.Name)
+			r.add(Secret, f.SecretRef.Name)
 		}
 	}
 	for _, e := range env {
@@ -66,10 +66,10 @@ func (r refs) container(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 			continue
 		}
 		if s := e.ValueFrom.ConfigMapKeyRef; s != nil {
-			r.add(configMap, s.Name)
+			r.add(ConfigMap, s.Name)
 		}
 		if s := e.ValueFrom.SecretKeyRef; s != nil {
-			r.add(secret, s.Name)
+			r.add(Secret, s.Name)
 		}
 	}
 }

@@ -34,7 +34,7 @@ spec:
 	}
 	var got []string
 	for k := range maps.Keys(references(&pod)) {
-		got = append(got, k.kind+" "+k.namespace+"/"+k.name)
+		got = append(got, k.Kind+" "+k.Namespace+"/"+k.Name)
 	}
 	slices.Sort(got)
 	want := "[configmap ns/cm-from configmap ns/cm-key configmap ns/cm-projected configmap ns/cm-volume " +

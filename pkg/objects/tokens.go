@@ -66,12 +66,22 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, audience string, seco
 		}
 		return "", fmt.Errorf("requesting a token of service account %s/%s: %w", pod.Namespace, account, err)
 	}
-	have.value, have.expires = fresh.Token, fresh.ExpirationTimestamp.Time
-	have.renewAt = now.Add(min(have.expires.Sub(now)*8/10, longest))
+	have.value = fresh.Status.Token
+	have.expires, have.renewAt = lifeOf(fresh, now)
 	return have.value, nil
 }
 
-func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (authenticationv1.TokenRequestStatus, error) {
+// lifeOf says when a token that was asked for at now expires and is to be renewed. It counts the life that the server gave it
+// from now on, since the moment of its end is by the server's clock, and this machine's may be set.
+func lifeOf(granted *authenticationv1.TokenRequest, now time.Time) (expires, renewAt time.Time) {
+	life := granted.Status.ExpirationTimestamp.Sub(now)
+	if s := granted.Spec.ExpirationSeconds; s != nil && *s > 0 {
+		life = time.Duration(*s) * time.Second
+	}
+	return now.Add(life), now.Add(min(life*8/10, longest))
+}
+
+func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (*authenticationv1.TokenRequest, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &k.seconds,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID},
@@ -80,14 +90,11 @@ func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (auth
 		request.Spec.Audiences = []string{k.audience}
 	}
 	var answer *authenticationv1.TokenRequest
-	err := retryForbidden(ctx, func() (err error) {
+	err := askAgain(ctx, behindToken, func() (err error) {
 		answer, err = t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, k.account, request, metav1.CreateOptions{})
 		return err
 	})
-	if err != nil {
-		return authenticationv1.TokenRequestStatus{}, err
-	}
-	return answer.Status, nil
+	return answer, err
 }
 
 func (t *tokens) forget(pod types.UID) {

@@ -17,34 +17,43 @@ import (
 
 // watch follows one object until nobody uses it, it proves immutable, or ctx ends.
 func (o *Objects) watch(ctx context.Context, group *sync.WaitGroup, e *entry) {
-	ctx, cancel := context.WithCancel(ctx)
 	group.Go(func() {
-		defer cancel()
-		select {
-		case <-ctx.Done():
-		case <-e.done:
-		case <-e.still:
+		for again := true; again; {
+			again = o.follow(ctx, e)
 		}
-	})
-	source, sample := listWatch(o.config.Client, e.key)
-	reflector := cache.NewReflectorWithOptions(source, sample, store{entry: e, changed: o.config.Changed},
-		cache.ReflectorOptions{Name: e.key.kind + " " + e.key.namespace + "/" + e.key.name})
-	group.Go(func() {
-		defer cancel()
-		reflector.RunWithContext(ctx)
 	})
 }
 
+// follow watches, and says whether the watch is to begin anew, since the server's store was set back.
+func (o *Objects) follow(ctx context.Context, e *entry) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	source, sample := listWatch(o.config.Client, e.key)
+	reflector := cache.NewReflectorWithOptions(source, sample, store{entry: e, changed: o.config.Changed},
+		cache.ReflectorOptions{Name: e.key.Kind + " " + e.key.Namespace + "/" + e.key.Name})
+	running.Go(func() { reflector.RunWithContext(ctx) })
+	select {
+	case <-ctx.Done():
+	case <-e.done:
+	case <-e.still:
+	case <-e.rewound:
+		return true
+	}
+	return false
+}
+
 // listWatch asks for one object by name: the only list that a node is allowed.
-func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime.Object) {
+func listWatch(client kubernetes.Interface, k Object) (cache.ListerWatcher, runtime.Object) {
 	narrow := func(options *metav1.ListOptions) {
-		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, k.name).String()
+		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, k.Name).String()
 	}
 	var lw *cache.ListWatch
 	var sample runtime.Object
-	switch k.kind {
-	case configMap:
-		maps := client.CoreV1().ConfigMaps(k.namespace)
+	switch k.Kind {
+	case ConfigMap:
+		maps := client.CoreV1().ConfigMaps(k.Namespace)
 		sample = &corev1.ConfigMap{}
 		lw = &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -57,7 +66,7 @@ func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime
 			},
 		}
 	default:
-		secrets := client.CoreV1().Secrets(k.namespace)
+		secrets := client.CoreV1().Secrets(k.Namespace)
 		sample = &corev1.Secret{}
 		lw = &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -76,7 +85,7 @@ func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime
 // store is the reflector's view of an entry.
 type store struct {
 	entry   *entry
-	changed func([]types.UID)
+	changed func(Object, []types.UID)
 }
 
 // Add takes an object in.
@@ -119,7 +128,7 @@ func (s store) Replace(list []any, listVersion string) error {
 // mine is nil for an object that was not asked for, should a server not honour the selector.
 func (s store) mine(obj any) (metav1.Object, error) {
 	object, err := meta.Accessor(obj)
-	if err != nil || object.GetName() != s.entry.key.name {
+	if err != nil || object.GetName() != s.entry.key.Name {
 		return nil, err
 	}
 	return object, nil
@@ -128,15 +137,22 @@ func (s store) mine(obj any) (metav1.Object, error) {
 // Resync does nothing: there is no second store to bring in line.
 func (store) Resync() error { return nil }
 
-// learn tells the users of a change, but not of the first answer, which they are about to read.
+// learn takes in what the watch says, and tells the users of a change; nobody who has not read the object yet.
 func (s store) learn(object metav1.Object, version uint64, whole bool) {
 	e := s.entry
 	e.mu.Lock()
-	first := !e.watched && e.version == 0
-	changed := e.learn(object, version)
+	var changed bool
+	if whole && version < e.version {
+		// The list is from a cache that is behind, or the server's store was set back: the next reading asks for the truth.
+		e.wanted++
+		changed = true
+	} else {
+		changed = e.learn(object, version)
+	}
+	changed = changed && e.answered
 	e.watched = e.watched || whole
 	e.mu.Unlock()
-	if changed && !first && s.changed != nil {
-		s.changed(e.users())
+	if changed && s.changed != nil {
+		s.changed(e.key, e.users())
 	}
 }

@@ -108,7 +108,7 @@ func (l *Loop) planRefresh(t turn) time.Time {
 	if w.refresh.IsZero() {
 		w.refresh = t.now.Add(every)
 	}
-	if !t.mail.refresh && t.now.Before(w.refresh) {
+	if len(t.mail.news) == 0 && t.now.Before(w.refresh) {
 		return w.refresh
 	}
 	if _, under := w.flight[refreshKey]; under {

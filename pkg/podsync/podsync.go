@@ -174,10 +174,11 @@ func (l *Loop) Wake(uid types.UID) {
 	}
 }
 
-// Refresh has the contents of a pod's volumes compared soon, as when an object that they show has changed.
-func (l *Loop) Refresh(uid types.UID) {
+// Renew tells that an object that the pod names has changed, appeared or gone: soon the contents of its volumes are compared,
+// and what failed for want of the object is tried again.
+func (l *Loop) Renew(uid types.UID, o podplan.Object) {
 	if e := l.store.get(uid); e != nil {
-		e.refresh()
+		e.renewed(o)
 		l.workers.Wake(uid)
 	}
 }

@@ -488,10 +488,10 @@ func TestVolumesAreRefreshed(t *testing.T) {
 			t.Errorf("mounted %d times in 10 minutes, want about once a minute", n)
 		}
 		before := mounts()
-		loop.Refresh("u1")
+		loop.Renew("u1", podplan.Object{Kind: "configmap", Name: "c"})
 		settle(time.Millisecond)
 		if mounts() != before+1 {
-			t.Error("Refresh did not refresh at once")
+			t.Error("news of a ConfigMap did not refresh the volume at once")
 		}
 	})
 }

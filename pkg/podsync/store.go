@@ -1,6 +1,7 @@
 package podsync
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -25,17 +26,17 @@ type entry struct {
 	uid   types.UID
 	order int
 
-	mu        sync.Mutex
-	ref       runtime.PodRef
-	update    podplan.Update
-	known     bool // a source has told of it
-	outcome   *podplan.Outcome
-	admitted  bool
-	given     *corev1.Pod // as the pod was last seen with what it was given; nil before its first turn
-	deferred  bool        // it asks for more than there was room for
-	results   []result
-	refreshed bool // volumes are to be refreshed now
-	view      View
+	mu       sync.Mutex
+	ref      runtime.PodRef
+	update   podplan.Update
+	known    bool // a source has told of it
+	outcome  *podplan.Outcome
+	admitted bool
+	given    *corev1.Pod // as the pod was last seen with what it was given; nil before its first turn
+	deferred bool        // it asks for more than there was room for
+	results  []result
+	news     []podplan.Object // objects that the pod names and that have changed
+	view     View
 
 	work work
 }
@@ -191,7 +192,7 @@ type mail struct {
 	outcome  *podplan.Outcome
 	admitted bool
 	results  []result
-	refresh  bool
+	news     []podplan.Object
 }
 
 func (e *entry) take() mail {
@@ -199,9 +200,9 @@ func (e *entry) take() mail {
 	defer e.mu.Unlock()
 	m := mail{
 		ref: e.ref, update: e.update, known: e.known, outcome: e.outcome, admitted: e.admitted,
-		results: e.results, refresh: e.refreshed,
+		results: e.results, news: e.news,
 	}
-	e.results, e.refreshed = nil, false
+	e.results, e.news = nil, nil
 	return m
 }
 
@@ -211,10 +212,12 @@ func (e *entry) deliver(r result) {
 	e.results = append(e.results, r)
 }
 
-func (e *entry) refresh() {
+func (e *entry) renewed(o podplan.Object) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.refreshed = true
+	if !slices.Contains(e.news, o) {
+		e.news = append(e.news, o)
+	}
 }
 
 func (e *entry) end(o podplan.Outcome) {
@@ -235,7 +238,7 @@ func (e *entry) admit() {
 func (e *entry) renew() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.outcome, e.admitted, e.refreshed, e.results = nil, false, false, nil
+	e.outcome, e.admitted, e.news, e.results = nil, false, nil, nil
 	e.given, e.deferred = nil, false
 	e.work.reset()
 }
@@ -248,4 +251,11 @@ func (e *entry) fault(err error, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.view.LastError, e.view.LastErrorAt = err.Error(), now
+}
+
+// pod is the newest that its source told of; nil when none did.
+func (e *entry) pod() *corev1.Pod {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.update.Pod
 }

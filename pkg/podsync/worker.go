@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +28,7 @@ type work struct {
 	// frozen is what was observed when the plan first said Stopped.
 	frozen   *podplan.Have
 	stopped  bool
-	messages map[string]string   // termination messages by container id, read once
+	messages map[string]string   // termination messages of the containers that there are, by id, each read once
 	refresh  time.Time           // next refresh of volumes; zero: none is planned
 	waiting  map[string]string   // reason of each waiting container, for BackOff events
 	resize   podplan.ResizeState // as events were last told of it
@@ -37,6 +39,7 @@ type flight struct {
 	action podplan.Action // nil: a refresh of volumes
 	cancel context.CancelFunc
 	since  time.Time
+	news   []podplan.Object // that came meanwhile, which it may have missed
 }
 
 func (w *work) reset() {
@@ -55,6 +58,7 @@ func (l *Loop) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 	for _, r := range m.results {
 		l.settle(e, r, now)
 	}
+	e.work.renew(m)
 	if !m.known && !l.synced.Load() {
 		return keyed.Next{}, nil // woken when every source has synced
 	}
@@ -70,6 +74,18 @@ func (l *Loop) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 		return keyed.Next{}, nil // woken when every source has synced
 	}
 	return l.proceed(ctx, turn{entry: e, mail: m, want: want, rt: have, now: now})
+}
+
+// renew has what failed for want of an object that has changed tried again at once.
+func (w *work) renew(m mail) {
+	if len(m.news) == 0 || !m.known {
+		return
+	}
+	w.memory.Renew(m.update.Pod, m.news)
+	for key, f := range w.flight {
+		f.news = append(f.news, m.news...)
+		w.flight[key] = f
+	}
 }
 
 // turn is what one step of a worker knows.
@@ -284,6 +300,9 @@ func (l *Loop) observe(ctx context.Context, t turn) (podplan.Have, error) {
 			have.Messages[c.ID] = m
 		}
 	}
+	maps.DeleteFunc(w.messages, func(id, _ string) bool {
+		return !slices.ContainsFunc(t.rt.Containers, func(c runtime.Container) bool { return c.ID == id })
+	})
 	if isEnding(t.want) || w.stopped {
 		residue, err := l.config.Host.Residue(ctx, t.name())
 		if err != nil {
@@ -343,6 +362,9 @@ func (l *Loop) settle(e *entry, r result, now time.Time) {
 		return
 	}
 	e.work.memory.Note(r.action, r.ActionResult, now)
+	if len(f.news) > 0 && r.Err != nil {
+		e.work.memory.Renew(e.pod(), f.news)
+	}
 	if l.config.OnAction != nil {
 		l.config.OnAction(r.action, r.took, r.Err)
 	}

@@ -58,7 +58,28 @@ type world struct {
 	source      *source
 	allocatable corev1.ResourceList // nil: everything fits
 	admit       func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
+	missing     string        // what an object is missing for: volume, config or image
+	reading     time.Duration // how long it takes to find that it is missing
+	readers     int           // who find that just now
 	log         *bytes.Buffer
+}
+
+// read reads an object that is needed for something.
+func (w *world) read(what string) error {
+	w.mu.Lock()
+	missing := w.missing == what
+	if missing {
+		w.readers++
+	}
+	w.mu.Unlock()
+	if !missing {
+		return nil
+	}
+	time.Sleep(w.reading)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.readers--
+	return errors.New("not found")
 }
 
 func newWorld(t *testing.T, fail float64) *world {
@@ -273,6 +294,9 @@ func (w *world) Image(ctx context.Context, ref string) (runtime.Image, error) {
 }
 
 func (w *world) Pull(ctx context.Context, ref string, _ []runtime.Credentials) (runtime.Image, error) {
+	if err := w.read("image"); err != nil {
+		return runtime.Image{}, err
+	}
 	if w.pulling != nil {
 		select {
 		case <-w.pulling:
@@ -295,6 +319,9 @@ func (w *world) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runtim
 }
 
 func (w *world) Container(_ context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
+	if err := w.read("config"); err != nil {
+		return runtime.ContainerConfig{}, err
+	}
 	hash, sizes := "", ""
 	for i := range r.Want.Pod.Spec.Containers {
 		if c := &r.Want.Pod.Spec.Containers[i]; c.Name == r.Name {
@@ -355,6 +382,9 @@ func (h host) Leftovers(context.Context) ([]types.UID, error) {
 }
 
 func (v vols) Mount(ctx context.Context, pod *corev1.Pod, name string, _ volume.Fields) error {
+	if err := v.read("volume"); err != nil {
+		return err
+	}
 	return v.try(ctx, func() {
 		if v.volumes[pod.UID] == nil {
 			v.volumes[pod.UID] = map[string]int{}

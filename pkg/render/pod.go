@@ -148,7 +148,7 @@ func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 }
 
 // handler takes a RuntimeClass for a handler of its own name, since it is an object that pods' files rarely have.
-func (r *renderer) handler(class string) (string, error) {
+func (r *renderer) handler(_ context.Context, class string) (string, error) {
 	if _, ok := r.o.Config.Runtime.Handlers[class]; !ok {
 		return "", fmt.Errorf("runtimeClassName %q: the configuration has no runtime handler of this name", class)
 	}

@@ -53,6 +53,11 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 			delete(m.Hooks, id)
 		}
 	}
+	for key := range m.Removal {
+		if id, ok := strings.CutPrefix(key, removePrefix); ok && !holds(have.Runtime, id) {
+			delete(m.Removal, key)
+		}
+	}
 	if s := have.Runtime.Sandbox; s != nil {
 		m.NextSandbox = max(m.NextSandbox, s.Attempt+1)
 	}

@@ -234,8 +234,11 @@ func (a UpdateResources) Key() string { return resizePrefix + a.ContainerID }
 // Key is the pod's cgroup, for either step.
 func (ResizePod) Key() string { return resizePrefix + "pod" }
 
+// removePrefix begins the keys of removals of containers.
+const removePrefix = "remove/"
+
 // Key is one attempt.
-func (a RemoveContainer) Key() string { return "remove/" + a.ContainerID }
+func (a RemoveContainer) Key() string { return removePrefix + a.ContainerID }
 
 // Key is the sandbox, shared with its start.
 func (RemoveSandbox) Key() string { return "sandbox" }

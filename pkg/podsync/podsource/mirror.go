@@ -53,12 +53,16 @@ func (s *Static) MirrorsListed() {
 	s.poke()
 }
 
+// firstMirrorRetry is the first pause after a failure, which doubles. It is short because the API server may not know in all its
+// caches yet the Node that was just registered or the mirror pod that was just deleted; such failures are not worth a word.
+const firstMirrorRetry = 20 * time.Millisecond
+
 // keepMirrors creates and removes mirror pods until ctx ends.
 func (s *Static) keepMirrors(ctx context.Context) {
 	if s.config.Client == nil {
 		return
 	}
-	backoff := time.Second
+	backoff := firstMirrorRetry
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -70,7 +74,9 @@ func (s *Static) keepMirrors(ctx context.Context) {
 		}
 		next := s.config.Interval
 		if err := s.settleMirrors(ctx); err != nil && ctx.Err() == nil {
-			s.config.Log.Warn("mirror pods not in order", "error", err, "retry", backoff)
+			if backoff >= time.Second {
+				s.config.Log.Warn("mirror pods not in order", "error", err, "retry", backoff)
+			}
 			next = min(backoff, s.config.Interval)
 			backoff = min(2*backoff, s.config.Interval)
 			if !pause(ctx, next) { // further wakes do not hurry it
@@ -78,7 +84,7 @@ func (s *Static) keepMirrors(ctx context.Context) {
 			}
 			s.poke()
 		} else {
-			backoff = time.Second
+			backoff = firstMirrorRetry
 		}
 		timer.Reset(next)
 	}

@@ -74,6 +74,11 @@ func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
 			o.FieldSelector = selector
+			if o.ResourceVersion == "0" {
+				// Any version would do, says the reflector. But what the first list does not have is ended as an orphan, and the
+				// cache of an API server that has just started may not have the youngest pods.
+				o.ResourceVersion = ""
+			}
 			return pods.List(ctx, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {

@@ -71,7 +71,8 @@ type server struct {
 	pods    []corev1.Pod
 	watcher *watch.FakeWatcher
 	lists   int
-	seen    string // the field selector of the last list
+	seen    string   // the field selector of the last list
+	asked   []string // the version that each list asked for at least
 }
 
 func (s *server) client() *fake.Clientset {
@@ -80,6 +81,7 @@ func (s *server) client() *fake.Clientset {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.lists++
+		s.asked = append(s.asked, a.(clienttesting.ListActionImpl).ListOptions.ResourceVersion)
 		s.seen = a.(clienttesting.ListAction).GetListRestrictions().Fields.String()
 		if s.fail != nil {
 			return true, nil, s.fail
@@ -190,6 +192,30 @@ func manifest(t *testing.T, dir, file, name, image string) {
 	if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFirstListIsTrue: what the first list lacks is ended as an orphan, so that it is read from the store, and not from a cache
+// that may be behind.
+func TestFirstListIsTrue(t *testing.T) {
+	outside := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(outside) + time.Hour) // see TestAPIListsWatchesAndForgivesOutages
+		s := &server{}
+		source, err := NewAPI(APIConfig{Client: s.client(), NodeName: "n1", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got sink
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- source.Run(ctx, got.emit) }()
+		time.Sleep(time.Second)
+		cancel()
+		<-done
+		if !slices.Equal(s.asked, []string{""}) {
+			t.Errorf("versions asked for: %q; only the empty one stands for the newest", s.asked)
+		}
+	})
 }
 
 func TestStaticFolder(t *testing.T) {

@@ -138,6 +138,7 @@ type Objects struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
 	services   []*corev1.Service
+	unread     int // how many readings of Services fail yet
 	used       map[types.UID]bool
 	tokens     int
 }
@@ -160,6 +161,13 @@ func (o *Objects) PutSecret(s *corev1.Secret) {
 		o.secrets = map[string]*corev1.Secret{}
 	}
 	o.secrets[s.Namespace+"/"+s.Name] = s
+}
+
+// UnreadServices makes the next readings of Services fail, as before their first list.
+func (o *Objects) UnreadServices(times int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unread = times
 }
 
 // SetServices replaces all.
@@ -207,6 +215,10 @@ func (o *Objects) Token(_ context.Context, pod *corev1.Pod, audience string, sec
 func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.unread > 0 {
+		o.unread--
+		return nil, errors.New("not read yet")
+	}
 	var list []*corev1.Service
 	for _, s := range o.services {
 		if s.Namespace == namespace || (s.Namespace == "default" && s.Name == "kubernetes") {
