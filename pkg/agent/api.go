@@ -150,7 +150,8 @@ func (a *Agent) healthy() error {
 	if a.pods == nil {
 		return nil
 	}
-	if silent := a.options.Now().Sub(a.pods.loop.LastSeen()); a.pods.loop.LastSeen().Unix() > 0 && silent > patience {
+	seen := a.pods.loop.LastSeen()
+	if silent := a.options.Now().Sub(seen); !seen.IsZero() && silent > patience {
 		return fmt.Errorf("the pods' loop has been silent for %s", silent.Round(time.Second))
 	}
 	return nil

@@ -363,6 +363,11 @@ func TestServing(t *testing.T) {
 	if second := get(); leafOf(second).VerifyHostname("fd00::1") != nil {
 		t.Error("the new address is not in it")
 	}
+	c.Now = func() time.Time { return time.Now().Add(-2 * time.Hour) } // the clock is set back
+	if third := get(); time.Now().Add(-2 * time.Hour).Before(leafOf(third).NotBefore) {
+		t.Errorf("it is valid from %s on", leafOf(third).NotBefore)
+	}
+	c.Now = time.Now
 	ca := newAuthority(t, "kubernetes")
 	client, calls := signer(t, ca, 0, false)
 	s := &Serving{c: c, pairs: NewPairs(c.CertDir, servingPair)}

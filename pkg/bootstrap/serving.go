@@ -144,7 +144,8 @@ func (s *Serving) ensureSelfSigned() (*tls.Certificate, error) {
 	want := &x509.CertificateRequest{Subject: nodeSubject(s.c.NodeName), DNSNames: []string{s.c.NodeName}, IPAddresses: netIPs(s.c.Addresses())}
 	good := func(pair *tls.Certificate) bool {
 		leaf := leafOf(pair)
-		return leaf != nil && covers(leaf, want) && s.c.Now().Before(leaf.NotAfter.Add(-24*time.Hour))
+		now := s.c.Now() // which may have been set back since
+		return leaf != nil && covers(leaf, want) && !now.Before(leaf.NotBefore) && now.Before(leaf.NotAfter.Add(-24*time.Hour))
 	}
 	if good(s.selfSigned) {
 		return s.selfSigned, nil

@@ -77,7 +77,7 @@ type Loop struct {
 	// spawn, set by Run, runs a function beside the workers, and returns what cancels it.
 	spawn    func(bound time.Duration, f func(context.Context)) context.CancelFunc
 	running  sync.WaitGroup
-	lastSeen atomic.Int64 // UnixNano of the last completed step or relist, for liveness
+	lastSeen atomic.Pointer[time.Time] // the last completed step or relist, for liveness
 }
 
 // New checks the configuration and makes a Loop.
@@ -195,10 +195,18 @@ func (l *Loop) End(uid types.UID, o podplan.Outcome) bool {
 }
 
 // LastSeen is when the loop last showed that it lives: at a step, or every ten seconds; the health page compares it with the
-// clock.
-func (l *Loop) LastSeen() time.Time { return time.Unix(0, l.lastSeen.Load()) }
+// clock. Zero before the first time. It has its monotonic reading, so that a clock that is set makes no loop look silent.
+func (l *Loop) LastSeen() time.Time {
+	if at := l.lastSeen.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
 
-func (l *Loop) alive() { l.lastSeen.Store(l.config.Now().UnixNano()) }
+func (l *Loop) alive() {
+	now := l.config.Now()
+	l.lastSeen.Store(&now)
+}
 
 // beat shows that the loop lives while there is nothing to do. It takes the lock that everything passes.
 func (l *Loop) beat(ctx context.Context) {

@@ -219,7 +219,7 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 			continue
 		}
 		w := &worker{
-			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: c.StartedAt, address: address,
+			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: podplan.OwnMoment(c.StartedAt, p.config.Now()), address: address,
 			started: entry.started, cancel: func() {},
 		}
 		entry.workers[kind] = w

@@ -129,6 +129,21 @@ func probedPod(c corev1.Container) (*corev1.Pod, runtime.Pod) {
 	return pod, have
 }
 
+// TestInitialDelayDoesNotWaitForTheClock: the clock was set back by two hours since a container was started.
+func TestInitialDelayDoesNotWaitForTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, nil)
+		defer l.run()()
+		pod, have := probedPod(corev1.Container{ReadinessProbe: command("ready", func(p *corev1.Probe) { p.InitialDelaySeconds = 7 })})
+		have.Containers[0].StartedAt = time.Now().Add(2 * time.Hour).Round(0)
+		l.prober.Sync(pod, have)
+		settle(10 * time.Second)
+		if r := l.prober.Results(id).Readiness; r != podplan.Success {
+			t.Errorf("after ten seconds with an initial delay of seven: %q", r)
+		}
+	})
+}
+
 func TestReadinessFollowsThresholdsAndDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, nil)

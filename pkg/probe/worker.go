@@ -17,7 +17,7 @@ type worker struct {
 	pod       *corev1.Pod
 	container *corev1.Container
 	id        string
-	began     time.Time // of the container
+	began     time.Time // of the container, as podplan.OwnMoment: its initial delay counts from it
 	address   string
 	started   <-chan struct{}
 	cancel    context.CancelFunc

@@ -16,6 +16,22 @@ const stampLayout = "20060102-150405"
 // Name is that of the file rotated at stamp, before compression.
 func Name(path string, stamp time.Time) string { return path + "." + stamp.Format(stampLayout) }
 
+// Next is the name of the file that is rotated now: in order it comes after every rotated file that there is, also when the
+// clock was set back, by somebody or by the end of summer time.
+func Next(path string, now time.Time) string {
+	stamp, err := time.Parse(stampLayout, now.Format(stampLayout)) // as a name is read: without a zone
+	if err != nil {
+		stamp = now
+	}
+	if names := Rotated(path); len(names) > 0 {
+		text := strings.TrimSuffix(strings.TrimPrefix(names[len(names)-1], path+"."), ".gz")
+		if newest, err := time.Parse(stampLayout, text); err == nil && !stamp.After(newest) {
+			stamp = newest.Add(time.Second)
+		}
+	}
+	return Name(path, stamp)
+}
+
 // Rotated lists the rotated files of path, oldest first; a folder that cannot be read has none.
 func Rotated(path string) []string {
 	entries, err := os.ReadDir(filepath.Dir(path))

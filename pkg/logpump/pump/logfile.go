@@ -20,7 +20,6 @@ type logFile struct {
 	now    func() time.Time
 	file   *os.File
 	size   int64
-	last   time.Time // stamp of the newest rotated file
 }
 
 // open continues the file where an earlier pump left it.
@@ -114,20 +113,11 @@ func nextEntry(b []byte) int {
 	return len(b)
 }
 
-// rotate moves the file aside. Stamps have a resolution of a second: a second rotation within it takes the next free one,
-// which keeps names in order.
+// rotate moves the file aside.
 func (l *logFile) rotate() error {
-	stamp := l.now().Truncate(time.Second)
-	if !stamp.After(l.last) {
-		stamp = l.last.Add(time.Second)
-	}
-	for taken(l.path, stamp) {
-		stamp = stamp.Add(time.Second)
-	}
-	if err := os.Rename(l.path, logdir.Name(l.path, stamp)); err != nil && !os.IsNotExist(err) {
+	if err := os.Rename(l.path, logdir.Next(l.path, l.now())); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("rotating %q: %w", l.path, err)
 	}
-	l.last = stamp
 	l.close()
 	if err := l.open(); err != nil {
 		return err
@@ -142,16 +132,6 @@ func (l *logFile) close() {
 		_ = l.file.Close()
 		l.file = nil
 	}
-}
-
-func taken(path string, stamp time.Time) bool {
-	name := logdir.Name(path, stamp)
-	for _, suffix := range []string{"", ".gz"} {
-		if _, err := os.Lstat(name + suffix); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // removeExcess keeps the newest files, one place being that of the file in use.

@@ -67,7 +67,8 @@ type Container struct {
 // Exit is how an attempt ended.
 type Exit struct {
 	Code     int
-	Finished time.Time
+	Finished time.Time // by the wall clock of whoever wrote it down
+	Ended    time.Time // as an own moment
 	// Lost says that the host has no record of the attempt: the API's is all there is.
 	Lost bool
 }
@@ -142,7 +143,7 @@ func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
 		return nil, time.Time{}
 	}
 	if !l.memory.Exceeded && l.want.Reported.Reason != reasonDeadline {
-		deadline := startTime(l.want, l.memory, l.now).Add(seconds(*limit))
+		deadline := l.began().Add(seconds(*limit))
 		switch {
 		case ending:
 			return nil, time.Time{}
@@ -153,7 +154,15 @@ func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
 	return &Outcome{Reason: reasonDeadline, Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
 }
 
-// StartTime is when the node took the pod in.
+// began is when the node took the pod in, as an own moment.
+func (l *looker) began() time.Time {
+	if l.memory.Began.IsZero() {
+		return OwnMoment(startTime(l.want, l.memory, l.now), l.now)
+	}
+	return l.memory.Began
+}
+
+// StartTime is when the node took the pod in, as the API is told.
 func StartTime(want Want, have Have, now time.Time) time.Time {
 	return startTime(want, memoryOf(have), now)
 }
@@ -288,7 +297,7 @@ func (l *looker) exit(c *Container) *Exit {
 		if r.State != runtime.Exited {
 			return nil
 		}
-		return &Exit{Code: r.ExitCode, Finished: r.FinishedAt}
+		return &Exit{Code: r.ExitCode, Finished: r.FinishedAt, Ended: l.memory.ended(r.ID, r.FinishedAt, l.now)}
 	}
 	if c.Reported == nil {
 		return nil
@@ -296,9 +305,10 @@ func (l *looker) exit(c *Container) *Exit {
 	for _, s := range []corev1.ContainerState{c.Reported.State, c.Reported.LastTerminationState} {
 		switch {
 		case s.Terminated != nil:
-			return &Exit{Code: int(s.Terminated.ExitCode), Finished: s.Terminated.FinishedAt.Time, Lost: true}
+			at := s.Terminated.FinishedAt.Time
+			return &Exit{Code: int(s.Terminated.ExitCode), Finished: at, Ended: l.memory.ended(lostKey(c.Spec.Name), at, l.now), Lost: true}
 		case s.Running != nil:
-			return &Exit{Code: lostCode, Lost: true}
+			return &Exit{Code: lostCode, Ended: l.memory.ended(lostKey(c.Spec.Name), time.Time{}, l.now), Lost: true}
 		}
 	}
 	return nil

@@ -166,11 +166,12 @@ func (p *planner) hold() {
 			continue
 		}
 		failed := p.memory.Starts[c.Spec.Name].Count > 0 || p.memory.Images[c.Spec.Name].Failure.Count > 0
-		if since := p.now.Sub(ended.FinishedAt); failed || since >= holdStatus || since <= -holdStatus { // the clock may have been set
+		over := p.memory.ended(ended.ID, ended.FinishedAt, p.now).Add(holdStatus)
+		if failed || !over.After(p.now) {
 			continue
 		}
 		p.plan.Hold = true
-		p.wake(ended.FinishedAt.Add(holdStatus))
+		p.wake(over)
 	}
 }
 

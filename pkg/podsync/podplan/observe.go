@@ -35,12 +35,14 @@ func (m *Memory) Observe(want Want, have Have, now time.Time) {
 	if want.Pod != nil {
 		m.SpecGrace = specGrace(want.Pod)
 	}
+	m.observeTimes(want, have, now)
 	v := Look(want, have, now)
+	m.observeLost(v, have)
 	m.Exceeded = m.Exceeded || v.Verdict != nil && v.Verdict.Reason == reasonDeadline
 	m.observeEnd(want, v, now)
 	if !v.Ends {
 		m.observeStops(v, have, now)
-		m.recallCrashes(v)
+		m.recallCrashes(v, now)
 		m.observeResize(v, have)
 	}
 	for id := range m.Stops {
@@ -71,6 +73,7 @@ func (m *Memory) prepare() {
 	ensure(&m.Stops)
 	ensure(&m.Crashes)
 	ensure(&m.Removal)
+	ensure(&m.Ends)
 }
 
 func ensure[V any](m *map[string]V) {
@@ -147,7 +150,7 @@ func (m *Memory) observeStops(v View, have Have, now time.Time) {
 
 // recallCrashes takes up the back-offs that an earlier life of the agent had told the API of, so that its restart does not
 // start every crashing container of the node at once.
-func (m *Memory) recallCrashes(v View) {
+func (m *Memory) recallCrashes(v View, now time.Time) {
 	for i := range v.Containers {
 		c := &v.Containers[i]
 		if _, known := m.Crashes[c.Spec.Name]; known || c.Standing != Restarting || c.Latest == nil || c.Reported == nil {
@@ -160,7 +163,7 @@ func (m *Memory) recallCrashes(v View) {
 		text, _ := strings.CutPrefix(w.Message, "back-off ")
 		text, _, _ = strings.Cut(text, " ")
 		if delay, err := time.ParseDuration(text); err == nil && delay > 0 && delay <= crashMax {
-			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: c.Latest.CreatedAt}
+			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: OwnMoment(c.Latest.CreatedAt, now)}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 // Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what the host has of it, which
 // steps may be taken now, and when to look again. It reads nothing but its arguments, has no clock, and waits for nothing:
-// order is "not yet", so that every step it returns may run side by side with the others.
+// order is "not yet", so that every step it returns may run side by side with the others. Nothing waits for the wall clock: see
+// OwnMoment.
 package podplan
 
 import (

@@ -113,7 +113,7 @@ func (l *life) event() {
 	case n < 30:
 		l.now = l.now.Add(time.Duration(l.rand.IntN(20000)) * time.Millisecond)
 	case n < 40 && !l.plan.WakeAt.IsZero() && l.plan.WakeAt.After(l.now):
-		l.now = l.plan.WakeAt
+		l.now = l.now.Add(l.plan.WakeAt.Sub(l.now))
 	case n < 55:
 		l.crash()
 	case n < 85:

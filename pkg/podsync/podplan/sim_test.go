@@ -166,11 +166,11 @@ func (h *host) advance(d time.Duration) {
 		h.settle()
 		next := h.plan.WakeAt
 		if next.IsZero() || next.After(until) {
-			h.now = until
+			h.now = h.now.Add(until.Sub(h.now))
 			h.settle()
 			return
 		}
-		h.now = next
+		h.now = h.now.Add(next.Sub(h.now))
 	}
 	h.rule(true, "woken more than 10000 times in %v", d)
 }
@@ -289,7 +289,7 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 		l := limitsOf(h.madeFrom[a.Key()])
 		h.cgroup = &l
 		rt.Sandbox = &runtime.Sandbox{
-			ID: runtime.SandboxID(h.want.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: h.now,
+			ID: runtime.SandboxID(h.want.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: h.now.Round(0),
 			IPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.244.0.%d", 5+a.Attempt))},
 		}
 	case podplan.EnsureImage:
@@ -332,7 +332,7 @@ func (h *host) create(a podplan.StartContainer) *runtime.Container {
 		return c
 	}
 	rt.Containers = append(rt.Containers, runtime.Container{
-		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, CreatedAt: h.now, SandboxID: rt.Sandbox.ID, State: runtime.Created,
+		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, CreatedAt: h.now.Round(0), SandboxID: rt.Sandbox.ID, State: runtime.Created,
 	})
 	return &rt.Containers[len(rt.Containers)-1]
 }
@@ -357,7 +357,7 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 			c.Image, c.SpecHash, c.Sizes = spec.Image, podplan.SpecHash(&spec), podplan.SizesOf(made, &spec).String()
 		}
 	}
-	c.State, c.StartedAt = runtime.Running, h.now
+	c.State, c.StartedAt = runtime.Running, h.now.Round(0)
 	if err != nil {
 		c.StartedAt, c.StartError = time.Time{}, err.Error()
 		h.end(c, 128)
@@ -368,7 +368,7 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 }
 
 func (h *host) end(c *runtime.Container, code int) {
-	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now
+	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now.Round(0) // records have no monotonic reading
 	delete(h.have.Probes, c.ID)
 }
 

@@ -134,9 +134,9 @@ func (l *looker) backOff(c *Container) {
 	if c.Latest != nil && (changed(c) || l.memory.Stops[c.Latest.ID].Replace) {
 		crash = CrashState{}
 	}
-	c.next = crash.next(c.Exit.Finished, l.want.crashMax())
-	c.Delay = crash.CrashDelay(c.Exit.Finished, l.want.crashMax())
-	if due := c.Exit.Finished.Add(c.Delay); due.After(l.now) {
+	c.next = crash.next(c.Exit.Ended, l.want.crashMax())
+	c.Delay = crash.CrashDelay(c.Exit.Ended, l.want.crashMax())
+	if due := c.Exit.Ended.Add(c.Delay); due.After(l.now) {
 		c.Due = due
 	}
 }
