@@ -376,7 +376,7 @@ func (r *reset) state() error {
 		}
 		r.did("removed %s", dir)
 	}
-	return errors.Join(all, r.dropEmpty(filepath.Join(p.Root, "pods"), p.Root, p.PodLogs, p.ContainerLogs, r.Config.Network.CNICacheDir+"/results", r.Config.Network.CNICacheDir))
+	return errors.Join(all, r.dropEmpty(filepath.Join(p.Root, "pods"), p.Root, p.PodLogs, p.ContainerLogs, r.Config.Network.CNICacheDir+"/results", r.Config.Network.CNICacheDir+"/pending", r.Config.Network.CNICacheDir))
 }
 
 // dropEmpty removes folders that are empty now. Where the agent has not been, an empty folder is not its own.

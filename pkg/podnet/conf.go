@@ -150,6 +150,8 @@ func (n *Network) Status(ctx context.Context) error {
 	if p.list == list && p.err == nil && n.c.Now().Sub(p.at) < probeEvery {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
 	if err := n.cni.GetStatusNetworkList(ctx, list); err != nil {
 		return &NotReadyError{Dir: n.c.ConfDir, Files: []string{list.Name}, Cause: fmt.Errorf("CNI STATUS: %w", err)}
 	}

@@ -1,6 +1,6 @@
 // Package podnet is EDGE: the network of pods, on CNI. It reads the CNI configuration folder, runs the plugins, and remembers
-// in its cache folder what each sandbox was given, so that DEL is asked with the configuration that ADD had, whatever the
-// folder says by then. It never makes or removes a network namespace: it is handed the path of one.
+// in its cache folder what it asks for each sandbox, so that DEL is asked with the configuration that ADD had, whatever the
+// folder says by then, also when ADD did not come to its end. It never makes or removes a network namespace: it is handed the path of one.
 package podnet
 
 import (
@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -52,43 +51,52 @@ func New(c Config) (*Network, error) {
 	if c.Logger == nil || c.Now == nil {
 		return nil, errors.New("pod network: logger and clock are required")
 	}
-	return &Network{c: c, cni: libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, nil)}, nil
+	return &Network{c: c, cni: libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, &plugins{})}, nil
 }
 
 // Setup gives the sandbox its network: CNI ADD in the namespace at path netns. What an earlier, interrupted Setup left is
-// removed first. The addresses are primary first. ErrNetworkNotReady is wrapped when there is no usable configuration.
+// removed first. The addresses are primary first. ErrNetworkNotReady is wrapped when there is no usable configuration. After
+// an error Teardown undoes what plugins did before the failing one.
 func (n *Network) Setup(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) ([]netip.Addr, error) {
 	list, err := n.current()
 	if err != nil {
 		return nil, err
 	}
-	if left, err := n.cni.GetCachedAttachments(sandboxID); err == nil && len(left) > 0 {
+	left, err := n.attachments(netns, sandboxID)
+	if err != nil {
+		return nil, err
+	}
+	if len(left) > 0 {
 		if err := n.Teardown(ctx, netns, sandboxID, c); err != nil {
 			return nil, err
 		}
 	}
-	result, err := n.cni.AddNetworkList(ctx, list, runtimeConf(netns, sandboxID, c))
+	rt := runtimeConf(netns, sandboxID, c)
+	if err := n.begin(list, rt); err != nil {
+		return nil, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, addTime)
+	defer cancel()
+	result, err := n.cni.AddNetworkList(bounded, list, rt)
 	if err != nil {
-		// Whatever the chain did before the failing plugin is undone, so that addresses are not lost for good.
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		err = fmt.Errorf("adding pod %s/%s to network %q: %w", c.Pod.Namespace, c.Pod.Name, list.Name, err)
-		if derr := n.cni.DelNetworkList(undo, list, runtimeConf(netns, sandboxID, c)); derr != nil {
-			err = fmt.Errorf("%w (and undoing it: %w)", err, derr)
-		}
+		return nil, fmt.Errorf("adding pod %s/%s to network %q: %w", c.Pod.Namespace, c.Pod.Name, list.Name, err)
+	}
+	if err := n.settle(sandboxID); err != nil {
 		return nil, err
 	}
 	return addresses(result)
 }
 
-// Teardown is CNI DEL, with the configuration that ADD had. netns may be gone. A sandbox that was never set up is no error.
+// Teardown is CNI DEL, with the configuration that ADD had. netns may be gone. It may be asked for again and again, until it
+// has no error: the plugins take a DEL of what they do not know for done.
 func (n *Network) Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
-	if _, err := os.Stat(netns); err != nil {
-		netns = "" // the specification's word for: it is gone
-	}
-	attached, err := n.cni.GetCachedAttachments(sandboxID)
+	attached, err := n.attachments(netns, sandboxID)
 	if err != nil {
-		return fmt.Errorf("reading CNI cache %q: %w", n.c.CacheDir, err)
+		return err
+	}
+	if len(attached) == 0 {
+		// Nothing is known of an ADD. There may have been one all the same: before a power cut, or by an agent that kept no note.
+		return n.detachBlindly(ctx, netns, sandboxID, c)
 	}
 	var errs []error
 	for _, a := range attached {
@@ -97,13 +105,33 @@ func (n *Network) Teardown(ctx context.Context, netns, sandboxID string, c runti
 			errs = append(errs, fmt.Errorf("reading cached network %q: %w", a.Network, err))
 			continue
 		}
-		rt := runtimeConf(netns, sandboxID, c)
+		rt := runtimeConf(namespace(netns), a.ContainerID, c)
 		rt.IfName, rt.Args, rt.CapabilityArgs = a.IfName, a.CniArgs, a.CapabilityArgs
-		if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
-			errs = append(errs, fmt.Errorf("removing pod %s/%s from network %q: %w", c.Pod.Namespace, c.Pod.Name, a.Network, err))
+		err = n.detach(ctx, list, rt, c.Pod)
+		if err == nil {
+			err = n.settle(a.ContainerID)
 		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// detachBlindly asks for DEL with the network in use.
+func (n *Network) detachBlindly(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
+	list, err := n.current()
+	if err != nil {
+		return nil //nolint:nilerr // without a network nothing was set up, and nobody could be asked
+	}
+	return n.detach(ctx, list, runtimeConf(namespace(netns), sandboxID, c), c.Pod)
+}
+
+func (n *Network) detach(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, pod runtime.PodRef) error {
+	ctx, cancel := context.WithTimeout(ctx, delTime)
+	defer cancel()
+	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
+		return fmt.Errorf("removing pod %s/%s from network %q: %w", pod.Namespace, pod.Name, list.Name, err)
+	}
+	return nil
 }
 
 func runtimeConf(netns, sandboxID string, c runtime.SandboxConfig) *libcni.RuntimeConf {

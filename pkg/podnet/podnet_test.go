@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,7 @@ d=$(dirname "$0")
 in=$(cat)
 echo "$CNI_COMMAND ns=$CNI_NETNS id=$CNI_CONTAINERID if=$CNI_IFNAME args=$CNI_ARGS in=$in" >> "$d/calls"
 if [ -e "$d/fail-$CNI_COMMAND" ]; then echo '{"cniVersion":"1.1.0","code":50,"msg":"told to fail"}'; exit 1; fi
+if [ -e "$d/hang-$CNI_COMMAND" ]; then (sleep 1000; echo late >> "$d/calls") & echo started > "$d/hung"; wait; fi
 case $CNI_COMMAND in
 ADD) echo '{"cniVersion":"1.1.0","interfaces":[{"name":"veth1"},{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.2.3/24","interface":1},{"address":"fd00::3/64","interface":1},{"address":"10.9.9.9/24","interface":0}]}';;
 VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}';;
@@ -166,27 +168,105 @@ func TestSetupAndTeardown(t *testing.T) {
 	}
 }
 
-func TestAFailedSetupIsUndone(t *testing.T) {
+func TestAFailedSetupIsUndoneUntilThatSucceeds(t *testing.T) {
 	r := newRig(t)
 	r.write("net.d/10.conflist", goodConf, 0o644)
 	r.write("bin/fail-ADD", "", 0o644)
+	r.write("bin/fail-DEL", "", 0o644)
 	if _, err := r.Setup(t.Context(), "/x", "s1", config()); err == nil || !strings.Contains(err.Error(), "told to fail") || !strings.Contains(err.Error(), `network "net"`) {
 		t.Errorf("got %v", err)
 	}
-	if got := verbs(r.calls()); !slices.Equal(got, []string{"ADD", "DEL"}) {
-		t.Errorf("calls %v, want ADD and DEL", got)
+	for range 2 {
+		if err := r.Teardown(t.Context(), "/x", "s1", config()); err == nil {
+			t.Error("a failed DEL is no error")
+		}
+	}
+	// By then the network is another one: DEL is asked with what ADD had.
+	r.write("net.d/10.conflist", strings.Replace(goodConf, `"net"`, `"other"`, 1), 0o644)
+	os.Remove(r.path("bin/fail-DEL"))
+	if err := r.Teardown(t.Context(), "/x", "s1", config()); err != nil {
+		t.Errorf("the next try: %v", err)
+	}
+	calls := r.calls()
+	if got := verbs(calls); !slices.Equal(got, []string{"ADD", "DEL", "DEL", "DEL"}) {
+		t.Errorf("calls %v", got)
+	}
+	if last := calls[len(calls)-1]; !strings.Contains(last, `"name":"net"`) || !strings.Contains(last, `"portMappings"`) || !strings.Contains(last, "id=s1") {
+		t.Errorf("the last DEL was not what ADD was: %s", last)
 	}
 	os.Remove(r.path("bin/fail-ADD"))
 	if _, err := r.Setup(t.Context(), "/x", "s1", config()); err != nil {
 		t.Error(err)
 	}
+	if left, err := r.attachments("", ""); err != nil || len(left) != 1 || left[0].Network != "other" {
+		t.Errorf("attachments %v, %v; want the new one alone", left, err)
+	}
+}
+
+// The agent dies while plugins of ADD run: the next one knows of the sandbox, and of what was asked for.
+func TestASetupThatWasCutOffIsUndone(t *testing.T) {
+	r := newRig(t)
+	r.write("net.d/10.conflist", goodConf, 0o644)
+	r.write("bin/hang-ADD", "", 0o644)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := r.Setup(ctx, "/run/pods/u1/net", "s1", config())
+		ended <- err
+	}()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(r.path("bin/hung")); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the plugin was not started")
+		}
+	}
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a cancelled ADD: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("ADD does not end with its context")
+	}
+	next, err := New(r.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := next.Attached("/run/pods"); err != nil || all["s1"] != "/run/pods/u1/net" {
+		t.Errorf("the next agent knows of %v, %v", all, err)
+	}
+	// also when it has lost the sandbox's id
+	if err := next.Teardown(t.Context(), "/run/pods/u1/net", "another", config()); err != nil {
+		t.Fatal(err)
+	}
+	if calls := r.calls(); !slices.Equal(verbs(calls), []string{"ADD", "DEL"}) || !strings.Contains(calls[1], "id=s1 ") {
+		t.Errorf("calls %v, want a DEL of s1", calls)
+	}
+	if all, err := next.Attached("/run/pods"); err != nil || len(all) > 0 {
+		t.Errorf("left: %v, %v", all, err)
+	}
+}
+
+// Nothing is known of an ADD: DEL is asked with the network in use.
+func TestTeardownOfAnUnknownSandbox(t *testing.T) {
+	r := newRig(t)
+	if err := r.Teardown(t.Context(), "/x", "s1", config()); err != nil {
+		t.Errorf("without a network: %v", err)
+	}
+	r.write("net.d/10.conflist", goodConf, 0o644)
 	r.write("bin/fail-DEL", "", 0o644)
 	if err := r.Teardown(t.Context(), "/x", "s1", config()); err == nil {
 		t.Error("a failed DEL is no error")
 	}
 	os.Remove(r.path("bin/fail-DEL"))
 	if err := r.Teardown(t.Context(), "/x", "s1", config()); err != nil {
-		t.Errorf("the next try: %v", err)
+		t.Error(err)
+	}
+	if calls := r.calls(); !slices.Equal(verbs(calls), []string{"DEL", "DEL"}) || !strings.Contains(calls[1], "ns= id=s1 ") {
+		t.Errorf("calls %v", calls)
 	}
 }
 

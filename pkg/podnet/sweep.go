@@ -1,16 +1,13 @@
 package podnet
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
-// Attached are the sandboxes with a network that the cache knows of, whose namespaces are below a folder: those of one agent,
+// Attached are the sandboxes with a network, or that may have one, whose namespaces are below a folder: those of one agent,
 // also when its own records are gone. The value is the path of the namespace.
 func (n *Network) Attached(below string) (map[string]string, error) {
-	all, err := n.cni.GetCachedAttachments("")
+	all, err := n.attachments("", "")
 	if err != nil {
-		return nil, fmt.Errorf("reading CNI cache %q: %w", n.c.CacheDir, err)
+		return nil, err
 	}
 	found := map[string]string{}
 	for _, a := range all {
