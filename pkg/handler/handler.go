@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/nodeagent/nodeagent/pkg/clip"
 )
 
 // MaxOutput bounds what is kept of a command's output or read of an answer, in bytes; as in kubelet.
@@ -90,9 +92,9 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is what was kept.
+// String is what was kept, as text that an event may carry: what the bound has cut in two is left out.
 func (o *Output) String() string {
 	o.lock.Lock()
 	defer o.lock.Unlock()
-	return o.text.String()
+	return clip.Start(o.text.String(), MaxOutput)
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/clip"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -59,8 +60,7 @@ func tail(name string, most int) string {
 			b.WriteByte('\n')
 		}
 	}
-	text := strings.ToValidUTF8(b.String(), "")
-	return text[max(0, len(text)-most):]
+	return clip.End(b.String(), most)
 }
 
 // parseLine splits "2016-10-06T00:17:09.669794202Z stdout F content"; a tag P says that the line goes on in the next.

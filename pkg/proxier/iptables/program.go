@@ -19,6 +19,8 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 	"github.com/mdlayher/netlink"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/clip"
 )
 
 const (
@@ -276,7 +278,7 @@ func (p *Program) run(ctx context.Context, path string, stdin []byte, args ...st
 		if strings.Contains(text, "xtables lock") {
 			text += "; the lock " + lockFile() + " is held by " + cmp.Or(lockHolder(), "nobody any more")
 		}
-		return nil, fmt.Errorf("running %q: %w: %s", path+" "+strings.Join(args, " "), err, text[:min(len(text), 1000)])
+		return nil, fmt.Errorf("running %q: %w: %s", path+" "+strings.Join(args, " "), err, clip.Start(text, 1000))
 	}
 	return out.Bytes(), nil
 }
