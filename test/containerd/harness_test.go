@@ -238,7 +238,7 @@ func (h *host) start() *agent {
 	pump, err := logpump.New(logpump.Config{Program: program, Socket: h.path("run/pump.sock"), MaxSize: 10 << 20, MaxFiles: 5, Logger: logger})
 	must(err)
 	pods, err := podnet.New(podnet.Config{
-		ConfDir: h.path("net.d"), BinDirs: []string{os.Getenv("CNI_BIN")}, CacheDir: h.path("cni"), Logger: logger, Now: time.Now,
+		ConfDir: h.path("net.d"), BinDirs: []string{os.Getenv("CNI_BIN"), h.path("bin")}, CacheDir: h.path("cni"), Logger: logger, Now: time.Now,
 	})
 	must(err)
 	r, err := containerd.New(containerd.Config{

@@ -108,7 +108,7 @@ func TestTheSandboxIsWhatItWasAskedToBe(t *testing.T) {
 	h.start()
 	ref := podRef(1)
 	s := h.sandbox(runtime.SandboxConfig{Pod: ref, Hostname: "hello", Sysctls: map[string]string{
-		"net.ipv4.ip_local_port_range": "2000 3000", "kernel.shm_rmid_forced": "1",
+		"net.ipv4.ip_local_port_range": "2000 3000", "kernel.shm_rmid_forced": "1", "net/ipv4/conf/eth0/rp_filter": "2",
 	}})
 	c := h.run(h.config(ref, s, "c", "sleep", "1000"))
 	if got := h.exec(c.ID, "hostname"); got != "hello" {
@@ -116,6 +116,9 @@ func TestTheSandboxIsWhatItWasAskedToBe(t *testing.T) {
 	}
 	if got := h.exec(c.ID, "cat", "/proc/sys/net/ipv4/ip_local_port_range"); strings.Join(strings.Fields(got), " ") != "2000 3000" {
 		t.Errorf("port range %q", got)
+	}
+	if got := h.exec(c.ID, "cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter"); got != "2" {
+		t.Errorf("the interface's own parameter is %q", got)
 	}
 	if got := h.exec(c.ID, "cat", "/proc/sys/kernel/shm_rmid_forced"); got != "1" {
 		t.Errorf("shm_rmid_forced %q", got)
@@ -451,4 +454,71 @@ func TestStartTimes(t *testing.T) {
 	}
 	t.Logf("p50 (and max) of 20: sandbox %v (%v), container %v (%v), removal %v (%v)",
 		sandboxes[10], sandboxes[19], containers[10], containers[19], removals[10], removals[19])
+}
+
+// TestAddressesOfACutOffStart has an agent die while CNI's ADD is half done, and DEL fail for a while: host-local's address is
+// given back all the same, by the next agent.
+func TestAddressesOfACutOffStart(t *testing.T) {
+	h := newHost(t)
+	h.write("net.d/10-test.conflist", fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "test%d", "plugins": [
+		{"type": "bridge", "bridge": "br%d", "isGateway": true,
+		 "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.88.%d.0/24"}]]}},
+		{"type": "last"}]}`, h.number, h.number, h.path("ipam"), h.number))
+	h.write("bin/last", `#!/bin/sh
+d=$(dirname "$0")
+cat >/dev/null
+if [ "$CNI_COMMAND" = ADD ]; then sleep 1000; fi
+if [ "$CNI_COMMAND" = DEL ] && [ ! -e "$d/mended" ]; then echo '{"cniVersion":"1.0.0","code":50,"msg":"not yet"}'; exit 1; fi
+`)
+	must(os.Chmod(h.path("bin/last"), 0o755))
+	addresses := func() []string {
+		all, err := filepath.Glob(h.path(fmt.Sprintf("ipam/test%d/10.88.*", h.number)))
+		must(err)
+		return all
+	}
+	h.start()
+	ref := podRef(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.agent.StartSandbox(ctx, runtime.SandboxConfig{Pod: ref, Hostname: "h"})
+		done <- err
+	}()
+	h.until("an address is taken", func() bool { return len(addresses()) == 1 })
+	cancel()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "not yet") {
+		t.Errorf("a start that is cut off: %v", err)
+	}
+	h.restart()
+	if p := h.get(ref.UID); p.Sandbox == nil || p.Sandbox.Ready {
+		t.Fatalf("the next agent knows of %+v", p)
+	}
+	if err := h.agent.RemoveSandbox(t.Context(), ref.UID); err == nil || h.get(ref.UID).Sandbox == nil {
+		t.Errorf("a sandbox whose DEL fails is gone: %v", err)
+	}
+	h.write("bin/mended", "")
+	if err := h.agent.RemoveSandbox(t.Context(), ref.UID); err != nil {
+		t.Error(err)
+	}
+	if left := addresses(); len(left) > 0 {
+		t.Errorf("addresses are left: %v", left)
+	}
+}
+
+// TestContainerdHangs stops containerd as a hung disk does: nothing waits for it for ever, and nothing is lost.
+func TestContainerdHangs(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	ref, c := h.pod(1, "sleep", "1000")
+	must(h.daemon.Process.Signal(syscall.SIGSTOP))
+	var err error
+	h.until("that is noticed", func() bool { err = h.agent.Ready(t.Context()); return err != nil })
+	if !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "is not healthy") {
+		t.Errorf("ready: %v", err)
+	}
+	must(h.daemon.Process.Signal(syscall.SIGCONT))
+	h.until("ready again", func() bool { return h.agent.Ready(t.Context()) == nil })
+	if got := h.get(ref.UID).Latest("c"); got.State != runtime.Running || got.Pid != c.Pid {
+		t.Errorf("the container that ran: %+v", got)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"syscall"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -48,7 +49,7 @@ func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerCo
 		return runtime.Container{}, err
 	}
 	id := config.ID()
-	unlock, err := r.locks.lock(ctx, "container/"+id)
+	unlock, err := r.locks.lock(ctx, containerKey(id))
 	if err != nil {
 		return runtime.Container{}, err
 	}
@@ -85,7 +86,7 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 		return err
 	}
 	s := streams{config.Stdin, config.StdinOnce, config.TTY}
-	c := &container{ref: config.Pod, streams: s, busy: true, c: runtime.Container{
+	c := &container{ref: config.Pod, streams: s, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Created,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(),
 		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
@@ -96,7 +97,6 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 		output: r.outputOf(config.Pod, c.c, s, false), tty: config.TTY,
 	}
 	err = r.launch(ctx, c, &l)
-	r.view.with(id, func(c *container) bool { c.busy = false; return false })
 	var failed startError
 	if errors.As(err, &failed) {
 		r.recordStartError(ctx, id, failed)
@@ -129,7 +129,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 		}
 	}
 	r.watchExit(l.record.ID)
-	r.spawn(func(ctx context.Context) { r.recordStart(ctx, l.record.ID, now) })
+	r.spawn(func(ctx context.Context) { _ = r.record(ctx, l.record.ID, map[string]string{labelStarted: stamp(now)}) })
 	return nil
 }
 
@@ -145,7 +145,7 @@ func (r *Runtime) create(ctx context.Context, c *container, l *launch) error {
 	defer unlock()
 	c.group = r.view.group(c)
 	l.spec = grouped(l.spec, c.group)
-	r.view.put(c) // busy: a reconcile leaves it alone
+	r.view.put(c)
 	err = r.openStreams(ctx, l)
 	if err == nil {
 		err = r.createRecord(ctx, l)
@@ -255,13 +255,24 @@ func (r *Runtime) handler(name string) (containers.RuntimeInfo, error) {
 	if !ok && name != "" {
 		return containers.RuntimeInfo{}, fmt.Errorf("no runtime handler %q is configured: name it in containerd.handlers of NodeAgentConfiguration", name)
 	}
-	setDefault(&h.Type, "io.containerd.runc.v2")
+	setDefault(&h.Type, runcType+"v2")
+	if !strings.HasPrefix(h.Type, runcType) {
+		// Another shim refuses options of a type that it does not know; it has a configuration of its own.
+		if h.Binary != "" {
+			return containers.RuntimeInfo{}, fmt.Errorf("runtime handler %q: a shim of type %q takes no binary, only those of %s* do: leave binary out of containerd.handlers",
+				name, h.Type, runcType)
+		}
+		return containers.RuntimeInfo{Name: h.Type}, nil
+	}
 	options, err := typeurl.MarshalAny(&runcoptions.Options{BinaryName: h.Binary, Root: h.Root, SystemdCgroup: r.c.SystemdCgroup})
 	if err != nil {
 		return containers.RuntimeInfo{}, err
 	}
 	return containers.RuntimeInfo{Name: h.Type, Options: options}, nil
 }
+
+// runcType begins the names of the shims that run containers by runc, or by a program with runc's command line.
+const runcType = "io.containerd.runc."
 
 // prepareRoot makes the container's writable layer. An image that was imported without being unpacked is unpacked here.
 func (r *Runtime) prepareRoot(ctx context.Context, l *launch) ([]mount.Mount, error) {
@@ -298,11 +309,11 @@ func (r *Runtime) recordStartError(ctx context.Context, id string, failed startE
 		r.c.Logger.Warn("container's streams cannot be sealed", "container", id, "err", err)
 	}
 	now := r.c.Now()
-	err := r.setLabels(ctx, id, map[string]string{
-		labelFinished: stamp(now), labelExitCode: fmt.Sprint(startErrorCode), labelStartError: clip(labelStartError, failed.Error()),
-	})
-	if err != nil {
-		r.c.Logger.Warn("container's failed start cannot be recorded", "container", id, "err", err)
+	labels := map[string]string{
+		labelFinished: stamp(now), labelExitCode: fmt.Sprint(startErrorCode), labelStartError: labelText(labelStartError, failed.Error()),
+	}
+	if err := r.setLabels(ctx, id, labels); err != nil {
+		r.spawn(func(ctx context.Context) { _ = r.record(ctx, id, labels) })
 	}
 	r.view.with(id, func(c *container) bool {
 		c.exiting = true
@@ -321,6 +332,27 @@ func (r *Runtime) setLabels(ctx context.Context, id string, labels map[string]st
 		return fmt.Errorf("recording on container %.12s: %w", id, native(err))
 	}
 	return nil
+}
+
+// record adds labels to a container's record, again and again until they are there: containerd's disk may be full, or itself
+// away. Only a container that is gone, and the end of the agent, are errors.
+func (r *Runtime) record(ctx context.Context, id string, labels map[string]string) error {
+	about := r.view.same(id)
+	for wait := minAgain; ; wait = min(2*wait, maxAgain) {
+		err := r.setLabels(ctx, id, labels)
+		if err == nil || errors.Is(err, runtime.ErrNotFound) || ctx.Err() != nil {
+			return err
+		}
+		if wait == minAgain {
+			r.c.Logger.Warn("What became of a container could not be recorded, trying again", "container", id, "err", err)
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		if !about() { // removed meanwhile; ids return
+			return runtime.ErrNotFound
+		}
+	}
 }
 
 // Signal never waits for the container to end. Signalling what does not run is no error.
@@ -357,7 +389,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err
 	}
-	unlock, err := r.locks.lock(ctx, "container/"+id)
+	unlock, err := r.locks.lock(ctx, containerKey(id))
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -39,7 +40,7 @@ import (
 // Network gives sandboxes their network; package podnet has it on CNI.
 type Network interface {
 	Setup(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) ([]netip.Addr, error)
-	// Teardown undoes Setup, whole or half done; netns may be gone.
+	// Teardown undoes Setup, whole, failed or interrupted. netns is the path that Setup was given; the namespace may be gone.
 	Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error
 }
 
@@ -88,6 +89,7 @@ type Config struct {
 type Runtime struct {
 	c      Config
 	client *client.Client
+	calls  *calls
 	view   *view
 	images *imageStore
 	execs  execSet
@@ -95,6 +97,7 @@ type Runtime struct {
 
 	mu      sync.Mutex
 	run     context.Context // of Run, nil before: what the goroutines of containers live in
+	looking map[string]bool // containers that lookAgain is about
 	workers sync.WaitGroup
 	version string
 }
@@ -113,11 +116,14 @@ func New(c Config) (*Runtime, error) {
 	if c.Network == nil || c.Pump == nil || c.Logger == nil || c.Now == nil {
 		return nil, errors.New("containerd runtime: network, log pump, logger and clock are required")
 	}
-	cl, err := client.New(c.Address, client.WithDefaultNamespace(c.Namespace), client.WithTimeout(time.Second))
+	c.Pump = boundedPump{c.Pump}
+	under := &calls{now: c.Now, writing: map[*write]struct{}{}}
+	cl, err := client.New(c.Address, client.WithDefaultNamespace(c.Namespace), client.WithTimeout(time.Second),
+		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithChainUnaryInterceptor(under.unary)}))
 	if err != nil {
 		return nil, fmt.Errorf("preparing the client of containerd at %q: %w", c.Address, err)
 	}
-	r := &Runtime{c: c, client: cl, view: newView()}
+	r := &Runtime{c: c, client: cl, calls: under, view: newView(), looking: map[string]bool{}}
 	r.images = newImageStore(r)
 	return r, nil
 }
@@ -128,19 +134,32 @@ func setDefault(s *string, value string) {
 	}
 }
 
-// Ready is nil when containerd answers and what it holds is known; else it is an ErrUnavailable that says what to do.
+// How long containerd may take to show that it is alive: to read a record, and to change one.
+const (
+	readyTime     = 5 * time.Second
+	writePatience = 30 * time.Second
+)
+
+// Ready is nil when what containerd holds is known, when it reads its records, and when no change of them is stuck; else it is
+// an ErrUnavailable that says what to do. Its text does not change from one call to the next.
 func (r *Runtime) Ready(ctx context.Context) error {
 	if !r.view.current() {
 		return fmt.Errorf("containerd at %s does not answer: is the service running? %w", r.c.Address, runtime.ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	ok, err := r.client.IsServing(ctx)
-	if err != nil {
-		return fmt.Errorf("asking containerd at %s for its health: %w: %w", r.c.Address, runtime.ErrUnavailable, err)
+	// Unlike containerd's health service, which always says that it serves, this goes through to its database.
+	_, err := r.store().Get(ctx, "nodeagent-ready")
+	if err != nil && !errdefs.IsNotFound(err) {
+		if ctx.Err() != nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
+			return fmt.Errorf("containerd at %s is not healthy: it does not read a record within %s: look at its log and its disk, then restart it: %w",
+				r.c.Address, readyTime, runtime.ErrUnavailable)
+		}
+		return fmt.Errorf("containerd at %s is not healthy: reading a record: %w: %w", r.c.Address, runtime.ErrUnavailable, err)
 	}
-	if !ok {
-		return fmt.Errorf("containerd at %s says that it does not serve: %w", r.c.Address, runtime.ErrUnavailable)
+	if method := r.calls.stuck(writePatience); method != "" {
+		return fmt.Errorf("containerd at %s is not healthy: %s is under way for more than %s: look at its log and its disk, then restart it: %w",
+			r.c.Address, method, writePatience, runtime.ErrUnavailable)
 	}
 	return nil
 }
@@ -228,9 +247,34 @@ type keyLock struct {
 	users int
 }
 
+// tryLock locks the key unless somebody has it or waits for it.
+func (k *keyLocks) tryLock(key string) (func(), bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.locks[key] != nil {
+		return nil, false
+	}
+	l := k.use(key)
+	l.ch <- struct{}{}
+	return func() { <-l.ch; k.release(key, l) }, true
+}
+
 // lock waits for the key or the end of ctx; call the returned function to unlock.
 func (k *keyLocks) lock(ctx context.Context, key string) (func(), error) {
 	k.mu.Lock()
+	l := k.use(key)
+	k.mu.Unlock()
+	select {
+	case l.ch <- struct{}{}:
+		return func() { <-l.ch; k.release(key, l) }, nil
+	case <-ctx.Done():
+		k.release(key, l)
+		return nil, ctx.Err()
+	}
+}
+
+// use is called with k.mu held.
+func (k *keyLocks) use(key string) *keyLock {
 	if k.locks == nil {
 		k.locks = map[string]*keyLock{}
 	}
@@ -240,19 +284,13 @@ func (k *keyLocks) lock(ctx context.Context, key string) (func(), error) {
 		k.locks[key] = l
 	}
 	l.users++
-	k.mu.Unlock()
-	release := func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, key)
-		}
-	}
-	select {
-	case l.ch <- struct{}{}:
-		return func() { <-l.ch; release() }, nil
-	case <-ctx.Done():
-		release()
-		return nil, ctx.Err()
+	return l
+}
+
+func (k *keyLocks) release(key string, l *keyLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(k.locks, key)
 	}
 }

@@ -22,6 +22,9 @@ const lostCode = 255
 // told. A process that it left behind may hold the pipe open for ever.
 const drainTime = 2 * time.Second
 
+// recordTime is how long the record of a container's end is waited for before it is shown all the same.
+const recordTime = 5 * time.Second
+
 // watchExit has a goroutine wait for the container's end. Events tell it as well, but events are lost at reconnects.
 func (r *Runtime) watchExit(id string) {
 	started := false
@@ -43,21 +46,20 @@ func (r *Runtime) watchExit(id string) {
 }
 
 func (r *Runtime) waitExit(ctx context.Context, id string) {
-	for ctx.Err() == nil {
+	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
 		resp, err := r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id})
 		if err == nil {
 			r.exited(ctx, id, int(resp.ExitStatus), resp.ExitedAt.AsTime())
 			return
 		}
-		err = native(err)
-		if ctx.Err() != nil || errors.Is(err, runtime.ErrUnavailable) {
-			return // the reconcile after the reconnect sets this up anew
+		if errors.Is(native(err), runtime.ErrNotFound) {
+			if !r.lost(ctx, id) {
+				return
+			}
+			continue
 		}
-		if errors.Is(err, runtime.ErrNotFound) {
-			r.lost(ctx, id)
-			return
-		}
-		if pause(ctx, 100*time.Millisecond) != nil { // the shim died: containerd finds out and deletes the task
+		// The shim died, which containerd finds out and deletes the task, or containerd is away.
+		if pause(ctx, wait) != nil {
 			return
 		}
 		if c, ok := r.view.find(id); !ok || c.exiting {
@@ -70,22 +72,44 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 // after a second.
 const lostGrace = 3 * time.Second
 
-// lost is a container whose task is gone, as containerd deletes what ended while it was away. The kernel may tell how it
-// ended, else only an event can.
-func (r *Runtime) lost(ctx context.Context, id string) {
+// lost is a container whose task seems to be gone, as containerd deletes what ended while it was away. The kernel may tell how
+// it ended, else only an event can. It returns whether the task is there all the same.
+func (r *Runtime) lost(ctx context.Context, id string) (found bool) {
 	code, known := 0, false
 	r.view.with(id, func(c *container) bool { code, known = exitCode(c.pidfd); return false })
 	if known {
 		r.exited(ctx, id, code, r.c.Now())
-		return
+		return false
 	}
-	if pause(ctx, lostGrace) == nil {
-		r.exited(ctx, id, lostCode, r.c.Now())
+	for wait := lostGrace; pause(ctx, wait) == nil; wait = min(2*wait, maxAgain) {
+		task, err := r.settled(ctx, id)
+		switch {
+		case err != nil:
+			r.c.Logger.Warn("Container's task cannot be asked for, trying again", "container", id, "err", err)
+		case task:
+			return true
+		default:
+			r.exited(ctx, id, lostCode, r.c.Now())
+			return false
+		}
 	}
+	return false
 }
 
-// exited records the end of a container, once, then shows it, then deletes the task so that its shim may end. The order is
-// what makes a crash in between harmless: the task keeps the exit code until the record has it.
+// settled says whether a container has a task while no call is about it.
+func (r *Runtime) settled(ctx context.Context, id string) (bool, error) {
+	unlock, err := r.locks.lock(ctx, containerKey(id))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	task, err := r.task(ctx, id)
+	return task != nil, err
+}
+
+// exited shows the end of a container, records it, once, then deletes the task so that its shim may end. The order is what
+// makes a crash in between harmless: the task keeps the exit code until the record has it. What cannot be recorded yet is
+// shown all the same: the container does not run.
 func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time) {
 	first := false
 	var c container
@@ -110,14 +134,9 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 	if oom {
 		labels[labelOOM] = "true"
 	}
-	if err := r.setLabels(ctx, id, labels); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-		if ctx.Err() == nil {
-			r.c.Logger.Warn("container's end cannot be recorded yet", "container", id, "err", err)
-		}
-		// The task keeps it; the next reconcile comes by here again.
-		r.view.with(id, func(have *container) bool { have.exiting = false; return false })
-		return
-	}
+	soon, cancel := context.WithTimeout(ctx, recordTime)
+	err := r.setLabels(soon, id, labels)
+	cancel()
 	r.view.with(id, func(have *container) bool {
 		have.c.State, have.c.ExitCode, have.c.FinishedAt, have.c.OOMKilled, have.c.Pid = runtime.Exited, code, at, oom, 0
 		have.release()
@@ -126,8 +145,28 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 	if c.c.Name == "" {
 		r.reaperEnded(c)
 	}
-	if err := r.deleteTask(ctx, &c); err != nil && ctx.Err() == nil {
-		r.c.Logger.Warn("ended task cannot be deleted", "container", id, "err", err)
+	if err != nil {
+		err = r.record(ctx, id, labels)
+	}
+	if err == nil || errors.Is(err, runtime.ErrNotFound) {
+		r.dropTask(ctx, c)
+	}
+}
+
+// dropTask deletes an ended container's task, again and again until it is gone.
+func (r *Runtime) dropTask(ctx context.Context, c container) {
+	for wait := minAgain; ; wait = min(2*wait, maxAgain) {
+		err := r.deleteTask(ctx, &c)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		r.c.Logger.Warn("Ended task cannot be deleted, trying again", "container", c.c.ID, "err", err)
+		if pause(ctx, wait) != nil {
+			return
+		}
+		if _, ok := r.view.find(c.c.ID); !ok {
+			return
+		}
 	}
 }
 
@@ -164,12 +203,6 @@ func (r *Runtime) notedStart(id string) time.Time {
 	}
 	at, _ := time.Parse(time.RFC3339Nano, string(b))
 	return at
-}
-
-func (r *Runtime) recordStart(ctx context.Context, id string, at time.Time) {
-	if err := r.setLabels(ctx, id, map[string]string{labelStarted: stamp(at)}); err != nil && ctx.Err() == nil && !errors.Is(err, runtime.ErrNotFound) {
-		r.c.Logger.Warn("container's start cannot be recorded", "container", id, "err", err)
-	}
 }
 
 // sigkilled is the exit code after SIGKILL, which is what the kernel sends.

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/clip"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -73,9 +74,8 @@ func labelsOf(c runtime.ContainerConfig, target string) map[string]string {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-func clip(key, value string) string {
-	return value[:min(len(value), maxLabel-len(key))]
-}
+// labelText is as much of a text as its label holds.
+func labelText(key, text string) string { return clip.Start(text, maxLabel-len(key)) }
 
 // fromRecord reads a container back from its record; its state is what the labels alone can say.
 func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container, streams, error) {
@@ -140,5 +140,5 @@ func (r *Runtime) linkPath(ref runtime.PodRef, name, id string) string {
 	}
 	// As kubelet's legacyLogSymlink: file names are at most 255 bytes, ".log" included.
 	base := fmt.Sprintf("%s_%s_%s-%s", ref.Name, ref.Namespace, name, id)
-	return r.c.LogLinkDir + "/" + base[:min(len(base), 251)] + ".log"
+	return r.c.LogLinkDir + "/" + clip.Start(base, 251) + ".log"
 }

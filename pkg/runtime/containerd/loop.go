@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
-	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
-	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/typeurl/v2"
 
@@ -102,14 +100,16 @@ func (r *Runtime) event(e *events.Envelope) {
 		if e.ID != e.ContainerID {
 			return // of an exec
 		}
-		if _, ok := r.view.find(e.ContainerID); ok {
+		// Ids return: one that ran before, by the same id, is not this one.
+		if c, ok := r.view.find(e.ContainerID); ok && (c.c.Pid == 0 || e.Pid == 0 || c.c.Pid == int(e.Pid)) {
 			r.spawn(func(ctx context.Context) { r.exited(ctx, e.ContainerID, int(e.ExitStatus), e.ExitedAt.AsTime()) })
 		}
 	case *eventsapi.TaskOOM:
 		r.view.with(e.ContainerID, func(c *container) bool { c.oom = true; return false })
 	case *eventsapi.ContainerDelete:
-		if c, ok := r.view.find(e.ID); ok && !c.busy {
-			r.view.drop(e.ID)
+		// Ids return: the event may be of an earlier container.
+		if _, ok := r.view.find(e.ID); ok {
+			r.lookAgain(e.ID)
 		}
 	}
 }
@@ -120,17 +120,9 @@ func (r *Runtime) reconcile(ctx context.Context) error {
 	if err != nil {
 		return native(err)
 	}
-	records, err := r.store().List(ctx, fmt.Sprintf("labels.%q", labelUID))
+	ids, err := r.recorded(ctx)
 	if err != nil {
-		return fmt.Errorf("listing containers: %w", native(err))
-	}
-	listed, err := r.tasks().List(ctx, &tasksapi.ListTasksRequest{})
-	if err != nil {
-		return fmt.Errorf("listing tasks: %w", native(err))
-	}
-	tasks := make(map[string]*tasktypes.Process, len(listed.Tasks))
-	for _, t := range listed.Tasks {
-		tasks[t.ID] = t
+		return err
 	}
 	r.mu.Lock()
 	r.version = "containerd://" + strings.TrimPrefix(version.Version, "v")
@@ -138,16 +130,30 @@ func (r *Runtime) reconcile(ctx context.Context) error {
 	if err := r.loadSandboxes(); err != nil {
 		return err
 	}
-	known := map[string]bool{}
-	for _, record := range records {
-		known[record.ID] = true
-		r.adopt(ctx, record, tasks[record.ID])
+	// Also what somebody has removed while nobody listened.
+	maps.Copy(ids, r.view.ids())
+	if err := r.adoptAll(ctx, ids); err != nil {
+		return err
 	}
-	r.dropUnknown(known)
 	r.checkReapers()
 	r.images.stale()
-	r.sweepExecs(ctx, tasks)
+	r.spawn(r.sweepExecs)
 	return nil
+}
+
+// recorded are the ids of all containers of ours.
+func (r *Runtime) recorded(ctx context.Context) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	records, err := r.store().List(ctx, fmt.Sprintf("labels.%q", labelUID))
+	if err != nil {
+		return nil, fmt.Errorf("listing containers: %w", native(err))
+	}
+	ids := map[string]bool{}
+	for _, record := range records {
+		ids[record.ID] = true
+	}
+	return ids, nil
 }
 
 // loadSandboxes reads the records once; from then on the view is what writes them.
@@ -167,116 +173,6 @@ func (r *Runtime) loadSandboxes() error {
 	return nil
 }
 
-// adopt takes one container into the view, and sees to it that its end is noticed and its output goes on.
-func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *tasktypes.Process) {
-	log := r.c.Logger.With("container", record.ID)
-	ref, c, s, err := fromRecord(record)
-	if err != nil {
-		log.Warn("container is left alone", "err", err)
-		return
-	}
-	if have, ok := r.view.find(record.ID); ok && have.busy {
-		return
-	}
-	spec, err := specOf(record)
-	if err != nil {
-		log.Warn("container's spec cannot be read", "err", err)
-	} else {
-		c.Resources = resourcesOf(spec)
-	}
-	next := &container{ref: ref, c: c, streams: s, exiting: c.State == runtime.Exited}
-	if spec != nil {
-		next.cgroup, next.group = cgroupOf(spec), spec.Annotations[groupAnnotation]
-	}
-	if next.c.StartedAt.IsZero() {
-		next.c.StartedAt = r.notedStart(record.ID)
-	}
-	if have, ok := r.view.find(record.ID); ok {
-		next.watched, next.oom, next.exiting = have.watched, have.oom, next.exiting || have.exiting
-		if next.c.StartedAt.IsZero() {
-			next.c.StartedAt = have.c.StartedAt
-		}
-	}
-	r.place(ctx, next, task)
-}
-
-// place decides by the task what becomes of an adopted container.
-func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Process) {
-	id := c.c.ID
-	status := tasktypes.Status(-1)
-	if task != nil {
-		status = task.Status
-	}
-	switch {
-	case c.c.State == runtime.Exited:
-		r.ended(c, task != nil)
-	case c.exiting: // it is being recorded just now
-	case status == tasktypes.Status_RUNNING || status == tasktypes.Status_PAUSED || status == tasktypes.Status_PAUSING:
-		c.c.State, c.c.Pid = runtime.Running, int(task.Pid)
-		r.running(ctx, c)
-	case status == tasktypes.Status_STOPPED:
-		c.c.State = runtime.Running // until its end is recorded
-		r.running(ctx, c)
-		r.spawn(func(ctx context.Context) { r.exited(ctx, id, int(task.ExitStatus), task.ExitedAt.AsTime()) })
-	case status == tasktypes.Status_UNKNOWN:
-		c.c.State = runtime.Unknown
-		r.running(ctx, c)
-	case task == nil && !c.c.StartedAt.IsZero():
-		c.c.State = runtime.Unknown // until its end is recorded
-		r.view.put(c)
-		r.spawn(func(ctx context.Context) { r.lost(ctx, id) })
-	default:
-		// Made by an agent that died before it was started, or by a call that timed out. Nothing of it ran.
-		if err := r.removeContainer(ctx, id); err != nil {
-			r.c.Logger.Warn("half-made container cannot be removed yet", "container", id, "err", err)
-			r.view.put(c)
-		}
-	}
-}
-
-// ended is a container whose end is recorded; its task may be left of a crash right after that.
-func (r *Runtime) ended(c *container, task bool) {
-	r.view.put(c)
-	if !task {
-		return
-	}
-	copied := *c
-	r.spawn(func(ctx context.Context) {
-		if err := r.deleteTask(ctx, &copied); err != nil && ctx.Err() == nil {
-			r.c.Logger.Warn("ended task cannot be deleted", "container", copied.c.ID, "err", err)
-		}
-	})
-}
-
-func (r *Runtime) running(ctx context.Context, c *container) {
-	if c.c.StartedAt.IsZero() {
-		c.c.StartedAt = c.c.CreatedAt
-	}
-	if c.c.Name != "" {
-		if err := r.c.Pump.Open(ctx, r.outputOf(c.ref, c.c, c.streams, true)); err != nil {
-			r.c.Logger.Warn("container's log cannot be continued", "container", c.c.ID, "err", err)
-		}
-	}
-	r.view.put(c)
-	r.view.with(c.c.ID, func(c *container) bool { c.hold(); return false })
-	r.watchExit(c.c.ID)
-}
-
-// dropUnknown forgets containers that somebody removed while nobody listened.
-func (r *Runtime) dropUnknown(known map[string]bool) {
-	r.view.mu.Lock()
-	var gone []string
-	for id, c := range r.view.containers {
-		if !known[id] && !c.busy {
-			gone = append(gone, id)
-		}
-	}
-	r.view.mu.Unlock()
-	for _, id := range gone {
-		r.view.drop(id)
-	}
-}
-
 // checkReapers makes sandboxes unready whose shared PID namespace has no process any more.
 func (r *Runtime) checkReapers() {
 	r.view.mu.Lock()
@@ -293,7 +189,7 @@ func (r *Runtime) checkReapers() {
 }
 
 // sweepExecs ends the processes that an earlier agent ran in containers: whoever asked for them is gone with it.
-func (r *Runtime) sweepExecs(ctx context.Context, tasks map[string]*tasktypes.Process) {
+func (r *Runtime) sweepExecs(ctx context.Context) {
 	root := filepath.Join(r.c.RunDir, "exec")
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -304,7 +200,7 @@ func (r *Runtime) sweepExecs(ctx context.Context, tasks map[string]*tasktypes.Pr
 		if !ok || r.execs.has(e.Name()) {
 			continue
 		}
-		if tasks[id] != nil {
+		if c, ok := r.view.find(id); ok && c.c.State != runtime.Exited {
 			r.endExec(ctx, id, execID)
 		}
 		_ = os.RemoveAll(filepath.Join(root, e.Name()))

@@ -76,10 +76,44 @@ func setUp(c runtime.SandboxConfig) error {
 			return err
 		}
 	}
-	for name, value := range c.Sysctls {
-		if err := os.WriteFile(sysctlPath(name), []byte(value), 0o644); err != nil {
-			return fmt.Errorf("setting sysctl %q to %q: %w", name, value, err)
+	return nil
+}
+
+// setSysctls sets kernel parameters inside a sandbox's namespaces. It comes after the network, whose interfaces have
+// parameters of their own (net.ipv4.conf.eth0.*).
+func setSysctls(ns runtime.Namespaces, sysctls map[string]string) (err error) {
+	if len(sysctls) == 0 {
+		return nil
+	}
+	osthread.Run(func() bool {
+		for _, path := range []string{ns.Net, ns.IPC, ns.UTS} {
+			if path == "" {
+				continue
+			}
+			if err = enter(path); err != nil {
+				return false
+			}
 		}
+		for name, value := range sysctls {
+			if err = os.WriteFile(sysctlPath(name), []byte(value), 0o644); err != nil {
+				err = fmt.Errorf("setting sysctl %q to %q: %w", name, value, err)
+				return false
+			}
+		}
+		return false
+	})
+	return err
+}
+
+// enter moves this thread into a pinned namespace.
+func enter(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening namespace %q: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Setns(fd, 0); err != nil {
+		return fmt.Errorf("entering namespace %q: %w", path, err)
 	}
 	return nil
 }

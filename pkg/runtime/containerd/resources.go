@@ -23,7 +23,7 @@ func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *spe
 	if err := r.view.wait(ctx); err != nil {
 		return err
 	}
-	unlock, err := r.locks.lock(ctx, "container/"+id)
+	unlock, err := r.locks.lock(ctx, containerKey(id))
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,9 @@ func (r *Runtime) buildSandbox(ctx context.Context, s *sandbox) error {
 			return err
 		}
 	}
+	if err := setSysctls(ns, s.Config.Sysctls); err != nil {
+		return err
+	}
 	if !s.Config.ShareProcessNamespace || s.Config.HostPID {
 		return nil
 	}
@@ -116,18 +119,18 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid types.UID) error {
 // removeSandbox takes down in the reverse order of buildSandbox; the record goes last.
 func (r *Runtime) removeSandbox(ctx context.Context, s sandbox) error {
 	uid := s.Config.Pod.UID
+	reapers := r.view.reapers(uid)
 	if s.Config.ShareProcessNamespace {
-		if err := r.removeContainer(ctx, s.Sandbox.ID); err != nil {
+		reapers[s.Sandbox.ID] = true // also one that the view does not know yet
+	}
+	for id := range reapers {
+		if err := r.endReaper(ctx, id); err != nil {
 			return fmt.Errorf("removing the process of the shared PID namespace: %w", err)
 		}
 	}
 	dir := r.podDir(string(uid))
 	if !s.Config.HostNetwork {
-		netns := filepath.Join(dir, netFile)
-		if !pinned(netns) {
-			netns = filepath.Join(dir, "gone")
-		}
-		if err := r.c.Network.Teardown(ctx, netns, s.Sandbox.ID, s.Config); err != nil {
+		if err := r.c.Network.Teardown(ctx, filepath.Join(dir, netFile), s.Sandbox.ID, s.Config); err != nil {
 			return err
 		}
 	}
@@ -139,6 +142,15 @@ func (r *Runtime) removeSandbox(ctx context.Context, s sandbox) error {
 	}
 	r.view.dropSandbox(uid)
 	return nil
+}
+
+func (r *Runtime) endReaper(ctx context.Context, id string) error {
+	unlock, err := r.locks.lock(ctx, containerKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.removeContainer(ctx, id)
 }
 
 func (r *Runtime) sandboxDir() string { return filepath.Join(r.c.StateDir, "sandboxes") }
@@ -163,7 +175,8 @@ func (r *Runtime) writeSandbox(s sandbox) error {
 	return nil
 }
 
-// readSandboxes reads all records. One that cannot be read (a power cut while it was written) is reported and left out.
+// readSandboxes reads all records. One that cannot be read is of a sandbox that is not ready: what it was made of is found by
+// its pod's UID and the path of its namespaces.
 func (r *Runtime) readSandboxes() ([]*sandbox, error) {
 	entries, err := os.ReadDir(r.sandboxDir())
 	if os.IsNotExist(err) {

@@ -97,6 +97,9 @@ func (r *Runtime) startTask(ctx context.Context, l *launch) error {
 	return blame(ctx, fmt.Errorf("failed to start containerd task: %w", native(err)))
 }
 
+// containerKey locks all that starts, adopts and removes a container.
+func containerKey(id string) string { return "container/" + id }
+
 // shimKey locks what a pod's shim does not do well at the same time: it ends with its last task, also while it is creating
 // the next one.
 func shimKey(c *container) string {

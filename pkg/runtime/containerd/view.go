@@ -33,7 +33,6 @@ type container struct {
 	process []byte   // the spec's process as JSON, for exec; nil until needed
 	group   string   // of the shim
 	tasked  bool     // its task was created by this agent
-	busy    bool     // a StartContainer is under way
 	watched bool     // a goroutine waits for its exit
 	oom     bool     // an event told so
 	exiting bool     // the exit is being recorded, or is
@@ -145,6 +144,28 @@ func (v *view) find(id string) (container, bool) {
 	return *c, true
 }
 
+// same returns a function that says whether the id still means what it means now.
+func (v *view) same(id string) func() bool {
+	now := func() *container {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.containers[id]
+	}
+	was := now()
+	return func() bool { return now() == was }
+}
+
+// ids are those of all containers.
+func (v *view) ids() map[string]bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ids := map[string]bool{}
+	for id := range v.containers {
+		ids[id] = true
+	}
+	return ids
+}
+
 func (v *view) put(c *container) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -179,6 +200,19 @@ func (v *view) group(c *container) string {
 		}
 	}
 	return c.c.ID
+}
+
+// reapers are the ids of the processes that keep a pod's shared PID namespace.
+func (v *view) reapers(uid types.UID) map[string]bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ids := map[string]bool{}
+	for id, c := range v.containers {
+		if c.ref.UID == uid && c.c.Name == "" {
+			ids[id] = true
+		}
+	}
+	return ids
 }
 
 func (v *view) sandbox(uid types.UID) (sandbox, bool) {

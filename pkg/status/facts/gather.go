@@ -23,6 +23,9 @@ import (
 // and a node that is not ready has all its pods taken out of Services. Kubelet's is the same.
 const runtimePatience = 30 * time.Second
 
+// askTime bounds one question to the runtime or to the network: the node's status is reported whatever they do.
+const askTime = 10 * time.Second
+
 // firstAnswer is how long the runtime's first answer is waited for.
 const firstAnswer = 5 * time.Second
 
@@ -196,7 +199,7 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 		g.version = g.config.Runtime.Version()
 		g.images = g.listImages(ctx)
 	}
-	if err := g.config.Network.Status(ctx); err != nil {
+	if err := ask(ctx, g.config.Network.Status); err != nil {
 		f.Conditions.NetworkError = err.Error()
 	}
 	f.Info.ContainerRuntimeVersion = g.version
@@ -220,15 +223,22 @@ func (g *Gatherer) listImages(ctx context.Context) []corev1.ContainerImage {
 	return containerImages(images)
 }
 
+// ask asks runtime or network how they are.
+func ask(ctx context.Context, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return question(ctx)
+}
+
 // ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that has just started has not
 // connected yet, and must not report a node as not ready that was ready before.
 func (g *Gatherer) ready(ctx context.Context) error {
-	err := g.config.Runtime.Ready(ctx)
+	err := ask(ctx, g.config.Runtime.Ready)
 	if g.asked {
 		return err
 	}
 	g.asked = true
-	for deadline := time.NewTimer(firstAnswer); err != nil; err = g.config.Runtime.Ready(ctx) {
+	for deadline := time.NewTimer(firstAnswer); err != nil; err = ask(ctx, g.config.Runtime.Ready) {
 		pause := time.NewTimer(20 * time.Millisecond)
 		select {
 		case <-ctx.Done():
