@@ -16,9 +16,10 @@ import (
 // started it.
 type record struct {
 	ID       string          `json:"id"`
-	Owner    processID       `json:"owner"`    // the process that started the cluster
-	Detached bool            `json:"detached"` // the cluster outlives its owner once it is complete
-	Complete bool            `json:"complete"` // Start has returned it
+	Owner    processID       `json:"owner"`             // the process that started the cluster
+	Detached bool            `json:"detached"`          // the cluster outlives its owner once it is complete
+	Complete bool            `json:"complete"`          // Start has returned it
+	Scratch  bool            `json:"scratch,omitempty"` // no cluster: see NewScratch
 	Machines []machineRecord `json:"machines"`
 	Foreign  []processID     `json:"foreign,omitempty"` // processes outside machines, such as User-Mode Linux kernels
 	Cgroups  []string        `json:"cgroups,omitempty"` // names below every cgroup hierarchy's root

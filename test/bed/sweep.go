@@ -36,7 +36,7 @@ func List() ([]string, error) {
 	}
 	var out []string
 	for _, d := range dirs {
-		if r, err := loadRun(d); err == nil && r.rec.alive() {
+		if r, err := loadRun(d); err == nil && r.rec.alive() && !r.rec.Scratch {
 			out = append(out, r.rec.ID)
 		}
 	}
@@ -119,6 +119,24 @@ func sweepLocked(ctx context.Context) error {
 		if !r.rec.alive() {
 			errs = append(errs, removeRun(ctx, r))
 		}
+	}
+	return errors.Join(append(errs, sweepUMLTests(ctx))...)
+}
+
+// sweepUMLTests removes what killed tests of package uml left, which know no clusters.
+func sweepUMLTests(ctx context.Context) error {
+	var errs []error
+	found, _ := filepath.Glob(netnsDir + uml.TestPrefix + "*")
+	for _, path := range found {
+		name := filepath.Base(path)
+		pid, err := strconv.Atoi(strings.TrimPrefix(name, uml.TestPrefix))
+		if err != nil {
+			continue // none of ours
+		}
+		if _, err := identify(pid); err == nil {
+			continue // the test runs, or another process has its number: then a later sweep removes it
+		}
+		errs = append(errs, removeNetNS(ctx, name), uml.Sweep(filepath.Join(os.TempDir(), name)))
 	}
 	return errors.Join(errs...)
 }

@@ -22,11 +22,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podnet"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
+	"github.com/nodeagent/nodeagent/test/bed"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
 // insideEnv marks the copy of the test program that runs in namespaces of its own.
 const insideEnv = "NODEAGENT_TEST_INSIDE"
+
+// cgroupEnv names the cgroup that the copy puts containers below.
+const cgroupEnv = "NODEAGENT_TEST_CGROUP"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
@@ -53,13 +57,17 @@ func outside() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "nodeagent-ctd-")
+	scratch, err := bed.NewScratch(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	defer removeCgroups(filepath.Base(dir))
+	defer func() {
+		if err := scratch.Remove(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
+	dir := scratch.Dir()
 	pump := filepath.Join(dir, "nodeagent-pump")
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", pump, "github.com/nodeagent/nodeagent/cmd/nodeagent-pump")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -69,7 +77,7 @@ func outside() int {
 	}
 	self := exec.Command("/proc/self/exe", os.Args[1:]...)
 	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
-	self.Env = append(os.Environ(), insideEnv+"="+dir, "PATH="+paths.SearchPath()+":"+os.Getenv("PATH"), "CNI_BIN="+paths.CNIDir())
+	self.Env = append(os.Environ(), insideEnv+"="+dir, cgroupEnv+"=/"+scratch.Cgroup(), "PATH="+paths.SearchPath()+":"+os.Getenv("PATH"), "CNI_BIN="+paths.CNIDir())
 	self.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 		Pdeathsig:  syscall.SIGKILL,
@@ -93,36 +101,6 @@ func inside(m *testing.M) int {
 func must(err error) {
 	if err != nil {
 		panic(err)
-	}
-}
-
-// removeCgroups removes what containers leave behind when they are killed with their namespaces.
-func removeCgroups(name string) {
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	more, _ := filepath.Glob("/sys/fs/cgroup/" + name)
-	for _, root := range append(dirs, more...) {
-		for range 50 {
-			filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					defer syscall.Rmdir(path)
-				}
-				return nil
-			})
-			var all []string
-			filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					all = append(all, path)
-				}
-				return nil
-			})
-			for i := len(all) - 1; i >= 0; i-- {
-				syscall.Rmdir(all[i])
-			}
-			if _, err := os.Stat(root); err != nil {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
 	}
 }
 
@@ -154,7 +132,7 @@ func newHost(t testing.TB) *host {
 	dir, err := os.MkdirTemp(base, "h")
 	must(err)
 	n := int(hosts.Add(1))
-	h := &host{TB: t, dir: dir, number: n, cgroup: fmt.Sprintf("/%s/%d", filepath.Base(base), n)}
+	h := &host{TB: t, dir: dir, number: n, cgroup: fmt.Sprintf("%s/%d", os.Getenv(cgroupEnv), n)}
 	h.write("config.toml", fmt.Sprintf(`version = 3
 root = %q
 state = %q

@@ -274,6 +274,9 @@ func (m *Machine) Discard(ctx context.Context) error {
 	return errors.Join(m.PullPlug(), m.removeTap(context.WithoutCancel(ctx)), os.RemoveAll(m.opts.Dir))
 }
 
+// TestPrefix begins, before the process id, the names of the network namespace and the folder of this package's own tests.
+const TestPrefix = "umltest"
+
 // Sweep ends what a killed run left of the machine in dir, and removes dir. It knows the process by its command line,
 // so it never kills one that merely got the same number. The tap goes with its namespace.
 //

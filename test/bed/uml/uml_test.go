@@ -32,12 +32,13 @@ func start(t *testing.T, d Disk) *Machine {
 	}
 	t.Logf("disk after %v", time.Since(begin))
 
-	ns := fmt.Sprintf("umltest%d", os.Getpid())
+	// By the name of both, bed.Sweep finds what is left of a killed test.
+	ns := fmt.Sprintf("%s%d", TestPrefix, os.Getpid())
 	run(t, "ip", "netns", "add", ns)
 	t.Cleanup(func() { run(t, "ip", "netns", "delete", ns) })
 	run(t, "ip", "-n", ns, "link", "set", "lo", "up")
-	dir, err := os.MkdirTemp("", "uml")
-	if err != nil {
+	dir := filepath.Join(os.TempDir(), ns)
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	begin = time.Now()
