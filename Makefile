@@ -1,4 +1,4 @@
-# Every verb says what it does: make help. As root: up, down, test-netns, test-bed, conformance, bench.
+# Every verb says what it does: make help. As root: up, down, test-netns, test-bed, test-conformance, conformance, bench.
 SHELL := /bin/bash
 GO ?= go
 # Outside of tags the version is the one in pkg/version.
@@ -34,7 +34,7 @@ down: $(BED) ## take it away
 	$(BED) down
 
 .PHONY: test
-test: lint test-unit test-race test-netns test-bed ## everything that CI runs
+test: lint test-unit test-race test-netns test-bed test-conformance ## everything that CI runs
 
 .PHONY: test-unit
 test-unit: ## what needs nothing but Go
@@ -56,9 +56,18 @@ test-bed: deps ## real containerd and real clusters on this machine
 	@runc=$$($(BED) tools runc | cut -d' ' -f2) && NODEAGENT_RUNC=$$runc $(GO) test -count=1 $(TESTFLAGS) ./pkg/containerconfig
 	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m $(TESTFLAGS) ./test/containerd/... ./test/join/... ./test/bed/... ./test/e2e/... ./test/conformance/...
 
+# Three nodes, since some specs want as many. Every listed spec has its turn as commits go by.
+.PHONY: test-conformance
+test-conformance: bin/conformance-run deps ## about ten minutes of the e2e specs known to pass, chosen by the commit: SEED=X
+	bin/conformance-run --rotate --procs 3 --nodes 3 --timeout 30m $(if $(SEED),--seed '$(SEED)') $(if $(ARTIFACTS),--artifacts '$(ARTIFACTS)')
+
+.PHONY: bin/conformance-run
+bin/conformance-run:
+	@mkdir -p bin
+	@$(GO) build -o $@ ./test/cmd/conformance
+
 .PHONY: conformance
-conformance: $(BED) deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N NODES=N PEER=1 UPDATE=1 KEEP=1 ARTIFACTS=DIR
-	@$(GO) build -o bin/conformance-run ./test/cmd/conformance
+conformance: bin/conformance-run deps ## Kubernetes e2e specs: FOCUS=RE SKIP=RE PROCS=N NODES=N PEER=1 UPDATE=1 KEEP=1 ARTIFACTS=DIR
 	bin/conformance-run $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(if $(PROCS),--procs $(PROCS)) $(if $(NODES),--nodes $(NODES)) \
 		$(if $(PEER),--peer) $(if $(UPDATE),--update) $(if $(KEEP),--keep) $(if $(ARTIFACTS),--artifacts '$(ARTIFACTS)') $(CONFORMANCE)
 

@@ -48,6 +48,7 @@ type Verdict struct {
 	Passed, Failed, Skipped []Spec
 	Regressed               []Spec   // failed although listed
 	New                     []Spec   // passed although not listed
+	Unstable                []Spec   // passed only when run again
 	Suite                   []string // failures outside of specs
 }
 
@@ -77,9 +78,9 @@ func Judge(listed []string, r Report) Verdict {
 	return v
 }
 
-// OK says that nothing that used to pass has failed, that the suite itself ran, and that specs were found.
+// OK says that nothing that used to pass has failed, that few specs needed a second try, that the suite itself ran, and that specs were found.
 func (v Verdict) OK() bool {
-	return len(v.Regressed) == 0 && len(v.Suite) == 0 && len(v.Passed)+len(v.Failed)+len(v.Skipped) > 0
+	return len(v.Regressed) == 0 && !Unsteady(len(v.Unstable), len(v.Passed)+len(v.Failed)) && len(v.Suite) == 0 && len(v.Passed)+len(v.Failed)+len(v.Skipped) > 0
 }
 
 // Merge is the list with what is new in it. Nothing ever leaves it.
@@ -109,13 +110,14 @@ func (v Verdict) Summary() string {
 	section("Skipped by themselves", v.Skipped, true)
 	section("Newly passing", v.New, false)
 	section("Failed", v.Failed, true)
+	section("UNSTABLE (failed, then passed when run again alone)", v.Unstable, true)
 	section("REGRESSED (listed as passing, failed now)", v.Regressed, false)
 	for _, s := range v.Suite {
 		fmt.Fprintf(&b, "SUITE: %s\n", shorten(s, 600))
 	}
 	ran := len(v.Passed) + len(v.Failed)
-	fmt.Fprintf(&b, "%d of %d specs passed, %d failed, %d skipped; %d newly passing, %d regressed; slowest: %s\n",
-		len(v.Passed), ran, len(v.Failed), len(v.Skipped), len(v.New), len(v.Regressed), v.slowest())
+	fmt.Fprintf(&b, "%d of %d specs passed, %d failed, %d skipped; %d newly passing, %d regressed, %d unstable; slowest: %s\n",
+		len(v.Passed), ran, len(v.Failed), len(v.Skipped), len(v.New), len(v.Regressed), len(v.Unstable), v.slowest())
 	return b.String()
 }
 

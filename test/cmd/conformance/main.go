@@ -30,6 +30,9 @@ type settings struct {
 	peer, update      bool
 	keep              bool
 	artifacts, list   string
+	only, seed        string
+	rotate            bool
+	budget            time.Duration
 	config, proxyMode string
 	programs          string
 	timeout           time.Duration
@@ -74,6 +77,10 @@ func command() *cobra.Command {
 	f.StringVar(&s.proxyMode, "proxy-mode", "", "with --peer, kube-proxy's mode (default iptables)")
 	f.StringVar(&s.programs, "programs", "", "folder with the agent's programs (default: built from the source tree)")
 	f.DurationVar(&s.timeout, "timeout", 3*time.Hour, "limit of the whole run of the suite")
+	f.StringVar(&s.only, "only", "", "file with names of specs, one a line; these run, whatever --focus and --skip say")
+	f.BoolVar(&s.rotate, "rotate", false, "run a part of the list that --seed chooses and that lasts about --budget; what fails runs once more, alone, and is told of")
+	f.StringVar(&s.seed, "seed", "", "what chooses the part (default: the commit that is checked out)")
+	f.DurationVar(&s.budget, "budget", 10*time.Minute, "how long the part lasts, by what its specs took before")
 	f.BoolVar(&s.dryRun, "dry-run", false, "only list the specs that would run")
 	return cmd
 }
@@ -97,8 +104,13 @@ func (s *settings) resolve(source string, now time.Time) error {
 	if err := os.MkdirAll(s.artifacts, 0o755); err != nil {
 		return fmt.Errorf("making artifacts folder: %w", err)
 	}
-	if s.procs < 1 || s.nodes < 1 {
+	switch {
+	case s.procs < 1 || s.nodes < 1:
 		return errors.New("at least one process and one node are needed")
+	case s.rotate && s.list == "":
+		return errors.New("choosing a part of the list: upstream has none of its own; say which with --list")
+	case s.rotate && s.only != "":
+		return errors.New("choosing what to run: give either --rotate or --only")
 	}
 	return nil
 }

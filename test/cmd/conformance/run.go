@@ -33,6 +33,9 @@ func run(ctx context.Context, s settings) error {
 	if err := s.resolve(b.Source, time.Now()); err != nil {
 		return err
 	}
+	if err := s.choose(ctx, b.Source, time.Now()); err != nil {
+		return err
+	}
 	programs, err := b.Build(ctx, "e2e.test", "ginkgo", "kubectl")
 	if err != nil {
 		return err
@@ -50,7 +53,13 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return fmt.Errorf("running the suite (see %s): %w", s.artifacts, err)
 	}
-	return s.judge(report)
+	var unstable []conformance.Spec
+	if s.rotate {
+		if report, unstable, err = suite.again(ctx, cluster, report); err != nil {
+			return fmt.Errorf("running what failed once more (see %s): %w", s.artifacts, err)
+		}
+	}
+	return s.judge(report, unstable)
 }
 
 // cluster starts a cluster with the nodes wanted, all images on them.
@@ -122,12 +131,13 @@ func (s settings) end(ctx context.Context, c *bed.Cluster) {
 }
 
 // judge prints the summary, keeps it beside the reports and compares with the list.
-func (s settings) judge(r conformance.Report) error {
+func (s settings) judge(r conformance.Report, unstable []conformance.Spec) error {
 	listed, err := readList(s.list)
 	if err != nil {
 		return err
 	}
 	v := conformance.Judge(listed, r)
+	v.Unstable = unstable
 	if s.list == "" {
 		v.New = nil // to nothing, everything would be
 	}
@@ -137,21 +147,39 @@ func (s settings) judge(r conformance.Report) error {
 	if err := os.WriteFile(filepath.Join(s.artifacts, "summary.txt"), []byte(summary), 0o644); err != nil {
 		return fmt.Errorf("keeping the summary: %w", err)
 	}
-	var passed []string
-	for _, p := range v.Passed {
-		passed = append(passed, p.Name)
-	}
-	if err := writeList(filepath.Join(s.artifacts, "passed.txt"), "Specs that passed in this run.", passed); err != nil {
+	if err := writeList(filepath.Join(s.artifacts, "passed.txt"), "Specs that passed in this run.", conformance.Names(v.Passed)); err != nil {
 		return err
 	}
-	if s.update && s.list != "" && len(v.New) > 0 {
+	if s.update && s.list != "" {
+		if err := s.learn(listed, v, r); err != nil {
+			return err
+		}
+	}
+	if !v.OK() {
+		return errRegressed
+	}
+	return nil
+}
+
+// learn adds to the list what passes newly, and notes how long what passed took.
+func (s settings) learn(listed []string, v conformance.Verdict, r conformance.Report) error {
+	if len(v.New) > 0 {
 		if err := writeList(s.list, listComment, v.Merge(listed)); err != nil {
 			return err
 		}
 		fmt.Printf("%s has grown by %d.\n", s.list, len(v.New))
 	}
-	if !v.OK() {
-		return errRegressed
+	d, err := readDurations(s.durations())
+	if err != nil {
+		return err
+	}
+	d.Learn(r)
+	var b bytes.Buffer
+	if err := conformance.WriteDurations(&b, durationsComment, d); err != nil {
+		return fmt.Errorf("writing durations of specs: %w", err)
+	}
+	if err := os.WriteFile(s.durations(), b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("writing durations of specs: %w", err)
 	}
 	return nil
 }
@@ -186,6 +214,29 @@ func writeList(path, comment string, names []string) error {
 type suite struct {
 	settings
 	ginkgo, e2e, kubectl string
+}
+
+// again runs the specs that failed once more, one at a time. What passes then is no regression, but it is told of: the machine may
+// have been too busy for it, or the agent may have a fault that shows now and then.
+func (s suite) again(ctx context.Context, c *bed.Cluster, first conformance.Report) (conformance.Report, []conformance.Spec, error) {
+	failed := conformance.Judge(nil, first).Failed
+	if len(failed) == 0 || len(first.Suite) > 0 {
+		return first, nil, nil
+	}
+	fmt.Fprintf(os.Stderr, "%d specs have FAILED; each runs once more, alone:\n", len(failed))
+	for _, f := range failed {
+		fmt.Fprintf(os.Stderr, "  %s\n      %s\n", f.Name, f.Failure)
+	}
+	s.focus, s.procs, s.artifacts = conformance.Focus(conformance.Names(failed)), 1, filepath.Join(s.artifacts, "again")
+	if err := os.MkdirAll(s.artifacts, 0o755); err != nil {
+		return first, nil, fmt.Errorf("making artifacts folder: %w", err)
+	}
+	second, err := s.beside(ctx, c)
+	if err != nil {
+		return first, nil, err
+	}
+	merged, unstable := first.Retried(second)
+	return merged, unstable, nil
 }
 
 // selection are ginkgo's flags that say which specs are meant.
@@ -230,7 +281,7 @@ func (s suite) run(ctx context.Context, c *bed.Cluster) (conformance.Report, err
 	// An interrupted suite still writes its report.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = time.Minute
-	fmt.Fprintf(os.Stderr, "running %s (output: %s)\n", s.focus, log.Name())
+	fmt.Fprintf(os.Stderr, "running %s (output: %s)\n", s.title(), log.Name())
 	runErr := cmd.Run()
 	p.end()
 	f, err := os.Open(filepath.Join(s.artifacts, "report.json"))
