@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/render"
@@ -127,6 +128,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 	if err == nil && node != nil {
 		ofNode(&o.Node, cfg, node)
 	}
+	o.Seccomp = agent.DefaultSeccomp
 	o.Node.Spec.SingleProcessOOMKill = cfg.Cgroups.SingleProcessOOMKill
 	if cfg.Pods.CPUCFSQuota {
 		o.Node.Spec.CPUQuotaPeriod = cfg.Pods.CPUCFSQuotaPeriod.Microseconds()
@@ -135,7 +137,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 }
 
 func thisMachine(cfg *config.Config) (n containerconfig.Node, err error) {
-	if n.Spec, n.RecursiveReadOnly, err = containerconfig.Detect(); err != nil {
+	if n.Spec, n.RecursiveReadOnly, err = agent.Machine(); err != nil {
 		return n, err
 	}
 	if n.Hostname, err = os.Hostname(); err != nil {

@@ -30,7 +30,7 @@ var (
 	}
 	contracts = []string{"pkg/runtime", "pkg/volume"}
 	edges     = []string{
-		"pkg/runtime/containerd", "pkg/podnet", "pkg/volume/*", "pkg/probe", "pkg/hook", "pkg/podsync/podsource",
+		"pkg/runtime/containerd", "pkg/runtime/selinux", "pkg/podnet", "pkg/volume/*", "pkg/probe", "pkg/hook", "pkg/podsync/podsource",
 		"pkg/status/report", "pkg/status/facts", "pkg/server/...", "pkg/objects", "pkg/containerconfig", "pkg/logpump", "pkg/cgroup",
 	}
 	loops    = []string{"pkg/podsync", "pkg/proxier", "pkg/bootstrap"}
@@ -57,6 +57,7 @@ var direct = []struct {
 		module+"pkg/probe", module+"pkg/hook", module+"pkg/objects", module+"pkg/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
 	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
 	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
+	{"one owner of SELinux labels", []string{"pkg/...", "cmd/..."}, []string{"github.com/opencontainers/selinux/..."}, []string{"pkg/runtime/selinux"}},
 	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/podnet"}},
 	{
 		// facts asks for the host's routes: /proc/net answers for the main thread's namespace, whatever that is by then

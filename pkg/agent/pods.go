@@ -33,6 +33,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/runtime/selinux"
 	"github.com/nodeagent/nodeagent/pkg/status/facts"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
@@ -127,7 +128,7 @@ func (p *pods) makeRuntime() error {
 		Address: c.Runtime.Address, Namespace: c.Runtime.Namespace, Snapshotter: c.Runtime.Snapshotter, Handlers: handlers,
 		SystemdCgroup: c.Cgroups.Driver == "systemd", StateDir: filepath.Join(c.Paths.Root, "nodeagent"), RunDir: c.Paths.Run,
 		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, PullProgressDeadline: c.Images.PullProgressDeadline, Reaper: c.Paths.Pump,
-		Network: p.network, Pump: p.pump, Logger: p.log, Now: now,
+		Network: p.network, Pump: p.pump, SELinux: selinux.Host{}, Logger: p.log, Now: now,
 	})
 	return err
 }
@@ -138,7 +139,7 @@ func (p *pods) makeMachine() error {
 	if p.machine.hostname, err = os.Hostname(); err != nil {
 		return fmt.Errorf("asking for the host name: %w", err)
 	}
-	if p.machine.spec, p.machine.recursive, err = containerconfig.Detect(); err != nil {
+	if p.machine.spec, p.machine.recursive, err = Machine(); err != nil {
 		return err
 	}
 	p.machine.spec.SingleProcessOOMKill = p.config.Cgroups.SingleProcessOOMKill
@@ -202,6 +203,10 @@ func (p *pods) makeBuilder() error {
 		DNS:            containerconfig.DNS{Servers: p.config.Pods.ClusterDNS, Domain: p.config.Pods.ClusterDomain, ResolvConf: p.config.Pods.ResolvConf},
 		Node:           p.node,
 		SeccompDefault: p.config.Pods.SeccompDefault,
+		Seccomp:        containerd.DefaultSeccomp,
+		AppArmor:       containerd.AppArmor{},
+		SELinux:        selinux.Host{},
+		VolumeDir:      p.runtime.VolumeDir,
 		Handler:        p.handler,
 		Warn: func(pod *corev1.Pod, reason, message string) {
 			p.agent.events.Event(pod, corev1.EventTypeWarning, reason, message)
@@ -325,6 +330,7 @@ func (p *pods) admit(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
 	static := pod.Annotations[podsource.SourceAnnotation] == "file"
 	return admission.Admit(pod, others, admission.Node{
 		Object: object, OS: goruntime.GOOS, AllowedUnsafeSysctls: p.config.Pods.AllowedUnsafeSysctls,
+		AppArmor: p.machine.spec.AppArmor != "",
 	}, static)
 }
 

@@ -10,6 +10,7 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -141,7 +142,9 @@ type Limits struct {
 	Quota, Period int64  // microseconds
 	Memory        int64  // bytes
 	Pids          int64
-	HugePages     map[string]int64 // bytes by page size as in a manifest ("2Mi")
+	// HugePages are bytes by page size as in a manifest ("2Mi"); sizes that it does not name are limited to nothing. nil leaves
+	// all sizes as they are.
+	HugePages map[string]int64
 }
 
 // String is for logs and golden files.
@@ -173,7 +176,8 @@ type Enforce struct {
 // PodLimits are those of a pod as a whole: what it requests, and its limits for what every container of it limits.
 func PodLimits(pod *corev1.Pod, e Enforce) Limits {
 	total := qos.Total(pod)
-	l := Limits{Shares: qos.Shares(total.CPURequest), HugePages: total.HugePages, Pids: max(e.Pids, 0)}
+	l := Limits{Shares: qos.Shares(total.CPURequest), HugePages: map[string]int64{}, Pids: max(e.Pids, 0)}
+	maps.Copy(l.HugePages, total.HugePages)
 	if qos.Class(pod) == corev1.PodQOSBestEffort {
 		l.Shares = qos.MinShares
 		return l

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
 )
 
 // hybridMount is where systemd puts a v2 hierarchy without controllers on a machine that has v1.
@@ -127,14 +129,20 @@ func (t *Tree) write(n Name, l Limits) error {
 			return err
 		}
 	}
-	m, err := t.manager(n, resources(l))
+	r := resources(l)
+	m, err := t.manager(n, r)
 	if err != nil {
 		return fmt.Errorf("making cgroup %q: %w", t.Dir(n), err)
 	}
 	if err := m.Apply(-1); err != nil {
 		return fmt.Errorf("making cgroup %q: %w", t.Dir(n), err)
 	}
-	if err := m.Set(resources(l)); err != nil {
+	dir := m.Path("hugetlb")
+	if t.v2 {
+		dir = m.Path("")
+	}
+	r.HugetlbLimit = hugePages(dir, cgroups.HugePageSizes(), l.HugePages)
+	if err := m.Set(r); err != nil {
 		return fmt.Errorf("limiting cgroup %q to %s: %w", t.Dir(n), l, err)
 	}
 	return nil
@@ -174,6 +182,27 @@ func resources(l Limits) *cgroups.Resources {
 		r.PidsLimit = &l.Pids
 	}
 	return r
+}
+
+// hugePages are the limits of the group at dir for the page sizes of the machine. A size whose file is not there cannot be
+// limited: the controller is not there, or not given on to this group.
+func hugePages(dir string, sizes []string, wanted map[string]int64) []*cgroups.HugepageLimit {
+	if dir == "" || wanted == nil {
+		return nil
+	}
+	bytes := map[string]int64{}
+	for size, n := range wanted {
+		bytes[qos.KernelPageSize(size)] = n
+	}
+	var list []*cgroups.HugepageLimit
+	for _, size := range sizes {
+		for _, file := range []string{"max", "limit_in_bytes"} { // of v2 and v1
+			if _, err := os.Stat(filepath.Join(dir, "hugetlb."+size+"."+file)); err == nil {
+				list = append(list, &cgroups.HugepageLimit{Pagesize: size, Limit: uint64(max(bytes[size], 0))})
+			}
+		}
+	}
+	return list
 }
 
 // Pods are the UIDs of all pods that have a group in any hierarchy, sorted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,8 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,6 +53,10 @@ type bed struct {
 	users   users
 	node    containerconfig.Node
 	warned  []string
+	labels  *labels
+	armor   *armor
+	// podLabels are the sandbox's; empty where the machine has no SELinux
+	podLabels runtime.SELinuxLabels
 	*containerconfig.Builder
 }
 
@@ -82,7 +89,7 @@ func newBed(t testing.TB) *bed {
 	t.Helper()
 	b := &bed{
 		root: t.TempDir(), objects: &volumetest.Objects{}, cgroups: &groups{Layout: cgroup.Layout{PerQOS: true}},
-		users: users{"": {}, "1000": {UID: 1000, GID: 0}},
+		users: users{"": {}, "1000": {UID: 1000, GID: 0}}, labels: &labels{}, armor: &armor{},
 	}
 	t.Cleanup(func() { must(t, hostfs.UnmountBelow(b.root)) })
 	maps, err := configmap.New(b.objects)
@@ -99,10 +106,12 @@ func newBed(t testing.TB) *bed {
 	b.Builder, err = containerconfig.New(containerconfig.Config{
 		Root: b.root, Run: filepath.Join(b.root, "run"), PodLogs: filepath.Join(b.root, "logs"),
 		Volumes: b.volumes, Users: b.users, Objects: b.objects, Cgroups: b.cgroups,
-		DNS:  containerconfig.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Domain: "cluster.local", ResolvConf: resolv},
-		Node: func() containerconfig.Node { return b.node },
-		Warn: func(_ *corev1.Pod, reason, _ string) { b.warned = append(b.warned, reason) },
-		Log:  slog.New(slog.DiscardHandler),
+		DNS:     containerconfig.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Domain: "cluster.local", ResolvConf: resolv},
+		Node:    func() containerconfig.Node { return b.node },
+		Warn:    func(_ *corev1.Pod, reason, _ string) { b.warned = append(b.warned, reason) },
+		Seccomp: func(s *specs.Spec) (*specs.LinuxSeccomp, error) { return seccomp.DefaultProfile(s), nil },
+		SELinux: b.labels, AppArmor: b.armor,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	return b
@@ -125,7 +134,9 @@ func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (ru
 	}
 	return b.Build(ctx, containerconfig.Request{
 		Want: podplan.Want{UID: pod.UID, Pod: pod, HostIPs: b.node.IPs},
-		Have: runtime.Pod{Sandbox: &runtime.Sandbox{ID: "5a4d", Ready: true, IPs: []netip.Addr{netip.MustParseAddr("10.244.0.7")}}},
+		Have: runtime.Pod{Sandbox: &runtime.Sandbox{
+			ID: "5a4d", Ready: true, IPs: []netip.Addr{netip.MustParseAddr("10.244.0.7")}, SELinux: b.podLabels,
+		}},
 		Name: name, Attempt: attempt,
 		Image: runtime.Image{ID: "sha256:1", Config: imagespec.ImageConfig{Cmd: []string{"/app"}}},
 	})
@@ -268,6 +279,11 @@ spec:
 	if info, err := os.Stat(shm.Source); err != nil || info.Mode() != os.ModeDir|os.ModeSticky|0o777 {
 		t.Errorf("/dev/shm: %v, %v", info.Mode(), err)
 	}
+	var fs unix.Statfs_t
+	must(t, unix.Statfs(shm.Source, &fs))
+	if want := int64(unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC); fs.Flags&want != want {
+		t.Errorf("/dev/shm has the flags %#x, want %#x among them", fs.Flags, want)
+	}
 	message := mountAt(t, c.Spec, "/msg")
 	if info, err := os.Stat(c.MessagePath); err != nil || message.Source != c.MessagePath || info.Mode().Perm() != 0o666 {
 		t.Errorf("the message's file %q at %q: %v", c.MessagePath, message.Source, err)
@@ -346,8 +362,20 @@ spec:
 	if want := []runtime.PortMapping{{HostPort: 90, ContainerPort: 9, Protocol: "tcp"}, {HostPort: 80, ContainerPort: 8080, Protocol: "udp", HostIP: "10.0.0.1"}}; !slices.Equal(c.Ports, want) {
 		t.Errorf("ports %+v, want %+v", c.Ports, want)
 	}
-	if c.Sysctls["kernel.shm_rmid_forced"] != "1" || c.Sysctls["net.core.somaxconn"] != "100" || c.IngressBandwidth != 10_000_000 {
+	if want := map[string]string{
+		"kernel.shm_rmid_forced": "1", "net.core.somaxconn": "100",
+		"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
+	}; !maps.Equal(c.Sysctls, want) || c.IngressBandwidth != 10_000_000 {
 		t.Errorf("sysctls %v, bandwidth %d", c.Sysctls, c.IngressBandwidth)
+	}
+	pod.Spec.SecurityContext.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "1024"}}
+	if c, err = b.Sandbox(ctx, pod, 3); err != nil || c.Sysctls["net.ipv4.ip_unprivileged_port_start"] != "1024" {
+		t.Errorf("the pod's own sysctl gives way: %v, %v", c.Sysctls, err)
+	}
+	host := pod.DeepCopy()
+	host.Spec.HostNetwork, host.Spec.SecurityContext = true, nil
+	if c, err = b.Sandbox(ctx, host, 3); err != nil || len(c.Sysctls) > 0 {
+		t.Errorf("a pod in the node's network gets sysctls %v, %v", c.Sysctls, err)
 	}
 	pod.Annotations["kubernetes.io/egress-bandwidth"] = "10"
 	if _, err := b.Sandbox(ctx, pod, 3); err == nil || !strings.Contains(err.Error(), "egress-bandwidth") {

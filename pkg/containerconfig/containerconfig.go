@@ -16,7 +16,7 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/moby/profiles/seccomp"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +40,21 @@ type Volumes interface {
 // Users resolves user strings in images.
 type Users interface {
 	User(ctx context.Context, imageID, user string) (runtime.User, error)
+}
+
+// AppArmor has the kernel's profiles.
+type AppArmor interface {
+	// Ensure finds a profile, and loads the node's default one.
+	Ensure(ctx context.Context, profile string) error
+}
+
+// SELinux makes labels; on a machine without it they are empty.
+type SELinux interface {
+	Enabled() bool
+	// Of makes the labels of a container with options of its own, in a pod that has the labels pod.
+	Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.SELinuxLabels, error)
+	// Relabel gives a label to what is at path and below it.
+	Relabel(path, label string) error
 }
 
 // Cgroups are the pods' control groups.
@@ -79,6 +94,13 @@ type Config struct {
 	DNS                DNS
 	Node               func() Node
 	SeccompDefault     bool
+	// Seccomp makes the profile RuntimeDefault; nil: whoever asks for it is refused.
+	Seccomp func(*specs.Spec) (*specs.LinuxSeccomp, error)
+	// AppArmor and SELinux are the machine's; nil for none.
+	AppArmor AppArmor
+	SELinux  SELinux
+	// VolumeDir is the folder for what the image of a container declares as VOLUME; nil: such volumes are left out.
+	VolumeDir func(containerID string) string
 	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
 	Handler func(ctx context.Context, class string) (string, error)
 	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
@@ -139,6 +161,11 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 	if err != nil {
 		return runtime.ContainerConfig{}, configError(err)
 	}
+	if profile := spec.Process.ApparmorProfile; profile != "" && b.config.AppArmor != nil {
+		if err := b.config.AppArmor.Ensure(ctx, profile); err != nil {
+			return runtime.ContainerConfig{}, reason("CreateContainerError", err)
+		}
+	}
 	handler, err := b.handler(ctx, w.pod)
 	if err != nil {
 		return runtime.ContainerConfig{}, configError(err)
@@ -154,12 +181,22 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		MessagePath:    w.messagePath(),
 		SpecHash:       podplan.SpecHash(c),
 		Sizes:          podplan.SizesOf(w.pod, c).String(),
+		StopSignal:     stopSignal(c, r.Image.Config),
 		Stdin:          c.Stdin,
 		StdinOnce:      c.StdinOnce,
 		TTY:            c.TTY,
+		ImageVolumes:   ocispec.ImageVolumes(input),
 		SandboxID:      r.Have.Sandbox.ID,
 		RuntimeHandler: handler,
 	}, nil
+}
+
+// stopSignal is the pod's word, else the image's.
+func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		return string(*c.Lifecycle.StopSignal)
+	}
+	return image.StopSignal
 }
 
 // Resources are the limits that a container is to have by the pod's spec, for one that runs already.
@@ -230,6 +267,13 @@ func (w work) input(ctx context.Context) (ocispec.Input, error) {
 	if err != nil {
 		return ocispec.Input{}, err
 	}
+	labels, err := w.labels()
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	if err := w.relabel(mounts, labels.Mount); err != nil {
+		return ocispec.Input{}, err
+	}
 	localhost, err := w.localhostSeccomp()
 	if err != nil {
 		return ocispec.Input{}, err
@@ -248,16 +292,24 @@ func (w work) input(ctx context.Context) (ocispec.Input, error) {
 		User:        user,
 		Env:         env,
 		Mounts:      mounts,
+		VolumeDir:   w.volumeDir(id),
 		Namespaces:  w.request.Have.Sandbox.Namespaces,
 		TargetPID:   w.targetPID(),
 		Hostname:    hostname,
 		CgroupsPath: w.config.Cgroups.ContainerPath(w.pod, id),
 		Seccomp: ocispec.Seccomp{
-			Default: w.config.SeccompDefault, RuntimeDefault: seccomp.GetDefaultProfile,
-			Localhost: localhost,
+			Default: w.config.SeccompDefault, RuntimeDefault: w.config.Seccomp, Localhost: localhost,
 		},
-		Node: w.node.Spec,
+		SELinux: labels,
+		Node:    w.node.Spec,
 	}, nil
+}
+
+func (w work) volumeDir(id string) string {
+	if w.config.VolumeDir == nil {
+		return ""
+	}
+	return w.config.VolumeDir(id)
 }
 
 // targetPID is the PID namespace of the running container that an ephemeral container was started for.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/capability"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,6 @@ const cgroupRoot = "/sys/fs/cgroup"
 // are left for the caller.
 func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	n.CgroupV2 = onCgroup2()
-	n.AppArmor = firstByte("/sys/module/apparmor/parameters/enabled") == 'Y'
 	n.SwapControl = swapControl(n.CgroupV2)
 	n.HugePageSizes = hugePageSizes(n.CgroupV2)
 	if n.MemoryCapacity, err = memoryCapacity(); err != nil {
@@ -31,20 +31,31 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	if n.Capabilities, n.MinOOMScoreAdj, err = privileges(); err != nil {
 		return n, false, err
 	}
+	if n.CgroupV2 {
+		n.CgroupMountOptions = cgroupMountOptions()
+	}
 	n.Devices, err = devices("/dev")
 	return n, !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS), err
+}
+
+// cgroupMountOptions are those of cgroup v2 that each mount sets anew for all (kernel Documentation/admin-guide/cgroup-v2).
+func cgroupMountOptions() []string {
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(cgroupRoot))
+	if err != nil || len(mounts) == 0 {
+		return nil
+	}
+	var found []string
+	for _, o := range strings.Split(mounts[len(mounts)-1].VFSOptions, ",") {
+		if o == "nsdelegate" || o == "memory_recursiveprot" {
+			found = append(found, o)
+		}
+	}
+	return found
 }
 
 func onCgroup2() bool {
 	var s unix.Statfs_t
 	return unix.Statfs(cgroupRoot, &s) == nil && s.Type == unix.CGROUP2_SUPER_MAGIC
-}
-
-func firstByte(path string) byte {
-	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-		return b[0]
-	}
-	return 0
 }
 
 func memoryCapacity() (int64, error) {

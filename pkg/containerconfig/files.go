@@ -24,6 +24,9 @@ const nodeHostsFile = "/etc/hosts"
 // maxNodeFile is the longest file of the node's own that is read for a pod, in bytes.
 const maxNodeFile = 10 << 20
 
+// hostShm is what a pod in the host's IPC namespace gets as its /dev/shm.
+const hostShm = "/dev/shm"
+
 // shmSize of each pod's /dev/shm in bytes.
 const shmSize = 64 << 20
 
@@ -34,7 +37,7 @@ func (b *Builder) podDir(uid types.UID) string {
 // shm is the folder that the pod's containers share as /dev/shm: a tmpfs of the pod's, or the host's with hostIPC.
 func (b *Builder) shm(pod *corev1.Pod) string {
 	if pod.Spec.HostIPC {
-		return "/dev/shm"
+		return hostShm
 	}
 	return b.shmDir(pod.UID)
 }

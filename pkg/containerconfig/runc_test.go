@@ -49,6 +49,7 @@ func TestRunc(t *testing.T) {
 	node, _, err := containerconfig.Detect()
 	must(t, err)
 	b.node.Spec = node
+	b.labels.off = true
 	b.node.Spec.CPUQuotaPeriod = 100000
 	b.objects.PutConfigMap(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "conf"}, Data: map[string]string{"app.conf": "x=1"}})
 	t.Cleanup(func() { removeCgroups(t, b.cgroups.Layout) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/moby/sys/userns"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -34,11 +35,10 @@ func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (ru
 	if c.RuntimeHandler, err = b.handler(ctx, pod); err != nil {
 		return c, err
 	}
-	if pod.Spec.SecurityContext != nil && len(pod.Spec.SecurityContext.Sysctls) > 0 {
-		c.Sysctls = map[string]string{}
-		for _, s := range pod.Spec.SecurityContext.Sysctls {
-			c.Sysctls[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
-		}
+	c.Sysctls = sysctls(pod)
+	b.warnOfSELinux(pod)
+	if o := seLinuxOptions(pod, nil); o != nil {
+		c.SELinux = runtime.SELinuxOptions{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
 	}
 	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
 		return c, fmt.Errorf("hostUsers: false is not supported yet: remove it, or run the pod on another node")
@@ -58,6 +58,24 @@ func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (ru
 	}
 	c.EgressBandwidth, err = bandwidth(pod, egressBandwidth)
 	return c, err
+}
+
+// sysctls are those of the pod's own namespaces. Unless the pod says otherwise its users may take any port and send pings, as
+// in CRI (enable_unprivileged_ports, enable_unprivileged_icmp): the ports are its own.
+func sysctls(pod *corev1.Pod) map[string]string {
+	set := map[string]string{}
+	if !pod.Spec.HostNetwork {
+		set["net.ipv4.ip_unprivileged_port_start"] = "0"
+		if !userns.RunningInUserNS() { // where not every group of the range is there
+			set["net.ipv4.ping_group_range"] = "0 2147483647"
+		}
+	}
+	if pod.Spec.SecurityContext != nil {
+		for _, s := range pod.Spec.SecurityContext.Sysctls {
+			set[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
+		}
+	}
+	return set
 }
 
 // hostPorts are those of the main containers and of sidecars.

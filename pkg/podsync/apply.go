@@ -174,7 +174,7 @@ func (x *Edges) runHook(ctx context.Context, t Task, a podplan.RunHook) error {
 func (x *Edges) stop(ctx context.Context, t Task, a podplan.StopContainer) error {
 	sig := syscall.SIGKILL
 	if !a.Kill {
-		sig = x.stopSignal(ctx, t, a)
+		sig = stopSignal(t.Have, a.ContainerID)
 		message := cmp.Or(a.Message, "Stopping container "+a.Container)
 		x.containerEvent(ctx, t, a.Container, [3]string{corev1.EventTypeNormal, "Killing", message})
 	}
@@ -185,20 +185,11 @@ func (x *Edges) stop(ctx context.Context, t Task, a podplan.StopContainer) error
 	return nil
 }
 
-// stopSignal is the signal that asks the container to end: the pod's word, else the image's, else SIGTERM.
-func (x *Edges) stopSignal(ctx context.Context, t Task, a podplan.StopContainer) syscall.Signal {
-	if t.Want.Pod != nil {
-		c := findContainer(t.Want.Pod, a.Container)
-		if c != nil && c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
-			return parseSignal(string(*c.Lifecycle.StopSignal))
-		}
-	}
-	for _, c := range t.Have.Containers {
-		if c.ID != a.ContainerID {
-			continue
-		}
-		if image, err := x.config.Images.Image(ctx, c.ImageID); err == nil {
-			return parseSignal(image.Config.StopSignal)
+// stopSignal is what asks the container to end, by its own record: neither its pod's object nor its image may be there any more.
+func stopSignal(have runtime.Pod, id string) syscall.Signal {
+	for _, c := range have.Containers {
+		if c.ID == id {
+			return parseSignal(c.StopSignal)
 		}
 	}
 	return syscall.SIGTERM

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,6 +121,7 @@ func TestOrphansWaitForEverySource(t *testing.T) {
 			Sandbox: &runtime.Sandbox{ID: runtime.SandboxID("old", 0), Ready: true},
 			Containers: []runtime.Container{{
 				ID: runtime.ContainerID("old", "app", 0), Name: "app", State: runtime.Running, SandboxID: runtime.SandboxID("old", 0),
+				Recorded: runtime.Recorded{StopSignal: "SIGQUIT"}, // neither the pod's object nor the image, which nobody names, can say so any more
 			}},
 		}
 		w.dirs["old"], w.dirs["older"] = true, true // of older only its folder is left
@@ -136,6 +138,9 @@ func TestOrphansWaitForEverySource(t *testing.T) {
 		settle(10 * time.Minute)
 		if left := w.left(); left != "" {
 			t.Errorf("orphans are left:\n%s%s", left, w.log)
+		}
+		if len(w.signals) == 0 || w.signals[0] != syscall.SIGQUIT.String() {
+			t.Errorf("signals %q, want the container's own first", w.signals)
 		}
 	})
 }

@@ -214,7 +214,7 @@ func (w *world) StartContainer(ctx context.Context, c runtime.ContainerConfig) (
 		}
 		w.starts = append(w.starts, fmt.Sprintf("%s/%s/%d", c.Pod.UID, c.Name, c.Attempt))
 		made = runtime.Container{
-			ID: c.ID(), Name: c.Name, Attempt: c.Attempt, State: runtime.Running, Image: c.ImageRef, ImageID: c.Image.ID,
+			ID: c.ID(), Name: c.Name, Attempt: c.Attempt, State: runtime.Running, Image: c.ImageRef, ImageID: c.Image.ID, Recorded: runtime.Recorded{StopSignal: c.StopSignal},
 			SandboxID: p.Sandbox.ID, CreatedAt: time.Now(), StartedAt: time.Now(), SpecHash: c.SpecHash, Sizes: c.Sizes,
 		}
 		p.Containers = append(p.Containers, made)

@@ -45,6 +45,8 @@ type PodOptions struct {
 	Images map[string]imagespec.ImageConfig
 	// Users resolve user names of images.
 	Users map[string]runtime.User
+	// Seccomp makes the profile RuntimeDefault.
+	Seccomp func(*specs.Spec) (*specs.LinuxSeccomp, error)
 	// PodIPs are the addresses of pods whose status has none.
 	PodIPs []netip.Addr
 	// Assumed are notes for every pod on what was made up for it.
@@ -139,6 +141,8 @@ func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 		DNS:            containerconfig.DNS{Servers: c.Pods.ClusterDNS, Domain: c.Pods.ClusterDomain, ResolvConf: c.Pods.ResolvConf},
 		Node:           func() containerconfig.Node { return o.Node },
 		SeccompDefault: c.Pods.SeccompDefault,
+		Seccomp:        o.Seccomp,
+		VolumeDir:      func(id string) string { return filepath.Join(c.Paths.Root, "nodeagent", "volumes", id) },
 		Handler:        r.handler,
 		Bind:           func(string, string, string) error { return nil },
 		Warn:           func(_ *corev1.Pod, reason, message string) { r.note("%s: %s", reason, message) },

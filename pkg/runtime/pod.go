@@ -84,7 +84,15 @@ type Sandbox struct {
 	IPs         []netip.Addr // pod addresses, primary first; empty with HostNetwork
 	CreatedAt   time.Time
 	Namespaces  Namespaces
+	// SELinux are the labels of containers that ask for none of their own; empty where the machine has no SELinux.
+	SELinux SELinuxLabels
 }
+
+// SELinuxLabels are those of a process and of the files that it may change.
+type SELinuxLabels struct{ Process, Mount string }
+
+// SELinuxOptions are parts of a label; an empty one is the machine's default, or for Level one that no other pod has.
+type SELinuxOptions struct{ User, Role, Type, Level string }
 
 // Namespaces are paths of pinned namespace files; "" means the host's own.
 type Namespaces struct {
@@ -128,6 +136,7 @@ type SandboxConfig struct {
 	CgroupParent                      string            // the pod's cgroup, for the reaping process
 	Annotations                       map[string]string // the pod's own; CNI reads kubernetes.io/{in,e}gress-bandwidth
 	RuntimeHandler                    string
+	SELinux                           SELinuxOptions
 	IngressBandwidth, EgressBandwidth int64 // bits per second, 0 for none
 }
 
@@ -153,7 +162,8 @@ type Container struct {
 	State     State
 	Pid       int
 	Image     string // the reference that the pod spec named
-	ImageID   string // image id of the store, as status.imageID wants it
+	ImageID   string // image id of the store
+	Recorded
 
 	CreatedAt, StartedAt, FinishedAt time.Time // zero when not yet
 
@@ -171,6 +181,16 @@ type Container struct {
 	Sizes string
 }
 
+// Recorded is what a container was made with that nobody else may know later: its image's names may have moved on, and its
+// pod's object may be gone.
+type Recorded struct {
+	// ImageDigest is where the image came from, "repo@sha256:…", as status.imageID wants it; the image id when it came from
+	// nowhere.
+	ImageDigest string
+	// StopSignal asks the container to end ("SIGQUIT", "3"); "" for SIGTERM.
+	StopSignal string
+}
+
 // ContainerConfig is what a container is made from.
 type ContainerConfig struct {
 	Pod         PodRef
@@ -183,13 +203,20 @@ type ContainerConfig struct {
 	MessagePath string
 	SpecHash    string
 	Sizes       string // as in Container
+	StopSignal  string // as in Recorded
 	Stdin       bool   // keep stdin open for attach
 	StdinOnce   bool
 	TTY         bool
+	// ImageVolumes are folders of the container's own that Spec mounts. They are made before the container starts, with what
+	// the image has at their place, and removed with it.
+	ImageVolumes []ImageVolume
 	// SandboxID groups the pod's containers in one shim.
 	SandboxID      string
 	RuntimeHandler string
 }
+
+// ImageVolume is a VOLUME of an image: the folder Source of the host is at Destination in the container.
+type ImageVolume struct{ Source, Destination string }
 
 // ID is the container's id.
 func (c ContainerConfig) ID() string { return ContainerID(c.Pod.UID, c.Name, c.Attempt) }

@@ -30,7 +30,7 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 	switch {
 	case c.Latest != nil:
 		s.RestartCount = int32(c.Latest.Attempt)
-		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageID, podplan.StatusID(c.Latest.ID)
+		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageDigest, podplan.StatusID(c.Latest.ID)
 		s.VolumeMounts = mounts(c.Spec)
 		resources(&s, c)
 	case c.Reported != nil:

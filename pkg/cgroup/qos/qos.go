@@ -4,6 +4,7 @@ package qos
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -267,4 +268,18 @@ func withRequests(pod *corev1.Pod) *corev1.Pod {
 		}
 	}
 	return pod
+}
+
+// KernelPageSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB"; "" for what is no size.
+func KernelPageSize(page string) string {
+	q, err := resource.ParseQuantity(page)
+	if err != nil {
+		return ""
+	}
+	units := []string{"B", "KB", "MB", "GB"}
+	v, unit := q.Value(), 0
+	for v >= 1024 && v%1024 == 0 && unit < len(units)-1 {
+		v, unit = v/1024, unit+1
+	}
+	return strconv.FormatInt(v, 10) + units[unit]
 }

@@ -1,6 +1,6 @@
 // Package admission is PURE: whether a pod that was bound to this node may run here, beside the pods that do. It asks again
 // what the scheduler asked, since static pods never passed it and two schedulers may have decided at the same time, and what
-// only the node can judge: operating system and sysctls. Reasons and messages are kubelet's, which people search for.
+// only the node can judge: operating system, sysctls and AppArmor. Reasons and messages are kubelet's, which people search for.
 package admission
 
 import (
@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
 // Node is what a pod is compared with.
@@ -22,6 +23,8 @@ type Node struct {
 	OS string
 	// AllowedUnsafeSysctls are names, or prefixes that end in "*", beyond the safe ones.
 	AllowedUnsafeSysctls []string
+	// AppArmor says that the node can enforce profiles.
+	AppArmor bool
 }
 
 // Admit returns why the pod may not run on the node, or nil. others are the pods whose room is taken; static says that the
@@ -35,6 +38,7 @@ func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podpl
 		func() *podplan.Outcome { return checkPorts(pod, others) },
 		func() *podplan.Outcome { return checkTaints(pod, node.Object, static) },
 		func() *podplan.Outcome { return checkSysctls(pod, node.AllowedUnsafeSysctls) },
+		func() *podplan.Outcome { return checkAppArmor(pod, node.AppArmor) },
 	} {
 		if o := check(); o != nil {
 			return o
@@ -222,4 +226,30 @@ func tolerated(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 		}
 	}
 	return false
+}
+
+// checkAppArmor refuses who asks for a profile that nobody would enforce. A pod that runs already stays.
+func checkAppArmor(pod *corev1.Pod, enabled bool) *podplan.Outcome {
+	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
+		return nil
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			p := ocispec.AppArmor(pod, &list[i])
+			if p == nil || p.Type == corev1.AppArmorProfileTypeUnconfined {
+				continue
+			}
+			if !enabled {
+				return appArmor("AppArmor is not enabled on the host")
+			}
+			if p.Type == corev1.AppArmorProfileTypeLocalhost && (p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "") {
+				return appArmor(fmt.Sprintf("invalid empty AppArmor profile name: container %q has no localhostProfile", list[i].Name))
+			}
+		}
+	}
+	return nil
+}
+
+func appArmor(why string) *podplan.Outcome {
+	return &podplan.Outcome{Reason: "AppArmor", Message: "Cannot enforce AppArmor: " + why}
 }

@@ -20,6 +20,7 @@ import (
 func TestAdmit(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		node := admission.Node{Object: read[corev1.Node](t, files["node.yaml"]), OS: "linux", AllowedUnsafeSysctls: strings.Fields(string(files["sysctls"]))}
+		node.AppArmor = len(files["apparmor"]) > 0
 		for _, name := range node.AllowedUnsafeSysctls {
 			if err := podsysctl.CheckAllowed(name); err != nil {
 				t.Fatal(err)

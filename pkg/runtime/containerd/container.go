@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -32,6 +33,7 @@ type launch struct {
 	spec    *specs.Spec
 	image   *image // whose layers are the root; nil: the spec names a folder
 	output  runtime.Output
+	volumes []runtime.ImageVolume
 	tty     bool
 	pid     uint32
 }
@@ -85,16 +87,21 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 	if err != nil {
 		return err
 	}
+	digest, err := r.repoDigest(ctx, img, config.ImageRef)
+	if err != nil {
+		return err
+	}
 	s := streams{config.Stdin, config.StdinOnce, config.TTY}
 	c := &container{ref: config.Pod, streams: s, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Created,
-		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(),
+		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(), Recorded: runtime.Recorded{ImageDigest: digest, StopSignal: config.StopSignal},
 		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	l := launch{
-		record:  containers.Container{ID: id, Labels: labelsOf(config, img.target.Digest.String()), Image: img.name},
+		record:  containers.Container{ID: id, Labels: labelsOf(config, digest, img.target.Digest.String()), Image: img.name},
 		handler: config.RuntimeHandler, spec: config.Spec, image: img,
 		output: r.outputOf(config.Pod, c.c, s, false), tty: config.TTY,
+		volumes: config.ImageVolumes,
 	}
 	err = r.launch(ctx, c, &l)
 	var failed startError
@@ -157,6 +164,9 @@ func (r *Runtime) create(ctx context.Context, c *container, l *launch) error {
 	var root []mount.Mount
 	if l.image != nil {
 		if root, err = r.prepareRoot(ctx, l); err != nil {
+			return err
+		}
+		if err := r.fillVolumes(ctx, l); err != nil {
 			return err
 		}
 	}
@@ -371,17 +381,21 @@ func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) err
 	return fmt.Errorf("signalling container %.12s: %w", id, err)
 }
 
-// WritableBytes is how much of the disk the container's own layer takes: what it has written to its root file system. It
-// is 0 for one that has no layer any more.
+// WritableBytes is how much of the disk is the container's own: what it has written to its root file system, and the volumes
+// that its image declares. It is 0 for one that has none of them any more.
 func (r *Runtime) WritableBytes(ctx context.Context, id string) (int64, error) {
+	volumes, err := hostfs.DiskUsage(ctx, r.VolumeDir(id))
+	if err != nil {
+		return 0, fmt.Errorf("measuring the image's volumes of container %.12s: %w", id, err)
+	}
 	usage, err := r.snapshotter().Usage(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return 0, nil
+		return volumes, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("measuring the writable layer of container %.12s: %w", id, native(err))
 	}
-	return usage.Size, nil
+	return usage.Size + volumes, nil
 }
 
 // RemoveContainer removes task, record, snapshot, pipes and log; a running container is killed first.
@@ -414,6 +428,9 @@ func (r *Runtime) removeContainer(ctx context.Context, id string) error {
 	}
 	if err := r.snapshotter().Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("removing the root file system: %w", native(err))
+	}
+	if err := hostfs.Remove(r.VolumeDir(id)); err != nil {
+		return fmt.Errorf("removing the image's volumes: %w", err)
 	}
 	if err := os.RemoveAll(r.ioDir(id)); err != nil {
 		return err

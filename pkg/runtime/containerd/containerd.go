@@ -44,6 +44,17 @@ type Network interface {
 	Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error
 }
 
+// SELinux makes labels; package selinux has it. On a machine without SELinux they are empty.
+type SELinux interface {
+	// Labels makes labels that no other pod has, unless the options say a level.
+	Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error)
+	// Reserve keeps the level of labels from other pods, Release gives it back.
+	Reserve(l runtime.SELinuxLabels)
+	Release(l runtime.SELinuxLabels)
+	// Relabel gives a label to what is at path and below it.
+	Relabel(path, label string) error
+}
+
 // Pump joins containers' streams; package logpump has it.
 type Pump interface {
 	Open(ctx context.Context, out runtime.Output) error
@@ -81,6 +92,7 @@ type Config struct {
 	Reaper  string
 	Network Network
 	Pump    Pump
+	SELinux SELinux // nil for none
 	Logger  *slog.Logger
 	Now     func() time.Time
 }
@@ -110,6 +122,9 @@ func New(c Config) (*Runtime, error) {
 	setDefault(&c.Namespace, "k8s.io")
 	setDefault(&c.Snapshotter, "overlayfs")
 	setDefault(&c.CertsDir, "/etc/containerd/certs.d")
+	if c.SELinux == nil {
+		c.SELinux = noSELinux{}
+	}
 	if c.StateDir == "" || c.RunDir == "" {
 		return nil, errors.New("containerd runtime: state and run folders are required")
 	}
@@ -127,6 +142,16 @@ func New(c Config) (*Runtime, error) {
 	r.images = newImageStore(r)
 	return r, nil
 }
+
+// noSELinux is a machine without.
+type noSELinux struct{}
+
+func (noSELinux) Labels(runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
+	return runtime.SELinuxLabels{}, nil
+}
+func (noSELinux) Reserve(runtime.SELinuxLabels) {}
+func (noSELinux) Release(runtime.SELinuxLabels) {}
+func (noSELinux) Relabel(string, string) error  { return nil }
 
 func setDefault(s *string, value string) {
 	if *s == "" {

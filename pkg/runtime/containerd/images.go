@@ -233,6 +233,44 @@ func (s *imageStore) find(ctx context.Context, ref string) (*image, error) {
 	return nil, fmt.Errorf("image %q: %w", ref, runtime.ErrNotFound)
 }
 
+// sourceLabel on a manifest names the repositories of a registry that it came from (containerd core/remotes/docker).
+const sourceLabel = "containerd.io/distribution.source."
+
+// repoDigest is where an image that a pod calls ref came from, "repo@sha256:…"; of several repositories the pod's own. An image
+// that was only imported came from nowhere: it is called by its id.
+func (r *Runtime) repoDigest(ctx context.Context, img *image, ref string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, imageCallTime)
+	defer cancel()
+	info, err := r.client.ContentStore().Info(ctx, img.target.Digest)
+	if err != nil {
+		return "", fmt.Errorf("asking where image %q came from: %w", img.name, native(err))
+	}
+	repo := ""
+	if named, err := reference.ParseDockerRef(ref); err == nil {
+		repo = named.Name()
+	}
+	found := img.ID
+	for _, name := range slices.Sorted(slices.Values(img.names)) {
+		named, err := reference.ParseNamed(name)
+		if err != nil {
+			continue
+		}
+		_, byDigest := named.(reference.Digested)
+		host, _, _ := strings.Cut(reference.Domain(named), ":")
+		if !byDigest && !slices.Contains(strings.Split(info.Labels[sourceLabel+host], ","), reference.Path(named)) {
+			continue
+		}
+		digest := named.Name() + "@" + img.target.Digest.String()
+		if named.Name() == repo {
+			return digest, nil
+		}
+		if found == img.ID {
+			found = digest
+		}
+	}
+	return found, nil
+}
+
 // isID says whether a reference is an image id, with or without its algorithm.
 func isID(ref string) bool {
 	_, err := digest.Parse("sha256:" + strings.TrimPrefix(ref, "sha256:"))

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -24,6 +25,8 @@ const (
 	labelSandbox     = "nodeagent.dev/sandbox"
 	labelImage       = "nodeagent.dev/image"
 	labelImageID     = "nodeagent.dev/image-id"
+	labelImageDigest = "nodeagent.dev/image-digest"
+	labelStopSignal  = "nodeagent.dev/stop-signal"
 	labelSpecHash    = "nodeagent.dev/spec-hash"
 	labelSizes       = "nodeagent.dev/sizes"
 	labelLogPath     = "nodeagent.dev/log-path"
@@ -53,12 +56,12 @@ type streams struct {
 	TTY       bool `json:"tty,omitempty"`
 }
 
-func labelsOf(c runtime.ContainerConfig, target string) map[string]string {
+func labelsOf(c runtime.ContainerConfig, imageDigest, target string) map[string]string {
 	s, _ := json.Marshal(streams{c.Stdin, c.StdinOnce, c.TTY})
 	labels := map[string]string{
 		labelUID: string(c.Pod.UID), labelNamespace: c.Pod.Namespace, labelPod: c.Pod.Name,
 		labelName: c.Name, labelAttempt: strconv.Itoa(c.Attempt), labelSandbox: c.SandboxID,
-		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelSpecHash: c.SpecHash, labelSizes: c.Sizes,
+		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelImageDigest: imageDigest, labelStopSignal: c.StopSignal, labelSpecHash: c.SpecHash, labelSizes: c.Sizes,
 		labelLogPath: c.LogPath, labelMessagePath: c.MessagePath, labelStreams: string(s),
 	}
 	if target != "" {
@@ -84,6 +87,7 @@ func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container,
 	c := runtime.Container{
 		ID: record.ID, Name: l[labelName], SandboxID: l[labelSandbox], State: runtime.Created,
 		Image: l[labelImage], ImageID: l[labelImageID], CreatedAt: record.CreatedAt,
+		Recorded: runtime.Recorded{ImageDigest: cmp.Or(l[labelImageDigest], l[labelImageID]), StopSignal: l[labelStopSignal]},
 		SpecHash: l[labelSpecHash], Sizes: l[labelSizes], LogPath: l[labelLogPath], MessagePath: l[labelMessagePath],
 		StartError: l[labelStartError], OOMKilled: l[labelOOM] != "",
 	}

@@ -167,6 +167,7 @@ func (r *Runtime) loadSandboxes() error {
 	}
 	for _, s := range all {
 		if _, ok := r.view.sandbox(s.Config.Pod.UID); !ok {
+			r.c.SELinux.Reserve(s.Sandbox.SELinux)
 			r.view.putSandbox(s)
 		}
 	}

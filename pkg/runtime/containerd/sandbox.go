@@ -49,6 +49,9 @@ func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (ru
 	s := sandbox{Config: c, Sandbox: runtime.Sandbox{
 		ID: runtime.SandboxID(c.Pod.UID, c.Attempt), Attempt: c.Attempt, HostNetwork: c.HostNetwork, CreatedAt: r.c.Now(),
 	}}
+	if s.Sandbox.SELinux, err = r.c.SELinux.Labels(c.SELinux); err != nil {
+		return runtime.Sandbox{}, err
+	}
 	// Written before anything is made, so that whatever is left of a crash is found and undone.
 	if err := r.writeSandbox(s); err != nil {
 		return runtime.Sandbox{}, err
@@ -141,6 +144,7 @@ func (r *Runtime) removeSandbox(ctx context.Context, s sandbox) error {
 		return fmt.Errorf("removing sandbox record: %w", err)
 	}
 	r.view.dropSandbox(uid)
+	r.c.SELinux.Release(s.Sandbox.SELinux)
 	return nil
 }
 

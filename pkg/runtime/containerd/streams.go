@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
 // execSet are the processes that this agent runs in containers; the zero value is ready.
@@ -91,6 +92,9 @@ func (r *Runtime) process(ctx context.Context, id string, x runtime.ExecConfig) 
 		return nil, err
 	}
 	p.Args, p.CommandLine, p.Terminal, p.ConsoleSize = x.Command, "", x.IO.TTY, nil
+	if p.Terminal {
+		p.Env = ocispec.SetEnv(p.Env, "TERM=xterm")
+	}
 	return &p, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -32,7 +34,7 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 		ContainerID: l.record.ID, Terminal: l.tty,
 		Stdin: l.output.Stdin, Stdout: l.output.Stdout, Stderr: l.output.Stderr,
 	}
-	for _, m := range root {
+	for _, m := range labelled(root, l.spec) {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	began := r.c.Now()
@@ -56,6 +58,18 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 			return err
 		}
 	}
+}
+
+// labelled gives the root file system the SELinux label of the container's files.
+func labelled(root []mount.Mount, s *specs.Spec) []mount.Mount {
+	if s.Linux == nil || s.Linux.MountLabel == "" {
+		return root
+	}
+	root = slices.Clone(root)
+	for i := range root {
+		root[i].Options = append(slices.Clone(root[i].Options), fmt.Sprintf("context=%q", s.Linux.MountLabel))
+	}
+	return root
 }
 
 // shimEnding says that containerd met the pod's previous shim on its way out (the last container of a pod takes its shim with

@@ -66,29 +66,37 @@ func (s *imageStore) database(ctx context.Context, img *image) (passwd.Database,
 	return db, nil
 }
 
-// mounted calls f with a read-only mount of the image.
+// mounted calls f with a read-only mount of the image. A lease keeps the mount's snapshot from garbage collection meanwhile,
+// and gives it up to it should this agent die.
 func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string) error) (err error) {
-	sn, key := s.r.snapshotter(), "nodeagent-view-"+img.ID
-	mounts, err := sn.View(ctx, key, img.chain)
+	call, cancel := context.WithTimeout(ctx, imageCallTime)
+	defer cancel()
+	call, release, err := s.r.client.WithLease(call)
+	if err != nil {
+		return fmt.Errorf("leasing: %w", native(err))
+	}
+	undo := func(what string, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(call), cleanupTime)
+		defer cancel()
+		if rerr := f(ctx); err == nil && rerr != nil {
+			err = fmt.Errorf("removing %s: %w", what, native(rerr))
+		}
+	}
+	defer undo("the lease of the view", release)
+	sn, key := s.r.snapshotter(), "nodeagent-view-"+randomID()
+	mounts, err := sn.View(call, key, img.chain)
 	if errdefs.IsNotFound(err) {
 		if err := s.unpack(ctx, img); err != nil {
 			return err
 		}
-		mounts, err = sn.View(ctx, key, img.chain)
-	}
-	if errdefs.IsAlreadyExists(err) { // left by a crash
-		mounts, err = sn.Mounts(ctx, key)
+		again, cancel := context.WithTimeout(context.WithoutCancel(call), imageCallTime) // with the lease, which call carries
+		defer cancel()
+		mounts, err = sn.View(again, key, img.chain)
 	}
 	if err != nil {
 		return native(err)
 	}
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	defer func() {
-		if rerr := sn.Remove(undo, key); err == nil && rerr != nil {
-			err = fmt.Errorf("removing the view: %w", native(rerr))
-		}
-	}()
+	defer undo("the view", func(ctx context.Context) error { return sn.Remove(ctx, key) })
 	if err := os.MkdirAll(s.r.c.RunDir, 0o755); err != nil {
 		return err
 	}

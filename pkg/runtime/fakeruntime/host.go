@@ -316,6 +316,7 @@ func (h *Host) startContainer(ctx context.Context, config runtime.ContainerConfi
 	c := &container{config: config, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Running, Pid: 1000 + h.pids,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: h.now(), StartedAt: h.now(),
+		Recorded: runtime.Recorded{ImageDigest: config.Image.ID, StopSignal: config.StopSignal},
 		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	if config.Spec.Linux != nil {

@@ -2,19 +2,25 @@ package ocispec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // systemMounts are what every Linux program expects.
-func systemMounts(sc *corev1.SecurityContext) []specs.Mount {
-	access := "ro"
+func systemMounts(n Node, sc *corev1.SecurityContext) []specs.Mount {
+	cgroup := []string{"nosuid", "noexec", "nodev", "relatime", "ro"}
 	if isTrue(sc.Privileged) {
-		access = "rw"
+		cgroup[4] = "rw"
+		// It is in the machine's cgroup namespace, so that its mount speaks for the machine's.
+		cgroup = append(cgroup, n.CgroupMountOptions...)
 	}
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -24,18 +30,42 @@ func systemMounts(sc *corev1.SecurityContext) []specs.Mount {
 			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
 		},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{
-			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
-			Options: []string{"nosuid", "noexec", "nodev", "relatime", access},
-		},
+		// A network namespace has one sysfs: with "ro" the first mount would make it read-only for all containers of the pod,
+		// the privileged too. hidePaths says instead who may only read it.
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "rw"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroup},
 	}
+}
+
+// ImageVolumes are the folders for what the image declares as VOLUME, in order of their place, but for places where the pod
+// mounts something itself.
+func ImageVolumes(in Input) []runtime.ImageVolume {
+	taken := map[string]bool{}
+	for _, m := range in.Mounts {
+		taken[path.Clean(m.Destination)] = true
+	}
+	var list []runtime.ImageVolume
+	if in.VolumeDir == "" {
+		return nil
+	}
+	for _, declared := range slices.Sorted(maps.Keys(in.Image.Volumes)) {
+		place := path.Join("/", declared)
+		if place == "/" || taken[place] {
+			continue
+		}
+		taken[place] = true
+		list = append(list, runtime.ImageVolume{Source: path.Join(in.VolumeDir, strconv.Itoa(len(list))), Destination: place})
+	}
+	return list
 }
 
 // mounts are the system's, then the pod's in order of depth, so that a mount never hides one below it. What a pod mounts
 // itself takes the place of a system or managed mount at the same path; a /dev of its own takes all of /dev.
 func mounts(in Input, sc *corev1.SecurityContext) ([]specs.Mount, string, error) {
 	own := map[string]bool{}
+	for _, v := range ImageVolumes(in) {
+		in.Mounts = append(in.Mounts[:len(in.Mounts):len(in.Mounts)], Mount{Source: v.Source, Destination: v.Destination})
+	}
 	for _, m := range in.Mounts {
 		if !m.Managed {
 			own[path.Clean(m.Destination)] = true
@@ -44,7 +74,7 @@ func mounts(in Input, sc *corev1.SecurityContext) ([]specs.Mount, string, error)
 	replaced := func(dest string) bool {
 		return own[dest] || own["/dev"] && strings.HasPrefix(dest, "/dev/")
 	}
-	list := slices.DeleteFunc(systemMounts(sc), func(m specs.Mount) bool { return replaced(m.Destination) })
+	list := slices.DeleteFunc(systemMounts(in.Node, sc), func(m specs.Mount) bool { return replaced(m.Destination) })
 	binds := make([]specs.Mount, 0, len(in.Mounts))
 	propagation := ""
 	for _, m := range in.Mounts {

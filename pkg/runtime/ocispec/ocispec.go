@@ -34,7 +34,9 @@ type Input struct {
 	// Env is the pod spec's part of the environment, "NAME=value" with every reference resolved. It wins over the image's.
 	Env []string
 	// Mounts are volumes and managed files in the order of the pod spec.
-	Mounts     []Mount
+	Mounts []Mount
+	// VolumeDir is where the image's volumes get folders of the container's own; "": they are left out.
+	VolumeDir  string
 	Namespaces runtime.Namespaces
 	// TargetPID is the PID namespace that an ephemeral container joins; "" for none.
 	TargetPID string
@@ -44,6 +46,8 @@ type Input struct {
 	CgroupsPath string
 	Annotations map[string]string
 	Seccomp     Seccomp
+	// SELinux are the container's labels; empty where the machine has no SELinux.
+	SELinux runtime.SELinuxLabels
 	// IDs map a pod's user namespace; empty without one.
 	IDs  IDMappings
 	Node Node
@@ -92,7 +96,11 @@ type Node struct {
 	// SwapControl says that cgroups can limit swap; containers then get none.
 	SwapControl          bool
 	SingleProcessOOMKill bool
-	AppArmor             bool // the kernel has it
+	// AppArmor is the name of the profile for containers that name none, loaded; "" where the machine has no AppArmor.
+	AppArmor string
+	// CgroupMountOptions are options of the machine's cgroup v2 mount that belong to all mounts of it together
+	// ("nsdelegate"): a mount without them takes them from the machine.
+	CgroupMountOptions []string
 }
 
 // Build makes the spec. Its errors are the pod author's to mend.
@@ -125,12 +133,15 @@ func Build(in Input) (*specs.Spec, error) {
 			Namespaces:        namespaces(in, sc),
 			Resources:         resources(in, sc),
 			RootfsPropagation: propagation,
+			MountLabel:        in.SELinux.Mount,
 		},
 	}
 	if isTrue(sc.Privileged) {
 		spec.Linux.Devices = in.Node.Devices
+	} else {
+		process.SelinuxLabel = in.SELinux.Process
 	}
-	hidePaths(spec.Linux, sc)
+	hidePaths(spec, sc)
 	if err := confine(spec, in, sc); err != nil {
 		return nil, fmt.Errorf("building spec of container %q: %w", in.Container.Name, err)
 	}
@@ -181,6 +192,7 @@ func effective(pod *corev1.Pod, c *corev1.Container) *corev1.SecurityContext {
 	if c.SecurityContext != nil {
 		out = c.SecurityContext.DeepCopy()
 	}
+	out.AppArmorProfile = AppArmor(pod, c)
 	p := pod.Spec.SecurityContext
 	if p == nil {
 		return out
@@ -190,7 +202,6 @@ func effective(pod *corev1.Pod, c *corev1.Container) *corev1.SecurityContext {
 	out.RunAsNonRoot = first(out.RunAsNonRoot, p.RunAsNonRoot)
 	out.SELinuxOptions = first(out.SELinuxOptions, p.SELinuxOptions)
 	out.SeccompProfile = first(out.SeccompProfile, p.SeccompProfile)
-	out.AppArmorProfile = first(out.AppArmorProfile, p.AppArmorProfile)
 	return out
 }
 

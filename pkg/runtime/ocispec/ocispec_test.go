@@ -2,10 +2,11 @@ package ocispec_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/moby/profiles/seccomp"
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
@@ -89,7 +90,7 @@ func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 		if privileged != "" {
 			in.Container.SecurityContext.Capabilities = &corev1.Capabilities{Add: []corev1.Capability{privileged}}
 		}
-		in.Seccomp.RuntimeDefault = seccomp.GetDefaultProfile
+		in.Seccomp.RuntimeDefault = func(s *specs.Spec) (*specs.LinuxSeccomp, error) { return seccomp.DefaultProfile(s), nil }
 		spec, err := ocispec.Build(in)
 		must(t, err)
 		set := map[string]bool{}
@@ -103,9 +104,39 @@ func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 	if plain := allowed(""); !plain["read"] || plain["mount"] || plain["reboot"] {
 		t.Errorf("the default set: read %v, mount %v, reboot %v", plain["read"], plain["mount"], plain["reboot"])
 	}
+	// Sockets of families that reach the hypervisor (40) or the kernel's ciphers (38) are refused.
+	in := base()
+	in.Pod, in.Container = &corev1.Pod{}, &corev1.Container{Name: "a", SecurityContext: &corev1.SecurityContext{
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}}
+	in.Seccomp.RuntimeDefault = func(s *specs.Spec) (*specs.LinuxSeccomp, error) { return seccomp.DefaultProfile(s), nil }
+	spec, err := ocispec.Build(in)
+	must(t, err)
+	if families := socketFamilies(spec.Linux.Seccomp); !families[2] || families[38] || families[40] {
+		t.Errorf("families of sockets that are let through: %v", families)
+	}
 	if admin := allowed("SYS_ADMIN"); !admin["mount"] || admin["reboot"] {
 		t.Errorf("with SYS_ADMIN: mount %v, reboot %v", admin["mount"], admin["reboot"])
 	}
+}
+
+// socketFamilies are those that rules of socket(2) let through one by one.
+func socketFamilies(s *specs.LinuxSeccomp) map[uint64]bool {
+	found := map[uint64]bool{}
+	for _, rule := range s.Syscalls {
+		if !slices.Contains(rule.Names, "socket") || rule.Action != specs.ActAllow {
+			continue
+		}
+		for _, arg := range rule.Args {
+			for family := range uint64(64) {
+				if arg.Op == specs.OpEqualTo && family == arg.Value || arg.Op == specs.OpLessThan && family < arg.Value ||
+					arg.Op == specs.OpNotEqual && family != arg.Value {
+					found[family] = true
+				}
+			}
+		}
+	}
+	return found
 }
 
 // Build is a function: the same input gives the same spec, and its input is left as it was.

@@ -90,6 +90,18 @@ func environment(in Input) []string {
 	return out
 }
 
+// SetEnv sets one "NAME=value" in a list of them, in the place of an earlier value.
+func SetEnv(env []string, entry string) []string {
+	name, _, _ := strings.Cut(entry, "=")
+	for i, e := range env {
+		if strings.HasPrefix(e, name+"=") {
+			env[i] = entry
+			return env
+		}
+	}
+	return append(env, entry)
+}
+
 func workingDir(in Input) string {
 	dir := in.Container.WorkingDir
 	if dir == "" {

@@ -2,12 +2,10 @@ package ocispec
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
 )
@@ -68,25 +66,11 @@ func hugePages(c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
 			continue
 		}
 		for i := range list {
-			if list[i].Pagesize == kernelSize(page) {
+			if list[i].Pagesize == qos.KernelPageSize(page) {
 				list[i].Limit = uint64(q.Value())
 			}
 		}
 	}
 	slices.SortFunc(list, func(a, b specs.LinuxHugepageLimit) int { return strings.Compare(a.Pagesize, b.Pagesize) })
 	return list
-}
-
-// kernelSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB".
-func kernelSize(page string) string {
-	q, err := resource.ParseQuantity(page)
-	if err != nil {
-		return ""
-	}
-	units := []string{"B", "KB", "MB", "GB"}
-	v, unit := q.Value(), 0
-	for v >= 1024 && v%1024 == 0 && unit < len(units)-1 {
-		v, unit = v/1024, unit+1
-	}
-	return strconv.FormatInt(v, 10) + units[unit]
 }

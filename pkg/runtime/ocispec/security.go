@@ -3,22 +3,31 @@ package ocispec
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 )
 
-// hidePaths masks what tells about, or works on, the host, unless the container is privileged or asks for procMount Unmasked.
-func hidePaths(l *specs.Linux, sc *corev1.SecurityContext) {
-	if isTrue(sc.Privileged) || (sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount) {
+// hidePaths masks what tells about, or works on, the host, unless the container is privileged; what procfs shows of it, also
+// unless it asks for procMount Unmasked.
+func hidePaths(spec *specs.Spec, sc *corev1.SecurityContext) {
+	if isTrue(sc.Privileged) {
 		return
 	}
-	l.MaskedPaths = []string{
-		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
-		"/sys/devices/virtual/powercap", "/sys/firmware",
+	l := spec.Linux
+	if sc.ProcMount == nil || *sc.ProcMount != corev1.UnmaskedProcMount {
+		l.MaskedPaths = []string{
+			"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+			"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+			"/sys/devices/virtual/powercap", "/sys/firmware",
+		}
+		l.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 	}
-	l.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	if slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" }) {
+		l.ReadonlyPaths = append(l.ReadonlyPaths, "/sys")
+	}
 }
 
 // confine sets seccomp and AppArmor.
@@ -63,16 +72,49 @@ func seccompProfile(spec *specs.Spec, in Input, sc *corev1.SecurityContext) (*sp
 	}
 }
 
+// AppArmor is the profile that a container asks for, nil when it asks for none: its own, that of the annotation from before
+// the field was there (which static pods may still have), its pod's.
+func AppArmor(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
+	if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+		return c.SecurityContext.AppArmorProfile
+	}
+	switch value := pod.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]; {
+	case value == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	case value == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	case strings.HasPrefix(value, corev1.DeprecatedAppArmorBetaProfileNamePrefix):
+		name := strings.TrimPrefix(value, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+	}
+	if pod.Spec.SecurityContext != nil {
+		return pod.Spec.SecurityContext.AppArmorProfile
+	}
+	return nil
+}
+
+// appArmorProfile is the name of a loaded profile, "" for none. Whoever asks for nothing gets the default one, unless it is
+// privileged; a profile by name is for privileged containers too.
 func appArmorProfile(in Input, sc *corev1.SecurityContext) (string, error) {
 	p := sc.AppArmorProfile
-	if p == nil || isTrue(sc.Privileged) || p.Type == corev1.AppArmorProfileTypeUnconfined {
+	switch {
+	case p != nil && p.Type == corev1.AppArmorProfileTypeUnconfined:
 		return "", nil
-	}
-	if !in.Node.AppArmor {
-		return "", errors.New("cannot enforce AppArmor: the kernel of this node does not have it")
-	}
-	if p.Type == corev1.AppArmorProfileTypeLocalhost && p.LocalhostProfile != nil {
+	case in.Node.AppArmor == "" && p == nil:
+		return "", nil
+	case in.Node.AppArmor == "":
+		return "", errors.New("Cannot enforce AppArmor: AppArmor is not enabled on the host") //nolint:staticcheck // kubelet's words
+	case p == nil || p.Type == corev1.AppArmorProfileTypeRuntimeDefault:
+		if isTrue(sc.Privileged) {
+			return "", nil
+		}
+		return in.Node.AppArmor, nil
+	case p.Type == corev1.AppArmorProfileTypeLocalhost:
+		if p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "" {
+			return "", errors.New("AppArmor profile type Localhost names no localhostProfile")
+		}
 		return *p.LocalhostProfile, nil
+	default:
+		return "", fmt.Errorf("unknown AppArmor profile type %q: it may be RuntimeDefault, Localhost or Unconfined", p.Type)
 	}
-	return "", fmt.Errorf("AppArmor profile type %q is not supported yet: load a profile and name it as Localhost", p.Type)
 }

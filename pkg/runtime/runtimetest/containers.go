@@ -32,14 +32,14 @@ func exitCodes(b *bench) {
 	for code, args := range [][]string{{"true"}, {"false"}, {"sh", "-c", "exit 2"}} {
 		ref := b.pod()
 		config := b.config(ref, b.sandbox(ref), args...)
-		config.Attempt = 3
+		config.Attempt, config.StopSignal = 3, "SIGQUIT"
 		b.start(config)
 		c := b.exited(ref.UID)
 		if c.ExitCode != code || c.StartError != "" || c.OOMKilled || c.Attempt != 3 || c.ID != config.ID() {
 			b.Errorf("%v: got %+v, want exit code %d", args, c, code)
 		}
 		if c.StartedAt.IsZero() || c.FinishedAt.Before(c.StartedAt.Add(-1e9)) || c.Image != b.Image || c.ImageID != config.Image.ID ||
-			c.LogPath != config.LogPath || c.SandboxID != config.SandboxID {
+			c.ImageDigest == "" || c.StopSignal != config.StopSignal || c.LogPath != config.LogPath || c.SandboxID != config.SandboxID {
 			b.Errorf("%v: incomplete: %+v", args, c)
 		}
 	}

@@ -1,0 +1,21 @@
+package agent
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodeagent/nodeagent/pkg/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+)
+
+// Machine finds the facts of this machine that specs depend on.
+func Machine() (n ocispec.Node, recursiveReadOnly bool, err error) {
+	n, recursiveReadOnly, err = containerconfig.Detect()
+	if containerd.HostHasAppArmor() {
+		n.AppArmor = containerd.AppArmorProfile
+	}
+	return n, recursiveReadOnly, err
+}
+
+// DefaultSeccomp is the profile RuntimeDefault, for who makes specs without running them.
+func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) { return containerd.DefaultSeccomp(s) }

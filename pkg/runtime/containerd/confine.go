@@ -1,0 +1,80 @@
+package containerd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	osexec "os/exec"
+	"strings"
+	"time"
+
+	contrib "github.com/containerd/containerd/v2/contrib/apparmor"
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/pkg/apparmor"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// AppArmorProfile is the name of the profile for containers that name none. Its text is containerd's, which CRI loads as
+// cri-containerd.apparmor.d.
+const AppArmorProfile = "nodeagent-default"
+
+// appArmorProfiles lists the profiles that the kernel has, one a line: "name (enforce)".
+const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
+
+// parserTime bounds the program that loads a profile.
+const parserTime = 30 * time.Second
+
+// DefaultSeccomp is containerd's default profile for a spec whose capabilities are set.
+func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) {
+	return seccomp.DefaultProfile(s), nil
+}
+
+// HostHasAppArmor says whether the kernel enforces AppArmor and apparmor_parser is there to load profiles.
+func HostHasAppArmor() bool { return apparmor.HostSupports() }
+
+// AppArmor knows the profiles that the kernel has; the zero value is ready.
+type AppArmor struct{}
+
+// Ensure finds a profile, and loads it when it is the default one: a profile of another name is its author's to load.
+func (AppArmor) Ensure(ctx context.Context, name string) error {
+	list, err := os.ReadFile(appArmorProfiles)
+	if err != nil {
+		return fmt.Errorf("listing AppArmor profiles: %w", err)
+	}
+	switch {
+	case hasProfile(list, name):
+		return nil
+	case name != AppArmorProfile:
+		return fmt.Errorf("apparmor profile not found %s: load it on this node with apparmor_parser", name)
+	}
+	text, err := contrib.DumpDefaultProfile(name)
+	if err != nil {
+		return fmt.Errorf("writing AppArmor profile %q: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, parserTime)
+	defer cancel()
+	parser := osexec.CommandContext(ctx, "apparmor_parser", "-Kr")
+	parser.Stdin = strings.NewReader(text)
+	parser.WaitDelay = time.Second
+	out, err := parser.CombinedOutput()
+	if errors.Is(err, osexec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("loading AppArmor profile %q: %w: install the apparmor package on this node", name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("loading AppArmor profile %q: %w: %s", name, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+func hasProfile(list []byte, name string) bool {
+	for lines := bufio.NewScanner(bytes.NewReader(list)); lines.Scan(); {
+		if loaded, mode, found := strings.Cut(lines.Text(), " ("); found && loaded == name && strings.HasSuffix(mode, ")") {
+			return true
+		}
+	}
+	return false
+}
