@@ -137,9 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("node reporter", a.node.Run)
 	run("node lease", a.runLease)
 	run("informers", a.watched.Run)
-	if a.rotator != nil {
-		run("certificate rotation", a.rotator.Run)
-	}
+	run("certificate rotation", a.rotator.Run)
 	if a.pods != nil {
 		run("pods", a.pods.Run)
 	}

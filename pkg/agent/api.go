@@ -33,14 +33,12 @@ func realClock() clock.WithTicker { return clock.RealClock{} }
 func (a *Agent) makeCertificates() error {
 	c, now := a.config, a.options.Now
 	var err error
-	if c.Identity.RotateClient {
-		a.rotator, err = bootstrap.NewRotator(bootstrap.RotatorConfig{
-			NodeName: c.Node.Name, CertDir: c.Identity.CertDir, Credentials: a.identity, UserAgent: version.UserAgent(),
-			Now: now, Jitter: rand.Float64, Log: a.log,
-		})
-		if err != nil {
-			return err
-		}
+	a.rotator, err = bootstrap.NewRotator(bootstrap.RotatorConfig{
+		NodeName: c.Node.Name, CertDir: c.Identity.CertDir, Credentials: a.identity, Renew: c.Identity.RotateClient,
+		BootstrapKubeconfig: c.Identity.BootstrapKubeconfig, UserAgent: version.UserAgent(), Now: now, Jitter: rand.Float64, Log: a.log,
+	})
+	if err != nil {
+		return err
 	}
 	a.serving, err = bootstrap.NewServing(bootstrap.ServingConfig{
 		NodeName: c.Node.Name, CertDir: c.Identity.CertDir, CertFile: c.Server.CertFile, KeyFile: c.Server.KeyFile,
@@ -77,6 +75,9 @@ func (a *Agent) makeServer() (*server.Server, error) {
 		return nil, err
 	}
 	ca := &caBundle{path: c.Auth.ClientCAFile, now: now}
+	if ca.path == "" {
+		ca.path, ca.optional = c.Identity.ClusterCA, true
+	}
 	if _, err := ca.read(); err != nil {
 		return nil, err
 	}
@@ -215,7 +216,7 @@ func (a *Agent) summary() summary.Report {
 	if pending := a.serving.Pending(); pending != "" {
 		r.Node.Warnings = append(r.Node.Warnings, fmt.Sprintf("serving certificate request %s waits for approval: kubectl certificate approve %s", pending, pending))
 	}
-	if a.rotator != nil && a.rotator.Pending() != "" {
+	if a.rotator.Pending() != "" {
 		r.Node.Warnings = append(r.Node.Warnings, "client certificate request "+a.rotator.Pending()+" waits for approval: kubectl certificate approve "+a.rotator.Pending())
 	}
 	if a.pods != nil {

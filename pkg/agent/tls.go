@@ -3,7 +3,9 @@ package agent
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -11,8 +13,9 @@ import (
 
 // caBundle reads a CA file again when it has changed, so that a new CA is in force without a restart.
 type caBundle struct {
-	path string
-	now  func() time.Time
+	path     string
+	optional bool // while there is no such file there is no CA
+	now      func() time.Time
 
 	mu      sync.Mutex
 	current *x509.CertPool
@@ -42,6 +45,9 @@ func (b *caBundle) read() (*x509.CertPool, error) {
 	}
 	b.checked = b.now()
 	info, err := os.Stat(b.path)
+	if b.optional && errors.Is(err, fs.ErrNotExist) {
+		return b.current, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading authentication.x509.clientCAFile: %w", err)
 	}

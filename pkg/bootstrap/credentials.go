@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -8,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,14 +25,14 @@ import (
 // When the certificate changes, new requests go over new connections with it, and requests under way, watches above all,
 // end by themselves on the old ones: nothing is dropped. client-go would close every connection instead.
 type Credentials struct {
-	base     rest.Config // host, bearer token, impersonation; no TLS
-	tls      *tls.Config // roots, server name
-	proxy    func(*http.Request) (*url.URL, error)
-	certFile string
-	keyFile  string
-	servers  *servers
-	observe  func(Request)
-	cert     atomic.Pointer[tls.Certificate]
+	base       rest.Config // host, bearer token, impersonation; no TLS
+	tls        *tls.Config // roots, server name
+	proxy      func(*http.Request) (*url.URL, error)
+	file       *certFile
+	kubeconfig string
+	servers    *servers
+	observe    func(Request)
+	cert       atomic.Pointer[tls.Certificate]
 
 	mu         sync.Mutex
 	transports []*swapTransport
@@ -37,38 +41,51 @@ type Credentials struct {
 // LoadCredentials reads a kubeconfig. A certificate given by file is read from there again by Reload. Plugins that make
 // credentials (exec, auth-provider) are refused: a node has an identity of its own.
 func LoadCredentials(kubeconfig string) (*Credentials, error) {
+	c, certErr, err := readCredentials(kubeconfig)
+	if err = errors.Join(err, certErr); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// readCredentials is LoadCredentials that returns credentials without their certificate, and why, when that alone cannot be read.
+func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{})
 	base, err := loader.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
 	}
 	raw, err := loader.RawConfig() // of the same reading
 	if err != nil {
-		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
 	}
 	if base.ExecProvider != nil || base.AuthProvider != nil {
-		return nil, fmt.Errorf("reading kubeconfig %q: credentials by plugin are not for nodes; use a certificate or a token", kubeconfig)
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: credentials by plugin are not for nodes; use a certificate or a token", kubeconfig)
 	}
-	c := &Credentials{proxy: base.Proxy, certFile: base.CertFile, keyFile: base.KeyFile, servers: &servers{list: currentContext(&raw).servers}}
+	c = &Credentials{
+		kubeconfig: kubeconfig, proxy: base.Proxy, file: &certFile{cert: base.CertFile, key: base.KeyFile},
+		servers: &servers{list: currentContext(&raw).servers},
+	}
 	if len(c.servers.list) == 0 {
-		return nil, fmt.Errorf("reading kubeconfig %q: its current context names no API server and user", kubeconfig)
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: its current context names no API server and user", kubeconfig)
 	}
 	if c.proxy == nil {
 		c.proxy = http.ProxyFromEnvironment
 	}
-	// TLSConfigFor reads the files; the client certificate is taken out of it and kept where it can change
-	if c.tls, err = rest.TLSConfigFor(base); err != nil {
-		return nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
+	if base.CertFile != "" || len(base.CertData) > 0 {
+		pair, err := c.file.certOf(base, kubeconfig)
+		if err == nil {
+			c.cert.Store(pair)
+		}
+		certErr = err
+	}
+	server := rest.CopyConfig(base) // the certificate is kept where it can change
+	server.CertFile, server.CertData, server.KeyFile, server.KeyData = "", nil, "", nil
+	if c.tls, err = rest.TLSConfigFor(server); err != nil {
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
 	}
 	if c.tls == nil {
 		c.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if base.CertFile != "" || len(base.CertData) > 0 {
-		pair, err := certOf(base)
-		if err != nil {
-			return nil, fmt.Errorf("reading the client certificate of kubeconfig %q: %w", kubeconfig, err)
-		}
-		c.cert.Store(pair)
 	}
 	c.tls.Certificates = nil
 	c.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -80,17 +97,53 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	base.TLSClientConfig = rest.TLSClientConfig{}
 	base.Proxy = nil
 	c.base = *base
-	return c, nil
+	return c, certErr, nil
 }
 
-func certOf(base *rest.Config) (*tls.Certificate, error) {
-	if len(base.CertData) > 0 {
-		key := base.KeyData
-		pair, err := tls.X509KeyPair(base.CertData, key)
-		return &pair, err
+// certFile is where a kubeconfig's certificate is, when it is in a file of its own.
+type certFile struct {
+	cert, key string
+	seen      []byte // what was last read from both
+}
+
+// certOf reads the certificate that a kubeconfig names or holds.
+func (f *certFile) certOf(base *rest.Config, kubeconfig string) (*tls.Certificate, error) {
+	if len(base.CertData) == 0 {
+		pair, _, err := f.read()
+		return pair, err
 	}
-	pair, err := tls.LoadX509KeyPair(base.CertFile, base.KeyFile)
-	return &pair, err
+	f.cert = "" // what is embedded is taken, as everywhere
+	keyPEM, err := base.KeyData, error(nil)
+	if len(keyPEM) == 0 {
+		if keyPEM, err = os.ReadFile(base.KeyFile); err != nil {
+			return nil, fmt.Errorf("reading the client key of kubeconfig %q: %w", kubeconfig, err)
+		}
+	}
+	pair, err := tls.X509KeyPair(base.CertData, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("reading the client certificate in kubeconfig %q: %w", kubeconfig, err)
+	}
+	return &pair, nil
+}
+
+// read reads the files, and says whether they are others than the last time.
+func (f *certFile) read() (pair *tls.Certificate, changed bool, err error) {
+	certPEM, err := os.ReadFile(f.cert)
+	if err != nil {
+		return nil, false, fmt.Errorf("reading the client certificate: %w", err)
+	}
+	keyPEM, err := os.ReadFile(f.key)
+	if err != nil {
+		return nil, false, fmt.Errorf("reading the client key: %w", err)
+	}
+	both := slices.Concat(certPEM, []byte{0}, keyPEM)
+	changed = !bytes.Equal(both, f.seen)
+	f.seen = both
+	c, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, changed, fmt.Errorf("reading the client certificate %q: it is empty, half-written or does not belong to its key %q: %w", f.cert, f.key, err)
+	}
+	return &c, changed, nil
 }
 
 // Options are what one client of the API server needs of its own.
@@ -168,19 +221,30 @@ func (c *Credentials) SetCertificate(pair *tls.Certificate) {
 	}
 }
 
-// Reload takes over a certificate file that another program has replaced, and reports whether it had changed.
-func (c *Credentials) Reload() (bool, error) {
-	if c.certFile == "" {
+// Reload takes over a certificate file that another program has replaced since it was last read, and reports whether there was
+// another certificate in it. A file that is as it was says nothing: the one in use may be a newer one, which the agent has got
+// for itself. Reload is for one caller.
+func (c *Credentials) Reload(now time.Time) (bool, error) {
+	if c.file.cert == "" {
 		return false, nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	pair, changed, err := c.file.read()
+	if !changed {
+		return false, nil
+	}
 	if err != nil {
-		return false, fmt.Errorf("reading the client certificate %q: %w", c.certFile, err)
+		return false, err
 	}
-	if old := c.cert.Load(); old != nil && sameLeaf(old, &pair) {
+	old, leaf := leafOf(c.cert.Load()), leafOf(pair)
+	switch {
+	case old != nil && old.Equal(leaf):
 		return false, nil
+	case old != nil && old.Subject.CommonName != leaf.Subject.CommonName:
+		return false, fmt.Errorf("reading the client certificate %q: it is for %q now, and the one in use, which stays, for %q", c.file.cert, leaf.Subject.CommonName, old.Subject.CommonName)
+	case !now.Before(leaf.NotAfter):
+		return false, fmt.Errorf("reading the client certificate %q: it expired on %s; the one in use stays", c.file.cert, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	c.SetCertificate(&pair)
+	c.SetCertificate(pair)
 	return true, nil
 }
 
@@ -200,9 +264,35 @@ func (c *Credentials) CheckExpiry(now time.Time) error {
 	return &Error{
 		Code: CodeCertificate, Err: fmt.Errorf("checking the client certificate: %w on %s, it is now %s", ErrExpired,
 			leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
-		Next: "nodeagent join SERVER --token … --rejoin   (running pods are left running)",
+		Next: rejoin,
 	}
 }
+
+// rejoin is how a machine gets a new identity.
+const rejoin = "nodeagent join SERVER --token … --rejoin   (running pods are left running)"
+
+// nodeUser is the user that a node is to the API server.
+func nodeUser(name string) string { return "system:node:" + name }
+
+// CheckName returns an error, with the remedies, if the certificate in use is another node's: everything would be forbidden with it.
+// A certificate of a user that is no node is left to who has chosen it.
+func (c *Credentials) CheckName(nodeName string) error {
+	leaf := leafOf(c.cert.Load())
+	if leaf == nil || leaf.Subject.CommonName == nodeUser(nodeName) {
+		return nil
+	}
+	other, isNode := strings.CutPrefix(leaf.Subject.CommonName, nodeUser(""))
+	if !isNode {
+		return nil
+	}
+	return &Error{
+		Code: CodeCertificate, Err: fmt.Errorf("checking the client certificate: %w: it is that of node %q, and this machine is called %q", errRenamed, other, nodeName),
+		Next: fmt.Sprintf("keep the node's name: --hostname-override=%s (nodeName in the configuration); or make it a node of its new name: nodeagent reset, then nodeagent join SERVER --token …", other),
+	}
+}
+
+// errRenamed marks a certificate that is for another name than the machine has.
+var errRenamed = errors.New("the client certificate is another node's")
 
 func leafOf(pair *tls.Certificate) *x509.Certificate {
 	if pair == nil || len(pair.Certificate) == 0 {

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -27,7 +28,12 @@ type request struct {
 	template *x509.CertificateRequest
 	signer   string
 	usages   []certificatesv1.KeyUsage
+	// forbidden is what to do when the API server forbids the request; "" when the credentials are those of a bootstrap token.
+	forbidden string
 }
+
+// forbiddenToNodes is for requests that a node makes for itself.
+const forbiddenToNodes = "see that the API server runs with --authorization-mode Node,RBAC, and that the certificate is this node's: nodeagent status; or " + rejoin
 
 // clientRequest is what kubernetes.io/kube-apiserver-client-kubelet signs, and nothing else (KEP-1513).
 func clientRequest(nodeName string) request {
@@ -71,7 +77,7 @@ func (r request) sign(ctx context.Context, client kubernetes.Interface, key *ecd
 	ctx = klog.NewContext(ctx, logr.Discard()) // client-go would log to stderr past our output
 	name, uid, err := csr.RequestCertificateWithContext(ctx, client, text, name, r.signer, nil, r.usages, key)
 	if err != nil {
-		return nil, createError(err)
+		return nil, r.createError(err)
 	}
 	pending(name)
 	certPEM, err := csr.WaitForCertificate(ctx, client, name, uid)
@@ -98,12 +104,12 @@ func matches(certPEM []byte, key *ecdsa.PrivateKey) error {
 	return nil
 }
 
-func createError(err error) error {
+func (r request) createError(err error) error {
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return fail(CodeToken, tokenNext, "requesting a certificate: the API server does not accept these credentials: %w", err)
 	case apierrors.IsForbidden(err):
-		return fail(CodeToken, "kubectl create clusterrolebinding nodeagent:bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers",
+		return fail(CodeToken, cmp.Or(r.forbidden, "kubectl create clusterrolebinding nodeagent:bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers"),
 			"requesting a certificate: these credentials may not: %w", err)
 	}
 	if strings.Contains(err.Error(), "not compatible") { // client-go has no better word for a request of this name that is another's

@@ -1,7 +1,9 @@
 package bootstrap
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,18 +27,21 @@ type EnsureConfig struct {
 
 // Ensure is what the daemon does before all else, as kubelet does: it loads its credentials, and gets them with the
 // bootstrap kubeconfig if need be. The bootstrap kubeconfig is left alone: it is not the daemon's. Without one, a missing
-// identity or an expired certificate (ErrExpired) is one clear error; running pods are not touched by it.
+// identity, or a certificate that has expired, cannot be read or is another node's, is one clear error; running pods are not
+// touched by it.
+//
+// The certificate is the kubeconfig's, unless the agent has got a newer one since: a kubeconfig that holds its certificate, or
+// names another file than the agent's own, does not follow when that is renewed.
 func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
-	creds, err := LoadCredentials(c.Kubeconfig)
+	creds, err := loadNewest(c)
 	if err == nil {
-		if err = creds.CheckExpiry(c.Now()); err == nil {
-			return creds, nil
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+		return creds, nil
+	}
+	if unusable := (*Error)(nil); !errors.Is(err, fs.ErrNotExist) && !errors.As(err, &unusable) {
 		return nil, err
 	}
 	if _, statErr := os.Stat(c.BootstrapKubeconfig); statErr != nil {
-		if errors.Is(err, ErrExpired) {
+		if unusable := (*Error)(nil); errors.As(err, &unusable) {
 			return nil, err
 		}
 		return nil, &Error{
@@ -62,4 +67,47 @@ func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 		return nil, err
 	}
 	return LoadCredentials(c.Kubeconfig)
+}
+
+// loadNewest loads the kubeconfig with the newest certificate that there is. Its errors are of type *Error for a certificate that is
+// there and cannot be used.
+func loadNewest(c EnsureConfig) (*Credentials, error) {
+	creds, certErr, err := readCredentials(c.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	own := leafOf(creds.cert.Load())
+	if own != nil || certErr != nil { // else it has a token
+		if pair := NewPairs(c.CertDir, clientPair).Best(func(leaf *x509.Certificate) bool { return creds.replaces(leaf, own, c) }); pair != nil {
+			creds.cert.Store(pair)
+			if certErr != nil {
+				c.Report(Event{Phase: PhaseCertificate, State: Done, Detail: fmt.Sprintf("%v; the good one in %s is used", certErr, c.CertDir)})
+				certErr = nil
+			}
+		}
+	}
+	if certErr != nil {
+		return nil, &Error{Code: CodeCertificate, Err: certErr, Next: "put the file back from a backup; or " + rejoin}
+	}
+	if err := creds.CheckName(c.NodeName); err != nil {
+		return nil, err
+	}
+	if err := creds.CheckExpiry(c.Now()); err != nil {
+		return nil, err
+	}
+	return creds, nil
+}
+
+// replaces says that a certificate in the agent's own folder is to be used instead of the kubeconfig's (nil: it cannot be read): it is
+// this node's, by the same authority, good now, and was made later.
+func (c *Credentials) replaces(leaf, own *x509.Certificate, e EnsureConfig) bool {
+	if own != nil {
+		return leaf.Subject.CommonName == own.Subject.CommonName && leaf.NotBefore.After(own.NotBefore) && e.Now().Before(leaf.NotAfter) &&
+			bytes.Equal(leaf.RawIssuer, own.RawIssuer) && bytes.Equal(leaf.AuthorityKeyId, own.AuthorityKeyId)
+	}
+	if leaf.Subject.CommonName != nodeUser(e.NodeName) || c.tls.RootCAs == nil {
+		return false
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: c.tls.RootCAs, CurrentTime: e.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err == nil
 }

@@ -46,6 +46,25 @@ func loadPair(path string) (*tls.Certificate, error) {
 	return &c, nil
 }
 
+// Best reads all pairs and returns, of those that are good, the one that was made last; nil if none is.
+func (p *Pairs) Best(good func(leaf *x509.Certificate) bool) *tls.Certificate {
+	files, err := filepath.Glob(filepath.Join(p.dir, p.name+"-[0-9]*.pem"))
+	if err != nil {
+		files = nil
+	}
+	var best *tls.Certificate
+	for _, f := range append(files, p.Path()) {
+		pair, err := loadPair(f)
+		if err != nil || !good(leafOf(pair)) {
+			continue
+		}
+		if best == nil || leafOf(pair).NotBefore.After(leafOf(best).NotBefore) {
+			best = pair
+		}
+	}
+	return best
+}
+
 // Save makes a pair the newest, drops the pending key, and all older pairs but the last.
 func (p *Pairs) Save(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, error) {
 	c, err := tls.X509KeyPair(certPEM, keyPEM)

@@ -32,8 +32,10 @@ type renewer struct {
 	jitter  func() float64
 	log     *slog.Logger
 	// look is how often the world is compared with the certificate between renewals.
-	look    time.Duration
-	before  func() // called at each look; may be nil
+	look   time.Duration
+	before func() // called at each look; may be nil
+	// expired has a certificate replaced only once it has expired.
+	expired bool
 	pending atomic.Pointer[string]
 }
 
@@ -52,6 +54,7 @@ func (r *renewer) run(ctx context.Context) error {
 			if err := r.renew(ctx, why); err != nil && ctx.Err() == nil {
 				failures++
 				wait = min(5*time.Second<<min(failures, 6), 5*time.Minute)
+				wait -= time.Duration(r.jitter() * float64(wait/2)) // the nodes of a cluster do not try in step
 				r.log.Warn("certificate not renewed", "certificate", r.what, "why", why, "err", err, "again in", wait)
 			} else {
 				failures, share = 0, r.jitter()
@@ -70,6 +73,12 @@ func (r *renewer) due(share float64) (at time.Time, why string) {
 	leaf := leafOf(r.current())
 	if leaf == nil {
 		return r.now(), "there is none yet"
+	}
+	if r.expired {
+		if !r.now().Before(leaf.NotAfter) {
+			return leaf.NotAfter, "it ended on " + leaf.NotAfter.UTC().Format(time.RFC3339)
+		}
+		return leaf.NotAfter, ""
 	}
 	at = renewAt(leaf.NotBefore, leaf.NotAfter, share)
 	if want, ok := r.want(); ok && !covers(leaf, want.template) {

@@ -124,10 +124,10 @@ func TestRotationDropsNothing(t *testing.T) {
 	lines := bufio.NewScanner(watch.Body)
 
 	second := save(t, ca, pairs, 2*time.Hour)
-	if changed, err := creds.Reload(); err != nil || !changed {
+	if changed, err := creds.Reload(time.Now()); err != nil || !changed {
 		t.Fatalf("reload: %v, %v", changed, err)
 	}
-	if changed, err := creds.Reload(); err != nil || changed {
+	if changed, err := creds.Reload(time.Now()); err != nil || changed {
 		t.Fatalf("reload without a change: %v, %v", changed, err)
 	}
 	if got := who(); got != serial(second) {

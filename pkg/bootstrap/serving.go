@@ -74,7 +74,7 @@ func NewServing(c ServingConfig) (*Serving, error) {
 func (s *Serving) request() (request, bool) {
 	t := &x509.CertificateRequest{Subject: nodeSubject(s.c.NodeName), DNSNames: []string{s.c.NodeName}, IPAddresses: netIPs(s.c.Addresses())}
 	return request{
-		template: t, signer: certificatesv1.KubeletServingSignerName,
+		template: t, signer: certificatesv1.KubeletServingSignerName, forbidden: forbiddenToNodes,
 		usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
 	}, len(t.IPAddresses) > 0
 }
@@ -95,7 +95,11 @@ func (s *Serving) Run(ctx context.Context) error {
 		case err == nil:
 			s.signed.Store(pair)
 		case !errors.Is(err, fs.ErrNotExist):
-			s.c.Log.Warn("serving certificate not read, asking for a new one", "err", err)
+			s.c.Log.Warn("serving certificate not read; an older one is shown if there is one that is still good", "err", err)
+			want, _ := s.request()
+			s.signed.Store(s.pairs.Best(func(leaf *x509.Certificate) bool {
+				return covers(leaf, want.template) && s.c.Now().Before(leaf.NotAfter)
+			}))
 		}
 		return s.renewer.run(ctx)
 	}

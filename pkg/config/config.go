@@ -253,7 +253,7 @@ type Server struct {
 
 // Auth is who may call Server.
 type Auth struct {
-	// ClientCAFile signs client certificates; default: Identity.ClusterCA if it exists at start.
+	// ClientCAFile signs client certificates; empty: Identity.ClusterCA, as soon as that exists.
 	ClientCAFile string
 	// Anonymous lets requests in as system:anonymous; default false.
 	Anonymous bool

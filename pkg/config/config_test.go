@@ -14,7 +14,7 @@ import (
 )
 
 func testHost() Host {
-	return Host{Hostname: "Worker-1", Executable: "/usr/local/bin/nodeagent", Exists: func(string) bool { return false }}
+	return Host{Hostname: "Worker-1", Executable: "/usr/local/bin/nodeagent"}
 }
 
 func parseFlags(t testing.TB, args []string) *Flags {

@@ -27,7 +27,7 @@ conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 1h, tcpCloseWaitTimeou
 	} {
 		resolve := func(data []byte) Config {
 			t.Helper()
-			c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x", Exists: func(string) bool { return false }})
+			c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x"})
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, data)
 			}

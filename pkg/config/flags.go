@@ -62,7 +62,7 @@ func flagTable() []flagDef {
 		{"port", kindKubelet + ".port", "port of the node's API (default 10250)", number},
 		{"healthz-bind-address", kindKubelet + ".healthzBindAddress", "address of /healthz (default 127.0.0.1)", nil},
 		{"healthz-port", kindKubelet + ".healthzPort", "port of /healthz, 0: off (default 10248)", number},
-		{"client-ca-file", kindKubelet + ".authentication.x509.clientCAFile", "CA of the node API's clients (default --cluster-ca if it exists)", nil},
+		{"client-ca-file", kindKubelet + ".authentication.x509.clientCAFile", "CA of the node API's clients (default --cluster-ca, as soon as it exists)", nil},
 		{"tls-cert-file", kindKubelet + ".tlsCertFile", "serving certificate (default: from --cert-dir)", nil},
 		{"tls-private-key-file", kindKubelet + ".tlsPrivateKeyFile", "its key", nil},
 		{"rotate-certificates", kindKubelet + ".rotateCertificates", "renew the client certificate (default true)", boolean},

@@ -27,11 +27,7 @@ func Load(f *Flags) (Config, []Note, error) {
 	if err != nil {
 		return Config{}, nil, fmt.Errorf("finding the path of this program: %w", err)
 	}
-	exists := func(path string) bool {
-		_, err := os.Stat(path)
-		return err == nil
-	}
-	return Resolve(sources, f, Host{Hostname: name, Executable: self, Exists: exists})
+	return Resolve(sources, f, Host{Hostname: name, Executable: self})
 }
 
 // Resolve is Load without effects.

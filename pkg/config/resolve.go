@@ -21,8 +21,6 @@ import (
 type Host struct {
 	// Hostname is the kernel's; Executable the path of the running program.
 	Hostname, Executable string
-	// Exists reports whether a file is there; nil: no file is.
-	Exists func(path string) bool
 }
 
 // Documents with a zero where kubelet has a default mean the default: kubeadm writes zeros for all it does not set.
@@ -71,7 +69,7 @@ func (d *documents) resolve(h Host) Config {
 	d.reserved(&c)
 	d.eviction(&c)
 	d.server(&c)
-	d.auth(&c, h)
+	d.auth(&c)
 	d.services(&c)
 	d.log(&c)
 	d.listening(&c)

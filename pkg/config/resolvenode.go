@@ -184,7 +184,7 @@ func (d *documents) server(c *Config) {
 	}
 }
 
-func (d *documents) auth(c *Config, h Host) {
+func (d *documents) auth(c *Config) {
 	a, z := &d.kubelet.Authentication, &d.kubelet.Authorization
 	c.Auth = Auth{
 		ClientCAFile: d.beside(kindKubelet+".authentication.x509.clientCAFile", a.X509.ClientCAFile, ""),
@@ -196,9 +196,6 @@ func (d *documents) auth(c *Config, h Host) {
 		DenyTTL:      d.notNegative(kindKubelet+".authorization.webhook.cacheUnauthorizedTTL", duration(z.Webhook.CacheUnauthorizedTTL, 30*time.Second)),
 	}
 	d.oneOf(kindKubelet+".authorization.mode", string(or(z.Mode, kubeletv1beta1.KubeletAuthorizationModeWebhook)), "Webhook", "AlwaysAllow")
-	if ca := c.Identity.ClusterCA; c.Auth.ClientCAFile == "" && h.Exists != nil && h.Exists(ca) {
-		c.Auth.ClientCAFile = ca
-	}
 }
 
 func (d *documents) log(c *Config) {
