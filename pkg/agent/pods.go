@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	goruntime "runtime"
 	"slices"
 	"time"
@@ -233,8 +234,12 @@ func (p *pods) handler(ctx context.Context, class string) (string, error) {
 
 // node is what containers may be told of this machine.
 func (p *pods) node() containerconfig.Node {
+	hostname := p.machine.hostname
+	if now, err := os.Hostname(); err == nil {
+		hostname = now // somebody may have set it
+	}
 	return containerconfig.Node{
-		Hostname: p.machine.hostname, IPs: p.agent.addresses.get(), Allocatable: p.allocatable(), Spec: p.machine.spec,
+		Hostname: hostname, IPs: p.agent.addresses.get(), Allocatable: p.allocatable(), Spec: p.machine.spec,
 		RecursiveReadOnly: p.machine.recursive,
 	}
 }
@@ -369,15 +374,17 @@ func (p *pods) followHealth(ctx context.Context) error {
 
 // levels keeps the shares of the QoS levels at what their pods request together.
 func (p *pods) levels(ctx context.Context) error {
-	var set corev1.ResourceList
+	var set cgroup.Limits
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
-		if node := p.allocatable(); node != nil && set == nil {
-			if err := p.cgroups.Ensure(ctx, cgroup.NodeLimits(node)); err != nil {
-				p.log.Error("The pods' cgroup was not limited to what the node can give", "err", err)
-			} else {
-				set = node
+		if node := p.allocatable(); node != nil {
+			if limits := cgroup.NodeLimits(node); !reflect.DeepEqual(limits, set) {
+				if err := p.cgroups.Ensure(ctx, limits); err != nil {
+					p.log.Error("The pods' cgroup was not limited to what the node can give", "err", err)
+				} else {
+					set = limits
+				}
 			}
 		}
 		if err := p.cgroups.SetLevels(p.loop.Pods()); err != nil {

@@ -80,12 +80,16 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 	if err := write(f.hostname, name+"\n"); err != nil {
 		return f, err
 	}
-	resolv, err := b.resolvConf(pod)
-	if err != nil {
-		return f, err
-	}
 	f.resolv = filepath.Join(dir, resolvFile)
-	if err := write(f.resolv, resolv); err != nil {
+	resolv, err := b.resolvConf(pod)
+	if err == nil {
+		err = write(f.resolv, resolv)
+	} else if _, missing := os.Lstat(f.resolv); missing == nil {
+		// The node's file is gone for a moment, as while another is put in its place: the pod keeps what it has.
+		b.config.Log.Warn("A pod's resolver file was not brought up to date", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		err = nil
+	}
+	if err != nil {
 		return f, err
 	}
 	hosts, err := b.hosts(pod, ips)

@@ -1,6 +1,7 @@
 // Package facts is EDGE: it reads what the machine is from /proc, /sys, /etc and the file system, and asks the kernel for
 // its routes and addresses, for the Node object. It
-// writes nothing. What does not change while the machine is up is read once.
+// writes nothing. Everything is read each time that it is asked for: processors, memory and huge pages come and go while a machine
+// is up.
 package facts
 
 import (
@@ -18,7 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Machine are facts that hold while the machine is up.
+// Machine are facts of the machine itself.
 type Machine struct {
 	Info     corev1.NodeSystemInfo // without versions of agent and runtime
 	Capacity corev1.ResourceList   // cpu, memory, hugepages-*

@@ -99,6 +99,36 @@ func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
 	}
 }
 
+// TestCapacityFollowsTheMachine: memory that is added while the machine is up can be used without a restart of the agent; a fact
+// that cannot be read for a moment is as it was.
+func TestCapacityFollowsTheMachine(t *testing.T) {
+	g, err := NewGatherer(Config{
+		Config: &config.Config{
+			Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Paths: config.Paths{Root: t.TempDir()},
+		},
+		Reader: root(t, machine("1024")), Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := g.Facts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	grown := machine("1024")
+	grown["proc/meminfo"] = "MemTotal: 2097152 kB\nMemAvailable: 1024 kB\nSwapTotal: 0 kB\n"
+	for _, reader := range []Reader{root(t, grown), root(t, map[string]string{})} {
+		g.config.Reader = reader
+		after, err := g.Facts(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was, is := before.Capacity.Memory(), after.Capacity.Memory(); is.Cmp(*was) <= 0 {
+			t.Errorf("memory was %s and is %s", was, is)
+		}
+	}
+}
+
 func TestPressureStaysForTheTransitionPeriod(t *testing.T) {
 	now := time.Now()
 	dir := t.TempDir()

@@ -90,12 +90,11 @@ func NewGatherer(c Config) (*Gatherer, error) {
 func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.machine == nil {
-		m, err := g.config.Reader.Machine()
-		if err != nil {
-			return status.Facts{}, err
-		}
-		g.machine = &m
+	switch m, err := g.config.Reader.Machine(); {
+	case err == nil:
+		g.machine = &m // processors, memory and huge pages may have been added or taken away
+	case g.machine == nil:
+		return status.Facts{}, err
 	}
 	c := g.config.Config
 	addresses, err := Addresses(c.Node.IPs)
