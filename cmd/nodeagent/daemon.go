@@ -55,6 +55,9 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 	}
 	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
 	tune(&loaded, log)
+	if err := agent.MakeFolders(&loaded); err != nil {
+		return err
+	}
 	identity, err := agent.Identity(ctx, &loaded, log)
 	if err != nil {
 		return err

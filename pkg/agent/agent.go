@@ -28,7 +28,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/volume"
 )
 
-// Options are what an agent is made from. Config, Identity and Log are required.
+// Options are what an agent is made from. Config, Identity and Log are required; MakeFolders has made Config's folders.
 type Options struct {
 	Config   *config.Config
 	Identity *bootstrap.Credentials // of Identity

@@ -171,20 +171,15 @@ func unmountStrictly(path string) error {
 	return unmount(parent, filepath.Base(path))
 }
 
-// MakeFolder makes a folder of the node's own with those above it, and returns its path without links: what is mounted below it
-// is listed by that path. A link that leads nowhere is refused, as the disk that it leads to may only be missing.
-func MakeFolder(path string, mode fs.FileMode) (string, error) {
-	if to, err := os.Readlink(path); err == nil {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("making folder %q: it is a link to %q, which does not exist: mount the disk that it is on, or make it", path, to)
-		}
+// MakeFolder makes a folder of the node's own with those above it. A link that leads nowhere is refused, as the disk that it
+// leads to may only be missing.
+func MakeFolder(path string, mode fs.FileMode) error {
+	to, err := os.Readlink(path)
+	if _, gone := os.Stat(path); err == nil && errors.Is(gone, fs.ErrNotExist) {
+		return fmt.Errorf("making folder %q: it is a link to %q, which does not exist: mount the disk that it is on, or make it", path, to)
 	}
 	if err := os.MkdirAll(path, mode); err != nil {
-		return "", fmt.Errorf("making folder %q: %w", path, err)
+		return fmt.Errorf("making folder %q: %w: make it by hand, or name another", path, err)
 	}
-	resolved, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", fmt.Errorf("resolving folder %q: %w", path, err)
-	}
-	return resolved, nil
+	return nil
 }
