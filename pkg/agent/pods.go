@@ -287,7 +287,7 @@ func (p *pods) makeLoop() error {
 	}
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
-		Host: host{p.builder, p.objects, p.cgroups}, Volumes: p.volumes, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
+		Host: host{p.builder, p.objects, p.cgroups}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.get, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
@@ -318,7 +318,7 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 	}
 	return podsync.NewEdges(podsync.EdgesConfig{
 		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Host: host{p.builder, p.objects, p.cgroups},
-		Volumes: p.volumes, Hooks: hooks, Events: p.agent.events,
+		Volumes: mounts{p.volumes, p.builder}, Hooks: hooks, Events: p.agent.events,
 	})
 }
 
@@ -404,6 +404,20 @@ type builder struct{ *containerconfig.Builder }
 // Container implements podsync.Builder.
 func (b builder) Container(ctx context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
 	return b.Build(ctx, containerconfig.Request(r))
+}
+
+// mounts are the volumes of pods with what their containers have mounted beside them.
+type mounts struct {
+	*volumeset.Set
+	builder *containerconfig.Builder
+}
+
+// Unmount implements podsync.Volumes.
+func (m mounts) Unmount(ctx context.Context, uid types.UID) error {
+	if err := m.builder.Release(uid); err != nil {
+		return err
+	}
+	return m.Set.Unmount(ctx, uid)
 }
 
 // host is what is left of pods, and what API objects only they used.

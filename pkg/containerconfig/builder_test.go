@@ -321,7 +321,7 @@ spec:
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Dir(c.LogPath), 0o755))
 	must(t, os.WriteFile(c.LogPath, nil, 0o600))
-	wantResidue(podplan.Residue{Volumes: true, Dir: true})
+	wantResidue(podplan.Residue{Volumes: true, Cgroup: true, Dir: true})
 	if left, err := b.Leftovers(ctx); err != nil || !slices.Equal(left, []types.UID{"u1"}) {
 		t.Errorf("leftovers %v, %v", left, err)
 	}
@@ -332,7 +332,12 @@ spec:
 		t.Error("the pod's objects are not watched")
 	}
 	must(t, b.volumes.Unmount(ctx, "u1"))
-	wantResidue(podplan.Residue{Dir: true})
+	wantResidue(podplan.Residue{Volumes: true, Cgroup: true, Dir: true}) // a subPath, /dev/shm
+	must(t, b.Release("u1"))
+	if mounts, err := hostfs.MountsBelow(b.root); err != nil || len(mounts) > 0 {
+		t.Errorf("still mounted: %v, %v", mounts, err)
+	}
+	wantResidue(podplan.Residue{Cgroup: true, Dir: true})
 	for range 2 {
 		must(t, b.Cleanup(ctx, ref))
 	}

@@ -42,6 +42,11 @@ func (b *Builder) shm(pod *corev1.Pod) string {
 	return b.shmDir(pod.UID)
 }
 
+// subPaths is where the subPaths of the pod's containers are mounted.
+func (b *Builder) subPaths(uid types.UID) string {
+	return filepath.Join(b.podDir(uid), "volume-subpaths")
+}
+
 func (b *Builder) shmDir(uid types.UID) string {
 	return filepath.Join(b.config.Run, "shm", string(uid))
 }

@@ -81,15 +81,21 @@ func (b *Builder) Residue(_ context.Context, pod runtime.PodRef) (podplan.Residu
 		return podplan.Residue{}, err
 	}
 	return podplan.Residue{
-		Volumes: volumes,
-		Dir: len(logs) > 0 || exists(b.podDir(pod.UID)) || exists(b.shmDir(pod.UID)) ||
-			slices.Contains(cgroups, pod.UID),
+		Volumes: volumes || exists(b.shmDir(pod.UID)) || exists(b.subPaths(pod.UID)),
+		Cgroup:  slices.Contains(cgroups, pod.UID),
+		Dir:     len(logs) > 0 || exists(b.podDir(pod.UID)),
 	}, nil
 }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
+}
+
+// Release takes off what is mounted for containers beside their volumes: /dev/shm and subPaths, which hold the memory of
+// volumes that are gone otherwise. It comes before the volumes are unmounted, when no container runs any more.
+func (b *Builder) Release(uid types.UID) error {
+	return errors.Join(removeMounted(b.shmDir(uid)), removeMounted(b.subPaths(uid)))
 }
 
 // Cleanup removes the pod's cgroup, /dev/shm, folder and logs, when its volumes are gone.

@@ -93,7 +93,7 @@ func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 // nobody in the pod can change where it leads. Errors say nothing of the host's files.
 func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	m := w.container.VolumeMounts[index]
-	target := filepath.Join(w.podDir(w.pod.UID), "volume-subpaths", m.Name, w.container.Name, strconv.Itoa(index))
+	target := filepath.Join(w.subPaths(w.pod.UID), m.Name, w.container.Name, strconv.Itoa(index))
 	if err := w.config.Bind(volume, sub, target); err != nil {
 		w.config.Log.Warn("subPath cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
 			"container", w.container.Name, "volume", m.Name, "error", err)

@@ -79,7 +79,7 @@ type Volumes interface {
 	Mount(ctx context.Context, pod *corev1.Pod, name string, f volume.Fields) error
 	// Refreshable are the names of the pod's volumes whose contents may change.
 	Refreshable(pod *corev1.Pod) []string
-	// Unmount unmounts and removes everything below the pod's volumes folder.
+	// Unmount unmounts and removes everything that is mounted for the pod: volumes, their subPaths, /dev/shm.
 	Unmount(ctx context.Context, uid types.UID) error
 }
 

@@ -58,9 +58,10 @@ type Have struct {
 
 // Residue is what is left on the host beside sandbox and containers.
 type Residue struct {
-	Volumes bool // anything below the pod's volumes folder
-	Cgroup  bool // the pod's cgroup; a pod that has ended but is not deleted keeps Dir and loses this
-	Dir     bool // the pod's folder, its log folder or its cgroup
+	// Volumes and Cgroup are given back when the pod has ended, Dir when it is deleted.
+	Volumes bool // anything that is mounted for it: volumes, their subPaths, /dev/shm
+	Cgroup  bool // the pod's cgroup
+	Dir     bool // the pod's folder or its log folder
 }
 
 // Result of a probe; the zero value is "not probed yet".
