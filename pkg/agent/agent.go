@@ -165,12 +165,8 @@ func (a *Agent) runLease(ctx context.Context) error {
 
 // makeServices makes the services half, unless it is off.
 func (a *Agent) makeServices() error {
-	switch a.config.Proxy.Mode {
-	case config.ProxyOff:
+	if a.config.Proxy.Mode == config.ProxyOff {
 		return nil
-	case config.ProxyIPTables:
-	default:
-		return fmt.Errorf("making the services half: proxy mode %q is not there yet: use %s or %s", a.config.Proxy.Mode, config.ProxyIPTables, config.ProxyOff)
 	}
 	var err error
 	a.services, err = newServices(a)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -27,6 +28,11 @@ func newRecorder(c kubernetes.Interface, node string) *recorder {
 		broadcaster:   b,
 		sink:          &typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")},
 	}
+}
+
+// nodeRef is what events about the Node refer to, as kubelet's do.
+func nodeRef(name string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: name, UID: types.UID(name)}
 }
 
 // Run sends until ctx ends.

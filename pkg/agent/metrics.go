@@ -20,6 +20,14 @@ func newRequests(r *prometheus.Registry) func(bootstrap.Request) {
 	return func(q bootstrap.Request) { total.WithLabelValues(q.Code, q.Method, q.Host).Inc() }
 }
 
+// modes tells which proxy mode was asked for and which is programmed; the value is always 1.
+func (s *services) modes() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "nodeagent_proxy_mode", Help: "The proxy mode that was asked for, and the one that is programmed; the value is always 1.",
+		ConstLabels: prometheus.Labels{"asked": string(s.config.Proxy.Mode), "programmed": string(s.mode())},
+	}, func() float64 { return 1 })
+}
+
 // operations are kubelet's metrics of what is asked of the container runtime (kubernetes/kubernetes pkg/kubelet/metrics), by
 // the names of the CRI's calls that the same work would have been, so that dashboards and alerts keep working.
 type operations struct {

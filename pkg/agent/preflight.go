@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
 )
 
@@ -24,14 +26,15 @@ func HostChecks(c *config.Config) bootstrap.HostConfig {
 	if c.Pods.Enabled {
 		h.More = append(h.More, containerdChecks(c)...)
 	}
-	if c.Proxy.Mode == config.ProxyIPTables {
+	h.More = append(h.More, networkCheck(c))
+	if c.Proxy.Mode.Programmed() == config.ProxyIPTables {
 		h.More = append(h.More, bootstrap.HostCheck{
 			Name: "iptables", Remedy: "install iptables (or run without the services half: --proxier=off)",
 			Run: func(ctx context.Context) (string, error) {
 				found, err := iptables.Find(ctx, corev1.IPv4Protocol)
 				for _, program := range found {
 					if err = program.Test(ctx); err == nil {
-						return "iptables " + program.Version(), nil
+						return strings.Join(slices.DeleteFunc([]string{"iptables " + program.Version(), c.Proxy.Mode.Fallback()}, isEmpty), "; "), nil
 					}
 				}
 				return "", err
@@ -39,6 +42,25 @@ func HostChecks(c *config.Config) bootstrap.HostConfig {
 		})
 	}
 	return h
+}
+
+func isEmpty(text string) bool { return text == "" }
+
+// networkCheck tells of kernel parameters that pods' networks need, and that a CNI plugin may set or not need: it is no error.
+func networkCheck(c *config.Config) bootstrap.HostCheck {
+	return bootstrap.HostCheck{Name: "network", Run: func(context.Context) (string, error) {
+		wanted := sysctl.Settings{IPv4: true, Bridged: true}
+		for _, ip := range c.Node.IPs {
+			wanted.IPv6 = wanted.IPv6 || ip.Is6()
+		}
+		var notes []string
+		for _, o := range sysctl.Apply(sysctl.Plan(wanted), sysctl.Kernel("/")) {
+			if o.Err != nil {
+				notes = append(notes, "unless the CNI plugin sees to it: "+o.Err.Error())
+			}
+		}
+		return strings.Join(notes, "; "), nil
+	}}
 }
 
 // oldest containerd that is tested with.

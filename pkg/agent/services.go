@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
@@ -44,8 +46,10 @@ type services struct {
 	addresses *addresses
 	// backend makes what programs a family; the embedder's or detected.
 	backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
+	given   bool                // backend is the embedder's
 	page    http.Handler        // /metrics
 	checks  *healthcheck.Server // healthCheckNodePort
+	kernel  *sysctl.Keeper
 	// unranged: the log has last said that the node's podCIDR is missing.
 	unranged atomic.Bool
 }
@@ -54,35 +58,76 @@ func newServices(a *Agent) (*services, error) {
 	c, o := a.config, a.options
 	s := &services{
 		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now, addresses: a.addresses,
-		backend: o.Backend, page: metricsPage(a.registry),
+		backend: o.Backend, given: o.Backend != nil, page: metricsPage(a.registry),
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
 	s.health.Primary(s.primary)
 	s.metrics.Count(s.health)
-	for _, m := range append(s.metrics.Collectors(), packetCounters()...) {
+	for _, m := range append(append(s.metrics.Collectors(), packetCounters()...), s.modes()) {
 		if err := a.registry.Register(m); err != nil {
 			return nil, fmt.Errorf("registering a metric of the proxy: %w", err)
 		}
 	}
-	var err error
-	if s.checks, err = healthcheck.New(healthcheck.Config{
-		Log: a.log, NodePorts: nodePorts(c.Proxy), Addresses: localaddrs.List, Listen: new(net.ListenConfig).Listen,
+	if err := errors.Join(s.makeChecks(a.events), s.makeKernel(a.events)); err != nil {
+		return nil, err
+	}
+	if !s.given {
+		s.backend = s.detect
+	}
+	s.tellFallback(a.events)
+	return s, s.feed()
+}
+
+// makeChecks makes what answers on health check node ports. Its event is kube-proxy's.
+func (s *services) makeChecks(events record.EventRecorder) (err error) {
+	s.checks, err = healthcheck.New(healthcheck.Config{
+		Log: s.log, NodePorts: nodePorts(s.config.Proxy), Addresses: localaddrs.List, Listen: new(net.ListenConfig).Listen,
 		Healthy: func() bool {
 			ok, _ := s.health.Healthy()
 			return ok
 		},
 		Failed: func(name types.NamespacedName, port uint16, err error) {
-			a.events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name},
+			events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name},
 				corev1.EventTypeWarning, "FailedToStartServiceHealthcheck",
-				"node %s failed to start healthcheck %q on port %d: %v", c.Node.Name, name, port, err)
+				"node %s failed to start healthcheck %q on port %d: %v", s.config.Node.Name, name, port, err)
 		},
-	}); err != nil {
-		return nil, err
+	})
+	return err
+}
+
+// makeKernel makes what sets the kernel's parameters.
+func (s *services) makeKernel(events record.EventRecorder) (err error) {
+	s.kernel, err = sysctl.NewKeeper(sysctl.Config{
+		Wanted: func() []sysctl.Change { return sysctl.Plan(s.sysctls()) }, Sysctls: sysctl.Kernel("/"), Log: s.log,
+		Told: func(problem error) {
+			events.Event(nodeRef(s.config.Node.Name), corev1.EventTypeWarning, "KernelParameter", problem.Error())
+		},
+	})
+	return err
+}
+
+// tellFallback tells, once, that another mode is programmed than was asked for.
+func (s *services) tellFallback(events record.EventRecorder) {
+	if fallback := s.fallback(); fallback != "" {
+		s.log.Warn("Another proxy mode stands in for the one that was asked for", "why", fallback)
+		events.Event(nodeRef(s.config.Node.Name), corev1.EventTypeWarning, "ProxyModeFallback", fallback)
 	}
-	if s.backend == nil {
-		s.backend = s.detect
+}
+
+// fallback says why the mode is not what was asked for; "": it is.
+func (s *services) fallback() string {
+	if s.given {
+		return "" // the embedder's backend is what it is
 	}
-	return s, s.feed()
+	return s.config.Proxy.Mode.Fallback()
+}
+
+// mode is what is programmed.
+func (s *services) mode() config.ProxyMode {
+	if s.given {
+		return s.config.Proxy.Mode
+	}
+	return s.config.Proxy.Mode.Programmed()
 }
 
 // feed hands every change to the tracker.
@@ -221,10 +266,8 @@ func (s *services) primary() corev1.IPFamily {
 
 // Run programs every family until ctx ends, whatever addresses the node has: Services may have either.
 func (s *services) Run(ctx context.Context) error {
-	if err := sysctl.Apply(sysctl.Plan(s.sysctls()), sysctl.Proc("/proc/sys"), s.log); err != nil {
-		s.log.Error("Kernel parameters were not set; Services are programmed all the same", "err", err)
-	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.kernel.Run(ctx) })
 	g.Go(func() error { return s.checks.Run(ctx) })
 	g.Go(func() error { return localaddrs.Watch(ctx, s.log, func() { s.checks.AddressesChanged(ctx) }) })
 	s.runFamilies(ctx, g)
@@ -320,6 +363,7 @@ func (s *services) sysctls() sysctl.Settings {
 		UDP: p.Conntrack.UDP, UDPStream: p.Conntrack.UDPStream, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
 		LocalhostNodePorts: IPTablesOptions(p, corev1.IPv4Protocol).Localhost(),
 		IPv4:               s.nodeIP(corev1.IPv4Protocol).IsValid(), IPv6: s.nodeIP(corev1.IPv6Protocol).IsValid(),
+		Bridged: sysctl.Kernel("/").Bridged(),
 	}
 }
 
@@ -333,13 +377,17 @@ func (s *services) describe(r *summary.Report) {
 	}
 	for _, f := range s.health.Status() {
 		p := summary.Proxy{
-			Family: string(f.Family), Backend: string(s.config.Proxy.Mode), Services: services, Endpoints: endpoints, Synced: f.Synced,
+			Family: string(f.Family), Backend: string(s.mode()), Services: services, Endpoints: endpoints, Synced: f.Synced,
 		}
 		if f.Err != nil {
 			p.LastError = f.Err.Error()
 		}
 		r.Proxy = append(r.Proxy, p)
 	}
+	if fallback := s.fallback(); fallback != "" {
+		r.Node.Warnings = append(r.Node.Warnings, fallback)
+	}
+	r.Node.Warnings = append(r.Node.Warnings, s.kernel.Problems()...)
 	for _, problem := range s.checks.Problems() {
 		r.Node.Warnings = append(r.Node.Warnings, problem+"; it is tried again each few seconds")
 	}
@@ -365,7 +413,7 @@ func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
 // metricsPages are those of kube-proxy's metrics port. /healthz says that the process answers; whether it keeps up is on the other port.
 func (s *services) metricsPages() http.Handler {
 	m := http.NewServeMux()
-	m.Handle("/proxyMode", proxier.ModeHandler(string(s.config.Proxy.Mode)))
+	m.Handle("/proxyMode", proxier.ModeHandler(string(s.mode())))
 	m.Handle("/metrics", s.page)
 	m.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
 	m.HandleFunc("/configz", func(w http.ResponseWriter, _ *http.Request) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -13,8 +15,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
@@ -133,6 +137,39 @@ func TestMissingPodCIDRIsTold(t *testing.T) {
 		warned, came := strings.Count(log.String(), "has no podCIDR"), strings.Count(log.String(), "10.244.1.0/24")
 		if want := map[string]int{"NodeCIDR": 1, "ClusterCIDR": 0}[mode]; warned != want || came != want {
 			t.Errorf("detectLocalMode %s: %d warnings, and %d times told that it has come, want %d:\n%s", mode, warned, came, want, log.String())
+		}
+	}
+}
+
+// TestAModeThatIsNotThereFallsBack: it is told in the log, an event, the metric, the status and on /proxyMode, and the agent runs.
+func TestAModeThatIsNotThereFallsBack(t *testing.T) {
+	for _, mode := range []config.ProxyMode{config.ProxyIPTables, config.ProxyIPVS, config.ProxyNFTables} {
+		var log bytes.Buffer
+		s := &services{config: &config.Config{}, log: slog.New(slog.NewTextHandler(&log, nil)), page: http.NotFoundHandler()}
+		s.config.Proxy.Mode, s.config.Node.Name = mode, "n1"
+		events := record.NewFakeRecorder(10)
+		s.tellFallback(events)
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(s.modes())
+		page := httptest.NewRecorder()
+		metricsPage(registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		if want := `nodeagent_proxy_mode{asked="` + string(mode) + `",programmed="iptables"} 1`; !strings.Contains(page.Body.String(), want) {
+			t.Errorf("no %s in:\n%s", want, page.Body)
+		}
+		page = httptest.NewRecorder()
+		s.metricsPages().ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/proxyMode", nil))
+		if page.Body.String() != "iptables" {
+			t.Errorf("/proxyMode with mode %s: %s", mode, page.Body)
+		}
+		want := "proxy mode " + string(mode) + " is not there yet"
+		fallen := mode != config.ProxyIPTables
+		if got := len(events.Events) == 1; got != fallen || strings.Contains(log.String(), want) != fallen || strings.Contains(s.fallback(), want) != fallen {
+			t.Errorf("mode %s: an event: %v, status %q, log:\n%s", mode, got, s.fallback(), log.String())
+		}
+		if fallen {
+			if e := <-events.Events; !strings.HasPrefix(e, "Warning ProxyModeFallback "+want) {
+				t.Errorf("mode %s: event %q", mode, e)
+			}
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
 // settings are what a cluster says of itself; From says where each came from.
@@ -76,7 +78,8 @@ func (s *settings) fromConfigMaps(ctx context.Context, client kubernetes.Interfa
 	}
 	if read("kube-proxy", "config.conf", &proxy) {
 		s.note("kube-proxy", &s.podCIDR, validCIDRs(proxy.ClusterCIDR))
-		if proxy.Mode == "iptables" || proxy.Mode == "ipvs" { // nftables is not there; empty is the default
+		switch proxy.Mode { // empty is the default; what is none would keep the daemon from starting
+		case string(config.ProxyIPTables), string(config.ProxyIPVS), string(config.ProxyNFTables):
 			s.note("kube-proxy", &s.proxyMode, proxy.Mode)
 		}
 	}
@@ -120,6 +123,9 @@ func (s settings) String() string {
 		if p.value != "" {
 			parts = append(parts, p.name+" "+p.value)
 		}
+	}
+	if fallback := config.ProxyMode(s.proxyMode).Fallback(); s.proxyMode != "" && fallback != "" {
+		parts = append(parts, fallback)
 	}
 	if len(parts) == 0 {
 		return "none found, defaults hold"

@@ -277,6 +277,23 @@ const (
 	ProxyNFTables ProxyMode = "nftables"
 )
 
+// Programmed is the mode whose rules this version writes where m is asked for. A mode that is not there yet must not keep
+// pods from running: the same Services are served by another one.
+func (m ProxyMode) Programmed() ProxyMode {
+	if m == ProxyOff {
+		return m
+	}
+	return ProxyIPTables
+}
+
+// Fallback says that another mode is programmed than m; "": it is not so.
+func (m ProxyMode) Fallback() string {
+	if p := m.Programmed(); p != m {
+		return "proxy mode " + string(m) + " is not there yet: Services are programmed in mode " + string(p)
+	}
+	return ""
+}
+
 // Proxy is the services half.
 type Proxy struct {
 	// Mode is what was asked for: off, iptables (default), ipvs or nftables.

@@ -39,6 +39,11 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 			UDPTimeout:            metav1.Duration{Duration: p.Conntrack.UDP}, UDPStreamTimeout: metav1.Duration{Duration: p.Conntrack.UDPStream},
 		},
 	}
+	if i := &out.IPTables; p.Mode == ProxyNFTables {
+		out.NFTables = kubeproxyv1alpha1.KubeProxyNFTablesConfiguration{
+			MasqueradeBit: i.MasqueradeBit, MasqueradeAll: i.MasqueradeAll, SyncPeriod: i.SyncPeriod, MinSyncPeriod: i.MinSyncPeriod,
+		}
+	}
 	switch p.DetectLocal {
 	case localBridge:
 		out.DetectLocal.BridgeInterface = p.Interface

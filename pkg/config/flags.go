@@ -73,7 +73,7 @@ func flagTable() []flagDef {
 		{"log-format", kindKubelet + ".logging.format", "text or json (default text)", nil},
 		{"pods", kindAgent + ".pods", "pods half: on or off (default on)", nil},
 		{"proxier", kindAgent + ".proxier", "services half: on or off (default on)", nil},
-		{"proxy-mode", kindProxy + ".mode", "iptables or ipvs (default iptables)", nil},
+		{"proxy-mode", kindProxy + ".mode", "iptables (default); ipvs and nftables are not there yet, iptables stands in for them", nil},
 		{"cluster-cidr", kindProxy + ".clusterCIDR", "the pods' addresses, one CIDR per family", nil},
 		{"proxy-healthz-bind-address", kindProxy + ".healthzBindAddress", "address:port of the proxy's /healthz (default 0.0.0.0:10256)", nil},
 		{"proxy-metrics-bind-address", kindProxy + ".metricsBindAddress", "address:port of the proxy's /metrics (default 127.0.0.1:10249)", nil},

@@ -150,7 +150,7 @@ func proxyWithoutEffect(field string) string {
 	case strings.HasPrefix(field, "ipvs."):
 		return "proxy mode ipvs is not there yet"
 	case strings.HasPrefix(field, "nftables."):
-		return "proxy mode nftables is not there"
+		return "it counts with proxy mode nftables only"
 	}
 	return prefixWithoutEffect(field)
 }

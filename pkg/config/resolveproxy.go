@@ -2,8 +2,11 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
+
+	kubeproxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
 )
 
 // The ways to tell traffic that starts on this node from the rest, besides NodeCIDR.
@@ -40,17 +43,19 @@ func (d *documents) services(c *Config) {
 	if !d.agent.Proxier.On() && !d.agent.Pods.On() {
 		d.bad(kindAgent+".proxier", "is off and pods is off: nothing is left to do")
 	}
-	switch d.oneOf(kindProxy+".mode", string(c.Proxy.Mode), string(ProxyIPTables), string(ProxyIPVS), string(ProxyNFTables), string(ProxyOff)); c.Proxy.Mode {
-	case ProxyIPVS, ProxyNFTables:
+	d.oneOf(kindProxy+".mode", string(c.Proxy.Mode), string(ProxyIPTables), string(ProxyIPVS), string(ProxyNFTables), string(ProxyOff))
+	if c.Proxy.Mode.Fallback() != "" {
 		d.note(kindProxy+".mode", "is iptables here", "mode "+string(c.Proxy.Mode)+" is not there yet")
-	case ProxyIPTables, ProxyOff:
 	}
 	d.localTraffic(c)
 }
 
-// nodePortAddresses are CIDRs, or primary alone.
+// nodePortAddresses are CIDRs, or primary alone, which is the default of mode nftables.
 func (d *documents) nodePortAddresses() []string {
 	given := d.proxy.NodePortAddresses
+	if len(given) == 0 && d.proxy.Mode == "nftables" {
+		return []string{"primary"}
+	}
 	if len(given) == 1 && given[0] == "primary" {
 		return given
 	}
@@ -89,16 +94,30 @@ func (d *documents) localTraffic(c *Config) {
 	}
 }
 
+// iptables are the settings of the rules; where mode nftables is asked for, those of that mode.
 func (d *documents) iptables() IPTables {
-	p := &d.proxy.IPTables
+	n := d.proxy.NFTables
+	own := d.rules("iptables", d.proxy.IPTables)
+	other := d.rules("nftables", kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
+		MasqueradeBit: n.MasqueradeBit, MasqueradeAll: n.MasqueradeAll, SyncPeriod: n.SyncPeriod, MinSyncPeriod: n.MinSyncPeriod,
+	})
+	if d.proxy.Mode != "nftables" {
+		return own
+	}
+	d.notes = slices.DeleteFunc(d.notes, func(n Note) bool { return strings.HasPrefix(n.Field, kindProxy+".nftables.") })
+	return other
+}
+
+func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) IPTables {
+	of := kindProxy + "." + section
 	i := IPTables{
 		MasqueradeBit: int(deref(p.MasqueradeBit, 14)), MasqueradeAll: p.MasqueradeAll, LocalhostNodePorts: deref(p.LocalhostNodePorts, false),
 		MinSyncPeriod: duration(p.MinSyncPeriod, time.Second),
-		SyncPeriod:    d.positive(kindProxy+".iptables.syncPeriod", duration(p.SyncPeriod, 30*time.Second)),
+		SyncPeriod:    d.positive(of+".syncPeriod", duration(p.SyncPeriod, 30*time.Second)),
 	}
-	d.within(kindProxy+".iptables.masqueradeBit", i.MasqueradeBit, 0, 31)
+	d.within(of+".masqueradeBit", i.MasqueradeBit, 0, 31)
 	if i.MinSyncPeriod < 0 || i.MinSyncPeriod > i.SyncPeriod {
-		d.bad(kindProxy+".iptables.minSyncPeriod", "must be from 0 to syncPeriod %s, is %s", i.SyncPeriod, i.MinSyncPeriod)
+		d.bad(of+".minSyncPeriod", "must be from 0 to syncPeriod %s, is %s", i.SyncPeriod, i.MinSyncPeriod)
 	}
 	return i
 }

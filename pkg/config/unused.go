@@ -34,7 +34,6 @@ func (d *documents) unused() {
 	d.within(kindKubelet+".iptablesMasqueradeBit", int(deref(k.IPTablesMasqueradeBit, 14)), 0, 31)
 	d.within(kindKubelet+".iptablesDropBit", int(deref(k.IPTablesDropBit, 15)), 0, 31)
 	d.within(kindProxy+".oomScoreAdj", int(deref(d.proxy.OOMScoreAdj, 0)), -1000, 1000)
-	d.within(kindProxy+".nftables.masqueradeBit", int(deref(d.proxy.NFTables.MasqueradeBit, 14)), 0, 31)
 }
 
 func (d *documents) unusedImages() {

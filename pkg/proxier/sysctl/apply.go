@@ -1,6 +1,7 @@
 // Package sysctl is EDGE: it sets the kernel parameters that the services half
-// needs and warns of those that others have to set. plan.go, which says which,
-// is PURE. It writes below /proc/sys/net only, and only what differs.
+// needs and tells of those that others have to set. plan.go, which says which,
+// is PURE. It writes below /proc/sys/net, and the size of conntrack's hash table
+// below /sys/module, and only what differs.
 package sysctl
 
 import (
@@ -10,58 +11,118 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
-// Sysctls reads and writes kernel parameters, by path below /proc/sys.
+// Sysctls reads and writes kernel parameters, by the names that Change has.
 type Sysctls interface {
 	Get(name string) (string, error)
 	Set(name, value string) error
 }
 
-// Proc is the kernel of this process's network namespace; its value is the
-// folder, normally /proc/sys.
-type Proc string
+// Kernel is that of this process's network namespace; its value is the root of
+// the file system, normally "/".
+type Kernel string
+
+func (k Kernel) path(name string) string {
+	if strings.HasPrefix(name, "module/") {
+		return filepath.Join(string(k), "sys", name)
+	}
+	return filepath.Join(string(k), "proc/sys", name)
+}
 
 // Get reads a parameter.
-func (p Proc) Get(name string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(string(p), name))
+func (k Kernel) Get(name string) (string, error) {
+	data, err := os.ReadFile(k.path(name))
 	return strings.TrimSpace(string(data)), err
 }
 
 // Set writes a parameter.
-func (p Proc) Set(name, value string) error {
-	return os.WriteFile(filepath.Join(string(p), name), []byte(value), 0o644)
+func (k Kernel) Set(name, value string) error {
+	return os.WriteFile(k.path(name), []byte(value), 0o644)
 }
 
-// Apply makes the changes that are needed. What the kernel does not let us
-// write is told in one error, after all others have been made; a parameter
-// that does not exist is only warned of. Running it twice is the same as once.
-func Apply(changes []Change, s Sysctls, log *slog.Logger) error {
-	var problems []error
+// Bridged says whether a bridge has a port.
+func (k Kernel) Bridged() bool {
+	ports, err := filepath.Glob(filepath.Join(string(k), "sys/class/net/*/brif/*"))
+	return err == nil && len(ports) > 0
+}
+
+// Outcome is what became of one Change.
+type Outcome struct {
+	Change
+	// Have is the parameter's value before; empty: there is no such parameter.
+	Have string
+	// Set says that it was set, Pending that it cannot be yet.
+	Set, Pending bool
+	// Err is why it is not as it should be; nil: it is.
+	Err error
+}
+
+// Apply makes the changes that are needed. Running it twice is the same as once.
+func Apply(changes []Change, s Sysctls) []Outcome {
+	out := make([]Outcome, 0, len(changes))
 	for _, c := range changes {
-		have, err := s.Get(c.Name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && c.Check:
-			continue // no bridge, no IPv6
-		case errors.Is(err, fs.ErrNotExist):
-			log.Warn("a kernel parameter does not exist", "sysctl", c.Name, "wanted", c.Value, "for", c.Why)
-			continue
-		case err != nil:
-			problems = append(problems, fmt.Errorf("reading sysctl %q: %w", c.Name, err))
-			continue
-		case have == c.Value:
-			continue
-		}
-		if c.Check {
-			log.Warn("a kernel parameter should be set", "sysctl", c.Name, "is", have, "should", c.Value, "why", c.Why)
-			continue
-		}
-		if err := s.Set(c.Name, c.Value); err != nil {
-			problems = append(problems, fmt.Errorf("setting sysctl %q to %s for %s (0 in the configuration leaves it alone): %w", c.Name, c.Value, c.Why, err))
-			continue
-		}
-		log.Info("set a kernel parameter", "sysctl", c.Name, "from", have, "to", c.Value, "for", c.Why)
+		out = append(out, apply(c, s))
 	}
-	return errors.Join(problems...)
+	return out
+}
+
+func apply(c Change, s Sysctls) Outcome {
+	have, err := s.Get(c.Name)
+	o := Outcome{Change: c, Have: have}
+	switch {
+	case c.Check && (errors.Is(err, fs.ErrNotExist) || err == nil && have != c.Value):
+		is := have
+		if err != nil {
+			is = "not there"
+		}
+		o.Err = fmt.Errorf("kernel parameter %s is %s, should be %s: %s", dotted(c.Name), is, c.Value, c.Why)
+	case errors.Is(err, fs.ErrNotExist):
+		o.Pending = strings.Contains(c.Name, "nf_conntrack")
+		o.Err = fmt.Errorf("setting kernel parameter %s to %s for %s: it does not exist%s", dotted(c.Name), c.Value, c.Why, unloaded(o.Pending))
+	case err != nil:
+		o.Err = fmt.Errorf("reading kernel parameter %s: %w", dotted(c.Name), err)
+	case have == c.Value || c.AtLeast && atLeast(have, c.Value):
+	default:
+		if err := s.Set(c.Name, c.Value); err != nil {
+			o.Err = fmt.Errorf("setting kernel parameter %s from %s to %s for %s (0 in the configuration leaves it alone): %w", dotted(c.Name), have, c.Value, c.Why, err)
+			return o
+		}
+		o.Set = true
+	}
+	return o
+}
+
+// unloaded says why a parameter may be missing.
+func unloaded(pending bool) string {
+	if pending {
+		return " until the kernel module nf_conntrack is loaded, which the first rules do"
+	}
+	return ""
+}
+
+func atLeast(have, want string) bool {
+	h, err1 := strconv.Atoi(have)
+	w, err2 := strconv.Atoi(want)
+	return err1 == nil && err2 == nil && h >= w
+}
+
+// dotted is a name as sysctl(8) has it.
+func dotted(name string) string {
+	if strings.HasPrefix(name, "module/") {
+		return "/sys/" + name
+	}
+	return strings.ReplaceAll(name, "/", ".")
+}
+
+// log tells an outcome that is news.
+func (o Outcome) log(l *slog.Logger) {
+	switch {
+	case o.Set:
+		l.Info("set a kernel parameter", "name", dotted(o.Name), "from", o.Have, "to", o.Value, "for", o.Why)
+	case o.Err != nil:
+		l.Warn("a kernel parameter is not as Services need it", "err", o.Err)
+	}
 }

@@ -8,8 +8,8 @@ import (
 // Settings are what the services half wants of the kernel, from
 // KubeProxyConfiguration; zero values leave things alone.
 type Settings struct {
-	// MaxPerCore and Min give nf_conntrack_max: the larger of MaxPerCore × CPUs
-	// and Min. MaxPerCore 0: left alone.
+	// MaxPerCore and Min give nf_conntrack_max: the larger of MaxPerCore × CPUs,
+	// which is bounded, and Min. MaxPerCore 0: left alone.
 	MaxPerCore, Min int
 	CPUs            int
 	// Timeouts, in whole seconds.
@@ -17,34 +17,37 @@ type Settings struct {
 	TCPBeLiberal                                 bool
 	// LocalhostNodePorts needs packets to 127.0.0.1 to be routed (IPv4 only).
 	LocalhostNodePorts bool
-	IPv4, IPv6         bool
+	// IPv4 and IPv6 are the families of the node's addresses.
+	IPv4, IPv6 bool
+	// Bridged says that a bridge of this machine has something on it, as pods of many CNI plugins are.
+	Bridged bool
 }
 
-// Change is one sysctl to look at.
+// Change is one kernel parameter to look at.
 type Change struct {
-	// Name is the path below /proc/sys.
+	// Name is the path below /proc/sys, or below /sys if it begins with module/.
 	Name string
-	// Value is what it shall be.
-	Value string
-	// Check: only warn if it is different.
+	// Value is what it shall be; AtLeast: or any larger number.
+	Value   string
+	AtLeast bool
+	// Check: only tell if it is different.
 	Check bool
-	// Why is for the log.
+	// Why is for the log; of a Check it is what goes wrong, and what to do.
 	Why string
 }
 
 const (
 	netfilter = "net/netfilter/nf_conntrack_"
+	hashSize  = "module/nf_conntrack/parameters/hashsize"
 	// maxConntrack bounds what many cores ask for: an entry takes 300 bytes.
 	maxConntrack = 1 << 20
+	// entriesPerBucket is how long chains in the table of connections may become.
+	entriesPerBucket = 4
 )
 
 // Plan lists the changes in the order to make them.
 func Plan(s Settings) []Change {
-	var out []Change
-	if s.MaxPerCore > 0 {
-		n := min(maxConntrack, max(s.Min, s.MaxPerCore*s.CPUs))
-		out = append(out, Change{Name: netfilter + "max", Value: strconv.Itoa(n), Why: "conntrack.maxPerCore and min"})
-	}
+	out := conntrackSize(s)
 	for _, t := range []struct {
 		name string
 		d    time.Duration
@@ -65,16 +68,43 @@ func Plan(s Settings) []Change {
 	if s.LocalhostNodePorts && s.IPv4 {
 		out = append(out, Change{Name: "net/ipv4/conf/all/route_localnet", Value: "1", Why: "iptables.localhostNodePorts"})
 	}
-	bridged := "packets between pods of one bridge pass by Services without it"
-	if s.IPv4 {
-		out = append(out,
-			Change{Name: "net/bridge/bridge-nf-call-iptables", Value: "1", Check: true, Why: bridged},
-			Change{Name: "net/ipv4/ip_forward", Value: "1", Check: true, Why: "pods reach nothing but this node without it"})
+	return append(out, checks(s)...)
+}
+
+// conntrackSize is never made smaller: an administrator who asked for more has a reason.
+func conntrackSize(s Settings) []Change {
+	if s.MaxPerCore <= 0 {
+		return nil
 	}
-	if s.IPv6 {
-		out = append(out,
-			Change{Name: "net/bridge/bridge-nf-call-ip6tables", Value: "1", Check: true, Why: bridged},
-			Change{Name: "net/ipv6/conf/all/forwarding", Value: "1", Check: true, Why: "pods reach nothing but this node without it"})
+	n := max(s.Min, min(maxConntrack, s.MaxPerCore*s.CPUs))
+	const why = "conntrack.maxPerCore and min"
+	return []Change{
+		{Name: netfilter + "max", Value: strconv.Itoa(n), AtLeast: true, Why: why},
+		{Name: hashSize, Value: strconv.Itoa(n / entriesPerBucket), AtLeast: true, Why: why},
+	}
+}
+
+// checks are what the network of pods needs, and others have to set.
+func checks(s Settings) []Change {
+	const (
+		bridged = "pods on one bridge do not reach each other by Services (modprobe br_netfilter, and 1 for this parameter)"
+		forward = "pods reach nothing but this node (sysctl -w, and a file in /etc/sysctl.d)"
+	)
+	var out []Change
+	for _, family := range []struct {
+		on              bool
+		bridge, forward string
+	}{
+		{s.IPv4, "net/bridge/bridge-nf-call-iptables", "net/ipv4/ip_forward"},
+		{s.IPv6, "net/bridge/bridge-nf-call-ip6tables", "net/ipv6/conf/all/forwarding"},
+	} {
+		if !family.on {
+			continue
+		}
+		if s.Bridged {
+			out = append(out, Change{Name: family.bridge, Value: "1", Check: true, Why: bridged})
+		}
+		out = append(out, Change{Name: family.forward, Value: "1", Check: true, Why: forward})
 	}
 	return out
 }
