@@ -105,6 +105,8 @@ type Config struct {
 	Handler func(ctx context.Context, class string) (string, error)
 	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
 	Bind func(volume, sub, target string) error
+	// Propagates says why mounts cannot come and go through a host path in the way that a container asks; nil: by mountinfo.
+	Propagates func(source string, mode corev1.MountPropagationMode) error
 	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
 	Warn func(pod *corev1.Pod, reason, message string)
 	Log  *slog.Logger
@@ -128,6 +130,9 @@ func New(c Config) (*Builder, error) {
 	}
 	if c.Bind == nil {
 		c.Bind = hostfs.BindBeneath
+	}
+	if c.Propagates == nil {
+		c.Propagates = checkPropagation
 	}
 	return &Builder{config: c}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
@@ -60,7 +61,41 @@ func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
 	if m.MountPropagation != nil {
 		mount.Propagation = *m.MountPropagation
 	}
-	return mount, nil
+	return mount, w.config.Propagates(source, mount.Propagation)
+}
+
+// checkPropagation refuses what the kernel would take without a word and never do: mounts come and go only through a mount that
+// is shared with, or a slave of, another.
+func checkPropagation(source string, mode corev1.MountPropagationMode) error {
+	if mode == "" || mode == corev1.MountPropagationNone {
+		return nil
+	}
+	path, err := filepath.EvalSymlinks(source)
+	if err != nil {
+		return fmt.Errorf("looking for the mount of a volume: %w", err)
+	}
+	above, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	if err != nil {
+		return fmt.Errorf("looking for the mount of %q: %w", path, err)
+	}
+	var found *mountinfo.Info
+	for _, m := range above { // the last of the deepest hides the others
+		if found == nil || len(m.Mountpoint) >= len(found.Mountpoint) {
+			found = m
+		}
+	}
+	switch {
+	case found == nil:
+		return fmt.Errorf("path %q is below no mount", path)
+	case strings.Contains(found.Optional, "shared:"):
+		return nil
+	case mode == corev1.MountPropagationBidirectional:
+		return fmt.Errorf("path %q is mounted on %q but it is not a shared mount", path, found.Mountpoint)
+	case strings.Contains(found.Optional, "master:"):
+		return nil
+	default:
+		return fmt.Errorf("path %q is mounted on %q but it is not a shared or slave mount", path, found.Mountpoint)
+	}
 }
 
 // subPath expands subPathExpr, where unlike in a command every name must be known, and refuses what leads out of the volume.

@@ -145,6 +145,7 @@ func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 		VolumeDir:      func(id string) string { return filepath.Join(c.Paths.Root, "nodeagent", "volumes", id) },
 		Handler:        r.handler,
 		Bind:           func(string, string, string) error { return nil },
+		Propagates:     func(string, corev1.MountPropagationMode) error { return nil },
 		Warn:           func(_ *corev1.Pod, reason, message string) { r.note("%s: %s", reason, message) },
 		Log:            slog.New(slog.DiscardHandler),
 	})

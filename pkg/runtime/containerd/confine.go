@@ -37,11 +37,15 @@ func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 func HostHasAppArmor() bool { return apparmor.HostSupports() }
 
 // AppArmor knows the profiles that the kernel has; the zero value is ready.
-type AppArmor struct{}
+type AppArmor struct {
+	profiles, parser string // instead of the machine's, for tests
+}
 
 // Ensure finds a profile, and loads it when it is the default one: a profile of another name is its author's to load.
-func (AppArmor) Ensure(ctx context.Context, name string) error {
-	list, err := os.ReadFile(appArmorProfiles)
+func (a AppArmor) Ensure(ctx context.Context, name string) error {
+	setDefault(&a.profiles, appArmorProfiles)
+	setDefault(&a.parser, "apparmor_parser")
+	list, err := os.ReadFile(a.profiles)
 	if err != nil {
 		return fmt.Errorf("listing AppArmor profiles: %w", err)
 	}
@@ -57,7 +61,7 @@ func (AppArmor) Ensure(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, parserTime)
 	defer cancel()
-	parser := osexec.CommandContext(ctx, "apparmor_parser", "-Kr")
+	parser := osexec.CommandContext(ctx, a.parser, "-Kr")
 	parser.Stdin = strings.NewReader(text)
 	parser.WaitDelay = time.Second
 	out, err := parser.CombinedOutput()

@@ -99,13 +99,14 @@ type Config struct {
 
 // Runtime is a runtime.Runtime on containerd.
 type Runtime struct {
-	c      Config
-	client *client.Client
-	calls  *calls
-	view   *view
-	images *imageStore
-	execs  execSet
-	locks  keyLocks // one change at a time of a container, sandbox or image
+	c       Config
+	client  *client.Client
+	calls   *calls
+	view    *view
+	images  *imageStore
+	execs   execSet
+	unpacks unpackLocks
+	locks   keyLocks // one change at a time of a container, sandbox or image
 
 	mu      sync.Mutex
 	run     context.Context // of Run, nil before: what the goroutines of containers live in

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -44,6 +45,28 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentia
 	return runtime.Image{}, fmt.Errorf("pulling image %q: %w", ref, errors.Join(errs...))
 }
 
+// unpackLocks let one pull at a time unpack a layer that several have. The zero value is ready.
+type unpackLocks struct {
+	locks   keyLocks
+	unlocks sync.Map // by key, of who holds it
+}
+
+// Lock waits for the key or the end of ctx.
+func (u *unpackLocks) Lock(ctx context.Context, key string) error {
+	unlock, err := u.locks.lock(ctx, key)
+	if err == nil {
+		u.unlocks.Store(key, unlock)
+	}
+	return err
+}
+
+// Unlock gives a key back that the caller holds.
+func (u *unpackLocks) Unlock(key string) {
+	if unlock, held := u.unlocks.LoadAndDelete(key); held {
+		unlock.(func())()
+	}
+}
+
 func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Credentials) error {
 	ctx, watch, stop := watchProgress(ctx, r.c.PullProgressDeadline)
 	defer stop()
@@ -58,7 +81,8 @@ func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Cre
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(ctx, options)})
 	_, err := r.client.Pull(ctx, named.String(),
 		client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter),
-		client.WithMaxConcurrentDownloads(3))
+		client.WithMaxConcurrentDownloads(3),
+		client.WithUnpackOpts([]client.UnpackOpt{client.WithUnpackDuplicationSuppressor(&r.unpacks)}))
 	var stalled *stalledError
 	if err != nil && errors.As(context.Cause(ctx), &stalled) {
 		return stalled

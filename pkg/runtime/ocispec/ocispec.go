@@ -96,6 +96,8 @@ type Node struct {
 	// SwapControl says that cgroups can limit swap; containers then get none.
 	SwapControl          bool
 	SingleProcessOOMKill bool
+	// MaskedPaths are hidden beside those that every machine has.
+	MaskedPaths []string
 	// AppArmor is the name of the profile for containers that name none, loaded; "" where the machine has no AppArmor.
 	AppArmor string
 	// CgroupMountOptions are options of the machine's cgroup v2 mount that belong to all mounts of it together
@@ -141,7 +143,7 @@ func Build(in Input) (*specs.Spec, error) {
 	} else {
 		process.SelinuxLabel = in.SELinux.Process
 	}
-	hidePaths(spec, sc)
+	hidePaths(spec, in.Node, sc)
 	if err := confine(spec, in, sc); err != nil {
 		return nil, fmt.Errorf("building spec of container %q: %w", in.Container.Name, err)
 	}

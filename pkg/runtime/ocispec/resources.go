@@ -1,6 +1,7 @@
 package ocispec
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -36,7 +37,7 @@ func Resources(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResourc
 	if n.CgroupV2 {
 		r.Unified = unified(n)
 	}
-	r.HugepageLimits = hugePages(c, n.HugePageSizes)
+	r.HugepageLimits = hugePages(pod, c, n.HugePageSizes)
 	return r
 }
 
@@ -54,13 +55,19 @@ func unified(n Node) map[string]string {
 	return u
 }
 
-// hugePages limits every size that the machine has: to nothing, unless the container asks for it.
-func hugePages(c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
+// hugePages limits every size that the machine has: to what the container asks for, else to what its pod as a whole may have,
+// which is nothing unless it asks.
+func hugePages(pod *corev1.Pod, c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
 	var list []specs.LinuxHugepageLimit
 	for _, size := range sizes {
 		list = append(list, specs.LinuxHugepageLimit{Pagesize: size, Limit: 0})
 	}
-	for name, q := range c.Resources.Limits {
+	asked := corev1.ResourceList{}
+	if pod.Spec.Resources != nil {
+		maps.Copy(asked, pod.Spec.Resources.Limits)
+	}
+	maps.Copy(asked, c.Resources.Limits)
+	for name, q := range asked {
 		page, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
 		if !ok {
 			continue

@@ -12,7 +12,7 @@ import (
 
 // hidePaths masks what tells about, or works on, the host, unless the container is privileged; what procfs shows of it, also
 // unless it asks for procMount Unmasked.
-func hidePaths(spec *specs.Spec, sc *corev1.SecurityContext) {
+func hidePaths(spec *specs.Spec, n Node, sc *corev1.SecurityContext) {
 	if isTrue(sc.Privileged) {
 		return
 	}
@@ -23,6 +23,7 @@ func hidePaths(spec *specs.Spec, sc *corev1.SecurityContext) {
 			"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 			"/sys/devices/virtual/powercap", "/sys/firmware",
 		}
+		l.MaskedPaths = append(l.MaskedPaths, n.MaskedPaths...)
 		l.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 	}
 	if slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" }) {
