@@ -232,3 +232,37 @@ func TestGarbageCollectionBesideCreation(t *testing.T) {
 		t.Errorf("leases are left: %s", leases)
 	}
 }
+
+// levels stand in for a machine's SELinux: they count who has which level.
+type levels struct{ taken map[string]int }
+
+func (l *levels) Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
+	made := runtime.SELinuxLabels{Process: o.Type + ":" + strconv.Itoa(len(l.taken)), Mount: "files"}
+	l.Reserve(made)
+	return made, nil
+}
+func (l *levels) Reserve(made runtime.SELinuxLabels) { l.taken[made.Process]++ }
+func (l *levels) Release(made runtime.SELinuxLabels) { delete(l.taken, made.Process) }
+func (l *levels) Relabel(string, string) error       { return nil }
+
+// TestLabelsOfASandboxAreKept: a later agent knows them, and gives them to no other pod until the sandbox is gone.
+func TestLabelsOfASandboxAreKept(t *testing.T) {
+	h := newHost(t)
+	first, later := &levels{map[string]int{}}, &levels{map[string]int{}}
+	h.selinux = first
+	h.start()
+	ref := podRef(1)
+	want := runtime.SELinuxLabels{Process: "spc_t:0", Mount: "files"}
+	if s := h.sandbox(runtime.SandboxConfig{Pod: ref, Hostname: "h", SELinux: runtime.SELinuxOptions{Type: "spc_t"}}); s.SELinux != want {
+		t.Errorf("labels %+v", s.SELinux)
+	}
+	h.selinux = later
+	h.restart()
+	if s := h.get(ref.UID).Sandbox; s == nil || s.SELinux != want || later.taken[want.Process] != 1 {
+		t.Errorf("after a restart: %+v, reserved %v", s, later.taken)
+	}
+	must(h.agent.RemoveSandbox(t.Context(), ref.UID))
+	if len(later.taken) > 0 {
+		t.Errorf("still reserved: %v", later.taken)
+	}
+}

@@ -110,6 +110,7 @@ type host struct {
 	dir, cgroup string
 	number      int
 	progress    time.Duration // of pulls, as imagePullProgressDeadline
+	selinux     containerd.SELinux
 	daemon      *exec.Cmd
 	agent       *agent
 	daemonDone  chan struct{}
@@ -222,7 +223,7 @@ func (h *host) start() *agent {
 	r, err := containerd.New(containerd.Config{
 		Address: h.socket(), StateDir: h.path("nodeagent"), RunDir: h.path("run"), LogLinkDir: h.path("links"), CertsDir: h.path("certs.d"),
 		Handlers: map[string]containerd.Handler{"": {Root: h.path("runc")}},
-		Reaper:   program, Network: pods, Pump: pump, Logger: logger, Now: time.Now, PullProgressDeadline: h.progress,
+		Reaper:   program, Network: pods, Pump: pump, Logger: logger, Now: time.Now, PullProgressDeadline: h.progress, SELinux: h.selinux,
 	})
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())

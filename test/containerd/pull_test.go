@@ -245,3 +245,33 @@ func (s stall) Read([]byte) (int, error) {
 	}
 	return 0, io.ErrUnexpectedEOF
 }
+
+// TestImageIDIsWhereTheImageCameFrom, as a pod's status tells it: the pod's own repository, or the image's id when it was imported.
+func TestImageIDIsWhereTheImageCameFrom(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	imported, err := h.agent.Image(t.Context(), testImage)
+	must(err)
+	ref := podRef(1)
+	s := h.sandbox(runtime.SandboxConfig{Pod: ref, Hostname: "h"})
+	if c := h.run(h.config(ref, s, "imported", "sleep", "1000")); c.ImageDigest != imported.ID {
+		t.Errorf("an imported image is called %q, want its id %q", c.ImageDigest, imported.ID)
+	}
+	address, _ := registry(t, &atomic.Bool{})
+	pulled, err := h.agent.Pull(t.Context(), address+"/team/app:1", nil)
+	must(err)
+	_, digest, _ := strings.Cut(imported.Digests[0], "@")
+	for name, as := range map[string]string{
+		"by-tag": address + "/team/app:1", "by-digest": address + "/team/app@" + digest, "by-other-name": testImage,
+	} {
+		config := h.config(ref, s, name, "sleep", "1000")
+		config.Image, config.ImageRef = pulled, as
+		if c := h.run(config); c.ImageDigest != address+"/team/app@"+digest {
+			t.Errorf("%s: %q", name, c.ImageDigest)
+		}
+	}
+	h.restart()
+	if c := h.get(ref.UID).Latest("by-tag"); c.ImageDigest != address+"/team/app@"+digest {
+		t.Errorf("after a restart: %q", c.ImageDigest)
+	}
+}
