@@ -42,7 +42,7 @@ func play(pod *corev1.Pod, host *podplan.Have, a podplan.Action, now time.Time) 
 		host.Runtime.Sandbox = &runtime.Sandbox{ID: runtime.SandboxID(pod.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: now}
 	case podplan.StartContainer:
 		c := runtime.Container{
-			ID: runtime.ContainerID(pod.UID, a.Container, a.Attempt), Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID,
+			ID: runtime.ContainerID(pod.UID, a.Container, a.Attempt), Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, Recorded: runtime.Recorded{ImageDigest: a.ImageID},
 			SandboxID: host.Runtime.Sandbox.ID, State: runtime.Running, CreatedAt: now, StartedAt: now,
 		}
 		spec, init := specOf(pod, a.Container)

@@ -332,7 +332,7 @@ func (h *host) create(a podplan.StartContainer) *runtime.Container {
 		return c
 	}
 	rt.Containers = append(rt.Containers, runtime.Container{
-		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, CreatedAt: h.now.Round(0), SandboxID: rt.Sandbox.ID, State: runtime.Created,
+		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, Recorded: runtime.Recorded{ImageDigest: a.ImageID}, CreatedAt: h.now.Round(0), SandboxID: rt.Sandbox.ID, State: runtime.Created,
 	})
 	return &rt.Containers[len(rt.Containers)-1]
 }
