@@ -9,9 +9,12 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Look at the configuration"}
-	c.AddCommand(configCheckCommand(), configShowCommand("show", "Print the configuration as the daemon would use it"),
-		configDefaultsCommand())
+	c := &cobra.Command{
+		Use: "config", Short: "Look at the configuration",
+		Example: `  nodeagent config check --config /etc/nodeagent
+  nodeagent config show --config /etc/nodeagent`,
+	}
+	c.AddCommand(configCheckCommand(), configShowCommand(), configDefaultsCommand())
 	return c
 }
 
@@ -24,7 +27,7 @@ func configCheckCommand() *cobra.Command {
 instead. The exit code is 2 for wrong values and for unknown fields, of which each is named. Nothing is changed and nobody asked.`,
 		Example: `  nodeagent config check --config /etc/nodeagent
   nodeagent config check --config /var/lib/kubelet/config.yaml --node-labels pool=a`,
-		Args:  cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, notes, err := config.Load(&flags)
 			mistakes := 0
@@ -47,28 +50,30 @@ instead. The exit code is 2 for wrong values and for unknown fields, of which ea
 			return err
 		},
 	}
-	flags.AddFlags(c.Flags())
+	daemonFlags(c, &flags, "config")
 	return c
 }
 
-func configShowCommand(use, short string) *cobra.Command {
+func configShowCommand() *cobra.Command {
 	var flags config.Flags
 	c := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return showConfig(c, &flags) },
+		Use:     "show --config FILE|FOLDER [flags of run]",
+		Short:   "Print the configuration as the daemon would use it",
+		Example: "  nodeagent config show --config /etc/nodeagent | grep Proxy",
+		Args:    noArguments,
+		RunE:    func(c *cobra.Command, _ []string) error { return showConfig(c, &flags) },
 	}
-	flags.AddFlags(c.Flags())
+	daemonFlags(c, &flags, "config")
 	return c
 }
 
 func configDefaultsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "defaults",
-		Short: "Print the configuration without any file or flag",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return showConfig(c, &config.Flags{}) },
+		Use:     "defaults",
+		Short:   "Print the configuration without any file or flag",
+		Example: "  nodeagent config defaults",
+		Args:    noArguments,
+		RunE:    func(c *cobra.Command, _ []string) error { return showConfig(c, &config.Flags{}) },
 	}
 }
 

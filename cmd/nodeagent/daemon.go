@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -26,11 +25,15 @@ func daemonCommands() []*cobra.Command {
 func runCommand() *cobra.Command {
 	var flags config.Flags
 	c := &cobra.Command{
-		Use:   "run [--config FILE|FOLDER] [--kubeconfig FILE] …",
-		Short: "Run the daemon: this machine's pods and Services",
+		SuggestFor: []string{"start", "daemon", "agent", "serve"},
+		Use:        "run [--config FILE|FOLDER]…",
+		Short:      "Run the daemon: this machine's pods and Services",
+		Example: `  nodeagent run --config /etc/nodeagent
+  nodeagent run --config /etc/nodeagent --node-ip 10.0.0.5,fd00::5 --node-labels pool=a --v=4
+  nodeagent run --config /etc/nodeagent --proxier=off             # a kube-proxy programs Services`,
 		Long: `Run the daemon: this machine's pods and Services. It needs an identity: "nodeagent join" makes one.
 It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules stay as they are then.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return runDaemon(c.Context(), &flags, nil)
 		},
@@ -46,7 +49,7 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 		return err
 	}
 	log := newLogger(loaded.Log)
-	klog.SetSlogLogger(log.With("from", "client-go"))
+	logClient(log, loaded.Log)
 	for _, n := range notes {
 		log.Warn("A setting is not taken as it stands", "setting", n.String())
 	}
@@ -81,26 +84,32 @@ func tune(c *config.Config, log *slog.Logger) {
 	}
 }
 
-// newLogger writes to standard error; systemd and Kubernetes' tools collect it from there.
+// newLogger writes to standard error; systemd and Kubernetes' tools collect it from there. Level is klog's verbosity, which
+// client-go's words have each; the agent's own are what happens (0) and details (4).
 func newLogger(c config.Log) *slog.Logger {
-	level := slog.LevelInfo
-	if c.Level >= 4 {
-		level = slog.LevelDebug
-	}
-	o := &slog.HandlerOptions{Level: level}
+	o := &slog.HandlerOptions{Level: slog.Level(-c.Level)}
 	if c.Format == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
+// logClient has client-go write to the log what its verbosity lets through: from 6 on each request, 7 its headers, 8 its body.
+func logClient(log *slog.Logger, c config.Log) {
+	var verbosity klog.Level
+	_ = verbosity.Set(strconv.Itoa(c.Level)) // it is a number
+	klog.SetSlogLogger(log.With("from", "client-go"))
+}
+
 func statusCommand() *cobra.Command {
 	var flags config.Flags
-	var output string
+	output := oneOf("text", "json")
 	c := &cobra.Command{
-		Use:   "status",
+		Use:   "status [flags of run]",
 		Short: "Show the running daemon's node, pods, proxy and last errors on one screen",
-		Args:  cobra.NoArgs,
+		Example: `  nodeagent status
+  nodeagent status -o json`,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, _, err := config.Load(&flags)
 			if err != nil {
@@ -110,18 +119,15 @@ func statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			switch output {
-			case "text":
+			if output.value == "text" {
 				return r.Print(c.OutOrStdout())
-			case "json":
-				e := json.NewEncoder(c.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(r)
 			}
-			return usageError{fmt.Errorf("unknown output %q: use text or json", output)}
+			e := json.NewEncoder(c.OutOrStdout())
+			e.SetIndent("", "  ")
+			return e.Encode(r)
 		},
 	}
-	flags.AddFlags(c.Flags())
-	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	c.Flags().VarP(&output, "output", "o", "how to print")
+	daemonFlags(c, &flags, "run-dir", "status-socket")
 	return c
 }

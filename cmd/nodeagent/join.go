@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,16 +23,17 @@ import (
 type joinFlags struct {
 	config                          config.Flags
 	token, tokenFile, discoveryFile string
-	hashes, ignore                  []string
+	hashes                          []string
+	ignore                          checks
 	unpinned, replace, rejoin       bool
 	noStart, dryRun                 bool
 	timeout                         time.Duration
-	output                          string
+	output                          choice
 	settingsFile, envFile, unit     string
 }
 
 func joinCommand() *cobra.Command {
-	var f joinFlags
+	f := joinFlags{ignore: checks{known: append(strings.Split(checkNames, ", "), "proxy-rbac", "all")}, output: oneOf("text", "json")}
 	c := &cobra.Command{
 		Use:   "join SERVER[,SERVER…] --token TOKEN --discovery-token-ca-cert-hash sha256:HASH",
 		Short: "Make this machine a node of a cluster",
@@ -39,26 +41,34 @@ func joinCommand() *cobra.Command {
 The whole line that "kubeadm token create --print-join-command" prints may be pasted after "nodeagent join".
 The token may also come from --token-file (- for standard input) or the environment variable NODEAGENT_TOKEN.
 Run again after any interruption, it goes on where it stopped.`,
-		Args: cobra.MaximumNArgs(1),
+		Example: `  nodeagent join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:…
+  nodeagent join 10.0.0.10,10.0.0.11,10.0.0.12 --token-file - --discovery-token-ca-cert-hash sha256:… <token
+  nodeagent join --discovery-file cluster-info.yaml --token abcdef.0123456789abcdef
+  nodeagent join 10.0.0.10 --dry-run --token … --node-name n1     # what would be done
+  nodeagent join 10.0.0.10 --token … --ignore swap,ports --node-ip 10.0.0.5`,
+		Args: serversArgument,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
 	}
 	fs := c.Flags()
-	f.config.AddFlags(fs)
 	fs.StringVar(&f.token, "token", "", "bootstrap token, abcdef.0123456789abcdef")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token, - for standard input")
 	fs.StringSliceVar(&f.hashes, "discovery-token-ca-cert-hash", nil, "hash of the cluster's CA, sha256:…; any of several")
 	fs.BoolVar(&f.unpinned, "discovery-token-unsafe-skip-ca-verification", false, "trust whoever knows the token")
 	fs.StringVar(&f.discoveryFile, "discovery-file", "", "kubeconfig to trust for address and CA, instead of token and hash")
-	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks to skip by name, all for every one: "+checkNames+", proxy-rbac")
+	group(fs, "Whom to trust", "token", "token-file", "discovery-token-ca-cert-hash", "discovery-token-unsafe-skip-ca-verification", "discovery-file")
+	fs.Var(&f.ignore, "ignore", "checks to skip by name: "+checkNames+", proxy-rbac; all for every one")
 	fs.BoolVar(&f.replace, "replace", false, "take over the name of a Ready node")
 	fs.BoolVar(&f.rejoin, "rejoin", false, "get a new certificate though there is a good one")
 	fs.BoolVar(&f.noStart, "no-start", false, "write the identity only; start nothing")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print the steps that are needed; change nothing")
 	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "for the whole join")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	fs.VarP(&f.output, "output", "o", "how to print")
 	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file for what the cluster says of itself; empty: none")
 	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file for the daemon's flags; empty: none")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
+	group(fs, "What to do", "ignore", "replace", "rejoin", "no-start", "dry-run", "timeout", "output")
+	group(fs, "What to write and start", "settings-file", "env-file", "unit")
+	daemonFlags(c, &f.config, "config", "hostname-override", "node-ip", "node-labels", "register-with-taints", "containerd-address", "proxier")
 	fs.SetNormalizeFunc(joinAliases)
 	return c
 }
@@ -77,6 +87,9 @@ func joinAliases(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 func (f *joinFlags) run(c *cobra.Command, args []string) error {
+	if f.timeout <= 0 {
+		return usageError{fmt.Errorf("--timeout must be over 0, is %s", f.timeout)}
+	}
 	cfg, err := loadToJoin(&f.config)
 	if err != nil {
 		return err
@@ -85,7 +98,7 @@ func (f *joinFlags) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := &reporter{w: c.OutOrStdout(), json: f.output == "json"}
+	out := &reporter{w: c.OutOrStdout(), json: f.output.value == "json"}
 	jc.Report = out.event
 	j, err := bootstrap.NewJoiner(jc, cfg.Identity.CertDir)
 	if err != nil {
@@ -123,7 +136,7 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 			return bootstrap.JoinConfig{}, err
 		}
 	} else if f.discoveryFile == "" {
-		return bootstrap.JoinConfig{}, usageError{fmt.Errorf("join needs the API server's address, or --discovery-file")}
+		return bootstrap.JoinConfig{}, usageError{errors.New("join needs the API server's address, nodeagent join HOST:6443 --token …, or --discovery-file (nodeagent join --help)")}
 	}
 	for _, h := range f.hashes {
 		pin, err := bootstrap.ParsePin(h)
@@ -139,7 +152,7 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 		}
 	}
 	return bootstrap.JoinConfig{
-		Plan: plan, Token: token, Ignore: f.ignore, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
+		Plan: plan, Token: token, Ignore: f.ignore.names, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
 		Host:    agent.HostChecks(&cfg),
 		Service: unit.New(f.unit), UserAgent: version.UserAgent(), Minor: version.Minor, Now: time.Now,
 	}, nil
@@ -159,7 +172,9 @@ func (f *joinFlags) readToken() (bootstrap.Token, error) {
 	case f.tokenFile != "":
 		data, err := os.ReadFile(f.tokenFile)
 		if err != nil {
-			return bootstrap.Token{}, fmt.Errorf("reading the token: %w", err)
+			return bootstrap.Token{}, &bootstrap.Error{
+				Code: bootstrap.CodeToken, Err: fmt.Errorf("reading the token: %w", err), Next: "look at --token-file, or give --token",
+			}
 		}
 		text = string(data)
 	default:

@@ -25,13 +25,14 @@ func kubeletCommand() *cobra.Command {
 		Long: `nodeagent, called as kubelet: "nodeagent run" with kubelet's flags. Each of them that a field of KubeletConfiguration says too
 sets that field; those that have no effect here are accepted and warned about; unknown ones are refused. Flags of nodeagent run are
 taken too.`,
-		Example: `  kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf --seccomp-default`,
-		Args:              cobra.NoArgs,
+		Example:           `  kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf --seccomp-default`,
+		Args:              noArguments,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	c.SetFlagErrorFunc(wrongFlag)
+	c.SetUsageFunc(usage)
 	fs := c.Flags()
 	flags.AddFlags(fs)
 	fs.StringVar(&configDir, "config-dir", "", "folder of drop-in configuration files, read after --config")

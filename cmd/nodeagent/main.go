@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,26 +27,30 @@ func init() { //nolint:gochecknoinits // a thread is given to main only before m
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := execute(ctx, os.Args[0], os.Args[1:])
+	code := execute(ctx, os.Args[0], os.Args[1:], os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-func execute(ctx context.Context, name string, args []string) int {
+// execute runs one command line and returns its exit code; what is wrong with it goes to errs.
+func execute(ctx context.Context, name string, args []string, errs io.Writer) int {
 	root := rootCommand()
 	if calledAsKubelet(name) {
 		root, args = kubeletCommand(), kubeletArgs(args)
 	} else if len(args) > 0 && args[0] == "join" {
 		args = append([]string{"join"}, bootstrap.Unpaste(args[1:])...)
 	}
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := unknownVerb(root, args)
+	if err == nil {
+		root.SetArgs(args)
+		err = root.ExecuteContext(ctx)
+	}
 	if err == nil {
 		return 0
 	}
 	var said saidError
 	if !errors.As(err, &said) {
-		fmt.Fprintln(os.Stderr, "nodeagent:", err)
+		fmt.Fprintln(errs, "nodeagent:", err)
 	}
 	var wrong config.Errors
 	var usage usageError

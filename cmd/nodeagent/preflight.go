@@ -21,37 +21,38 @@ import (
 const checkNames = "root, hostname, kernel, features, cgroup, containerd, snapshotter, iptables, cni, swap, ports, api-server, clock, version"
 
 type preflightFlags struct {
-	config       config.Flags
-	ignore       []string
-	unit, output string
+	config config.Flags
+	ignore checks
+	unit   string
+	output choice
 }
 
 func preflightCommand() *cobra.Command {
-	var f preflightFlags
+	f := preflightFlags{ignore: checks{known: append(strings.Split(checkNames, ", "), "proxy-rbac", "all")}, output: oneOf("text", "json")}
 	c := &cobra.Command{
-		Use:   "preflight [SERVER[,SERVER…]] [flags of run]",
-		Short: "Check whether this machine is fit to be a node, and change nothing",
+		SuggestFor: []string{"check", "doctor", "precheck", "verify"},
+		Use:        "preflight [SERVER[,SERVER…]] [flags of run]",
+		Short:      "Check whether this machine is fit to be a node, and change nothing",
 		Long: `Check whether this machine is fit to be a node, and change nothing. Every check is made, whatever the others say, and each
 problem is told with its remedy. With the address of an API server, its clock and version are compared too.
 The checks are ` + checkNames + `.
 "nodeagent join" makes the same checks. The exit code is 10 when the machine is not fit, 11 when no API server answers, 17 for
 versions that do not fit, 20 for clocks that differ.`,
-		Args: cobra.MaximumNArgs(1),
+		Example: `  nodeagent preflight
+  nodeagent preflight 10.0.0.10:6443 --ignore swap -o json`,
+		Args: serversArgument,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
 	}
 	fs := c.Flags()
-	f.config.AddFlags(fs)
-	fs.StringSliceVar(&f.ignore, "ignore", nil, "checks whose problems do not count, by name; all for every one")
+	fs.Var(&f.ignore, "ignore", "checks whose problems do not count, by name; all for every one")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon: while it runs, its ports may be taken")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	fs.VarP(&f.output, "output", "o", "how to print")
+	daemonFlags(c, &f.config, "config", "hostname-override", "containerd-address", "cni-bin-dir", "proxier")
 	fs.SetNormalizeFunc(joinAliases)
 	return c
 }
 
 func (f *preflightFlags) run(c *cobra.Command, args []string) error {
-	if f.output != "text" && f.output != "json" {
-		return usageError{fmt.Errorf("unknown output %q: use text or json", f.output)}
-	}
 	cfg, err := loadToJoin(&f.config)
 	var unfit *bootstrap.Error
 	if errors.As(err, &unfit) { // the other checks can do without a name
@@ -65,7 +66,7 @@ func (f *preflightFlags) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	p := bootstrap.PreflightConfig{Host: agent.HostChecks(&cfg), Ignore: f.ignore, Minor: version.Minor, Now: time.Now}
+	p := bootstrap.PreflightConfig{Host: agent.HostChecks(&cfg), Ignore: f.ignore.names, Minor: version.Minor, Now: time.Now}
 	if len(args) > 0 {
 		if p.Servers, err = bootstrap.ParseServers(args[0]); err != nil {
 			return err
@@ -76,7 +77,7 @@ func (f *preflightFlags) run(c *cobra.Command, args []string) error {
 	}
 	findings := bootstrap.Preflight(c.Context(), p)
 	verdict := bootstrap.Verdict(findings)
-	if f.output == "json" {
+	if f.output.value == "json" {
 		e := json.NewEncoder(c.OutOrStdout())
 		e.SetIndent("", "  ")
 		err = e.Encode(map[string]any{"fit": verdict == nil, "checks": findings})
@@ -94,6 +95,8 @@ func printFindings(c *cobra.Command, findings []bootstrap.Finding) error {
 	for _, f := range findings {
 		state, text := "ok", f.Fact
 		switch {
+		case f.Unknown != "":
+			state, text = "unknown", f.Unknown
 		case f.Problem != "" && f.Ignored:
 			state, text = "ignored", f.Problem
 		case f.Problem != "":

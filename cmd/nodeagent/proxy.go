@@ -8,14 +8,15 @@ import (
 )
 
 func proxyCommand() *cobra.Command {
-	c := &cobra.Command{Use: "proxy", Short: "Look after this machine's rules for Services"}
+	c := &cobra.Command{Use: "proxy", Short: "Look after this machine's rules for Services", Example: "  nodeagent proxy cleanup"}
 	var flags config.Flags
 	cleanup := &cobra.Command{
 		Use:   "cleanup [flags of run]",
 		Short: "Remove the rules for Services, those that a kube-proxy left included",
 		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables, nftables or
 IPVS included. Rules of other programs stay. Connections through IPVS end. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
-		Args: cobra.NoArgs,
+		Example: "  systemctl stop nodeagent && nodeagent proxy cleanup",
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, _, err := config.Load(&flags)
 			if err != nil {
@@ -24,7 +25,7 @@ IPVS included. Rules of other programs stay. Connections through IPVS end. Stop 
 			return agent.CleanServices(c.Context(), &loaded, newLogger(loaded.Log))
 		},
 	}
-	flags.AddFlags(cleanup.Flags())
+	daemonFlags(cleanup, &flags, "config")
 	c.AddCommand(cleanup)
 	return c
 }

@@ -38,11 +38,11 @@ type renderPodFlags struct {
 	images []string
 	users  []string
 	podIPs []string
-	output string
+	output choice
 }
 
 func renderPodCommand() *cobra.Command {
-	f := &renderPodFlags{}
+	f := &renderPodFlags{output: oneOf("text", "json")}
 	c := &cobra.Command{
 		Use:   "pod -f FILE [flags of run]",
 		Short: "Print the OCI spec of each container of the pods in a file, and the steps that would start them",
@@ -52,7 +52,7 @@ ConfigMaps, Secrets and Services that the pods use are taken from the files, as 
 What cannot be known without a cluster has a placeholder, and a note says so.`,
 		Example: `  nodeagent render pod -f pod.yaml -f configmap.yaml --config /etc/nodeagent
   kubectl get pod,configmap,secret,service -o yaml | nodeagent render pod -f - --image-config nginx:1.27=nginx.json`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	fs := c.Flags()
@@ -62,15 +62,12 @@ What cannot be known without a cluster has a placeholder, and a note says so.`,
 	fs.StringArrayVar(&f.images, "image-config", nil, "REFERENCE=FILE: the OCI image configuration of an image, as `ctr images inspect` and registries have it")
 	fs.StringArrayVar(&f.users, "user", nil, "NAME=UID:GID: a user of the images")
 	fs.StringSliceVar(&f.podIPs, "pod-ip", []string{genericPodIP}, "addresses of pods that have none in the file, primary first")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
-	f.config.AddFlags(fs)
+	fs.VarP(&f.output, "output", "o", "how to print")
+	daemonFlags(c, &f.config, "config")
 	return c
 }
 
 func (f *renderPodFlags) run(c *cobra.Command) (err error) {
-	if f.output != "text" && f.output != "json" {
-		return usageError{fmt.Errorf("unknown output %q: use text or json", f.output)}
-	}
 	cfg, _, err := config.Load(&f.config)
 	if err != nil {
 		return err
@@ -89,7 +86,7 @@ func (f *renderPodFlags) run(c *cobra.Command) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(o.Scratch)) }()
 	pods, err := render.Pods(c.Context(), objects, o)
 	show := render.PrintPods
-	if f.output == "json" {
+	if f.output.value == "json" {
 		show = render.PrintPodsJSON
 	}
 	if len(pods) > 0 {

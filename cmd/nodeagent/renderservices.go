@@ -17,15 +17,18 @@ import (
 type renderServicesFlags struct {
 	config  config.Flags
 	files   []string
-	backend string
-	family  string
+	backend choice
+	family  choice
 	node    string
 	zone    string
-	view    string
+	view    choice
 }
 
 func renderServicesCommand() *cobra.Command {
-	f := &renderServicesFlags{}
+	f := &renderServicesFlags{
+		backend: oneOf(string(config.ProxyIPTables)), family: oneOf(string(corev1.IPv4Protocol), string(corev1.IPv6Protocol)),
+		view: oneOf("rules", "snapshot"),
+	}
 	c := &cobra.Command{
 		Use:   "services -f FILE [--node NAME] [flags of run]",
 		Short: "Print the rules for the Services and EndpointSlices in a file, as iptables-restore takes them",
@@ -33,17 +36,17 @@ func renderServicesCommand() *cobra.Command {
 and the node's addresses and zone, are taken from its Node in the file. What was left out is told on standard error.`,
 		Example: `  nodeagent render services -f services.yaml --node n1 --zone a --cluster-cidr 10.244.0.0/16
   kubectl get services,endpointslices,nodes -A -o yaml | nodeagent render services -f - --node n1 --view snapshot`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	fs := c.Flags()
 	fs.StringArrayVarP(&f.files, "filename", "f", nil, `file with YAML or JSON documents, "-" for standard input; may be given several times`)
-	fs.StringVar(&f.backend, "backend", "iptables", "iptables")
-	fs.StringVar(&f.family, "family", "IPv4", "IPv4 or IPv6")
+	fs.Var(&f.backend, "backend", "what the rules are for")
+	fs.Var(&f.family, "family", "the family of addresses")
 	fs.StringVar(&f.node, "node", "", "name of the node that the rules are for (default: the only Node in the files)")
 	fs.StringVar(&f.zone, "zone", "", "its zone (default: its label "+corev1.LabelTopologyZone+")")
-	fs.StringVar(&f.view, "view", "rules", "rules, or snapshot: which endpoints each port uses on this node")
-	f.config.AddFlags(fs)
+	fs.Var(&f.view, "view", "rules, or which endpoints each port uses on this node")
+	daemonFlags(c, &f.config, "config", "cluster-cidr", "node-ip")
 	return c
 }
 
@@ -52,10 +55,7 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	family, err := f.check()
-	if err != nil {
-		return err
-	}
+	family := corev1.IPFamily(f.family.value)
 	objects, err := readObjects(c.InOrStdin(), c.ErrOrStderr(), f.files)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 	for _, note := range rules.Notes {
 		fmt.Fprintln(c.ErrOrStderr(), "#", note)
 	}
-	if f.view == "snapshot" {
+	if f.view.value == "snapshot" {
 		_, err = fmt.Fprint(c.OutOrStdout(), rules.Snapshot)
 		return err
 	}
@@ -94,21 +94,6 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 		return fmt.Errorf("writing the rules: %w", err)
 	}
 	return nil
-}
-
-func (f *renderServicesFlags) check() (corev1.IPFamily, error) {
-	if f.backend != string(config.ProxyIPTables) {
-		return "", usageError{fmt.Errorf("unknown backend %q: use iptables", f.backend)}
-	}
-	if f.view != "rules" && f.view != "snapshot" {
-		return "", usageError{fmt.Errorf("unknown view %q: use rules or snapshot", f.view)}
-	}
-	for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		if strings.EqualFold(f.family, string(family)) {
-			return family, nil
-		}
-	}
-	return "", usageError{fmt.Errorf("unknown family %q: use IPv4 or IPv6", f.family)}
 }
 
 // quoted is a rule as a shell takes it.

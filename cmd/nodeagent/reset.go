@@ -29,23 +29,26 @@ type resetFlags struct {
 func resetCommand() *cobra.Command {
 	var f resetFlags
 	c := &cobra.Command{
-		Use:   "reset [--yes] [flags of run]",
-		Short: "Take the agent off this machine: daemon, pods, rules, identity, state",
+		SuggestFor: []string{"uninstall", "remove", "leave", "delete", "cleanup"},
+		Use:        "reset [--yes] [flags of run]",
+		Short:      "Take the agent off this machine: daemon, pods, rules, identity, state",
 		Long: `Take the agent off this machine: stop and disable the daemon; remove its pods with their containers, volumes, addresses, cgroups
 and logs; its Service rules; its certificates, kubeconfig and settings; its state. What is not its own is left, as are images (but
 see --images) and kernel parameters. It says what it did. Run again, it finds what an interrupted run left, or nothing.
 Pods are killed, not asked: drain the node first to give them time, and delete its Node object afterwards.
 The flags that the daemon runs with are read from its files; give those of run only where these are gone.`,
-		Args: cobra.NoArgs,
+		Example: `  kubectl drain n1 --ignore-daemonsets && nodeagent reset --yes
+  nodeagent reset --yes --images`,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	fs := c.Flags()
-	f.config.AddFlags(fs)
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	fs.BoolVar(&f.images, "images", false, "remove images too: all of the containerd namespace")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
 	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file that join wrote the cluster's settings to")
 	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file that join wrote the daemon's flags to")
+	daemonFlags(c, &f.config, "config", "root-dir", "run-dir", "cgroup-root")
 	fs.SetNormalizeFunc(joinAliases)
 	return c
 }

@@ -12,28 +12,33 @@ import (
 // rootCommand lists every verb.
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "nodeagent",
-		Short:         "One daemon in the place of kubelet and kube-proxy",
+		Use:   "nodeagent",
+		Short: "One daemon in the place of kubelet and kube-proxy",
+		Example: `  nodeagent preflight                                             # is this machine fit to be a node?
+  nodeagent join 10.0.0.10:6443 --token … --discovery-token-ca-cert-hash sha256:…
+  nodeagent status                                                # what runs here
+  nodeagent reset                                                 # off this machine again`,
 		Version:       version.Kubernetes(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetVersionTemplate("Kubernetes {{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(wrongFlag)
+	root.SetUsageFunc(usage)
 	root.AddCommand(joinCommand(), preflightCommand(), resetCommand(), configCommand(), versionCommand())
 	root.AddCommand(daemonCommands()...)
 	return root
 }
 
 func versionCommand() *cobra.Command {
-	var output string
+	output := oneOf("text", "json")
 	c := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  nodeagent version -o json",
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "json" {
+			if output.value == "text" {
 				_, err := fmt.Fprintln(c.OutOrStdout(), version.Kubernetes())
 				return err
 			}
@@ -42,6 +47,6 @@ func versionCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	c.Flags().VarP(&output, "output", "o", "how to print")
 	return c
 }

@@ -67,7 +67,7 @@ func networkCheck(c *config.Config) bootstrap.HostCheck {
 const oldestContainerd = 2
 
 func containerdChecks(c *config.Config) []bootstrap.HostCheck {
-	// asked once: the second check says nothing of a containerd that does not answer
+	// asked once: of a containerd that does not answer the second check cannot tell
 	var facts containerd.Facts
 	return []bootstrap.HostCheck{
 		{
@@ -91,7 +91,7 @@ func containerdChecks(c *config.Config) []bootstrap.HostCheck {
 				why, there := facts.Snapshotters[c.Runtime.Snapshotter]
 				switch {
 				case facts.Version == "":
-					return "", nil
+					return "", bootstrap.NotChecked("containerd does not answer")
 				case !there:
 					return "", fmt.Errorf("containerd has no snapshotter %q", c.Runtime.Snapshotter)
 				case why != "":

@@ -37,11 +37,16 @@ type HostConfig struct {
 type HostCheck struct {
 	// Name is for --ignore.
 	Name string
-	// Run returns a fact for people, or what is wrong.
+	// Run returns a fact for people, or what is wrong; NotChecked when it cannot tell.
 	Run func(ctx context.Context) (fact string, err error)
 	// Remedy is what to do when it fails.
 	Remedy string
 }
+
+// NotChecked is the error of a check that cannot tell, with the reason. It is not a problem of its own.
+type NotChecked string
+
+func (n NotChecked) Error() string { return string(n) }
 
 // hostChecks are all of them, in the order in which they are told.
 func hostChecks(c HostConfig, running bool) []HostCheck {

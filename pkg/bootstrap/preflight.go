@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +21,8 @@ type Finding struct {
 	// Problem is what is wrong, Remedy what to do; empty: nothing.
 	Problem string `json:"problem,omitempty"`
 	Remedy  string `json:"remedy,omitempty"`
+	// Unknown says why the check could not be made; what keeps it from being made is another check's problem.
+	Unknown string `json:"unknown,omitempty"`
 	// Ignored says that a problem does not count.
 	Ignored bool `json:"ignored,omitempty"`
 	code    Code
@@ -56,6 +59,11 @@ func checkHost(ctx context.Context, checks []HostCheck, ignore []string) []Findi
 	findings := make([]Finding, 0, len(checks))
 	for _, c := range checks {
 		fact, err := c.Run(ctx)
+		var unknown NotChecked
+		if errors.As(err, &unknown) {
+			findings = append(findings, Finding{Check: c.Name, Unknown: string(unknown)})
+			continue
+		}
 		findings = append(findings, finding(c.Name, fact, ignore, problemOf(err, CodeHost, c.Remedy)))
 	}
 	return findings

@@ -118,19 +118,24 @@ func hintField(path, name string, t reflect.Type) string {
 }
 
 func hintNames(name string, known []string) string {
-	best, at := 1+max(2, len(name)/3), ""
-	for _, k := range known {
-		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < best {
-			best, at = d, k
-		}
-	}
-	if at != "" {
-		return fmt.Sprintf("did you mean %q?", at)
+	if near := Nearest(name, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if len(known) <= 8 {
 		return "known: " + strings.Join(known, ", ")
 	}
 	return ""
+}
+
+// Nearest is the name that is most like the one given; "" when none is much like it.
+func Nearest(name string, known []string) string {
+	best, near := 1+max(min(2, len(name)/2), len(name)/3), ""
+	for _, k := range known {
+		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < best {
+			best, near = d, k
+		}
+	}
+	return near
 }
 
 // distance is the number of edits between two words (Levenshtein).

@@ -28,50 +28,70 @@ type flagDef struct {
 
 // flagTable maps each flag to the field that it sets; names are kubelet's and kube-proxy's where those have them.
 func flagTable() []flagDef {
+	var all []flagDef
+	for _, s := range flagSections() {
+		all = append(all, s.flags...)
+	}
+	return all
+}
+
+// flagSection is what a help shows under one heading.
+type flagSection struct {
+	heading string
+	flags   []flagDef
+}
+
+func flagSections() []flagSection {
+	return []flagSection{
+		{"Node", nodeFlags()},
+		{"Identity", identityFlags()},
+		{"Pods", podsFlags()},
+		{"Services", servicesFlags()},
+		{"containerd and CNI", containerFlags()},
+		{"The node's API", serverFlags()},
+		{"Folders and files", foldersFlags()},
+		{"Log", logFlags()},
+	}
+}
+
+func nodeFlags() []flagDef {
 	return []flagDef{
-		{"kubeconfig", kindAgent + ".paths.kubeconfig", "kubeconfig of this node (default /etc/kubernetes/kubelet.conf)", nil},
-		{"bootstrap-kubeconfig", kindAgent + ".paths.bootstrapKubeconfig", "kubeconfig that gets the first certificate when --kubeconfig is missing", nil},
 		{"hostname-override", kindAgent + ".nodeName", "name of the Node (default the host name)", nil},
 		{"node-ip", kindAgent + ".nodeIPs", "the node's addresses, one per family, comma-separated", list},
 		{"node-labels", kindAgent + ".nodeLabels", "labels to register with, as k=v,k=v", pairs},
 		{"register-with-taints", kindKubelet + ".registerWithTaints", "taints to register with, as k=v:Effect,k:Effect", taints},
 		{"register-node", kindKubelet + ".registerNode", "create the Node object (default true)", boolean},
 		{"provider-id", kindKubelet + ".providerID", "spec.providerID of the Node", nil},
-		{"root-dir", kindAgent + ".paths.rootDir", "folder of pods' volumes and state (default /var/lib/kubelet)", nil},
-		{"run-dir", kindAgent + ".paths.runDir", "folder of sockets and namespaces (default /run/nodeagent)", nil},
-		{"cert-dir", kindAgent + ".paths.certDir", "folder of certificates (default ROOT/pki)", nil},
-		{"cluster-ca", kindAgent + ".paths.clusterCA", "CA file that join writes (default /etc/kubernetes/pki/ca.crt)", nil},
-		{"status-socket", kindAgent + ".paths.statusSocket", "socket of `nodeagent status` (default RUN/status.sock)", nil},
-		{"pump", kindAgent + ".paths.pump", "log pump program (default nodeagent-pump beside this program)", nil},
-		{"pod-logs-dir", kindKubelet + ".podLogsDir", "folder of container logs (default /var/log/pods)", nil},
-		{"container-logs-dir", kindAgent + ".paths.containerLogsDir", "folder of links to container logs (default /var/log/containers)", nil},
-		{"pod-manifest-path", kindKubelet + ".staticPodPath", "folder of static pods", nil},
-		{"containerd-address", kindAgent + ".containerd.address", "containerd's socket (default /run/containerd/containerd.sock)", nil},
-		{"containerd-namespace", kindAgent + ".containerd.namespace", "containerd namespace (default k8s.io)", nil},
-		{"snapshotter", kindAgent + ".containerd.snapshotter", "containerd snapshotter (default overlayfs)", nil},
-		{"container-runtime-endpoint", kindKubelet + ".containerRuntimeEndpoint", "as --containerd-address, with unix://", nil},
-		{"cni-bin-dir", kindAgent + ".cni.binDirs", "folders of CNI plugins, comma-separated (default /opt/cni/bin)", list},
-		{"cni-conf-dir", kindAgent + ".cni.confDir", "folder of CNI configuration (default /etc/cni/net.d)", nil},
-		{"cni-cache-dir", kindAgent + ".cni.cacheDir", "folder of CNI results (default /var/lib/cni/cache)", nil},
-		{"cgroup-root", kindKubelet + ".cgroupRoot", "cgroup under which kubepods hangs (default /)", nil},
-		{"cgroup-driver", kindKubelet + ".cgroupDriver", "cgroupfs or systemd (default cgroupfs)", nil},
-		{"cluster-dns", kindKubelet + ".clusterDNS", "addresses of the cluster's DNS, comma-separated", list},
-		{"cluster-domain", kindKubelet + ".clusterDomain", "domain of the cluster's DNS", nil},
 		{"max-pods", kindKubelet + ".maxPods", "most pods on this node (default 110)", number},
-		{"address", kindKubelet + ".address", "address of the node's API (default 0.0.0.0)", nil},
-		{"port", kindKubelet + ".port", "port of the node's API (default 10250)", number},
-		{"healthz-bind-address", kindKubelet + ".healthzBindAddress", "address of /healthz (default 127.0.0.1)", nil},
-		{"healthz-port", kindKubelet + ".healthzPort", "port of /healthz, 0: off (default 10248)", number},
-		{"client-ca-file", kindKubelet + ".authentication.x509.clientCAFile", "CA of the node API's clients (default --cluster-ca, as soon as it exists)", nil},
-		{"tls-cert-file", kindKubelet + ".tlsCertFile", "serving certificate (default: from --cert-dir)", nil},
-		{"tls-private-key-file", kindKubelet + ".tlsPrivateKeyFile", "its key", nil},
-		{"rotate-certificates", kindKubelet + ".rotateCertificates", "renew the client certificate (default true)", boolean},
-		{"rotate-server-certificates", kindKubelet + ".serverTLSBootstrap", "get the serving certificate by CSR (default false: self-signed)", boolean},
 		{"fail-swap-on", kindKubelet + ".failSwapOn", "refuse to start with swap on (default true)", boolean},
 		{"fail-cgroupv1", kindKubelet + ".failCgroupV1", "refuse to start on cgroup v1 (default false: warn)", boolean},
-		{"v", kindKubelet + ".logging.verbosity", "log level, 0 to 10 (default 2)", number},
-		{"log-format", kindKubelet + ".logging.format", "text or json (default text)", nil},
+	}
+}
+
+func identityFlags() []flagDef {
+	return []flagDef{
+		{"kubeconfig", kindAgent + ".paths.kubeconfig", "kubeconfig of this node (default /etc/kubernetes/kubelet.conf)", nil},
+		{"bootstrap-kubeconfig", kindAgent + ".paths.bootstrapKubeconfig", "kubeconfig that gets the first certificate when --kubeconfig is missing", nil},
+		{"cert-dir", kindAgent + ".paths.certDir", "folder of certificates (default ROOT/pki)", nil},
+		{"cluster-ca", kindAgent + ".paths.clusterCA", "CA file that join writes (default /etc/kubernetes/pki/ca.crt)", nil},
+		{"rotate-certificates", kindKubelet + ".rotateCertificates", "renew the client certificate (default true)", boolean},
+		{"rotate-server-certificates", kindKubelet + ".serverTLSBootstrap", "get the serving certificate by CSR (default false: self-signed)", boolean},
+	}
+}
+
+func podsFlags() []flagDef {
+	return []flagDef{
 		{"pods", kindAgent + ".pods", "pods half: on or off (default on)", nil},
+		{"cluster-dns", kindKubelet + ".clusterDNS", "addresses of the cluster's DNS, comma-separated", list},
+		{"cluster-domain", kindKubelet + ".clusterDomain", "domain of the cluster's DNS", nil},
+		{"pod-manifest-path", kindKubelet + ".staticPodPath", "folder of static pods", nil},
+		{"cgroup-driver", kindKubelet + ".cgroupDriver", "cgroupfs or systemd (default cgroupfs)", nil},
+		{"cgroup-root", kindKubelet + ".cgroupRoot", "cgroup under which kubepods hangs (default /)", nil},
+	}
+}
+
+func servicesFlags() []flagDef {
+	return []flagDef{
 		{"proxier", kindAgent + ".proxier", "services half: on or off (default on)", nil},
 		{"proxy-mode", kindProxy + ".mode", "iptables (default); ipvs and nftables are not there yet, iptables stands in for them", nil},
 		{"cluster-cidr", kindProxy + ".clusterCIDR", "the pods' addresses, one CIDR per family", nil},
@@ -80,13 +100,61 @@ func flagTable() []flagDef {
 	}
 }
 
+func containerFlags() []flagDef {
+	return []flagDef{
+		{"containerd-address", kindAgent + ".containerd.address", "containerd's socket (default /run/containerd/containerd.sock)", nil},
+		{"container-runtime-endpoint", kindKubelet + ".containerRuntimeEndpoint", "as --containerd-address, with unix://", nil},
+		{"containerd-namespace", kindAgent + ".containerd.namespace", "containerd namespace (default k8s.io)", nil},
+		{"snapshotter", kindAgent + ".containerd.snapshotter", "containerd snapshotter (default overlayfs)", nil},
+		{"cni-bin-dir", kindAgent + ".cni.binDirs", "folders of CNI plugins, comma-separated (default /opt/cni/bin)", list},
+		{"cni-conf-dir", kindAgent + ".cni.confDir", "folder of CNI configuration (default /etc/cni/net.d)", nil},
+		{"cni-cache-dir", kindAgent + ".cni.cacheDir", "folder of CNI results (default /var/lib/cni/cache)", nil},
+	}
+}
+
+func serverFlags() []flagDef {
+	return []flagDef{
+		{"address", kindKubelet + ".address", "address of the node's API (default 0.0.0.0)", nil},
+		{"port", kindKubelet + ".port", "port of the node's API (default 10250)", number},
+		{"healthz-bind-address", kindKubelet + ".healthzBindAddress", "address of /healthz (default 127.0.0.1)", nil},
+		{"healthz-port", kindKubelet + ".healthzPort", "port of /healthz, 0: off (default 10248)", number},
+		{"client-ca-file", kindKubelet + ".authentication.x509.clientCAFile", "CA of the node API's clients (default --cluster-ca, as soon as it exists)", nil},
+		{"tls-cert-file", kindKubelet + ".tlsCertFile", "serving certificate (default: from --cert-dir)", nil},
+		{"tls-private-key-file", kindKubelet + ".tlsPrivateKeyFile", "its key", nil},
+	}
+}
+
+func foldersFlags() []flagDef {
+	return []flagDef{
+		{"root-dir", kindAgent + ".paths.rootDir", "folder of pods' volumes and state (default /var/lib/kubelet)", nil},
+		{"run-dir", kindAgent + ".paths.runDir", "folder of sockets and namespaces (default /run/nodeagent)", nil},
+		{"pod-logs-dir", kindKubelet + ".podLogsDir", "folder of container logs (default /var/log/pods)", nil},
+		{"container-logs-dir", kindAgent + ".paths.containerLogsDir", "folder of links to container logs (default /var/log/containers)", nil},
+		{"pump", kindAgent + ".paths.pump", "log pump program (default nodeagent-pump beside this program)", nil},
+		{"status-socket", kindAgent + ".paths.statusSocket", "socket of `nodeagent status` (default RUN/status.sock)", nil},
+	}
+}
+
+func logFlags() []flagDef {
+	return []flagDef{
+		{"v", kindKubelet + ".logging.verbosity", "log level: 0 to 3 what happens, from 4 on details too, from 6 on each request to the API server, from 8 on what it holds (default 2)", number},
+		{"log-format", kindKubelet + ".logging.format", "text or json (default text)", nil},
+	}
+}
+
 // AddFlags defines the flags. Values are checked by Load, with the files'.
 func (f *Flags) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
-	for _, def := range flagTable() {
-		f.addFlag(fs, def)
+	for _, s := range flagSections() {
+		for _, def := range s.flags {
+			f.addFlag(fs, def)
+			fs.Lookup(def.name).Annotations = map[string][]string{FlagGroup: {s.heading}}
+		}
 	}
 }
+
+// FlagGroup is the annotation of a flag that names the heading under which a help shows it.
+const FlagGroup = "group"
 
 func (f *Flags) addFlag(fs *pflag.FlagSet, def flagDef) {
 	p := fs.VarPF(&setter{f, def, ""}, def.name, "", def.usage)

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -52,12 +54,12 @@ func Read(paths []string) ([]Source, error) {
 	for _, p := range paths {
 		info, err := os.Stat(p)
 		if err != nil {
-			return nil, fmt.Errorf("reading configuration: %w", err)
+			return nil, unreadable(p, err)
 		}
 		files := []string{p}
 		if info.IsDir() {
 			if files, err = inFolder(p); err != nil {
-				return nil, fmt.Errorf("reading configuration folder %q: %w", p, err)
+				return nil, unreadable(p, err)
 			}
 		}
 		for _, file := range files {
@@ -72,18 +74,28 @@ func Read(paths []string) ([]Source, error) {
 }
 
 func readFile(file string) (Source, error) {
-	info, err := os.Stat(file)
+	f, err := os.Open(file)
 	if err != nil {
-		return Source{}, fmt.Errorf("reading configuration: %w", err)
+		return Source{}, unreadable(file, err)
 	}
-	if info.Size() > maxFile {
-		return Source{}, fmt.Errorf("reading configuration %q: is %d bytes, more than the %d allowed", file, info.Size(), maxFile)
-	}
-	data, err := os.ReadFile(file)
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return Source{}, fmt.Errorf("reading configuration: %w", err)
+		return Source{}, unreadable(file, err)
+	}
+	if len(data) > maxFile {
+		return Source{}, Errors{{Where: file, Problem: fmt.Sprintf("holds more than the %d bytes that a configuration may have", maxFile)}}
 	}
 	return Source{Name: file, Data: data}, nil
+}
+
+// unreadable is an error of the configuration: its file is wrong, or the flag that names it.
+func unreadable(path string, err error) Errors {
+	var cause *fs.PathError
+	if errors.As(err, &cause) {
+		err = cause.Err
+	}
+	return Errors{{Where: path, Problem: "cannot be read: " + err.Error(), Hint: "--config names a file or a folder of them"}}
 }
 
 func inFolder(dir string) ([]string, error) {
