@@ -9,6 +9,8 @@ require (
 	k8s.io/apimachinery v0.36.3
 )
 
+require github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
+
 require (
 	cyphar.com/go-pathrs v0.2.1 // indirect
 	github.com/opencontainers/selinux v1.13.1

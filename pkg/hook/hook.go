@@ -90,7 +90,7 @@ func (r *Runner) command(ctx context.Context, e *corev1.ExecAction, containerID 
 		Command: e.Command, IO: runtime.IO{Stdout: output, Stderr: output},
 	})
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, runtime.ErrOutputCut): // the exit code counts
 		return fmt.Errorf("running the hook's command %q: %w", e.Command, err)
 	case code != 0:
 		return fmt.Errorf("running the hook's command %q: it exited with %d: %s", e.Command, code, strings.TrimSpace(output.String()))

@@ -33,6 +33,8 @@ func (s *shell) Exec(_ context.Context, containerID string, x runtime.ExecConfig
 		return 3, nil
 	case "broken":
 		return 0, errors.New("no such file")
+	case "background":
+		return 0, fmt.Errorf("%w: deadline", runtime.ErrOutputCut)
 	}
 	return 0, nil
 }
@@ -53,7 +55,7 @@ func post(h corev1.LifecycleHandler) *corev1.Container {
 func TestCommand(t *testing.T) {
 	s := &shell{}
 	r := runner(t, s, nil)
-	for name, want := range map[string]string{"ok": "", "fail": `it exited with 3: no luck`, "broken": "no such file"} {
+	for name, want := range map[string]string{"ok": "", "fail": `it exited with 3: no luck`, "broken": "no such file", "background": ""} {
 		err := r.Run(t.Context(), post(corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{name}}}), "c1", "", podplan.PostStart)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)

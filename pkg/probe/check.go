@@ -32,13 +32,12 @@ const userAgent = "kube-probe/1.36"
 // checker makes single checks.
 type checker struct {
 	exec      Execer
-	slots     chan struct{}
 	transport *http.Transport
 }
 
-func newChecker(exec Execer, maxExecs int) checker {
+func newChecker(exec Execer) checker {
 	return checker{
-		exec: exec, slots: make(chan struct{}, maxExecs),
+		exec: exec,
 		transport: &http.Transport{
 			// A check asks whether the program answers, not who it is; and it never goes through the node's proxy.
 			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as said
@@ -78,24 +77,27 @@ func (c checker) check(ctx context.Context, w *worker) outcome {
 	return outcome{text: "the probe has no handler"}
 }
 
-// command runs a command in the container. Waiting for its turn does not count towards its timeout.
+// command runs a command in the container. The exit code counts as soon as it is known, whatever the command leaves behind.
+// A probe has one process at a time: one that cannot be killed makes the next checks time out, of this probe and no other.
 func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) outcome {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return outcome{text: ctx.Err().Error()}
-	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	timedOut := outcome{result: podplan.Failure, text: fmt.Sprintf("command timed out: %q timed out after %v", w.spec.Exec.Command, timeout)}
+	select {
+	case w.process <- struct{}{}:
+	case <-ctx.Done():
+		timedOut.text += ": the process of an earlier check cannot be killed"
+		return timedOut
+	}
 	output := &handler.Output{}
 	code, err := c.exec.Exec(ctx, w.id, runtime.ExecConfig{
-		Command: w.spec.Exec.Command, IO: runtime.IO{Stdout: output, Stderr: output},
+		Command: w.spec.Exec.Command, IO: runtime.IO{Stdout: output, Stderr: output}, Gone: func() { <-w.process },
 	})
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("command timed out: %q timed out after %v", w.spec.Exec.Command, timeout)}
-	case err != nil:
+	case err != nil && !errors.Is(err, runtime.ErrOutputCut):
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return timedOut
+		}
 		return outcome{text: err.Error()}
 	case code != 0:
 		return outcome{result: podplan.Failure, text: output.String()}

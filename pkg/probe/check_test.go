@@ -36,7 +36,7 @@ func port(t *testing.T, address string) int32 {
 // check makes one check against a local address.
 func check(t *testing.T, h corev1.ProbeHandler, ports ...corev1.ContainerPort) outcome {
 	t.Helper()
-	return newChecker(nil, 1).check(t.Context(), &worker{
+	return newChecker(nil).check(t.Context(), &worker{
 		spec: &corev1.Probe{ProbeHandler: h, TimeoutSeconds: 5}, address: "127.0.0.1",
 		container: &corev1.Container{Name: "app", Ports: ports},
 	})

@@ -43,8 +43,6 @@ type Config struct {
 	Wake func(uid types.UID)
 	// HostIP is where pods with the host's network listen.
 	HostIP func() string
-	// MaxExecs bounds the exec checks at a time, since each costs a process in the container; default 16.
-	MaxExecs int
 	// Metrics counts checks; nil: nobody does.
 	Metrics *Metrics
 	Now     func() time.Time
@@ -89,11 +87,8 @@ func New(c Config) (*Prober, error) {
 	if c.Exec == nil || c.Events == nil || c.Wake == nil || c.HostIP == nil || c.Now == nil || c.Random == nil || c.Log == nil {
 		return nil, errors.New("making the prober: Exec, Events, Wake, HostIP, Now, Random and Log are required")
 	}
-	if c.MaxExecs <= 0 {
-		c.MaxExecs = 16
-	}
 	return &Prober{
-		config: c, check: newChecker(c.Exec, c.MaxExecs), began: c.Now(), containers: make(map[string]*container),
+		config: c, check: newChecker(c.Exec), began: c.Now(), containers: make(map[string]*container),
 		pods: make(map[types.UID]runtime.PodRef),
 	}, nil
 }
@@ -220,7 +215,7 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 		}
 		w := &worker{
 			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: podplan.OwnMoment(c.StartedAt, p.config.Now()), address: address,
-			started: entry.started, cancel: func() {},
+			started: entry.started, cancel: func() {}, process: make(chan struct{}, 1),
 		}
 		entry.workers[kind] = w
 		if p.spawn != nil {

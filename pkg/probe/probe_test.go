@@ -52,6 +52,15 @@ func newLab(t *testing.T, m *Metrics) *lab {
 
 func (l *lab) Exec(ctx context.Context, _ string, x runtime.ExecConfig) (int, error) {
 	name := x.Command[0]
+	if name == "unkillable" {
+		l.mu.Lock()
+		l.calls[name] = append(l.calls[name], time.Since(l.start))
+		l.mu.Unlock()
+		<-ctx.Done()
+		time.AfterFunc(12*time.Second, x.Gone)
+		return 0, ctx.Err()
+	}
+	defer x.Gone()
 	l.mu.Lock()
 	l.calls[name] = append(l.calls[name], time.Since(l.start))
 	answer := l.answers[name]
@@ -344,36 +353,53 @@ func gather(t *testing.T, r *prometheus.Registry) []string {
 	return lines
 }
 
-func TestExecChecksAreBounded(t *testing.T) {
+func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, nil)
-		l.prober.check = newChecker(l, 2)
 		defer l.run()()
-		under, most := 0, 0
-		l.answers["x"] = func(context.Context, io.Writer) (int, error) {
-			l.mu.Lock()
-			under++
-			most = max(most, under)
-			l.mu.Unlock()
-			time.Sleep(900 * time.Millisecond)
-			l.mu.Lock()
-			under--
-			l.mu.Unlock()
-			return 0, nil
-		}
-		for i := range 6 {
-			pod, have := probedPod(corev1.Container{ReadinessProbe: command("x")})
+		for i := range 40 {
+			c := corev1.Container{LivenessProbe: command("unkillable"), ReadinessProbe: command("fine")}
+			pod, have := probedPod(c)
 			pod.UID, have.Containers[0].ID = types.UID(fmt.Sprint(i)), fmt.Sprint(i)
 			l.prober.Sync(pod, have)
 		}
-		settle(5 * time.Second)
-		if most != 2 {
-			t.Errorf("%d exec checks at a time, want 2", most)
-		}
-		for i := range 6 { // none timed out for having waited
+		settle(500 * time.Millisecond)
+		for i := range 40 {
 			if r := l.prober.Results(fmt.Sprint(i)).Readiness; r != podplan.Success {
-				t.Errorf("container %d: %q", i, r)
+				t.Fatalf("container %d: readiness %q beside hung probes of others", i, r)
 			}
+		}
+		// The second check, at 10 s, finds the first one's process still there: it fails in its own time, and starts none.
+		settle(11 * time.Second)
+		if n := len(l.called("unkillable")); n != 40 {
+			t.Errorf("%d processes were started beside hung ones, want 40", n)
+		}
+		settle(11 * time.Second)
+		r := l.prober.Results("7")
+		if r.Liveness != podplan.Failure {
+			t.Errorf("three checks timed out, and liveness is %q", r.Liveness)
+		}
+		if r.Readiness != podplan.Success {
+			t.Errorf("readiness is %q", r.Readiness)
+		}
+		settle(time.Minute) // the last processes go
+	})
+}
+
+func TestTheExitCodeCountsThoughTheOutputGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, nil)
+		defer l.run()()
+		l.answers["background"] = func(ctx context.Context, out io.Writer) (int, error) {
+			fmt.Fprint(out, "well")
+			<-ctx.Done()
+			return 0, fmt.Errorf("%w: %w", runtime.ErrOutputCut, ctx.Err())
+		}
+		pod, have := probedPod(corev1.Container{ReadinessProbe: command("background")})
+		l.prober.Sync(pod, have)
+		settle(2 * time.Second)
+		if r := l.prober.Results(id).Readiness; r != podplan.Success {
+			t.Errorf("a command that exited with 0 made readiness %q", r)
 		}
 	})
 }

@@ -21,6 +21,7 @@ type worker struct {
 	address   string
 	started   <-chan struct{}
 	cancel    context.CancelFunc
+	process   chan struct{} // holds an item while a command's process is there
 }
 
 // outcome of one check.

@@ -22,6 +22,8 @@ var (
 	ErrUnavailable = errors.New("container runtime is not available")
 	// ErrNetworkNotReady means that no usable CNI configuration exists yet.
 	ErrNetworkNotReady = errors.New("network is not ready")
+	// ErrOutputCut means that a process ended and its exit code is known, but that its output was not taken to the end.
+	ErrOutputCut = errors.New("output is cut short")
 )
 
 // ContainerID is the id of one attempt of one container: 64 hex digits, a function of its arguments alone.

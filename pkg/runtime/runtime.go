@@ -77,8 +77,8 @@ type Images interface {
 
 // Streams runs and joins processes in containers.
 type Streams interface {
-	// Exec runs one process to its end. A process that ran returns its exit code and no error. When ctx ends, the process is
-	// killed and removed, and ctx's error is returned.
+	// Exec runs one process to its end. A process that ran returns its exit code and no error, or ErrOutputCut when not all
+	// of its output was taken. When ctx ends first, ctx's error is returned, and the process is killed and removed.
 	Exec(ctx context.Context, containerID string, x ExecConfig) (exitCode int, err error)
 	// Attach joins the main process's streams until it ends or ctx does.
 	Attach(ctx context.Context, containerID string, io IO) error
@@ -108,4 +108,7 @@ type TerminalSize struct{ Width, Height uint16 }
 type ExecConfig struct {
 	Command []string
 	IO      IO
+	// Gone, when not nil, is called once, when nothing is left of the process. That may be long after Exec has returned: a
+	// process that hangs in the kernel cannot be killed.
+	Gone func()
 }

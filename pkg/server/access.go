@@ -93,12 +93,22 @@ func (a *Access) Authorize(ctx context.Context, u User, at Attributes) (bool, st
 	return answer.allowed, answer.reason, nil
 }
 
+// enters says that a path runs or changes something in a pod, whatever the method: a WebSocket starts with GET, but whoever
+// may look at a node must not therefore be able to run commands in its pods.
+func enters(path string) bool {
+	root, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return root == "exec" || root == "attach" || root == "portForward" || root == "run"
+}
+
 // attributes are tried in turn, the finest first (KubeletFineGrainedAuthz, KEP-2862): any that is allowed lets in.
 func attributes(r *http.Request) []Attributes {
 	verb := map[string]string{
 		http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create", http.MethodPut: "update",
 		http.MethodPatch: "patch", http.MethodDelete: "delete",
 	}[r.Method]
+	if enters(r.URL.Path) {
+		return []Attributes{{"create", "proxy"}}
+	}
 	for _, rule := range []struct {
 		path string
 		sub  string

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -181,11 +182,11 @@ func (fakePods) Pod(ns, name string) (*corev1.Pod, runtime.Pod, bool) {
 		return nil, runtime.Pod{}, false
 	}
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
-	}, runtime.Pod{Containers: []runtime.Container{
-		{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
-	}}, true
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
+		}, runtime.Pod{Containers: []runtime.Container{
+			{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
+		}}, true
 }
 func (f fakePods) Pods() []*corev1.Pod { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
 
@@ -193,17 +194,25 @@ func (f fakePods) Pods() []*corev1.Pod { p, _, _ := f.Pod("ns", "pod"); return [
 type noStreams struct{}
 
 func (noStreams) Exec(_ context.Context, _ string, x runtime.ExecConfig) (int, error) {
-	_, err := io.WriteString(x.IO.Stdout, strings.Join(x.Command, " "))
+	_, err := fmt.Fprint(x.IO.Stdout, x.Command)
 	return len(x.Command) - 1, err
 }
 func (noStreams) Attach(context.Context, string, runtime.IO) error { return nil }
 
-func newServer(t *testing.T, allow string) http.Handler {
+// signalDone closes done when its one request has been served.
+func signalDone(h http.Handler, done chan<- struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		h.ServeHTTP(w, r)
+	})
+}
+
+func newServer(t *testing.T, allow string, streams runtime.Streams) http.Handler {
 	t.Helper()
 	asked := 0
 	client := apiServer(allow, &asked)
 	s, err := New(Config{
-		Pods: fakePods{}, Streams: noStreams{}, Debugging: true, Profiling: true, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Pods: fakePods{}, Streams: streams, Debugging: true, Profiling: true, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Logs: func(_ context.Context, path string, o LogOptions, w io.Writer) error {
 			_, err := io.WriteString(w, path+" "+o.Stream)
 			return err
@@ -238,7 +247,12 @@ func TestAccess(t *testing.T) {
 		{"get proxy", "GET", "/containerLogs/ns/pod/late", "good", 400, "waiting to start"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/c?previous=true", "good", 400, "previous terminated container"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/c?tailLines=x", "good", 400, "tailLines"},
-		{"create proxy", "POST", "/run/ns/pod/c?cmd=a&cmd=b", "good", 200, "a bcommand terminated with exit code 1"},
+		{"create proxy", "POST", "/run/ns/pod/c?cmd=a+b%3Bc", "good", 200, "[a b;c]command terminated with exit code 1"}, // words, no shell
+		{"create proxy", "GET", "/exec/ns/pod/c?command=a&output=1", "good", 400, "pgrade"},
+		{"get proxy", "GET", "/exec/ns/pod/c?command=a&output=1", "good", 403, "verb=create"}, // a WebSocket starts with GET
+		{"get proxy", "GET", "/attach/ns/pod/c?output=1", "good", 403, "verb=create"},
+		{"get proxy", "GET", "/portForward/ns/pod?port=80", "good", 403, "verb=create"},
+		{"get proxy", "GET", "/exec/ns/pod/uid/c?command=a&output=1", "good", 403, "verb=create"},
 		{"get proxy", "POST", "/run/ns/pod/c?cmd=a", "good", 403, "verb=create"},
 		{"create proxy", "POST", "/run/ns/pod/late?cmd=a", "good", 500, "not running"},
 		{"create proxy", "POST", "/run/ns/pod/other-uid/c?cmd=a", "good", 404, "does not exist"},
@@ -252,7 +266,7 @@ func TestAccess(t *testing.T) {
 				r.Header.Set("Authorization", "Bearer "+c.token)
 			}
 			w := httptest.NewRecorder()
-			newServer(t, c.allow).ServeHTTP(w, r)
+			newServer(t, c.allow, noStreams{}).ServeHTTP(w, r)
 			if w.Code != c.want || !strings.Contains(w.Body.String(), c.body) {
 				t.Errorf("answer %d %q, want %d with %q", w.Code, w.Body, c.want, c.body)
 			}

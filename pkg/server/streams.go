@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -39,8 +40,10 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	remotecommand.ServeExec(w, r, streamer{s.config.Streams}, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
+	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
+	remotecommand.ServeExec(l, r, streams, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+	l.finish(r.Context(), streams.served)
 }
 
 // attach joins the streams of the container's own process.
@@ -49,8 +52,10 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	remotecommand.ServeAttach(w, r, streamer{s.config.Streams}, t.pod.Name, string(t.pod.UID), id, o,
+	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
+	remotecommand.ServeAttach(l, r, streams, t.pod.Name, string(t.pod.UID), id, o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+	l.finish(r.Context(), streams.served)
 }
 
 // run runs a command and answers its output.
@@ -63,15 +68,14 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	cmd := r.URL.Query()["cmd"]
-	if len(cmd) == 1 {
-		cmd = []string{"/bin/sh", "-c", cmd[0]}
-	}
+	cmd := strings.Fields(r.URL.Query().Get("cmd")) // as kubelet: words, no shell
 	out := &flushing{w: w, c: http.NewResponseController(w)}
 	code, err := s.config.Streams.Exec(r.Context(), id, runtime.ExecConfig{Command: cmd, IO: runtime.IO{Stdout: out, Stderr: out}})
 	switch {
 	case err != nil && !out.written:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
+	case err != nil:
+		_, _ = fmt.Fprintln(out, err)
 	case err == nil && code != 0:
 		_, _ = fmt.Fprintf(out, "command terminated with exit code %d\n", code)
 	}
@@ -92,14 +96,18 @@ func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 }
 
 // streamer puts runtime.Streams behind the interfaces of the streaming library.
-type streamer struct{ streams runtime.Streams }
+type streamer struct {
+	streams runtime.Streams
+	served  bool // the client has made its streams
+}
 
 // ExecInContainer implements remotecommand.Executor.
 //
 //nolint:revive // the library's signature
-func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, stderr io.WriteCloser,
+func (s *streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, stderr io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration,
 ) error {
+	s.served = true
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	code, err := s.streams.Exec(ctx, id, runtime.ExecConfig{
@@ -117,9 +125,10 @@ func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 // AttachContainer implements remotecommand.Attacher.
 //
 //nolint:revive // the library's signature
-func (s streamer) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, stderr io.WriteCloser, tty bool,
+func (s *streamer) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, stderr io.WriteCloser, tty bool,
 	resize <-chan remotecommand.TerminalSize,
 ) error {
+	s.served = true
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return s.streams.Attach(ctx, id, runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty, Resize: sizes(ctx, resize)})

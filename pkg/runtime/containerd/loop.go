@@ -137,7 +137,7 @@ func (r *Runtime) reconcile(ctx context.Context) error {
 	}
 	r.checkReapers()
 	r.images.stale()
-	r.spawn(r.sweepExecs)
+	r.sweepExecs()
 	return nil
 }
 
@@ -190,7 +190,7 @@ func (r *Runtime) checkReapers() {
 }
 
 // sweepExecs ends the processes that an earlier agent ran in containers: whoever asked for them is gone with it.
-func (r *Runtime) sweepExecs(ctx context.Context) {
+func (r *Runtime) sweepExecs() {
 	root := filepath.Join(r.c.RunDir, "exec")
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -201,9 +201,15 @@ func (r *Runtime) sweepExecs(ctx context.Context) {
 		if !ok || r.execs.has(e.Name()) {
 			continue
 		}
-		if c, ok := r.view.find(id); ok && c.c.State != runtime.Exited {
-			r.endExec(ctx, id, execID)
+		dir := filepath.Join(root, e.Name())
+		r.execs.names.Store(e.Name(), true)
+		if !r.spawn(func(ctx context.Context) {
+			defer r.execs.names.Delete(filepath.Base(dir))
+			if c, ok := r.view.find(id); !ok || c.c.State == runtime.Exited || r.endExec(ctx, id, execID) {
+				removeExecDir(dir)
+			}
+		}) {
+			r.execs.names.Delete(e.Name())
 		}
-		_ = os.RemoveAll(filepath.Join(root, e.Name()))
 	}
 }

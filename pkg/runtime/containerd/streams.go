@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -28,36 +27,47 @@ type execSet struct{ names sync.Map }
 
 func (e *execSet) has(name string) bool { _, ok := e.names.Load(name); return ok }
 
-// outputGrace is how long the output of an ended process is waited for without a byte of it coming: a child that it left in
-// the background may hold the pipe open for as long as it likes.
+// outputGrace is how long the pipes of an ended process must be empty for its output to be over: a child that it left in the
+// background may hold them open for as long as it likes.
 const outputGrace = time.Second
 
 // Exec runs one process to its end, as the container's own: its environment, folder, user and capabilities. When ctx ends
-// first, the process is killed and removed, and ctx's error is returned.
+// first, ctx's error is returned and the process is killed. What is left of the process is removed in the background, so that
+// nobody waits for it who only wants the exit code.
 func (r *Runtime) Exec(ctx context.Context, id string, x runtime.ExecConfig) (int, error) {
-	if err := r.view.wait(ctx); err != nil {
-		return 0, err
+	e := &exec{r: r, id: id, execID: randomID(), io: x.IO, gone: x.Gone}
+	if e.gone == nil {
+		e.gone = func() {}
 	}
-	c, ok := r.view.find(id)
-	if !ok {
-		return 0, fmt.Errorf("running a command in container %.12s: %w", id, runtime.ErrNotFound)
-	}
-	if c.c.State != runtime.Running {
-		return 0, fmt.Errorf("running a command in container %q: it is not running but %s", c.c.Name, c.c.State)
-	}
-	process, err := r.process(ctx, id, x)
+	name, process, err := r.prepareExec(ctx, id, x)
 	if err != nil {
+		e.gone()
 		return 0, err
 	}
-	e := &exec{r: r, id: id, execID: randomID(), io: x.IO}
 	code, err := e.run(ctx, process)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && err != nil && !errors.Is(err, runtime.ErrOutputCut) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return 0, fmt.Errorf("running %q in container %q: %w", x.Command, c.c.Name, err)
+		return code, fmt.Errorf("running %q in container %q: %w", x.Command, name, err)
 	}
 	return code, nil
+}
+
+// prepareExec returns the container's name and the process to run in it.
+func (r *Runtime) prepareExec(ctx context.Context, id string, x runtime.ExecConfig) (string, *specs.Process, error) {
+	if err := r.view.wait(ctx); err != nil {
+		return "", nil, err
+	}
+	c, ok := r.view.find(id)
+	if !ok {
+		return "", nil, fmt.Errorf("running a command in container %.12s: %w", id, runtime.ErrNotFound)
+	}
+	if c.c.State != runtime.Running {
+		return "", nil, fmt.Errorf("running a command in container %q: it is not running but %s", c.c.Name, c.c.State)
+	}
+	process, err := r.process(ctx, id, x)
+	return c.c.Name, process, err
 }
 
 func randomID() string {
@@ -103,48 +113,71 @@ type exec struct {
 	r          *Runtime
 	id, execID string
 	io         runtime.IO
+	gone       func()
 	paths      [3]string // of stdin, stdout, stderr; "" for none
 	keepers    []*os.File
-	copies     sync.WaitGroup
-	outputs    []*os.File
+	outputs    []*output
 	stdin      *os.File
-	copied     atomic.Int64
 	stopResize context.CancelFunc
+	// starting is closed when the shim has answered whether it has started the process; nil while it was not asked.
+	starting chan struct{}
+	startErr error
+	answered bool // run has seen starting closed
 }
 
 func (e *exec) run(ctx context.Context, p *specs.Process) (int, error) {
 	dir := e.r.execDir(e.id, e.execID)
-	name := filepath.Base(dir)
-	e.r.execs.names.Store(name, true)
-	defer e.r.execs.names.Delete(name)
-	defer func() { _ = os.RemoveAll(dir) }()
+	e.r.execs.names.Store(filepath.Base(dir), true)
+	defer e.cleanUp(ctx, dir)
 	if err := e.open(dir); err != nil {
 		return 0, err
 	}
-	defer e.close()
 	spec, err := typeurl.MarshalAnyToProto(p)
 	if err != nil {
 		return 0, err
 	}
-	_, err = e.r.tasks().Exec(ctx, &tasksapi.ExecProcessRequest{
+	q := &tasksapi.ExecProcessRequest{
 		ContainerID: e.id, ExecID: e.execID, Spec: spec, Terminal: e.io.TTY,
 		Stdin: e.paths[0], Stdout: e.paths[1], Stderr: e.paths[2],
-	})
-	if err != nil {
-		return 0, native(err)
 	}
-	// From here on the shim knows the process, and it is always killed and deleted.
-	defer e.r.endExec(context.WithoutCancel(ctx), e.id, e.execID)
-	if _, err := e.r.tasks().Start(ctx, &tasksapi.StartRequest{ContainerID: e.id, ExecID: e.execID}); err != nil {
-		return 0, native(err)
+	e.starting = make(chan struct{})
+	go func() {
+		defer close(e.starting)
+		e.startErr = e.start(context.WithoutCancel(ctx), q)
+	}()
+	select {
+	case <-e.starting:
+		e.answered = true
+		if e.startErr != nil {
+			return 0, e.startErr
+		}
+	case <-ctx.Done():
+		for _, o := range e.outputs {
+			o.dropped.Store(true)
+		}
+		return 0, ctx.Err()
 	}
 	e.started(ctx)
 	resp, err := e.r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: e.id, ExecID: e.execID})
 	if err != nil {
 		return 0, native(err)
 	}
-	e.finishOutput(ctx)
-	return int(resp.ExitStatus), nil
+	return int(resp.ExitStatus), e.finishOutput(ctx)
+}
+
+// startTime bounds the start of a process.
+const startTime = 2 * time.Minute
+
+// start has the shim start the process. The time that the caller has for its command must not bound this: the shim would kill
+// the OCI runtime half way, and a process that it has made by then would be known to nobody.
+func (e *exec) start(ctx context.Context, q *tasksapi.ExecProcessRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if _, err := e.r.tasks().Exec(ctx, q); err != nil {
+		return native(err)
+	}
+	_, err := e.r.tasks().Start(ctx, &tasksapi.StartRequest{ContainerID: e.id, ExecID: e.execID})
+	return native(err)
 }
 
 // open makes the pipes. Reading ends need a writer until the shim has opened its own.
@@ -174,29 +207,14 @@ func (e *exec) open(dir string) error {
 		if err != nil {
 			return err
 		}
-		e.outputs = append(e.outputs, f)
+		e.outputs = append(e.outputs, startOutput(f, w))
 		keeper, err := os.OpenFile(e.paths[i], os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
 		e.keepers = append(e.keepers, keeper)
-		if w == nil {
-			w = io.Discard
-		}
-		e.copies.Go(func() { _, _ = io.Copy(countingWriter{w, &e.copied}, f) })
 	}
 	return nil
-}
-
-type countingWriter struct {
-	io.Writer
-	n *atomic.Int64
-}
-
-func (c countingWriter) Write(b []byte) (int, error) {
-	n, err := c.Writer.Write(b)
-	c.n.Add(int64(n))
-	return n, err
 }
 
 // started is when the process runs: the shim has the pipes, input and terminal sizes may flow.
@@ -256,58 +274,145 @@ func (r *Runtime) resizePty(ctx context.Context, id, execID string, size runtime
 	}
 }
 
-// finishOutput waits for the end of the output, or for it to stand still.
-func (e *exec) finishOutput(ctx context.Context) {
-	done := make(chan struct{})
-	go func() { e.copies.Wait(); close(done) }()
-	for last := int64(-1); ; {
-		now := e.copied.Load()
-		if now == last {
-			break
+// finishOutput waits for the end of the output: the pipes have ended, or they stay empty. A client that takes its time is
+// waited for until ctx ends.
+func (e *exec) finishOutput(ctx context.Context) error {
+	look := time.NewTicker(outputGrace)
+	defer look.Stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, o := range e.outputs {
+			<-o.done
 		}
-		last = now
-		grace := time.NewTimer(outputGrace)
+	}()
+	for {
 		select {
-		case <-done:
+		case <-ended:
+			return e.outputError()
 		case <-ctx.Done():
-		case <-grace.C:
-			continue
+			return fmt.Errorf("%w: %w", runtime.ErrOutputCut, ctx.Err())
+		case <-look.C:
 		}
-		grace.Stop()
-		return
+		quiet := true
+		for _, o := range e.outputs {
+			quiet = o.isQuiet() && quiet
+		}
+		if quiet {
+			return e.outputError()
+		}
 	}
 }
 
-func (e *exec) close() {
+// outputError tells of a client that did not take all.
+func (e *exec) outputError() error {
+	for _, o := range e.outputs {
+		if o.isDone() && o.err != nil {
+			return fmt.Errorf("%w: %w", runtime.ErrOutputCut, o.err)
+		}
+	}
+	return nil
+}
+
+// close lets go of the pipes. When ctx has ended, a copy may be stuck in its client's connection, which the caller is about
+// to close; else every copy ends here, so that nothing is written after Exec has returned.
+func (e *exec) close(ctx context.Context) {
 	if e.stopResize != nil {
 		e.stopResize()
 	}
-	for _, f := range append(e.keepers, e.outputs...) {
-		_ = f.Close()
+	for _, k := range e.keepers {
+		_ = k.Close()
 	}
 	if e.stdin != nil {
 		_ = e.stdin.Close()
 	}
-	e.copies.Wait()
+	for _, o := range e.outputs {
+		_ = o.pipe.Close()
+	}
+	for _, o := range e.outputs {
+		select {
+		case <-o.done:
+			continue
+		case <-ctx.Done():
+		}
+		stuck := time.NewTimer(outputGrace)
+		select {
+		case <-o.done:
+		case <-stuck.C:
+		}
+		stuck.Stop()
+	}
 }
 
-// endExec kills and deletes a process, whatever state it is in.
-func (r *Runtime) endExec(ctx context.Context, id, execID string) {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
-	defer cancel()
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		_, err := r.tasks().DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: id, ExecID: execID})
-		if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) || ctx.Err() != nil {
-			return
+// cleanUp lets go of the pipes, and removes the process from the shim and its folder from the disk, in the background. The
+// folder goes last and only with the process: it is how a later agent finds what was left running.
+func (e *exec) cleanUp(ctx context.Context, dir string) {
+	if e.starting == nil {
+		e.close(ctx)
+		removeExecDir(dir)
+		e.r.execs.names.Delete(filepath.Base(dir))
+		e.gone()
+		return
+	}
+	if e.answered {
+		e.close(ctx)
+	}
+	clean := func(ctx context.Context) {
+		defer e.gone()
+		defer e.r.execs.names.Delete(filepath.Base(dir))
+		select {
+		case <-e.starting:
+		case <-ctx.Done():
 		}
-		_, err = r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, ExecID: execID, Signal: uint32(unix.SIGKILL)})
-		if err = native(err); err != nil && (errors.Is(err, runtime.ErrUnavailable) || ctx.Err() != nil) {
-			return // the next reconcile sweeps
+		if !e.answered { // without readers the shim would wait for one, and then forget the process that it has made
+			e.close(ctx)
 		}
-		if pause(ctx, wait) != nil {
-			return
+		if ctx.Err() == nil && e.r.endExec(ctx, e.id, e.execID) {
+			removeExecDir(dir)
 		}
 	}
+	if e.r.spawn(clean) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	clean(ctx)
+}
+
+// removeExecDir needs no descriptor: having none left may be why the command failed.
+func removeExecDir(dir string) {
+	for _, name := range []string{"stdin", "stdout", "stderr", ""} {
+		_ = os.Remove(filepath.Join(dir, name))
+	}
+}
+
+// endExec kills and deletes a process, whatever state it is in, and says whether nothing is left of it. It tries until ctx
+// ends or containerd does not answer; the next reconcile takes up what is left then.
+func (r *Runtime) endExec(ctx context.Context, id, execID string) (clean bool) {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := r.removeExec(ctx, id, execID)
+		if err == nil || errors.Is(err, runtime.ErrNotFound) {
+			return true
+		}
+		if errors.Is(err, runtime.ErrUnavailable) || pause(ctx, wait) != nil {
+			return false
+		}
+	}
+}
+
+// removeExec tries once: a process that runs is killed, one that has ended is deleted.
+func (r *Runtime) removeExec(ctx context.Context, id, execID string) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
+	defer cancel()
+	_, err := r.tasks().DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: id, ExecID: execID})
+	if err = native(err); err == nil || errors.Is(err, runtime.ErrNotFound) || errors.Is(err, runtime.ErrUnavailable) {
+		return err
+	}
+	_, killed := r.tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, ExecID: execID, Signal: uint32(unix.SIGKILL)})
+	if killed = native(killed); errors.Is(killed, runtime.ErrUnavailable) {
+		return killed
+	}
+	return err
 }
 
 // Attach joins the container's main process until its output ends or ctx does.

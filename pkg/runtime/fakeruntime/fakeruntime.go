@@ -243,6 +243,9 @@ func (r *Runtime) running(id string) (*container, error) {
 
 // Exec implements runtime.Streams.
 func (r *Runtime) Exec(ctx context.Context, id string, x runtime.ExecConfig) (int, error) {
+	if x.Gone != nil {
+		defer x.Gone()
+	}
 	if err := r.h.check(ctx, OpExec, id); err != nil {
 		return 0, err
 	}

@@ -1,0 +1,93 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lingerTime is how long a client of ended streams may neither send nor take anything before its connection is closed.
+const lingerTime = time.Minute
+
+// lingering is a ResponseWriter whose connection, once it is upgraded, stays open until the client closes it. The streaming
+// library closes a connection as soon as the last byte is handed to the kernel. When the client then sends anything (it
+// pings every few seconds), the kernel answers with a reset, and what waits in either kernel's buffers is lost: megabytes,
+// for a client that reads slowly, and with exit code 0. The same happens at the API server, which closes its side with ours.
+type lingering struct {
+	http.ResponseWriter
+	conn *lingeringConn // nil until it is upgraded
+}
+
+// Hijack implements http.Hijacker.
+func (l *lingering) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buf, err := http.NewResponseController(l.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err //nolint:wrapcheck // the caller says what it wanted
+	}
+	l.conn = &lingeringConn{Conn: conn}
+	return l.conn, buf, nil
+}
+
+// finish returns when the connection is closed. served says that streams were served on it; if not, there is nothing to wait
+// for.
+func (l *lingering) finish(ctx context.Context, served bool) {
+	if l.conn == nil {
+		return
+	}
+	raw := l.conn.Conn
+	defer func() { _ = raw.Close() }()
+	if !served {
+		return
+	}
+	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
+	buf := make([]byte, 4<<10)
+	for left := unsent(raw); ; {
+		if raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+			return
+		}
+		_, err := raw.Read(buf)
+		now := unsent(raw)
+		if err != nil && (!isTimeout(err) || now == 0 || now == left) {
+			return
+		}
+		left = now
+	}
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// lingeringConn leaves closing to lingering.finish.
+type lingeringConn struct{ net.Conn }
+
+// Close implements net.Conn.
+func (*lingeringConn) Close() error { return nil }
+
+// unsent is how many bytes the client's kernel has not acknowledged yet.
+func unsent(conn net.Conn) int {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	if raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }) != nil {
+		return 0
+	}
+	return n
+}
