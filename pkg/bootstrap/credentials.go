@@ -113,8 +113,9 @@ func (f *certFile) certOf(base *rest.Config, kubeconfig string) (*tls.Certificat
 		return pair, err
 	}
 	f.cert = "" // what is embedded is taken, as everywhere
-	keyPEM, err := base.KeyData, error(nil)
+	keyPEM := base.KeyData
 	if len(keyPEM) == 0 {
+		var err error
 		if keyPEM, err = os.ReadFile(base.KeyFile); err != nil {
 			return nil, fmt.Errorf("reading the client key of kubeconfig %q: %w", kubeconfig, err)
 		}
