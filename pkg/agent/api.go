@@ -83,12 +83,12 @@ func (a *Agent) makeServer() (*server.Server, error) {
 	}
 	auth := server.AuthConfig{ClientCA: ca.pool, TokenTTL: c.Auth.WebhookTTL, Anonymous: c.Auth.Anonymous, Now: now}
 	if c.Auth.Webhook {
-		auth.Tokens = a.clients.main.AuthenticationV1().TokenReviews()
+		auth.Tokens = a.clients.review.AuthenticationV1().TokenReviews()
 	}
 	var access server.Authorizer = server.AllowAll{}
 	if !c.Auth.AlwaysAllow {
 		access = server.NewAccess(server.AccessConfig{
-			Node: c.Node.Name, Reviews: a.clients.main.AuthorizationV1().SubjectAccessReviews(),
+			Node: c.Node.Name, Reviews: a.clients.review.AuthorizationV1().SubjectAccessReviews(),
 			AllowTTL: c.Auth.AllowTTL, DenyTTL: c.Auth.DenyTTL, Now: now,
 		})
 	}
@@ -125,14 +125,15 @@ type known struct{ *pods }
 
 // Pod implements server.Pods.
 func (k known) Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool) {
-	for _, v := range k.loop.Snapshot() {
-		if v.Pod == nil || v.Namespace != namespace || v.Name != name {
-			continue
-		}
-		return v.WithStatus(), k.have(v.UID), true
+	pod := k.loop.Named(namespace, name)
+	if pod == nil {
+		return nil, runtime.Pod{}, false
 	}
-	return nil, runtime.Pod{}, false
+	return pod, k.have(pod.UID), true
 }
+
+// Have implements server.Pods.
+func (k known) Have(uid types.UID) runtime.Pod { return k.have(uid) }
 
 // have is what runs of a pod.
 func (p *pods) have(uid types.UID) runtime.Pod {
@@ -144,7 +145,15 @@ func (p *pods) have(uid types.UID) runtime.Pod {
 }
 
 // Pods implements server.Pods.
-func (k known) Pods() []*corev1.Pod { return k.loop.Pods() }
+func (k known) Pods() []*corev1.Pod {
+	var pods []*corev1.Pod
+	for _, v := range k.loop.Snapshot() {
+		if v.Pod != nil && !v.Gone {
+			pods = append(pods, v.WithStatus())
+		}
+	}
+	return pods
+}
 
 // healthy is what /healthz and systemd's watchdog ask.
 func (a *Agent) healthy() error {

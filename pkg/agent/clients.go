@@ -14,10 +14,11 @@ import (
 // clients are the agent's connections to the API server. Each has TCP connections of its own: a heartbeat must not queue
 // behind a list, nor die with the connection that a list is stuck on.
 type clients struct {
-	main   kubernetes.Interface // informers, volumes' objects, tokens, access reviews: limited by the configuration
+	main   kubernetes.Interface // informers, volumes' objects, tokens: limited by the configuration
 	status kubernetes.Interface // node and pod status: not limited here; pods' statuses have a limit of their own
 	lease  kubernetes.Interface // the heartbeat: never limited, short time-outs
 	events kubernetes.Interface
+	review kubernetes.Interface // who asks the node's API, and may they: bounded by package server
 }
 
 // newClients makes the connections from the agent's identity; it dials nothing yet.
@@ -30,6 +31,7 @@ func newClients(identity *bootstrap.Credentials, api config.API, lease time.Dura
 		{&c.main, bootstrap.Options{QPS: api.QPS, Burst: api.Burst}},
 		{&c.status, bootstrap.Options{QPS: -1}},
 		{&c.lease, bootstrap.Options{QPS: -1, Timeout: lease / 4}},
+		{&c.review, bootstrap.Options{QPS: -1, Timeout: 10 * time.Second}},
 		{&c.events, bootstrap.Options{QPS: unlimitedAtZero(api.EventQPS), Burst: api.EventBurst}},
 	} {
 		of.UserAgent, of.ContentType = version.UserAgent(), api.ContentType

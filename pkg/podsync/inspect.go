@@ -21,6 +21,8 @@ type View struct {
 	Pod    *corev1.Pod
 	Status corev1.PodStatus
 	Static bool
+	// Gone says that its source has no such pod any more; it is being ended.
+	Gone bool
 	// Refused says that it was not admitted, or was ended by the agent: Outcome.Reason.
 	Refused string
 	// Plan has the actions of the last plan as text; UnderWay those that run, with how long they do.
@@ -61,6 +63,17 @@ func (l *Loop) Pods() []*corev1.Pod {
 	return pods
 }
 
+// Named returns the pod of that name that its source has, with the status that was last computed for it; nil if there is none.
+// An earlier pod of the name, which was deleted by force and is still being ended, is not it.
+func (l *Loop) Named(namespace, name string) *corev1.Pod {
+	for _, e := range l.store.all() {
+		if v := e.look(); v.Pod != nil && !v.Gone && v.Namespace == namespace && v.Name == name {
+			return v.WithStatus()
+		}
+	}
+	return nil
+}
+
 // Pod returns one pod that a source knows, with the status that was last computed for it; nil if there is none.
 func (l *Loop) Pod(uid types.UID) *corev1.Pod {
 	e := l.store.get(uid)
@@ -89,7 +102,7 @@ func (e *entry) look() View {
 	v := e.view
 	v.UID, v.Namespace, v.Name = e.uid, e.ref.Namespace, e.ref.Name
 	if e.known {
-		v.Pod, v.Static = e.update.Pod, e.update.Static
+		v.Pod, v.Static, v.Gone = e.update.Pod, e.update.Static, e.update.Gone
 	}
 	return v
 }

@@ -38,6 +38,7 @@ type AccessConfig struct {
 type Access struct {
 	config  AccessConfig
 	answers *cache[accessAnswer]
+	reviews *reviews
 }
 
 type accessAnswer struct {
@@ -55,7 +56,7 @@ func (AllowAll) Authorize(context.Context, User, Attributes) (bool, string, erro
 
 // NewAccess makes an Access.
 func NewAccess(c AccessConfig) *Access {
-	return &Access{config: c, answers: newCache[accessAnswer](c.Now)}
+	return &Access{config: c, answers: newCache[accessAnswer](c.Now), reviews: newReviews()}
 }
 
 // Authorize implements Authorizer.
@@ -80,9 +81,17 @@ func (a *Access) Authorize(ctx context.Context, u User, at Attributes) (bool, st
 	if answer, ok := a.answers.get(key); ok {
 		return answer.allowed, answer.reason, nil
 	}
-	review, err := a.config.Reviews.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
+	answer, err := ask(ctx, a.reviews, key, func(ctx context.Context) (accessAnswer, error) { return a.review(ctx, key, spec) })
 	if err != nil {
 		return false, "", fmt.Errorf("reviewing the access of %q: %w", u.Name, err)
+	}
+	return answer.allowed, answer.reason, nil
+}
+
+func (a *Access) review(ctx context.Context, key string, spec authorizationv1.SubjectAccessReviewSpec) (accessAnswer, error) {
+	review, err := a.config.Reviews.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
+	if err != nil {
+		return accessAnswer{}, err //nolint:wrapcheck // the caller says what was asked
 	}
 	answer := accessAnswer{review.Status.Allowed && !review.Status.Denied, review.Status.Reason}
 	ttl := a.config.DenyTTL
@@ -90,7 +99,7 @@ func (a *Access) Authorize(ctx context.Context, u User, at Attributes) (bool, st
 		ttl = a.config.AllowTTL
 	}
 	a.answers.put(key, answer, ttl)
-	return answer.allowed, answer.reason, nil
+	return answer, nil
 }
 
 // enters says that a path runs or changes something in a pod, whatever the method: a WebSocket starts with GET, but whoever
@@ -139,12 +148,13 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := s.config.Auth.Authenticate(r)
 		switch {
-		case errors.Is(err, ErrUnauthenticated):
-			s.config.Log.Info("Request refused", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		case errors.Is(err, errBusy):
+			s.refused.tell(s.config, r, err)
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, err.Error(), http.StatusTooManyRequests)
 			return
 		case err != nil:
-			s.config.Log.Error("Request could not be authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+			s.refused.tell(s.config, r, err)
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}

@@ -47,7 +47,9 @@ type AuthConfig struct {
 // Auth authenticates by client certificate, else by bearer token, else as anonymous if that is allowed.
 type Auth struct {
 	config AuthConfig
-	tokens *cache[tokenAnswer]
+	// tokens are those that were accepted, refused the others: made-up tokens must not drive good ones out.
+	tokens, refused *cache[tokenAnswer]
+	reviews         *reviews
 }
 
 // tokenAnswer is what the API server said of a token.
@@ -58,7 +60,7 @@ type tokenAnswer struct {
 
 // NewAuth makes an Auth.
 func NewAuth(c AuthConfig) *Auth {
-	return &Auth{config: c, tokens: newCache[tokenAnswer](c.Now)}
+	return &Auth{config: c, tokens: newCache[tokenAnswer](c.Now), refused: newCache[tokenAnswer](c.Now), reviews: newReviews()}
 }
 
 // Authenticate implements Authenticator. What is offered and false is refused, never taken for anonymous.
@@ -117,19 +119,35 @@ func (a *Auth) token(ctx context.Context, token string) (User, error) {
 	key := string(sum[:])
 	answer, ok := a.tokens.get(key)
 	if !ok {
-		review, err := a.config.Tokens.Create(ctx, &authenticationv1.TokenReview{
-			Spec: authenticationv1.TokenReviewSpec{Token: token},
-		}, metav1.CreateOptions{})
+		answer, ok = a.refused.get(key)
+	}
+	if !ok {
+		var err error
+		answer, err = ask(ctx, a.reviews, key, func(ctx context.Context) (tokenAnswer, error) { return a.review(ctx, key, token) })
 		if err != nil {
 			return User{}, fmt.Errorf("reviewing a bearer token: %w", err)
 		}
-		answer = tokenAnswer{ok: review.Status.Authenticated, user: reviewed(review.Status.User)}
-		a.tokens.put(key, answer, a.config.TokenTTL)
 	}
 	if !answer.ok {
 		return User{}, ErrUnauthenticated
 	}
 	return answer.user, nil
+}
+
+func (a *Auth) review(ctx context.Context, key, token string) (tokenAnswer, error) {
+	review, err := a.config.Tokens.Create(ctx, &authenticationv1.TokenReview{
+		Spec: authenticationv1.TokenReviewSpec{Token: token},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return tokenAnswer{}, err //nolint:wrapcheck // the caller says what was asked
+	}
+	answer := tokenAnswer{ok: review.Status.Authenticated, user: reviewed(review.Status.User)}
+	if answer.ok {
+		a.tokens.put(key, answer, a.config.TokenTTL)
+	} else {
+		a.refused.put(key, answer, a.config.TokenTTL)
+	}
+	return answer, nil
 }
 
 func reviewed(u authenticationv1.UserInfo) User {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -31,12 +32,59 @@ func (h *Health) Run(ctx context.Context) error {
 		return fmt.Errorf("listening for health checks on %s: %w; --healthz-port chooses another", h.config.Listen, err)
 	}
 	m := http.NewServeMux()
-	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := h.config.Healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		_, _ = io.WriteString(w, "ok")
-	})
+	handleHealth(m, h.config.Healthy)
 	return ServeUntil(ctx, &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}, l, h.config.Log)
+}
+
+// healthCheck is one of the checks of /healthz, by kubelet's name.
+type healthCheck struct {
+	name  string
+	check func() error
+}
+
+// handleHealth adds /healthz and a page for each check below it. As in kubelet, ?verbose lists the checks and ?exclude=NAME
+// leaves one out. There is neither /livez nor /readyz, as in kubelet.
+func handleHealth(m *http.ServeMux, healthy func() error) {
+	fine := func() error { return nil }
+	if healthy == nil {
+		healthy = fine
+	}
+	checks := []healthCheck{{"ping", fine}, {"log", fine}, {"syncloop", healthy}}
+	for _, c := range checks {
+		m.HandleFunc("GET /healthz/"+c.name, func(w http.ResponseWriter, _ *http.Request) {
+			if err := c.check(); err != nil {
+				http.Error(w, "internal server error: "+err.Error(), http.StatusInternalServerError)
+				return
+			}
+			_, _ = io.WriteString(w, "ok")
+		})
+	}
+	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		text, failed := runChecks(checks, r.URL.Query()["exclude"])
+		_, verbose := r.URL.Query()["verbose"]
+		switch {
+		case failed:
+			http.Error(w, text+"healthz check failed", http.StatusInternalServerError)
+		case verbose:
+			_, _ = io.WriteString(w, text+"healthz check passed\n")
+		default:
+			_, _ = io.WriteString(w, "ok")
+		}
+	})
+}
+
+func runChecks(checks []healthCheck, excluded []string) (text string, failed bool) {
+	for _, c := range checks {
+		if slices.Contains(excluded, c.name) {
+			text += "[+]" + c.name + " excluded: ok\n"
+			continue
+		}
+		if err := c.check(); err != nil {
+			text += "[-]" + c.name + " failed: " + err.Error() + "\n"
+			failed = true
+			continue
+		}
+		text += "[+]" + c.name + " ok\n"
+	}
+	return text, failed
 }

@@ -61,10 +61,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	id := c.ID
 	o.Running = func() bool {
-		_, have, ok := s.config.Pods.Pod(t.pod.Namespace, t.pod.Name)
-		if !ok {
-			return false
-		}
+		have := s.config.Pods.Have(t.pod.UID)
 		now := have.Latest(t.container)
 		return now != nil && now.ID == id && now.State != runtime.Exited
 	}

@@ -17,10 +17,12 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"os"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -31,6 +33,8 @@ type Pods interface {
 	Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool)
 	// Pods returns all of them with their newest statuses.
 	Pods() []*corev1.Pod
+	// Have returns what runs of a pod.
+	Have(uid types.UID) runtime.Pod
 }
 
 // LogOptions choose lines of a container's log.
@@ -77,7 +81,8 @@ type Config struct {
 type Server struct {
 	config Config
 	// Ready is closed when the port is open.
-	ready chan struct{}
+	ready   chan struct{}
+	refused refusals
 }
 
 // New checks the configuration and opens nothing.
@@ -155,8 +160,7 @@ func (s *Server) tls() *tls.Config {
 // handler is the table of paths. What each needs is in access.go.
 func (s *Server) handler() http.Handler {
 	m := http.NewServeMux()
-	m.Handle("GET /healthz", http.HandlerFunc(s.healthz))
-	m.Handle("GET /healthz/{check}", http.HandlerFunc(s.healthz))
+	handleHealth(m, s.config.Healthy)
 	m.Handle("GET /pods", http.HandlerFunc(s.pods))
 	m.Handle("GET /runningpods/", http.HandlerFunc(s.runningPods))
 	if s.config.Metrics != nil {
@@ -169,7 +173,7 @@ func (s *Server) handler() http.Handler {
 		s.debugging(m)
 	}
 	if s.config.LogDir != "" {
-		m.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.config.LogDir))))
+		m.Handle("GET /logs/", http.StripPrefix("/logs/", http.HandlerFunc(s.systemLogs)))
 	}
 	if s.config.Profiling {
 		HandleProfiles(m)
@@ -200,14 +204,16 @@ func (s *Server) debugging(m *http.ServeMux) {
 	m.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 }
 
-func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
-	if s.config.Healthy != nil {
-		if err := s.config.Healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
+// systemLogs serves the files below the log folder, and follows no link out of it: whoever may write there, as containers with
+// a hostPath often may, must not choose which of the node's files are read.
+func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
+	root, err := os.OpenRoot(s.config.LogDir)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
-	_, _ = io.WriteString(w, "ok")
+	defer func() { _ = root.Close() }()
+	http.FileServerFS(root.FS()).ServeHTTP(w, r)
 }
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
@@ -222,10 +228,7 @@ func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.config.Pods.Pods() {
-		_, have, ok := s.config.Pods.Pod(p.Namespace, p.Name)
-		if !ok {
-			continue
-		}
+		have := s.config.Pods.Have(p.UID)
 		running := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
 		for _, c := range have.Containers {
 			if c.State == runtime.Running {

@@ -25,6 +25,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -188,7 +189,8 @@ func (fakePods) Pod(ns, name string) (*corev1.Pod, runtime.Pod, bool) {
 			{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
 		}}, true
 }
-func (f fakePods) Pods() []*corev1.Pod { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
+func (f fakePods) Have(types.UID) runtime.Pod { _, have, _ := f.Pod("ns", "pod"); return have }
+func (f fakePods) Pods() []*corev1.Pod        { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
 
 // noStreams runs commands that exit with the number of their words.
 type noStreams struct{}
