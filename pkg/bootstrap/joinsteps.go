@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -247,13 +248,27 @@ func (r *run) settings(ctx context.Context) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	s := readSettings(bounded, node, r.early)
+	s := readSettings(bounded, thisMachine("/"), node, r.early)
 	text, err := s.documents()
 	if err != nil {
 		return err
 	}
 	r.say("%s", s)
 	return writeFile(r.c.Plan.Files.Settings, text, 0o644)
+}
+
+// thisMachine looks at what decides which settings fit; root is "/" but in tests.
+func thisMachine(root string) machine {
+	there := func(path string) bool {
+		_, err := os.Stat(filepath.Join(root, path))
+		return err == nil
+	}
+	hosts, _ := os.ReadFile(filepath.Join(root, "/etc/resolv.conf"))
+	return machine{
+		Systemd: there("/run/systemd/system"), // as sd_booted(3) asks
+		// resolved's stub listens there; a file that names real servers is better left alone
+		Resolved: there(resolvedFile) && strings.Contains(string(hosts), "127.0.0.53"),
+	}
 }
 
 // checkProxy asks instead of trying: a watch that is refused later is harder to understand.

@@ -2,8 +2,11 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,97 +16,169 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// settings are what a cluster says of itself; From says where each came from.
+// settings are what a cluster says of itself, as the two documents that kubelet and kube-proxy of its nodes read; from says where
+// each came from, left what of them this node does not take, with the reason.
 type settings struct {
-	dns, domain, podCIDR, proxyMode, staticPods string
-	from                                        []string
+	kubelet, proxy map[string]any
+	from, left     []string
 }
+
+// machine is what of this machine decides which of the cluster's settings fit it.
+type machine struct {
+	// Systemd runs here; Resolved says that the resolver file is systemd-resolved's stub, and resolvedFile has the real servers.
+	Systemd, Resolved bool
+}
+
+// resolvedFile has the servers that systemd-resolved asks; /etc/resolv.conf names resolved itself, on a loopback address that no pod
+// reaches, and a cluster's DNS that forwards to itself ends at its loop check.
+const resolvedFile = "/run/systemd/resolve/resolv.conf"
 
 // readSettings asks where kubeadm leaves its configuration, with each client in turn, and the DNS Service itself.
 // What may not be read is left open: flags, --config or the defaults decide then.
-func readSettings(ctx context.Context, clients ...kubernetes.Interface) settings {
-	var s settings
+func readSettings(ctx context.Context, m machine, clients ...kubernetes.Interface) settings {
+	s := settings{kubelet: map[string]any{}, proxy: map[string]any{}}
 	for _, client := range clients {
 		if client != nil {
 			s.fromConfigMaps(ctx, client)
 		}
 	}
 	for _, client := range clients {
-		if s.dns != "" || client == nil {
+		if s.kubelet["clusterDNS"] != nil || client == nil {
 			continue
 		}
 		svc, err := client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
 		if err == nil && svc.Spec.ClusterIP != "" {
-			s.note("service kube-dns", &s.dns, svc.Spec.ClusterIP)
+			s.add("service kube-dns", s.kubelet, map[string]any{"clusterDNS": []any{svc.Spec.ClusterIP}})
 		}
 	}
-	if s.dns != "" && s.domain == "" {
-		s.domain = "cluster.local"
+	if s.kubelet["clusterDNS"] != nil && s.kubelet["clusterDomain"] == nil {
+		s.kubelet["clusterDomain"] = "cluster.local"
 	}
+	s.fit(m)
+	s.prove()
 	return s
 }
 
-// note takes a value where there is none yet.
-func (s *settings) note(from string, field *string, value string) {
-	if *field != "" || value == "" {
-		return
-	}
-	*field = value
-	for _, f := range s.from {
-		if f == from {
-			return
+// add takes the values of a document where there are none yet.
+func (s *settings) add(from string, into, doc map[string]any) {
+	took := false
+	for _, name := range slices.Sorted(maps.Keys(doc)) {
+		if _, there := into[name]; !there && name != "apiVersion" && name != "kind" && !unset(doc[name]) {
+			into[name] = doc[name]
+			took = true
 		}
 	}
-	s.from = append(s.from, from)
+	if took && !slices.Contains(s.from, from) {
+		s.from = append(s.from, from)
+	}
+}
+
+// unset says that a value is what kubeadm writes for nothing: null, no text, no time, or a mapping of these.
+func unset(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case string:
+		return v == "" || v == "0s"
+	case map[string]any:
+		for _, inner := range v {
+			if !unset(inner) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
 
 func (s *settings) fromConfigMaps(ctx context.Context, client kubernetes.Interface) {
-	read := func(name, key string, into any) bool {
+	read := func(name, key string) map[string]any {
 		m, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, name, metav1.GetOptions{})
-		return err == nil && yaml.Unmarshal([]byte(m.Data[key]), into) == nil
-	}
-	var kubelet struct {
-		ClusterDNS    []string `json:"clusterDNS"`
-		ClusterDomain string   `json:"clusterDomain"`
-		StaticPodPath string   `json:"staticPodPath"`
-	}
-	if read("kubelet-config", "kubelet", &kubelet) {
-		s.note("kubelet-config", &s.dns, validDNS(kubelet.ClusterDNS))
-		s.note("kubelet-config", &s.domain, kubelet.ClusterDomain)
-		s.note("kubelet-config", &s.staticPods, kubelet.StaticPodPath)
-	}
-	var proxy struct {
-		ClusterCIDR string `json:"clusterCIDR"`
-		Mode        string `json:"mode"`
-	}
-	if read("kube-proxy", "config.conf", &proxy) {
-		s.note("kube-proxy", &s.podCIDR, validCIDRs(proxy.ClusterCIDR))
-		switch proxy.Mode { // empty is the default; what is none would keep the daemon from starting
-		case string(config.ProxyIPTables), string(config.ProxyIPVS), string(config.ProxyNFTables):
-			s.note("kube-proxy", &s.proxyMode, proxy.Mode)
+		var doc map[string]any
+		if err != nil || yaml.Unmarshal([]byte(m.Data[key]), &doc) != nil {
+			return nil
 		}
+		return doc
 	}
-	var cluster struct {
-		Networking struct {
-			DNSDomain string `json:"dnsDomain"`
-			PodSubnet string `json:"podSubnet"`
-		} `json:"networking"`
+	s.add("kubelet-config", s.kubelet, read("kubelet-config", "kubelet"))
+	s.add("kube-proxy", s.proxy, read("kube-proxy", "config.conf"))
+	cluster, _ := read("kubeadm-config", "ClusterConfiguration")["networking"].(map[string]any)
+	if domain := cluster["dnsDomain"]; domain != nil {
+		s.add("kubeadm-config", s.kubelet, map[string]any{"clusterDomain": domain})
 	}
-	if read("kubeadm-config", "ClusterConfiguration", &cluster) {
-		s.note("kubeadm-config", &s.domain, cluster.Networking.DNSDomain)
-		s.note("kubeadm-config", &s.podCIDR, validCIDRs(cluster.Networking.PodSubnet))
+	if subnet, ok := cluster["podSubnet"].(string); ok {
+		s.add("kubeadm-config", s.proxy, map[string]any{"clusterCIDR": validCIDRs(subnet)})
 	}
 }
 
-// validDNS drops what the loader would refuse: a mistake in the cluster must not keep the daemon from starting.
-func validDNS(addresses []string) string {
-	var good []string
-	for _, a := range addresses {
-		if ip, err := netip.ParseAddr(a); err == nil {
-			good = append(good, ip.String())
+// fit leaves out what is of one machine, not of the cluster, or cannot be on this one.
+func (s *settings) fit(m machine) {
+	for name, why := range map[string]string{
+		"containerRuntimeEndpoint": "", "imageServiceEndpoint": "", "resolvConf": "", "providerID": "", "podCIDR": "", // each node has its own
+		"tlsCertFile": "each node has its own", "tlsPrivateKeyFile": "each node has its own",
+	} {
+		s.drop(s.kubelet, name, why)
+	}
+	if a, ok := s.kubelet["authentication"].(map[string]any); ok { // the CA that the join has verified is the default
+		delete(a, "x509")
+	}
+	if s.kubelet["cgroupDriver"] == "systemd" && !m.Systemd {
+		s.drop(s.kubelet, "cgroupDriver", "systemd does not run here")
+	}
+	if m.Resolved {
+		s.kubelet["resolvConf"] = resolvedFile
+	}
+	for _, name := range []string{"clientConnection", "hostnameOverride"} {
+		s.drop(s.proxy, name, "")
+	}
+	if dns, ok := s.kubelet["clusterDNS"].([]any); ok { // one that is wrong does not take the others away
+		good := slices.DeleteFunc(slices.Clone(dns), func(a any) bool { _, err := netip.ParseAddr(fmt.Sprint(a)); return err != nil })
+		if s.kubelet["clusterDNS"] = good; len(good) == 0 {
+			s.drop(s.kubelet, "clusterDNS", "it holds no address")
 		}
 	}
-	return strings.Join(good, ",")
+}
+
+// drop leaves one value out; with a reason it is told.
+func (s *settings) drop(doc map[string]any, name, why string) {
+	if _, there := doc[name]; !there {
+		return
+	}
+	delete(doc, name)
+	if why != "" {
+		s.left = append(s.left, name+" ("+why+")")
+	}
+}
+
+// prove leaves out what the daemon would refuse, for a mistake in the cluster must not keep it from starting, and names what it takes
+// otherwise.
+func (s *settings) prove() {
+	for range len(s.kubelet) + len(s.proxy) + 1 { // each time at least one goes
+		text, err := s.documents()
+		if err != nil {
+			return
+		}
+		_, notes, err := config.Resolve([]config.Source{{Name: "cluster", Data: text}}, &config.Flags{}, config.Host{Hostname: "node"})
+		var wrong config.Errors
+		if !errors.As(err, &wrong) {
+			s.note(notes)
+			return
+		}
+		for _, e := range wrong {
+			name, _, _ := strings.Cut(e.Field, ".")
+			s.drop(s.kubelet, name, e.Problem)
+			s.drop(s.proxy, name, e.Problem)
+		}
+	}
+}
+
+func (s *settings) note(notes []config.Note) {
+	for _, n := range notes {
+		_, field, _ := strings.Cut(n.Field, ".")
+		if text := field + " (" + n.Fate + ")"; !slices.Contains(s.left, text) {
+			s.left = append(s.left, text)
+		}
+	}
 }
 
 func validCIDRs(text string) string {
@@ -119,39 +194,55 @@ func validCIDRs(text string) string {
 // String is one line for people.
 func (s settings) String() string {
 	var parts []string
-	for _, p := range []struct{ name, value string }{{"dns", s.dns}, {"domain", s.domain}, {"pod CIDR", s.podCIDR}, {"proxy mode", s.proxyMode}, {"static pods", s.staticPods}} {
-		if p.value != "" {
-			parts = append(parts, p.name+" "+p.value)
+	shown := 0
+	for _, p := range []struct {
+		name, field string
+		doc         map[string]any
+	}{
+		{"dns", "clusterDNS", s.kubelet},
+		{"domain", "clusterDomain", s.kubelet},
+		{"pod CIDR", "clusterCIDR", s.proxy},
+		{"proxy mode", "mode", s.proxy},
+		{"static pods", "staticPodPath", s.kubelet},
+		{"resolver file", "resolvConf", s.kubelet},
+	} {
+		if v, ok := p.doc[p.field]; ok {
+			shown++
+			parts = append(parts, p.name+" "+strings.Join(strings.Fields(strings.Trim(fmt.Sprint(v), "[]")), ","))
 		}
 	}
-	if fallback := config.ProxyMode(s.proxyMode).Fallback(); s.proxyMode != "" && fallback != "" {
-		parts = append(parts, fallback)
+	if more := len(s.kubelet) + len(s.proxy) - shown; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", more))
 	}
 	if len(parts) == 0 {
 		return "none found, defaults hold"
 	}
-	return fmt.Sprintf("%s (from %s)", strings.Join(parts, ", "), strings.Join(s.from, ", "))
+	line := strings.Join(parts, ", ")
+	if len(s.from) > 0 {
+		line += " (from " + strings.Join(s.from, ", ") + ")"
+	}
+	if len(s.left) > 0 {
+		line += "; not as the cluster says: " + strings.Join(s.left, ", ")
+	}
+	return line
 }
 
 // documents are the settings as configuration files have them.
 func (s settings) documents() ([]byte, error) {
-	kubelet := map[string]any{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
-	proxy := map[string]any{"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
-	set := func(doc map[string]any, name, value string) {
-		if value != "" {
-			doc[name] = value
-		}
-	}
-	if s.dns != "" {
-		kubelet["clusterDNS"] = strings.Split(s.dns, ",")
-	}
-	set(kubelet, "clusterDomain", s.domain)
-	set(kubelet, "staticPodPath", s.staticPods)
-	set(proxy, "clusterCIDR", s.podCIDR)
-	set(proxy, "mode", s.proxyMode)
 	text := []byte("# Written by nodeagent join: what the cluster says of itself. Put your own settings into another file of this folder:\n" +
 		"# later names win. Remove this file and join again to read the cluster's settings afresh.\n")
-	for i, doc := range []any{kubelet, proxy} {
+	for i, d := range []struct {
+		version, kind string
+		values        map[string]any
+	}{
+		{"kubelet.config.k8s.io/v1beta1", "KubeletConfiguration", s.kubelet},
+		{"kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", s.proxy},
+	} {
+		doc := maps.Clone(d.values)
+		if doc == nil {
+			doc = map[string]any{}
+		}
+		doc["apiVersion"], doc["kind"] = d.version, d.kind
 		b, err := yaml.Marshal(doc)
 		if err != nil {
 			return nil, fmt.Errorf("encoding the cluster's settings: %w", err)
