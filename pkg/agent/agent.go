@@ -23,6 +23,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
 	"github.com/nodeagent/nodeagent/pkg/volume"
@@ -48,7 +49,9 @@ type Agent struct {
 	log      *slog.Logger
 	errors   *errorLog
 	started  time.Time
-	registry *prometheus.Registry
+	registry *prometheus.Registry // of the node API: kubelet's series
+	proxied  *prometheus.Registry // of the proxy's metrics port: kube-proxy's
+	ports    *server.Ports
 	// addresses are the node's own
 	addresses *addresses
 
@@ -87,9 +90,9 @@ func New(o Options) (*Agent, error) {
 	}
 	errs := newErrorLog(o.Log.Handler())
 	o.Log = slog.New(errs)
-	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry()}
+	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), ports: new(server.Ports)}
 	a.addresses = &addresses{given: o.Config.Node.IPs, every: o.Config.Node.StatusUpdateFrequency, now: o.Now, log: o.Log}
-	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registerBoth(a.registry, a.proxied, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makePods, a.makeServices} {
 		if err := step(); err != nil {
 			return nil, err
@@ -103,7 +106,7 @@ func (a *Agent) makeIdentity() error {
 	c := a.config
 	a.identity = a.options.Identity
 	var err error
-	a.identity.Observe(newRequests(a.registry))
+	a.identity.Observe(newRequests(a.registry, a.proxied))
 	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (a *Agent) runPages(run func(name string, part func(context.Context) error)
 	c := a.config
 	run("status socket", func(ctx context.Context) error { return serveSummary(ctx, c.Paths.StatusSocket, a.summary, a.log) })
 	if at := c.Server.Healthz; at.IsValid() && at.Port() != 0 {
-		run("health page", server.NewHealth(server.HealthConfig{Listen: at, Healthy: a.healthy, Log: a.log}).Run)
+		run("health page", server.NewHealth(server.HealthConfig{Listen: at, Ports: a.ports, Healthy: a.healthy, Log: a.log}).Run)
 	}
 	run("systemd notifier", notifier{a.healthy, a.log}.Run)
 	if a.pods == nil || !c.Server.Enabled {
@@ -97,7 +97,7 @@ func (a *Agent) makeServer() (*server.Server, error) {
 		logDir = "/var/log"
 	}
 	return server.New(server.Config{
-		Listen: c.Server.Listen, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: readLog,
+		Listen: c.Server.Listen, Ports: a.ports, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: readLog,
 		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.pool,
 		MinVersion: tlsVersion(c.Server.MinVersion), CipherSuites: suites, Metrics: metricsPage(a.registry), Healthy: a.healthy,
 		Debugging: c.Server.Debugging, Profiling: c.Server.Profiling, LogDir: logDir, StreamIdle: c.Server.StreamIdle,
@@ -227,6 +227,9 @@ func (a *Agent) summary() summary.Report {
 	}
 	if a.rotator.Pending() != "" {
 		r.Node.Warnings = append(r.Node.Warnings, "client certificate request "+a.rotator.Pending()+" waits for approval: kubectl certificate approve "+a.rotator.Pending())
+	}
+	for _, closed := range a.ports.Closed() {
+		r.Node.Warnings = append(r.Node.Warnings, closed+"; it is tried again each few seconds")
 	}
 	if a.pods != nil {
 		a.pods.describe(&r)

@@ -12,12 +12,19 @@ import (
 
 // newRequests counts requests to the API server under the name that every Kubernetes program has for it (kubernetes/kubernetes
 // staging/src/k8s.io/component-base/metrics/prometheus/restclient).
-func newRequests(r *prometheus.Registry) func(bootstrap.Request) {
+func newRequests(kubelet, proxy *prometheus.Registry) func(bootstrap.Request) {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rest_client_requests_total", Help: "Requests to the API server, by status code, method and host; <error>: no answer came.",
 	}, []string{"code", "method", "host"})
-	r.MustRegister(total)
+	registerBoth(kubelet, proxy, total)
 	return func(q bootstrap.Request) { total.WithLabelValues(q.Code, q.Method, q.Host).Inc() }
+}
+
+// registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of itself: the process, and what it
+// asks the API server. Everything else is on one port only, or whoever collects both would have it twice.
+func registerBoth(kubelet, proxy *prometheus.Registry, all ...prometheus.Collector) {
+	kubelet.MustRegister(all...)
+	proxy.MustRegister(all...)
 }
 
 // modes tells which proxy mode was asked for and which is programmed; the value is always 1.

@@ -26,18 +26,25 @@ func metricsPage(r *prometheus.Registry) http.Handler {
 }
 
 // servePlain serves h until ctx ends. A port that is in use is an error only when hard.
-func servePlain(ctx context.Context, at netip.AddrPort, h http.Handler, log *slog.Logger, hard bool) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
-	if err != nil {
-		err = fmt.Errorf("listening on %s: %w; is kube-proxy running on this machine?", at, err)
-		if hard {
-			return err
+func servePlain(ctx context.Context, at netip.AddrPort, h http.Handler, ports *server.Ports, p plain) error {
+	const remedy = "is kube-proxy running on this machine?"
+	if !p.hard {
+		if l := ports.Listen(ctx, at, remedy, p.log); l != nil {
+			return serve(ctx, l, h, p.log)
 		}
-		log.Error("A page is not served", "err", err)
-		<-ctx.Done()
 		return nil
 	}
-	return serve(ctx, l, h, log)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
+	if err != nil {
+		return fmt.Errorf("listening on %s, which bindAddressHardFail demands: %w; %s", at, err, remedy)
+	}
+	return serve(ctx, l, h, p.log)
+}
+
+// plain is how a page without TLS is served.
+type plain struct {
+	hard bool // KubeProxyConfiguration bindAddressHardFail
+	log  *slog.Logger
 }
 
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {

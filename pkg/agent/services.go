@@ -50,6 +50,7 @@ type services struct {
 	page    http.Handler        // /metrics
 	checks  *healthcheck.Server // healthCheckNodePort
 	kernel  *sysctl.Keeper
+	ports   *server.Ports
 	// unranged: the log has last said that the node's podCIDR is missing.
 	unranged atomic.Bool
 }
@@ -58,13 +59,13 @@ func newServices(a *Agent) (*services, error) {
 	c, o := a.config, a.options
 	s := &services{
 		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now, addresses: a.addresses,
-		backend: o.Backend, given: o.Backend != nil, page: metricsPage(a.registry),
+		backend: o.Backend, given: o.Backend != nil, page: metricsPage(a.proxied), ports: a.ports,
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
 	s.health.Primary(s.primary)
 	s.metrics.Count(s.health)
 	for _, m := range append(append(s.metrics.Collectors(), packetCounters()...), s.modes()) {
-		if err := a.registry.Register(m); err != nil {
+		if err := a.proxied.Register(m); err != nil {
 			return nil, fmt.Errorf("registering a metric of the proxy: %w", err)
 		}
 	}
@@ -402,11 +403,12 @@ func (s *services) describe(r *summary.Report) {
 // runPages serves kube-proxy's ports.
 func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
 	p := s.config.Proxy
+	how := plain{hard: p.BindHardFail, log: s.log}
 	if p.Healthz.IsValid() && p.Healthz.Port() != 0 {
-		g.Go(func() error { return servePlain(ctx, p.Healthz, s.health.Handler(), s.log, p.BindHardFail) })
+		g.Go(func() error { return servePlain(ctx, p.Healthz, s.health.Handler(), s.ports, how) })
 	}
 	if p.Metrics.IsValid() && p.Metrics.Port() != 0 {
-		g.Go(func() error { return servePlain(ctx, p.Metrics, s.metricsPages(), s.log, p.BindHardFail) })
+		g.Go(func() error { return servePlain(ctx, p.Metrics, s.metricsPages(), s.ports, how) })
 	}
 }
 

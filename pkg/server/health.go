@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,6 +13,7 @@ import (
 // HealthConfig is what a Health page is made from.
 type HealthConfig struct {
 	Listen  netip.AddrPort
+	Ports   *Ports       // may be nil
 	Healthy func() error // nil: healthy
 	Log     *slog.Logger
 }
@@ -27,9 +26,9 @@ func NewHealth(c HealthConfig) *Health { return &Health{c} }
 
 // Run serves /healthz until ctx ends.
 func (h *Health) Run(ctx context.Context) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", h.config.Listen.String())
-	if err != nil {
-		return fmt.Errorf("listening for health checks on %s: %w; --healthz-port chooses another", h.config.Listen, err)
+	l := h.config.Ports.Listen(ctx, h.config.Listen, "is a kubelet running on this machine? --healthz-port chooses another for health checks", h.config.Log)
+	if l == nil {
+		return nil
 	}
 	m := http.NewServeMux()
 	handleHealth(m, h.config.Healthy)

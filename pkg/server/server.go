@@ -55,6 +55,7 @@ type LogReader func(ctx context.Context, path string, o LogOptions, w io.Writer)
 // Config of a Server. Fields without a default are required.
 type Config struct {
 	Listen  netip.AddrPort
+	Ports   *Ports // may be nil
 	Pods    Pods
 	Streams runtime.Streams
 	Logs    LogReader
@@ -105,9 +106,9 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Run serves until ctx ends; streams under way are then cut.
 func (s *Server) Run(ctx context.Context) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.config.Listen.String())
-	if err != nil {
-		return fmt.Errorf("listening for the node API on %s: %w; is a kubelet running on this machine? --port chooses another", s.config.Listen, err)
+	l := s.config.Ports.Listen(ctx, s.config.Listen, "is a kubelet running on this machine? --port chooses another for the node API", s.config.Log)
+	if l == nil {
+		return nil
 	}
 	close(s.ready)
 	h := &http.Server{

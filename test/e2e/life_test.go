@@ -39,12 +39,21 @@ func TestLife(t *testing.T) {
 	metrics := p.kubectl(ctx, t, "get", "--raw", "/api/v1/nodes/"+p.Name+"/proxy/metrics")
 	for _, want := range []string{
 		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 6`, `kubelet_node_name{node="n1"} 1`,
-		"kubeproxy_sync_proxy_rules_duration_seconds_count", "process_resident_memory_bytes",
+		"process_resident_memory_bytes", "rest_client_requests_total",
 		`kubelet_evictions{eviction_signal="emptydirfs.limit"} 1`, `kubelet_evictions{eviction_signal="ephemeralpodfs.limit"} 1`,
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("the metrics lack %q", want)
 		}
+	}
+	proxied := p.on(ctx, t, "curl", "-s", "http://127.0.0.1:10249/metrics")
+	for _, want := range []string{"kubeproxy_sync_proxy_rules_duration_seconds_count", "process_resident_memory_bytes", "rest_client_requests_total"} {
+		if !strings.Contains(proxied, want) {
+			t.Errorf("the proxy's metrics lack %q", want)
+		}
+	}
+	if strings.Contains(metrics, "kubeproxy_") || strings.Contains(proxied, "kubelet_") {
+		t.Error("series of one half are on the port of the other: whoever collects both has them twice")
 	}
 	cgroups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup/memory", n.Cgroup(), "kubepods", "*", "pod*"))
 	if err != nil || len(cgroups) > 0 {

@@ -1,0 +1,79 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// retryListen is how soon a port that another program has is tried again, as kubelet and kube-proxy do.
+const retryListen = 5 * time.Second
+
+// Ports opens the ports of pages. One that cannot be opened, since a kubelet or kube-proxy is still going away, is tried again
+// until it can, and told meanwhile. The zero value is ready for use; a nil one is too, and remembers nothing.
+type Ports struct {
+	// Open is net.ListenConfig.Listen; nil: that.
+	Open func(ctx context.Context, network, address string) (net.Listener, error)
+
+	mu     sync.Mutex
+	closed map[string]error
+}
+
+// Listen blocks until the port is open, or until ctx ends: then it returns nil. remedy says what to do if it cannot be opened.
+func (p *Ports) Listen(ctx context.Context, at netip.AddrPort, remedy string, log *slog.Logger) net.Listener {
+	open := new(net.ListenConfig).Listen
+	if p != nil && p.Open != nil {
+		open = p.Open
+	}
+	said := ""
+	for {
+		l, err := open(ctx, "tcp", at.String())
+		p.note(at.String(), remedy, err)
+		if err == nil {
+			if said != "" {
+				log.Info("A port is served now", "at", at)
+			}
+			return l
+		}
+		if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			log.Error("A port is not served; it is tried again", "err", err, "retryIn", retryListen, "remedy", remedy)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryListen): //nolint:forbidigo // a pause, not a measurement
+		}
+	}
+}
+
+func (p *Ports) note(at, remedy string, err error) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed == nil {
+		p.closed = map[string]error{}
+	}
+	if delete(p.closed, at); err != nil {
+		p.closed[at] = fmt.Errorf("listening on %s: %w; %s", at, err, remedy)
+	}
+}
+
+// Closed names the ports that cannot be opened, for a status.
+func (p *Ports) Closed() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, at := range slices.Sorted(maps.Keys(p.closed)) {
+		out = append(out, p.closed[at].Error())
+	}
+	return out
+}
