@@ -23,6 +23,7 @@ func TestLife(t *testing.T) {
 	before := leftovers(ctx, t, p)
 	life(ctx, t, p)
 	greedy(ctx, t, p)
+	completed(ctx, t, p)
 	p.kubectl(ctx, t, "delete", "pod", "client", "--grace-period=1")
 	p.kubectl(ctx, t, "delete", "service", "web")
 	nothingLeft(ctx, t, p, before)
@@ -38,9 +39,9 @@ func TestLife(t *testing.T) {
 	}
 	metrics := p.kubectl(ctx, t, "get", "--raw", "/api/v1/nodes/"+p.Name+"/proxy/metrics")
 	for _, want := range []string{
-		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 6`, `kubelet_node_name{node="n1"} 1`,
+		"kubelet_running_pods 0\n", `kubelet_runtime_operations_total{operation_type="run_podsandbox"} 8`, `kubelet_node_name{node="n1"} 1`,
 		"process_resident_memory_bytes", "rest_client_requests_total",
-		`kubelet_evictions{eviction_signal="emptydirfs.limit"} 1`, `kubelet_evictions{eviction_signal="ephemeralpodfs.limit"} 1`,
+		`kubelet_evictions{eviction_signal="emptydirfs.limit"} 1`, `kubelet_evictions{eviction_signal="ephemeralpodfs.limit"} 2`,
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("the metrics lack %q", want)
@@ -151,6 +152,7 @@ spec:
 	var all strings.Builder
 	for name, c := range map[string][3]string{
 		"greedy-volume": {"/v/file", "memory: 64Mi", "2Mi"}, "greedy-layer": {"/file", "ephemeral-storage: 2Mi", "1Gi"},
+		"greedy-hosts": {"/etc/hosts", "ephemeral-storage: 2Mi", "1Gi"},
 	} {
 		all.WriteString(strings.NewReplacer("NAME", name, "IMAGE", bed.Busybox, "FILE", c[0], "LIMIT", c[1], "SIZE", c[2]).Replace(pod))
 	}
@@ -160,6 +162,7 @@ spec:
 	for name, want := range map[string]string{
 		"greedy-volume": `Failed Evicted Usage of EmptyDir volume "v" exceeds the limit "2Mi". `,
 		"greedy-layer":  "Failed Evicted Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
+		"greedy-hosts":  "Failed Evicted Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
 	} {
 		eventually(ctx, t, 30*time.Second, "evicting "+name, func() (bool, string) {
 			got := p.kubectl(ctx, t, "get", "pod", name, "-o", "jsonpath={.status.phase} {.status.reason} {.status.message}")
@@ -169,7 +172,37 @@ spec:
 	if got := p.kubectl(ctx, t, "get", "pod", "client", "-o", "jsonpath={.status.phase}"); got != "Running" {
 		t.Errorf("a pod without limits is %q", got)
 	}
-	p.kubectl(ctx, t, "delete", "pod", "greedy-volume", "greedy-layer")
+	p.kubectl(ctx, t, "delete", "pod", "greedy-volume", "greedy-layer", "greedy-hosts")
+}
+
+// completed runs a pod to its end, and expects that it then holds nothing of the machine but its log, though it is not deleted.
+func completed(ctx context.Context, t *testing.T, p place) {
+	t.Helper()
+	if err := p.cluster.Apply(ctx, `
+apiVersion: v1
+kind: Pod
+metadata: {name: completed}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: `+bed.Busybox+`
+    command: [sh, -c, "echo done; dd if=/dev/zero of=/v/file bs=1M count=4"]
+    volumeMounts: [{name: v, mountPath: /v, subPath: sub}]
+  volumes: [{name: v, emptyDir: {medium: Memory}}]
+`); err != nil {
+		t.Fatal(err)
+	}
+	p.kubectl(ctx, t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/completed", "--timeout=60s")
+	uid := p.kubectl(ctx, t, "get", "pod", "completed", "-o", "jsonpath={.metadata.uid}")
+	eventually(ctx, t, 15*time.Second, "a completed pod to give back what it held", func() (bool, string) {
+		held := p.on(ctx, t, "sh", "-c", "grep "+uid+" /proc/self/mountinfo; find /sys/fs/cgroup -name '*"+uid+"*' -o -name '*"+strings.ReplaceAll(uid, "-", "_")+"*'; true")
+		return held == "", held
+	})
+	if got := p.kubectl(ctx, t, "logs", "completed"); !strings.HasPrefix(got, "done\n") {
+		t.Errorf("its log is %q", got)
+	}
+	p.kubectl(ctx, t, "delete", "pod", "completed")
 }
 
 // leftovers is what a node has of pods and rules, as sorted lines that can be compared.

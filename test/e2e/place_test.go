@@ -59,7 +59,7 @@ func eventually(ctx context.Context, t *testing.T, limit time.Duration, what str
 }
 
 // newPlace starts a cluster with one node that runs the agent, Ready.
-func newPlace(ctx context.Context, t *testing.T, agent bed.NodeAgent) (place, *bed.Node) {
+func newPlace(ctx context.Context, t *testing.T, agent bed.Kind) (place, *bed.Node) {
 	t.Helper()
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{agent}})
 	n := c.Nodes()[0]
