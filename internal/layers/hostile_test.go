@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -56,7 +57,8 @@ func TestOnlyHostfsTouchesWhatContainersWrite(t *testing.T) {
 			seen++
 			near := matches(name, nearPods) || matches(filepath.ToSlash(filepath.Dir(name)), nearPods)
 			for _, call := range calls(f) {
-				if !contains(trees, call.what) && !(near && contains(reads, call.what)) {
+				forbidden := slices.Contains(trees, call.what) || near && slices.Contains(reads, call.what)
+				if !forbidden {
 					continue
 				}
 				if key := name + ": " + call.what; plain[key] != "" {
@@ -112,13 +114,4 @@ func calls(f *ast.File) []call {
 		return true
 	})
 	return found
-}
-
-func contains(list []string, what string) bool {
-	for _, one := range list {
-		if one == what {
-			return true
-		}
-	}
-	return false
 }
