@@ -429,8 +429,8 @@ func (r *Runtime) removeContainer(ctx context.Context, id string) error {
 	if err := r.snapshotter().Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("removing the root file system: %w", native(err))
 	}
-	if err := hostfs.Remove(r.VolumeDir(id)); err != nil {
-		return fmt.Errorf("removing the image's volumes: %w", err)
+	if err := r.removeVolumes(id); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(r.ioDir(id)); err != nil {
 		return err

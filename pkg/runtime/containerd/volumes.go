@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/continuity/fs"
+
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
 // VolumeDir is where a container has the volumes that its image declares.
@@ -23,7 +25,7 @@ func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	if _, err := os.Lstat(dir); err == nil || len(l.volumes) == 0 {
 		return nil
 	}
-	part := dir + ".part"
+	part := dir + partSuffix
 	if err := os.RemoveAll(part); err != nil { // nobody but this agent has ever been in it
 		return fmt.Errorf("making the image's volumes: %w", err)
 	}
@@ -53,6 +55,18 @@ func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("making the image's volumes: %w", err), os.RemoveAll(part))
+	}
+	return nil
+}
+
+// partSuffix is on the folder of volumes that are not all filled yet.
+const partSuffix = ".part"
+
+// removeVolumes removes them, also what a crash left half done.
+func (r *Runtime) removeVolumes(containerID string) error {
+	dir := r.VolumeDir(containerID)
+	if err := errors.Join(hostfs.Remove(dir), hostfs.Remove(dir+partSuffix)); err != nil {
+		return fmt.Errorf("removing the image's volumes: %w", err)
 	}
 	return nil
 }
