@@ -150,6 +150,7 @@ func (p *pods) makeMachine() error {
 	p.cgroups, err = cgroup.New(cgroup.Config{
 		Layout:  cgroup.Layout{Root: p.config.Cgroups.Root, Systemd: p.config.Cgroups.Driver == "systemd", PerQOS: p.config.Cgroups.PerQOS},
 		Enforce: cgroup.Enforce{CPUPeriod: p.machine.spec.CPUQuotaPeriod, Pids: p.config.Pods.PidsLimit},
+		Owner:   p.config.Paths.Root,
 		Log:     p.log,
 	})
 	if err != nil {

@@ -164,7 +164,7 @@ func (r *reset) make() error {
 
 func (r *reset) tree(systemd bool) (*cgroup.Tree, error) {
 	return cgroup.New(cgroup.Config{
-		Layout: cgroup.Layout{Root: r.Config.Cgroups.Root, Systemd: systemd, PerQOS: r.Config.Cgroups.PerQOS}, Log: r.Log,
+		Layout: cgroup.Layout{Root: r.Config.Cgroups.Root, Systemd: systemd, PerQOS: r.Config.Cgroups.PerQOS}, Owner: r.Config.Paths.Root, Log: r.Log,
 	})
 }
 
@@ -308,7 +308,9 @@ func (r *reset) cgroups(ctx context.Context) error {
 		uids, err := t.Pods()
 		all = errors.Join(all, err)
 		for _, uid := range uids {
-			if r.foreign != nil && !r.foreign[uid] {
+			others, err := t.Others(uid)
+			all = errors.Join(all, err)
+			if r.foreign != nil && !r.foreign[uid] && !others && err == nil {
 				all = errors.Join(all, t.RemovePod(ctx, uid))
 			}
 		}

@@ -11,14 +11,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Remove takes away the levels and kubepods, if no pod is left in them, and says whether there were any.
+// Remove takes away the levels and kubepods, if no pod is left in them and no other agent uses them, and says whether it did.
 func (t *Tree) Remove() (removed bool, err error) {
 	if !t.PerQOS {
 		return false, nil
 	}
 	left, err := t.find("")
-	if err != nil || len(left) > 0 {
+	if err != nil {
 		return false, err
+	}
+	t.release(t.Kubepods())
+	if len(left) > 0 || t.shared() {
+		return false, nil
 	}
 	names := []Name{t.Level(corev1.PodQOSBurstable), t.Level(corev1.PodQOSBestEffort), t.Kubepods()}
 	for _, name := range names {

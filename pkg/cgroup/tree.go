@@ -32,7 +32,9 @@ const V1Warning = "this machine uses cgroup v1, which Kubernetes, systemd and ru
 type Config struct {
 	Layout  Layout
 	Enforce Enforce
-	Log     *slog.Logger
+	// Owner tells this agent's groups from those of another one on the machine: its root folder. "": groups are not marked.
+	Owner string
+	Log   *slog.Logger
 }
 
 // Tree writes control groups, by kubelet's own library. It is ready for use by many at a time.
@@ -81,6 +83,7 @@ func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	if err := t.write(t.Kubepods(), node); err != nil {
 		return err
 	}
+	t.claim(t.Kubepods())
 	for _, class := range levels() {
 		if err := t.write(t.Level(class), Limits{}); err != nil {
 			return err
@@ -119,7 +122,11 @@ func (t *Tree) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	if !t.PerQOS {
 		return nil
 	}
-	return t.write(t.Pod(pod), PodLimits(pod, t.config.Enforce))
+	if err := t.write(t.Pod(pod), PodLimits(pod, t.config.Enforce)); err != nil {
+		return err
+	}
+	t.claim(t.Pod(pod))
+	return nil
 }
 
 // write makes the group n, and those above it that are not there: systemd makes no slice within one that it does not know.

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/cgroups/systemd"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
@@ -222,4 +223,37 @@ func TestResizeBelowUsage(t *testing.T) {
 	must(t, tree.ResizePod(context.Background(), pod, false))
 	must(t, tree.RemovePod(context.Background(), pod.UID))
 	_ = stray.Wait()
+}
+
+// TestTwoAgentsShareKubepods: what one of two agents takes off the machine is its own, never the other's pods or the levels that it uses.
+func TestTwoAgentsShareKubepods(t *testing.T) {
+	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagent-test-owners-%d", os.Getpid()), PerQOS: true}
+	agent := func(root string) *cgroup.Tree {
+		tree, err := cgroup.New(cgroup.Config{Layout: layout, Owner: root, Log: slog.New(slog.DiscardHandler)})
+		must(t, err)
+		if err := tree.Ensure(t.Context(), cgroup.Limits{}); err != nil {
+			if os.IsPermission(err) || os.Geteuid() != 0 {
+				t.Skipf("cgroups cannot be written here: %v", err)
+			}
+			t.Fatal(err)
+		}
+		return tree
+	}
+	one, two := agent("/var/lib/one"), agent("/var/lib/two")
+	defer removeAll(t, layout)
+	must(t, one.EnsurePod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "a"}}))
+	must(t, two.EnsurePod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "b"}}))
+	for uid, want := range map[types.UID]bool{"a": false, "b": true} {
+		if got, err := one.Others(uid); err != nil || got != want {
+			t.Errorf("pod %s is another agent's: %v, %v", uid, got, err)
+		}
+	}
+	must(t, one.RemovePod(t.Context(), "a"))
+	must(t, two.RemovePod(t.Context(), "b"))
+	if removed, err := one.Remove(); removed || err != nil {
+		t.Errorf("the levels of another agent, which has no pod just now, are removed: %v, %v", removed, err)
+	}
+	if removed, err := two.Remove(); !removed || err != nil {
+		t.Errorf("the last agent leaves the levels: %v, %v", removed, err)
+	}
 }
