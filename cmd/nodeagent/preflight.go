@@ -18,7 +18,7 @@ import (
 )
 
 // checkNames are those of preflight; a test compares.
-const checkNames = "root, hostname, kernel, features, cgroup, containerd, snapshotter, iptables, cni, swap, ports, api-server, clock, version"
+const checkNames = "root, hostname, kernel, features, cgroup, containerd, foreign-pods, snapshotter, iptables, cni, swap, ports, api-server, clock, version"
 
 type preflightFlags struct {
 	config config.Flags

@@ -134,6 +134,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 }
 
 func thisMachine(cfg *config.Config) (n containerconfig.Node, err error) {
+	n.Devices = containerconfig.HostDevices
 	if n.Spec, n.RecursiveReadOnly, err = agent.Machine(); err != nil {
 		return n, err
 	}

@@ -129,7 +129,7 @@ func (p *pods) makeRuntime() error {
 		Address: c.Runtime.Address, Namespace: c.Runtime.Namespace, Snapshotter: c.Runtime.Snapshotter, Handlers: handlers,
 		SystemdCgroup: c.Cgroups.Driver == "systemd", StateDir: filepath.Join(c.Paths.Root, "nodeagent"), RunDir: c.Paths.Run,
 		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, PullProgressDeadline: c.Images.PullProgressDeadline, Reaper: c.Paths.Pump,
-		Network: p.network, Pump: p.pump, SELinux: selinux.Host{}, Logger: p.log, Now: now,
+		AllowForeign: c.Runtime.AllowForeignPods, Network: p.network, Pump: p.pump, SELinux: selinux.Host{}, Logger: p.log, Now: now,
 	})
 	return err
 }
@@ -241,7 +241,7 @@ func (p *pods) node() containerconfig.Node {
 	}
 	return containerconfig.Node{
 		Hostname: hostname, IPs: p.agent.addresses.get(), Allocatable: p.allocatable(), Spec: p.machine.spec,
-		RecursiveReadOnly: p.machine.recursive,
+		RecursiveReadOnly: p.machine.recursive, Devices: containerconfig.HostDevices,
 	}
 }
 
@@ -288,7 +288,7 @@ func (p *pods) makeLoop() error {
 	}
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
-		Host: host{p.builder, p.objects, p.cgroups}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
+		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.get, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
@@ -318,7 +318,7 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 		return nil, err
 	}
 	return podsync.NewEdges(podsync.EdgesConfig{
-		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Host: host{p.builder, p.objects, p.cgroups},
+		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Host: host{p.builder, p.objects, p.cgroups, p.runtime},
 		Volumes: mounts{p.volumes, p.builder}, Hooks: hooks, Events: p.agent.events,
 	})
 }
@@ -426,6 +426,20 @@ type host struct {
 	*containerconfig.Builder
 	objects *objects.Objects
 	cgroups *cgroup.Tree
+	runtime *containerd.Runtime
+}
+
+// Leftovers implements podsync.Host. What a kubelet's pods have by containerd's CRI plugin is no leftover of ours.
+func (h host) Leftovers(ctx context.Context) ([]types.UID, error) {
+	left, err := h.Builder.Leftovers(ctx)
+	if err != nil || len(left) == 0 {
+		return nil, err
+	}
+	foreign, err := h.runtime.Foreign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(left, func(uid types.UID) bool { return foreign[uid] }), nil
 }
 
 // ResizeCgroup implements podsync.Host.

@@ -85,6 +85,15 @@ func containerdChecks(c *config.Config) []bootstrap.HostCheck {
 			},
 		},
 		{
+			Name: "foreign-pods", Remedy: "systemctl disable --now kubelet; crictl rmp -fa   (or give --allow-foreign-pods)",
+			Run: func(context.Context) (string, error) {
+				if len(facts.Foreign) == 0 || c.Runtime.AllowForeignPods {
+					return "", nil
+				}
+				return "", &containerd.ForeignError{Pods: facts.Foreign}
+			},
+		},
+		{
 			Name: "snapshotter", Remedy: "load the kernel module overlay (modprobe overlay), put containerd's folder on a file system " +
 				"that overlayfs can lie on, and restart containerd   (or give --snapshotter)",
 			Run: func(context.Context) (string, error) {

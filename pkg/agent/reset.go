@@ -135,7 +135,9 @@ func anyBelow(dirs ...string) bool {
 // make makes the parts that know how to remove.
 func (r *reset) make() error {
 	c := r.Config
-	r.pods = &pods{config: c, log: r.Log, agent: &Agent{options: Options{Now: r.Now}}}
+	beside := *c
+	beside.Runtime.AllowForeignPods = true // what CRI runs is left alone, and does not keep anybody from removing what is ours
+	r.pods = &pods{config: &beside, log: r.Log, agent: &Agent{options: Options{Now: r.Now}}}
 	if err := r.pods.makeRuntime(); err != nil {
 		return err
 	}

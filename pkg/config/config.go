@@ -170,6 +170,8 @@ type Runtime struct {
 	Handlers map[string]Handler
 	// RegistryConfigDir is containerd's hosts.toml folder; default /etc/containerd/certs.d.
 	RegistryConfigDir string
+	// AllowForeignPods starts pods beside those that containerd's CRI plugin runs; default false.
+	AllowForeignPods bool
 	// LogMaxSize is the size in bytes at which a container log is rotated; default 10 MiB.
 	LogMaxSize int64
 	// LogMaxFiles is how many files a container keeps; default 5.

@@ -106,6 +106,7 @@ func containerFlags() []flagDef {
 		{"container-runtime-endpoint", kindKubelet + ".containerRuntimeEndpoint", "as --containerd-address, with unix://", nil},
 		{"containerd-namespace", kindAgent + ".containerd.namespace", "containerd namespace (default k8s.io)", nil},
 		{"snapshotter", kindAgent + ".containerd.snapshotter", "containerd snapshotter (default overlayfs)", nil},
+		{"allow-foreign-pods", kindAgent + ".containerd.allowForeignPods", "start pods although a kubelet's still run by containerd's CRI plugin (default false)", boolean},
 		{"cni-bin-dir", kindAgent + ".cni.binDirs", "folders of CNI plugins, comma-separated (default /opt/cni/bin)", list},
 		{"cni-conf-dir", kindAgent + ".cni.confDir", "folder of CNI configuration (default /etc/cni/net.d)", nil},
 		{"cni-cache-dir", kindAgent + ".cni.cacheDir", "folder of CNI results (default /var/lib/cni/cache)", nil},

@@ -45,6 +45,8 @@ type ContainerdConfiguration struct {
 	Snapshotter       string             `json:"snapshotter,omitempty"`
 	RegistryConfigDir string             `json:"registryConfigDir,omitempty"`
 	Handlers          map[string]Handler `json:"handlers,omitempty"`
+	// AllowForeignPods has the agent start pods although containerd's CRI plugin still runs pods of a kubelet.
+	AllowForeignPods bool `json:"allowForeignPods,omitempty"`
 }
 
 // CNIConfiguration is where CNI's programs, configuration and state are.

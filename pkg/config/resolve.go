@@ -220,6 +220,7 @@ func (d *documents) runtime(c *Config) {
 		Handlers:          map[string]Handler{"": {Type: runcType}},
 		RegistryConfigDir: d.path(kindAgent+".containerd.registryConfigDir", r.RegistryConfigDir, "/etc/containerd/certs.d"),
 		LogMaxFiles:       int(deref(k.ContainerLogMaxFiles, 5)),
+		AllowForeignPods:  r.AllowForeignPods,
 	}
 	for _, name := range sorted(r.Handlers) {
 		h := r.Handlers[name]

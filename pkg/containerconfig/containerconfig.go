@@ -82,6 +82,8 @@ type Node struct {
 	Spec        ocispec.Node
 	// RecursiveReadOnly says that the kernel has mount_setattr(2), Linux 5.12.
 	RecursiveReadOnly bool
+	// Devices lists what a privileged container gets. It is asked at each start: devices come and go. nil: none.
+	Devices func() ([]specs.LinuxDevice, error)
 }
 
 // Config is what a Builder is made from. All folders are absolute.
@@ -158,6 +160,13 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 	}
 	b.config.Objects.Use(r.Want.Pod)
 	w := work{Builder: b, request: r, pod: r.Want.Pod, container: c, target: target, node: b.config.Node()}
+	if s := c.SecurityContext; s != nil && s.Privileged != nil && *s.Privileged && w.node.Devices != nil {
+		devices, err := w.node.Devices()
+		if err != nil {
+			return runtime.ContainerConfig{}, reason("CreateContainerError", err)
+		}
+		w.node.Spec.Devices = devices
+	}
 	input, err := w.input(ctx)
 	if err != nil {
 		return runtime.ContainerConfig{}, configError(err)

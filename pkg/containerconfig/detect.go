@@ -38,7 +38,6 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	if n.CgroupV2 {
 		n.CgroupMountOptions = cgroupMountOptions()
 	}
-	n.Devices, err = devices("/dev")
 	return n, !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS), err
 }
 
@@ -158,6 +157,9 @@ func swapControl(v2 bool) bool {
 	_, err := os.Stat(file)
 	return err == nil
 }
+
+// HostDevices lists the machine's devices.
+func HostDevices() ([]specs.LinuxDevice, error) { return devices("/dev") }
 
 // devices are all device nodes below dir but those that each container has of its own.
 func devices(dir string) ([]specs.LinuxDevice, error) {

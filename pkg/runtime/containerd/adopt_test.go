@@ -158,3 +158,29 @@ func TestASilentSocket(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// A kubelet's pods still run, by containerd's CRI plugin: nothing is begun beside them, and it goes on once they are gone.
+func TestNothingBeginsBesideForeignPods(t *testing.T) {
+	d := newDaemon(t)
+	d.foreign = true
+	r := d.runtime(time.Now)
+	var foreign *ForeignError
+	until(t, "the runtime says why it does not begin", func() bool { return errors.As(r.Ready(t.Context()), &foreign) })
+	for _, words := range []string{"shop/web-0", "--allow-foreign-pods", "systemctl disable --now kubelet"} {
+		if !strings.Contains(foreign.Error(), words) {
+			t.Errorf("%q does not say %q", foreign, words)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if pods, err := r.List(ctx); err == nil {
+		t.Errorf("a pod loop would begin, with %v", pods)
+	}
+	d.with(func() { d.foreign = false })
+	until(t, "it goes on", func() bool { return r.Ready(t.Context()) == nil && state(r) == runtime.Running })
+	// What CRI starts once this agent has begun does not end anything.
+	d.with(func() { d.foreign = true })
+	d.cut <- struct{}{}
+	until(t, "the stream is cut", func() bool { return !r.view.current() })
+	until(t, "ready again", func() bool { return r.Ready(t.Context()) == nil })
+}

@@ -84,6 +84,8 @@ type Config struct {
 	StateDir, RunDir string
 	// LogLinkDir is where log shippers look, usually /var/log/containers; "" for no links.
 	LogLinkDir string
+	// AllowForeign starts pods also while containerd's CRI plugin runs pods of a kubelet.
+	AllowForeign bool
 	// CertsDir has hosts.toml files of registries, default /etc/containerd/certs.d.
 	CertsDir string
 	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; 0: never.
@@ -113,6 +115,7 @@ type Runtime struct {
 	looking map[string]bool // containers that lookAgain is about
 	workers sync.WaitGroup
 	version string
+	refused *ForeignError // why it has not begun; nil: nothing is in its way
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)
@@ -170,6 +173,12 @@ const (
 // an ErrUnavailable that says what to do. Its text does not change from one call to the next.
 func (r *Runtime) Ready(ctx context.Context) error {
 	if !r.view.current() {
+		r.mu.Lock()
+		refused := r.refused
+		r.mu.Unlock()
+		if refused != nil {
+			return refused
+		}
 		return fmt.Errorf("containerd at %s does not answer: is the service running? %w", r.c.Address, runtime.ErrUnavailable)
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTime)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type daemon struct {
 	hung    chan struct{}      // when not nil, no call is answered until it is closed
 	frozen  chan struct{}      // when not nil, no change of records is answered until it is closed
 	removed int                // how often somebody asked to delete the container
+	foreign bool               // CRI runs a pod
 	ended   chan struct{}      // closed when the task has ended
 	cut     chan struct{}      // a value ends the event stream
 	address string
@@ -161,7 +163,17 @@ func (c records) record() *containersapi.Container {
 	}
 }
 
-func (c records) ListStream(_ *containersapi.ListContainersRequest, s containersapi.Containers_ListStreamServer) error {
+func (c records) ListStream(q *containersapi.ListContainersRequest, s containersapi.Containers_ListStreamServer) error {
+	c.d.mu.Lock()
+	foreign := c.d.foreign
+	c.d.mu.Unlock()
+	if strings.Contains(q.Filters[0], criKind) {
+		if !foreign {
+			return nil
+		}
+		labels := map[string]string{criKind: "sandbox", criUID: "theirs", criNamespace: "shop", criPod: "web-0"}
+		return s.Send(&containersapi.ListContainerMessage{Container: &containersapi.Container{ID: "f0", Labels: labels, Runtime: &containersapi.Container_Runtime{Name: "x"}}})
+	}
 	return s.Send(&containersapi.ListContainerMessage{Container: c.record()})
 }
 
@@ -202,6 +214,10 @@ func (c records) Delete(context.Context, *containersapi.DeleteContainerRequest) 
 type tasks struct {
 	tasksapi.UnimplementedTasksServer
 	d *daemon
+}
+
+func (t tasks) List(context.Context, *tasksapi.ListTasksRequest) (*tasksapi.ListTasksResponse, error) {
+	return &tasksapi.ListTasksResponse{Tasks: []*tasktypes.Process{{ID: "f0", Status: tasktypes.Status_RUNNING}}}, nil
 }
 
 func (t tasks) Get(context.Context, *tasksapi.GetRequest) (*tasksapi.GetResponse, error) {

@@ -39,9 +39,13 @@ func (r *Runtime) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if r.view.current() {
+		switch refused := r.refuse(err); {
+		case refused && retry == minRetry:
+			r.c.Logger.Warn("Pods are not started yet", "err", err)
+		case refused:
+		case r.view.current():
 			r.c.Logger.Warn("connection to containerd is lost", "address", r.c.Address, "err", err)
-		} else if retry == minRetry {
+		case retry == minRetry:
 			r.c.Logger.Warn("containerd cannot be reached yet", "address", r.c.Address, "err", err)
 		}
 		r.view.offline()
@@ -55,6 +59,28 @@ func (r *Runtime) Run(ctx context.Context) error {
 	return nil
 }
 
+// refuse notes why no pod is run although containerd answers, for Ready; another error is no such reason.
+func (r *Runtime) refuse(err error) bool {
+	var why *ForeignError
+	refused := errors.As(err, &why)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = why
+	return refused
+}
+
+// checkForeign refuses to begin beside a kubelet's pods. Once this agent has begun, what others start is their affair.
+func (r *Runtime) checkForeign(ctx context.Context) error {
+	if r.c.AllowForeign || r.view.loaded() {
+		return nil
+	}
+	pods, err := foreign(ctx, r.client)
+	if err == nil && len(pods) > 0 {
+		err = &ForeignError{Pods: pods}
+	}
+	return err
+}
+
 // connection lives from one connect to the loss of the event stream. It subscribes before it lists, so that nothing falls
 // between the two.
 func (r *Runtime) connection(ctx context.Context) error {
@@ -63,9 +89,13 @@ func (r *Runtime) connection(ctx context.Context) error {
 	filter := "namespace==" + r.c.Namespace
 	envelopes, errs := r.client.EventService().Subscribe(ctx,
 		filter+`,topic~="^/tasks/(exit|oom)$"`, filter+`,topic=="/containers/delete"`, filter+`,topic~="^/images/"`)
+	if err := r.checkForeign(ctx); err != nil {
+		return err
+	}
 	if err := r.reconcile(ctx); err != nil {
 		return err
 	}
+	r.refuse(nil)
 	r.view.online()
 	for {
 		select {
