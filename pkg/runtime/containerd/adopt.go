@@ -194,14 +194,19 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 			}
 		})
 	default:
-		// Made by an agent that died before it was started, or by a call that timed out. Nothing of it ran.
-		r.view.put(c) // with its log, which goes as well
-		bounded, cancel := context.WithTimeout(ctx, cleanupTime)
-		defer cancel()
-		if err := r.removeContainer(bounded, id); err != nil {
-			r.view.with(id, func(c *container) bool { c.exiting = false; return false })
-			return fmt.Errorf("removing a half-made container: %w", err)
-		}
+		return r.dropHalfMade(ctx, c)
+	}
+	return nil
+}
+
+// dropHalfMade removes what an agent has made that died before it started it, or a call whose time was up. Nothing of it ran.
+func (r *Runtime) dropHalfMade(ctx context.Context, c *container) error {
+	r.view.put(c) // with its log, which goes as well
+	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
+	defer cancel()
+	if err := r.removeContainer(ctx, c.c.ID); err != nil {
+		r.view.with(c.c.ID, func(c *container) bool { c.exiting = false; return false })
+		return fmt.Errorf("removing a half-made container: %w", err)
 	}
 	return nil
 }
