@@ -283,7 +283,7 @@ func TestOptions(t *testing.T) {
 		stdout, all string
 	}{
 		{logpump.Options{}, "old\nnew\n", "old\nparnew\ntial\n"},
-		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\ntial\n"},
+		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\n"}, // whole lines
 		{logpump.Options{LimitBytes: &limit}, "old\nne", "old\npa"},
 		{
 			logpump.Options{Timestamps: true},

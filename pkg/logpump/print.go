@@ -16,18 +16,27 @@ type printer struct {
 	pending []byte
 	to      io.Writer
 	midLine map[crilog.Stream]bool
+	early   map[crilog.Stream]bool // the line that goes on began too early
 }
 
 // maxPending is how much output is gathered before it is written.
 const maxPending = 32 << 10
 
-// entry prints one line of the file. Lines that are no entries (a disk that was full) are left out.
-func (p *printer) entry(line []byte) error {
+// entry prints one line of the file, if it is wanted. Lines that are no entries (a disk that was full) are left out.
+func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	e, err := crilog.Parse(line)
 	if errors.Is(err, crilog.ErrFormat) {
 		return nil
 	}
-	if (p.o.Stream != "" && e.Stream != p.o.Stream) || e.Time.Before(p.o.Since) {
+	if p.midLine == nil {
+		p.midLine, p.early = map[crilog.Stream]bool{}, map[crilog.Stream]bool{}
+	}
+	if !p.midLine[e.Stream] {
+		p.early[e.Stream] = e.Time.Before(p.o.Since)
+	}
+	begins := !p.midLine[e.Stream]
+	p.midLine[e.Stream] = e.Partial
+	if (p.o.Stream != "" && e.Stream != p.o.Stream) || p.early[e.Stream] || !wanted(e.Stream) {
 		return nil
 	}
 	w := p.stdout
@@ -43,10 +52,7 @@ func (p *printer) entry(line []byte) error {
 		}
 		p.to = w
 	}
-	if p.midLine == nil {
-		p.midLine = map[crilog.Stream]bool{}
-	}
-	if p.o.Timestamps && !p.midLine[e.Stream] {
+	if p.o.Timestamps && begins {
 		p.pending = e.Time.AppendFormat(p.pending, stampFormat)
 		p.pending = append(p.pending, ' ')
 	}
@@ -54,7 +60,6 @@ func (p *printer) entry(line []byte) error {
 	if !e.Partial {
 		p.pending = append(p.pending, '\n')
 	}
-	p.midLine[e.Stream] = e.Partial
 	return nil
 }
 

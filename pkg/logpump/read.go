@@ -19,7 +19,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/logpump/logdir"
 )
 
-// Options are those of `kubectl logs`; the zero value reads everything that is kept, once.
+// Options are those of `kubectl logs`; the zero value reads everything that is kept when it begins, once.
 type Options struct {
 	// Follow goes on with what is written later, until Ended says that nothing will be, or the context ends.
 	Follow bool
@@ -28,9 +28,9 @@ type Options struct {
 	Ended func() bool
 	// Timestamps puts the time before each line.
 	Timestamps bool
-	// Tail, when not nil, starts that many lines before the end.
+	// Tail, when not nil, starts that many lines before the end. A line is the program's, in however many pieces it was written.
 	Tail *int64
-	// Since leaves out what is older.
+	// Since leaves out the lines that began earlier.
 	Since time.Time
 	// LimitBytes, when not nil, ends after that many bytes of output.
 	LimitBytes *int64
@@ -81,35 +81,48 @@ type reader struct {
 	path    string
 	o       Options
 	current *os.File
+	end     int64 // of the current file when reading began: who does not follow reads no further
 	buf     *bufio.Reader
 	line    []byte // of the current file, not ended yet
+	at      position
+	tail    *tail // nil: from the start
 	out     printer
 }
 
 // old reads what was rotated before the current file was opened, and brings the current file to where reading starts.
 func (r *reader) old(ctx context.Context) error {
+	info, err := r.current.Stat()
+	if err != nil {
+		return err
+	}
+	r.end = info.Size()
 	var older []string
 	for _, name := range logdir.Rotated(r.path) {
 		if r.before(name) {
 			older = append(older, name)
 		}
 	}
-	if r.o.Tail == nil {
-		for _, name := range older {
-			if err := r.whole(ctx, name, 0); err != nil {
-				return err
-			}
+	var first position
+	if r.o.Tail != nil {
+		if r.tail, err = r.findTail(ctx, older); err != nil {
+			return err
 		}
-		return nil
+		first = r.tail.first()
 	}
-	offset, missing, err := tailOffset(r.current, *r.o.Tail)
-	if err != nil {
-		return err
+	for i, name := range older {
+		if i < first.file {
+			continue
+		}
+		r.at = position{file: i}
+		if err := r.whole(ctx, name); err != nil {
+			return err
+		}
 	}
-	if err := r.tailOlder(ctx, older, missing); err != nil {
-		return err
+	r.at = position{file: len(older)}
+	if first.file == len(older) {
+		r.at = first
 	}
-	_, err = r.current.Seek(offset, io.SeekStart)
+	_, err = r.current.Seek(r.at.offset, io.SeekStart)
 	return err
 }
 
@@ -117,27 +130,6 @@ func (r *reader) old(ctx context.Context) error {
 func (r *reader) before(name string) bool {
 	own, _ := r.currentName()
 	return own == r.path || strings.TrimSuffix(name, ".gz") < own
-}
-
-// tailOlder prints the last lines of the older files.
-func (r *reader) tailOlder(ctx context.Context, older []string, lines int64) error {
-	first, skip := len(older), int64(0)
-	for first > 0 && lines > 0 {
-		first--
-		n, err := countLines(older[first])
-		if err != nil {
-			return err
-		}
-		skip = max(0, n-lines)
-		lines -= n - skip
-	}
-	for _, name := range older[first:] {
-		if err := r.whole(ctx, name, skip); err != nil {
-			return err
-		}
-		skip = 0
-	}
-	return nil
 }
 
 // openOld opens a rotated file, compressed by now or not. A file that is gone was too old to keep.
@@ -169,21 +161,21 @@ type gzipFile struct {
 
 func (g gzipFile) Close() error { return g.file.Close() }
 
-// whole prints a rotated file but for its first lines.
-func (r *reader) whole(ctx context.Context, name string, skip int64) error {
+// whole prints a rotated file.
+func (r *reader) whole(ctx context.Context, name string) error {
 	f, err := openOld(name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
 	b := bufio.NewReaderSize(f, 64<<10)
-	for n := int64(0); ; n++ {
+	for n := 0; ; n++ {
 		if n%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		line, err := b.ReadBytes('\n')
-		if err == nil && n >= skip {
-			err = r.out.entry(line)
+		if err == nil {
+			err = r.entry(line)
 		}
 		if errors.Is(err, io.EOF) {
 			return r.out.flush()
@@ -194,59 +186,24 @@ func (r *reader) whole(ctx context.Context, name string, skip int64) error {
 	}
 }
 
-func countLines(name string) (int64, error) {
-	f, err := openOld(name)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = f.Close() }()
-	buf := make([]byte, 64<<10)
-	var lines int64
-	for {
-		n, err := f.Read(buf)
-		lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
-		if errors.Is(err, io.EOF) {
-			return lines, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-}
-
-// tailOffset finds where the last lines of f start, and how many lines it has too few.
-func tailOffset(f *os.File, lines int64) (offset, missing int64, err error) {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || lines <= 0 {
-		return end, 0, err
-	}
-	buf := make([]byte, 64<<10)
-	found := int64(-1) // the newline at the very end begins no line
-	for pos := end; pos > 0; {
-		n := min(pos, int64(len(buf)))
-		pos -= n
-		if _, err := f.ReadAt(buf[:n], pos); err != nil {
-			return 0, 0, err
-		}
-		for i := n - 1; i >= 0; i-- {
-			if buf[i] != '\n' {
-				continue
-			}
-			if found++; found == lines {
-				return pos + i + 1, 0, nil
-			}
-		}
-	}
-	return 0, lines - max(found+1, 0), nil
+// entry prints one entry, if it is asked for.
+func (r *reader) entry(line []byte) error {
+	at := r.at
+	r.at.offset += int64(len(line))
+	return r.out.entry(line, func(s crilog.Stream) bool { return r.tail.wants(at, s) })
 }
 
 // follow prints the current file and those that follow it.
 func (r *reader) follow(ctx context.Context, changes <-chan fsnotify.Event) error {
+	if !r.o.Follow {
+		r.buf = bufio.NewReaderSize(io.LimitReader(r.current, r.end-r.at.offset), 64<<10)
+		return r.lines(ctx)
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	r.buf = bufio.NewReaderSize(r.current, 64<<10)
 	for {
-		ended := r.o.Follow && r.o.Ended != nil && r.o.Ended()
+		ended := r.o.Ended != nil && r.o.Ended()
 		next, err := r.advance(ctx)
 		if err != nil {
 			return err
@@ -254,7 +211,7 @@ func (r *reader) follow(ctx context.Context, changes <-chan fsnotify.Event) erro
 		if next {
 			continue
 		}
-		if !r.o.Follow || ended {
+		if ended {
 			return nil
 		}
 		select {
@@ -292,7 +249,7 @@ func (r *reader) advance(ctx context.Context) (next bool, err error) {
 		return false, err
 	}
 	_ = r.current.Close()
-	r.current, r.line = f, nil
+	r.current, r.line, r.at = f, nil, position{file: r.at.file + 1}
 	r.buf.Reset(f)
 	return true, nil
 }
@@ -307,7 +264,7 @@ func (r *reader) lines(ctx context.Context) error {
 		r.line = append(r.line, part...)
 		switch {
 		case err == nil:
-			err = r.out.entry(r.line)
+			err = r.entry(r.line)
 			r.line = r.line[:0]
 			if err != nil {
 				return err
@@ -338,7 +295,8 @@ func (r *reader) successor(ctx context.Context, name string) (*os.File, error) {
 			continue
 		}
 		if strings.HasSuffix(other, ".gz") { // compressed while the reader was busy with an older one
-			if err := r.whole(ctx, other, 0); err != nil {
+			r.at = position{file: r.at.file + 1}
+			if err := r.whole(ctx, other); err != nil {
 				return nil, err
 			}
 			name = strings.TrimSuffix(other, ".gz")
