@@ -50,8 +50,9 @@ type Client struct {
 // what is in a pipe stays there when the container ends while no pump runs. They are bare descriptors: as files of package os
 // they would wake the agent with every line.
 type held struct {
-	out   runtime.Output
-	pipes []int
+	out    runtime.Output
+	pipes  []int
+	failed bool // the pump could not join it; tried again by time
 }
 
 func hold(out runtime.Output) *held {
@@ -113,9 +114,66 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	gone := make(chan struct{})
+	var retries sync.WaitGroup
+	defer retries.Wait()
+	defer close(gone)
+	retries.Go(func() { c.retry(ctx, gone) })
 	c.c.Logger.Info("log pump is running", "pid", hello.Pid, "build", hello.Build, "containers", len(hello.Containers))
 	_, err = conn.Read(make([]byte, 1))
 	return err
+}
+
+// retryTime is how often a container is tried again whose output the pump could not join.
+const retryTime = 2 * time.Second
+
+// retry joins what could not be joined, until the pump is gone: a container whose output nobody reads stands still once its pipe
+// is full.
+func (c *Client) retry(ctx context.Context, gone <-chan struct{}) {
+	tick := time.NewTicker(retryTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-gone:
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		var failed []runtime.Output
+		for _, h := range c.open {
+			if h.failed {
+				failed = append(failed, h.out)
+			}
+		}
+		c.mu.Unlock()
+		for _, out := range failed {
+			if err := c.join(ctx, out); err == nil {
+				c.c.Logger.Info("container's log goes on", "container", out.ID)
+			}
+		}
+	}
+}
+
+// requestTime bounds what the pump answers at once.
+const requestTime = 10 * time.Second
+
+// join asks the pump to join a container's streams, and remembers whether it did.
+func (c *Client) join(ctx context.Context, out runtime.Output) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	err := c.do(ctx, wire.Request{Op: wire.Open, Output: &out})
+	c.mark(out.ID, err != nil)
+	return err
+}
+
+func (c *Client) mark(id string, failed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.open[id]; h != nil {
+		h.failed = failed
+	}
 }
 
 // replaceIdle ends a pump of another build. One that holds containers is left alone: it speaks the same protocol.
@@ -143,7 +201,7 @@ func (c *Client) Open(ctx context.Context, out runtime.Output) error {
 		c.open[out.ID] = hold(out)
 	}
 	c.mu.Unlock()
-	if err := c.do(ctx, wire.Request{Op: wire.Open, Output: &out}); err != nil {
+	if err := c.join(ctx, out); err != nil {
 		return fmt.Errorf("joining streams of container %.12s: %w", out.ID, err)
 	}
 	return nil
@@ -156,6 +214,8 @@ func (c *Client) Seal(ctx context.Context, id string) error {
 		h.out.Sealed = true
 	}
 	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	return c.do(ctx, wire.Request{Op: wire.Seal, ID: id})
 }
 
@@ -313,6 +373,7 @@ func (c *Client) start(ctx context.Context) error {
 	c.mu.Unlock()
 	for _, o := range known {
 		conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Open, Output: &o})
+		c.mark(o.ID, err != nil)
 		if err != nil {
 			c.c.Logger.Warn("container's log cannot be continued", "container", o.ID, "err", err)
 			continue

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -33,6 +35,7 @@ type container struct {
 	stdin   *os.File // keeps the container's stdin open
 	keepers []*os.File
 	clients map[*client]struct{}
+	linked  bool
 	failed  time.Time // when the last write failed
 }
 
@@ -44,6 +47,8 @@ type stream struct {
 	split crilog.Splitter
 }
 
+// newContainer joins the pipes. The log is opened beside that, and tried again with each write: a container must not stand
+// still because its log cannot be written.
 func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container, err error) {
 	c := &container{pump: p, out: out, ended: make(chan struct{}), clients: map[*client]struct{}{}}
 	defer func() {
@@ -51,16 +56,7 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 			c.closeFiles()
 		}
 	}()
-	if err := os.MkdirAll(filepath.Dir(out.LogPath), 0o755); err != nil {
-		return nil, err
-	}
 	c.log = logFile{path: out.LogPath, limits: limits, tidy: p.tidy, now: p.now}
-	if err := c.log.open(); err != nil {
-		return nil, fmt.Errorf("opening log: %w", err)
-	}
-	if err := c.link(); err != nil {
-		return nil, err
-	}
 	if out.Stdin != "" {
 		// Read and write: never blocks, and is no end of input when a client goes.
 		if c.stdin, err = openFIFO(out.Stdin, os.O_RDWR); err != nil {
@@ -73,6 +69,8 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 	if err := c.openStream(out.Stderr, wire.FrameStderr, crilog.Stderr); err != nil {
 		return nil, err
 	}
+	opened := make(chan struct{})
+	c.wg.Go(func() { defer close(opened); c.openLog() })
 	for _, s := range c.streams {
 		c.wg.Go(s.run)
 	}
@@ -80,7 +78,38 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 		c.wg.Wait()
 		c.end()
 	}()
+	late := time.NewTimer(openTime)
+	defer late.Stop()
+	select {
+	case <-opened:
+	case <-late.C:
+	}
 	return c, nil
+}
+
+// openTime is how long Open waits for the log; a disk that hangs is not waited for.
+const openTime = time.Second
+
+// openLog makes the log and its link, so that both are there before the first line.
+func (c *container) openLog() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.log.write(nil); err != nil {
+		c.report(err)
+	}
+	c.linkLog()
+}
+
+// linkLog makes the link if it was not made yet.
+func (c *container) linkLog() {
+	if c.linked {
+		return
+	}
+	if err := c.link(); err != nil {
+		c.report(err)
+		return
+	}
+	c.linked = true
 }
 
 func openFIFO(path string, flag int) (*os.File, error) {
@@ -147,7 +176,9 @@ func (c *container) isEnded() bool {
 	}
 }
 
-// run reads one pipe to its end.
+// run reads one pipe to its end. What is read stays in the pipe until it is written, so that a pump that is killed, or that
+// waits for a disk, loses nothing; at worst the next one writes the last bytes a second time. When the pipe is empty, what
+// there is of a line is written as a piece of it.
 func (s *stream) run() {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
@@ -155,20 +186,33 @@ func (s *stream) run() {
 	}
 	var out []byte
 	for {
-		n, buf, err := s.read(raw)
-		if n > 0 {
+		peek, n, err := s.peek(raw)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			time.Sleep(100 * time.Millisecond) // the next try may find a descriptor; the data stays where it is
+			continue
+		}
+		if n <= 0 || err != nil {
+			s.c.pump.putPipe(peek)
+			break
+		}
+		buf := s.c.pump.buffers.Get().(*[readSize]byte)
+		if n, err = io.ReadFull(peek.r, buf[:n]); err == nil {
 			now := s.c.pump.now()
 			out = s.split.Split(out[:0], buf[:n], now)
+			if s.isEmptyAfter(raw, n) {
+				out = s.split.Flush(out, now)
+			}
 			s.c.deliver(s.kind, buf[:n], out)
+			err = s.consume(raw, buf[:n])
 		}
-		if buf != nil {
-			s.c.pump.buffers.Put(buf)
+		s.c.pump.buffers.Put(buf)
+		if err != nil {
+			peek.close()
+			break
 		}
+		s.c.pump.putPipe(peek)
 		if cap(out) > 4<<10 {
 			out = nil // an idle container holds no memory
-		}
-		if n <= 0 && err == nil || err != nil {
-			break
 		}
 	}
 	if rest := s.split.Flush(nil, s.c.pump.now()); len(rest) > 0 {
@@ -176,27 +220,61 @@ func (s *stream) run() {
 	}
 }
 
-// read waits for data, and takes a buffer only when there is some.
-func (s *stream) read(raw syscall.RawConn) (n int, buf *[readSize]byte, err error) {
+// peek waits for data and copies it into a pipe of the pump's own, from where it can be read without being taken.
+func (s *stream) peek(raw syscall.RawConn) (p *peekPipe, n int, err error) {
 	waitErr := raw.Read(func(fd uintptr) bool {
-		buf = s.c.pump.buffers.Get().(*[readSize]byte)
+		if p == nil {
+			if p, err = s.c.pump.getPipe(); err != nil {
+				return true
+			}
+		}
 		for {
-			n, err = syscall.Read(int(fd), buf[:])
+			var copied int64
+			copied, err = unix.Tee(int(fd), int(p.w.Fd()), readSize, unix.SPLICE_F_NONBLOCK)
+			n = int(copied)
 			if !errors.Is(err, syscall.EINTR) {
 				break
 			}
 		}
 		if errors.Is(err, syscall.EAGAIN) {
-			s.c.pump.buffers.Put(buf)
-			buf, n = nil, 0
+			s.c.pump.putPipe(p)
+			p, n, err = nil, 0, nil
 			return false
 		}
 		return true
 	})
 	if waitErr != nil {
-		return 0, buf, waitErr
+		return p, 0, waitErr
 	}
-	return n, buf, err
+	return p, n, err
+}
+
+// isEmptyAfter says that the pipe holds no more than the n bytes that were seen.
+func (s *stream) isEmptyAfter(raw syscall.RawConn, n int) bool {
+	held := 0
+	err := raw.Control(func(fd uintptr) { held, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return err == nil && held <= n
+}
+
+// consume takes from the pipe what has been written.
+func (s *stream) consume(raw syscall.RawConn, buf []byte) error {
+	for len(buf) > 0 {
+		var n int
+		var err error
+		if cerr := raw.Control(func(fd uintptr) { n, err = syscall.Read(int(fd), buf) }); cerr != nil {
+			return cerr
+		}
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		default:
+			buf = buf[n:]
+		}
+	}
+	return nil
 }
 
 // deliver writes entries to the file and data to the clients. A full disk drops the entries: a container must not stand
@@ -207,6 +285,8 @@ func (c *container) deliver(kind wire.Kind, data, entries []byte) {
 	if len(entries) > 0 {
 		if err := c.log.write(entries); err != nil {
 			c.report(err)
+		} else {
+			c.linkLog()
 		}
 	}
 	for cl := range c.clients {

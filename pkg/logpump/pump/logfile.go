@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +25,9 @@ type logFile struct {
 
 // open continues the file where an earlier pump left it.
 func (l *logFile) open() error {
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		return err
@@ -51,14 +55,15 @@ func (l *logFile) mendTail() error {
 	return err
 }
 
-// write appends whole entries and rotates between them, so that no file gets longer than the limit.
+// write appends whole entries and rotates between them, so that no file gets longer than the limit. A file that is not open is
+// opened, also for no entries.
 func (l *logFile) write(entries []byte) error {
-	for len(entries) > 0 {
-		if l.file == nil {
-			if err := l.open(); err != nil {
-				return err
-			}
+	if l.file == nil {
+		if err := l.open(); err != nil {
+			return err
 		}
+	}
+	for len(entries) > 0 {
 		n := fit(entries, l.limits.MaxSize-l.size)
 		if n == 0 && l.size > 0 {
 			if err := l.rotate(); err != nil {

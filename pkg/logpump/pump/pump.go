@@ -4,7 +4,8 @@
 //
 // The life of a stream: the agent makes the FIFO, asks the pump to Open it, creates and starts the task, and Seals. From
 // Seal on the pump has no write end, the shim has the only one, and closes it when the container's output has ended: that
-// is when Drain answers. A pump that was killed loses nothing while the shim keeps the pipe: the next one opens it again.
+// is when Drain answers. Output is taken from a pipe only after it was written to the log, so a pump that is killed loses
+// nothing while the shim keeps the pipe: the next one opens it again, and may write the last bytes a second time.
 package pump
 
 import (
@@ -31,6 +32,8 @@ type Pump struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
+	opening    map[string]*sync.Mutex // one opening at a time of a container
+	pipes      []*peekPipe            // free ones
 }
 
 type tidyJob struct {
@@ -46,6 +49,7 @@ func New(build string, now func() time.Time) *Pump {
 		buffers:    sync.Pool{New: func() any { return new([readSize]byte) }},
 		tidying:    make(chan tidyJob, 64),
 		containers: map[string]*container{},
+		opening:    map[string]*sync.Mutex{},
 	}
 }
 
@@ -152,6 +156,7 @@ func (p *Pump) answer(ctx context.Context, q wire.Request) wire.Response {
 	case wire.Close:
 		p.mu.Lock()
 		delete(p.containers, q.ID)
+		delete(p.opening, q.ID)
 		p.mu.Unlock()
 		c.close()
 	case wire.Attach:
@@ -197,18 +202,32 @@ func (p *Pump) open(q wire.Request) error {
 	if limits.MaxSize < 1 || limits.MaxFiles < 2 {
 		return fmt.Errorf("limits %+v: at least 1 byte and 2 files", limits)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.containers[q.Output.ID]; c != nil && (q.Output.Sealed || !c.isEnded()) {
+	// The pump's own lock is never held over files: one folder that hangs must not hold up the other containers.
+	defer p.lockOpening(q.Output.ID)()
+	if c := p.find(q.Output.ID); c != nil && (q.Output.Sealed || !c.isEnded()) {
 		if q.Output.Sealed {
 			c.seal()
 		}
-		return c.link()
+		return nil
 	}
 	c, err := newContainer(p, *q.Output, limits)
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.containers[q.Output.ID] = c
 	return nil
+}
+
+func (p *Pump) lockOpening(id string) (unlock func()) {
+	p.mu.Lock()
+	l := p.opening[id]
+	if l == nil {
+		l = &sync.Mutex{}
+		p.opening[id] = l
+	}
+	p.mu.Unlock()
+	l.Lock()
+	return l.Unlock
 }
