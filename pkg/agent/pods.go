@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/containerconfig"
@@ -113,6 +114,9 @@ func (p *pods) makeRuntime() error {
 	if p.pump, err = logpump.New(logpump.Config{
 		Program: c.Paths.Pump, Socket: filepath.Join(c.Paths.Run, "pump.sock"), Build: version.Agent(),
 		MaxSize: c.Runtime.LogMaxSize, MaxFiles: c.Runtime.LogMaxFiles, Logger: p.log,
+		Place: func(ctx context.Context, pid int) error {
+			return unit.OwnScope(ctx, "nodeagent-pump", "Log pump of nodeagent", pid)
+		},
 	}); err != nil {
 		return err
 	}

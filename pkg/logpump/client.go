@@ -34,7 +34,9 @@ type Config struct {
 	// MaxSize (bytes) and MaxFiles are kubelet's containerLogMaxSize and containerLogMaxFiles.
 	MaxSize  int64
 	MaxFiles int
-	Logger   *slog.Logger
+	// Place, when not nil, is told of each pump that is found or started: it puts the process where it outlives the agent.
+	Place  func(ctx context.Context, pid int) error
+	Logger *slog.Logger
 }
 
 // Client talks to the pump. Its methods start the pump when there is none.
@@ -114,6 +116,13 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	if c.c.Place != nil {
+		placing, cancel := context.WithTimeout(ctx, requestTime)
+		if err := c.c.Place(placing, hello.Pid); err != nil {
+			c.c.Logger.Warn("log pump may end with the agent's unit; KillMode=process in the unit prevents that", "pid", hello.Pid, "err", err)
+		}
+		cancel()
+	}
 	gone := make(chan struct{})
 	var retries sync.WaitGroup
 	defer retries.Wait()
