@@ -489,7 +489,41 @@ func TestAPumpOfAnotherBuildIsReplacedWhenItIsIdle(t *testing.T) {
 	}
 }
 
-func TestASlowClientHoldsNobodyUp(t *testing.T) {
+func TestASlowClientGetsAll(t *testing.T) {
+	r := newRig(t, 64<<20, 2)
+	got, ended := make(chan int, 1), make(chan error, 1)
+	var begun atomic.Bool
+	go func() {
+		taken := 0
+		ended <- r.client.Attach(context.Background(), "c1", runtime.IO{Stdout: writerFunc(func(b []byte) (int, error) {
+			begun.Store(true)
+			if taken%(1<<20) < len(b) {
+				time.Sleep(20 * time.Millisecond)
+			}
+			taken += len(b)
+			return len(b), nil
+		})})
+		got <- taken
+	}()
+	r.until("the client is attached", func() bool { io.WriteString(r.stdout, "hi\n"); return begun.Load() })
+	const size = 24 << 20 // more than all that is on the way can hold
+	if _, err := r.stdout.Write(bytes.Repeat([]byte("0123456789abcde\n"), size/16)); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := <-got; n < size {
+		t.Errorf("the client got %d of %d bytes", n, size)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestAStuckClientHoldsNobodyUp(t *testing.T) {
 	r := newRig(t, 64<<20, 2)
 	block := make(chan struct{})
 	ended := make(chan error, 1)

@@ -114,6 +114,13 @@ func TestKubeadm(t *testing.T) {
 	if got := on("journalctl", "-u", "kubelet", "--no-pager", "-o", "cat"); !strings.Contains(got, "--runtime-cgroups") {
 		t.Error("a flag without effect is not warned about")
 	}
+	// kubeadm's unit has no KillMode=process: at a restart systemd ends what is in its cgroup.
+	pump := strings.TrimSpace(on("pidof", "nodeagent-pump"))
+	on("timeout", "20", "sh", "-c", "until grep -q 'nodeagent-pump-"+pump+"\\.scope' /proc/"+pump+"/cgroup; do sleep 0.2; done")
+	on("systemctl", "restart", "kubelet")
+	if after := strings.TrimSpace(on("pidof", "nodeagent-pump")); after != pump {
+		t.Errorf("the log pump was %s and is %s after a restart of the unit", pump, after)
+	}
 	t.Logf("kubeadm reset:\n%s", on("kubeadm", "reset", "--force"))
 	t.Logf("nodeagent reset:\n%s", on("nodeagent", "reset", "--yes"))
 	if after := onMachine(on); after != before {

@@ -3,20 +3,26 @@ package pump
 import (
 	"net"
 	"sync"
+	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/logpump/wire"
 )
 
-// maxBacklog is how many bytes a client may be behind before it is let go. The container is never held up for a client.
-const maxBacklog = 4 << 20
+// maxBacklog is how many bytes a client may be behind. A container waits for a client that is further behind for as long as that
+// takes anything at all; one that takes nothing for clientPatience is let go.
+const (
+	maxBacklog     = 1 << 20
+	clientPatience = 10 * time.Second
+)
 
 // client is one attached connection. Frames are queued by the streams and written by the connection's own goroutine.
 type client struct {
 	mu     sync.Mutex
 	queue  []frame
-	bytes  int
+	bytes  int // queued or being written
 	closed bool
-	wake   chan struct{}
+	wake   chan struct{} // there is something to write
+	room   chan struct{} // something was written
 }
 
 type frame struct {
@@ -24,21 +30,43 @@ type frame struct {
 	data []byte
 }
 
-func newClient() *client { return &client{wake: make(chan struct{}, 1)} }
+func newClient() *client { return &client{wake: make(chan struct{}, 1), room: make(chan struct{}, 1)} }
 
+// send queues data. It waits while the client is far behind, and takes something.
 func (c *client) send(kind wire.Kind, data []byte) {
+	for !c.queued(kind, data) {
+		late := time.NewTimer(clientPatience)
+		select {
+		case <-c.room:
+		case <-late.C:
+			c.lose()
+		}
+		late.Stop()
+	}
+}
+
+func (c *client) queued(kind wire.Kind, data []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return
+		poke(c.room) // the other stream may wait as well
+		return true
 	}
-	if c.bytes+len(data) > maxBacklog {
-		c.queue, c.closed = append(c.queue[:0], frame{kind: wire.FrameLost}), true
-	} else {
-		c.queue = append(c.queue, frame{kind, append([]byte(nil), data...)})
-		c.bytes += len(data)
+	if c.bytes > 0 && c.bytes+len(data) > maxBacklog {
+		return false
 	}
-	c.poke()
+	c.queue = append(c.queue, frame{kind, append([]byte(nil), data...)})
+	c.bytes += len(data)
+	poke(c.wake)
+	return true
+}
+
+// lose lets go of a client that takes nothing.
+func (c *client) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue, c.closed = append(c.queue[:0], frame{kind: wire.FrameLost}), true
+	poke(c.wake)
 }
 
 func (c *client) finish(kind wire.Kind) {
@@ -47,12 +75,20 @@ func (c *client) finish(kind wire.Kind) {
 	if !c.closed {
 		c.queue, c.closed = append(c.queue, frame{kind: kind}), true
 	}
-	c.poke()
+	poke(c.wake)
 }
 
-func (c *client) poke() {
+// leave is the end of the connection.
+func (c *client) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue, c.closed = nil, true
+	poke(c.room)
+}
+
+func poke(ch chan struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
@@ -61,8 +97,16 @@ func (c *client) poke() {
 func (c *client) next() (frames []frame, done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	frames, c.queue, c.bytes = c.queue, nil, 0
+	frames, c.queue = c.queue, nil
 	return frames, c.closed
+}
+
+// wrote makes room for n bytes.
+func (c *client) wrote(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bytes -= n
+	poke(c.room)
 }
 
 // attach copies between a connection and the container until either ends.
@@ -81,6 +125,7 @@ func (p *Pump) attach(conn net.Conn, q wire.Request) {
 	}
 	c.mu.Unlock()
 	defer func() {
+		cl.leave()
 		c.mu.Lock()
 		delete(c.clients, cl)
 		c.mu.Unlock()
@@ -104,6 +149,7 @@ func (p *Pump) attach(conn net.Conn, q wire.Request) {
 			if wire.WriteFrame(conn, f.kind, f.data) != nil {
 				return
 			}
+			cl.wrote(len(f.data))
 		}
 		if done {
 			return

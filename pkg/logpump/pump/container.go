@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -202,8 +204,11 @@ func (s *stream) run() {
 			if s.isEmptyAfter(raw, n) {
 				out = s.split.Flush(out, now)
 			}
-			s.c.deliver(s.kind, buf[:n], out)
-			err = s.consume(raw, buf[:n])
+			clients := s.c.record(out)
+			err = s.consume(raw, n)
+			for _, cl := range clients {
+				cl.send(s.kind, buf[:n])
+			}
 		}
 		s.c.pump.buffers.Put(buf)
 		if err != nil {
@@ -216,7 +221,7 @@ func (s *stream) run() {
 		}
 	}
 	if rest := s.split.Flush(nil, s.c.pump.now()); len(rest) > 0 {
-		s.c.deliver(s.kind, nil, rest)
+		s.c.record(rest)
 	}
 }
 
@@ -257,11 +262,13 @@ func (s *stream) isEmptyAfter(raw syscall.RawConn, n int) bool {
 }
 
 // consume takes from the pipe what has been written.
-func (s *stream) consume(raw syscall.RawConn, buf []byte) error {
-	for len(buf) > 0 {
+func (s *stream) consume(raw syscall.RawConn, left int) error {
+	buf := s.c.pump.buffers.Get().(*[readSize]byte)
+	defer s.c.pump.buffers.Put(buf)
+	for left > 0 {
 		var n int
 		var err error
-		if cerr := raw.Control(func(fd uintptr) { n, err = syscall.Read(int(fd), buf) }); cerr != nil {
+		if cerr := raw.Control(func(fd uintptr) { n, err = syscall.Read(int(fd), buf[:left]) }); cerr != nil {
 			return cerr
 		}
 		switch {
@@ -271,15 +278,15 @@ func (s *stream) consume(raw syscall.RawConn, buf []byte) error {
 		case n == 0:
 			return io.ErrUnexpectedEOF
 		default:
-			buf = buf[n:]
+			left -= n
 		}
 	}
 	return nil
 }
 
-// deliver writes entries to the file and data to the clients. A full disk drops the entries: a container must not stand
+// record writes entries to the file, and returns the present clients. A full disk drops the entries: a container must not stand
 // still for its log.
-func (c *container) deliver(kind wire.Kind, data, entries []byte) {
+func (c *container) record(entries []byte) []*client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(entries) > 0 {
@@ -289,11 +296,10 @@ func (c *container) deliver(kind wire.Kind, data, entries []byte) {
 			c.linkLog()
 		}
 	}
-	for cl := range c.clients {
-		if len(data) > 0 {
-			cl.send(kind, data)
-		}
+	if len(c.clients) == 0 {
+		return nil
 	}
+	return slices.Collect(maps.Keys(c.clients))
 }
 
 // report complains at most each ten seconds for a container.
