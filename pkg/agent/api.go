@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/logpump"
 	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -101,7 +102,7 @@ func (a *Agent) makeServer() (*server.Server, error) {
 		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.pool,
 		MinVersion: tlsVersion(c.Server.MinVersion), CipherSuites: suites, Metrics: metricsPage(a.registry), Healthy: a.healthy,
 		Debugging: c.Server.Debugging, Profiling: c.Server.Profiling, LogDir: logDir, StreamIdle: c.Server.StreamIdle,
-		Now: now, Log: a.log,
+		Now: now, Log: a.log, Configz: func() any { return map[string]any{config.KubeletKey: c.KubeletConfiguration()} },
 	})
 }
 
