@@ -28,14 +28,7 @@ func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	if errors.Is(err, crilog.ErrFormat) {
 		return nil
 	}
-	if p.midLine == nil {
-		p.midLine, p.early = map[crilog.Stream]bool{}, map[crilog.Stream]bool{}
-	}
-	if !p.midLine[e.Stream] {
-		p.early[e.Stream] = e.Time.Before(p.o.Since)
-	}
-	begins := !p.midLine[e.Stream]
-	p.midLine[e.Stream] = e.Partial
+	begins := p.begins(e)
 	if (p.o.Stream != "" && e.Stream != p.o.Stream) || p.early[e.Stream] || !wanted(e.Stream) {
 		return nil
 	}
@@ -61,6 +54,19 @@ func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 		p.pending = append(p.pending, '\n')
 	}
 	return nil
+}
+
+// begins says whether an entry begins a line, and notes for the rest of it whether that is too early.
+func (p *printer) begins(e crilog.Entry) bool {
+	if p.midLine == nil {
+		p.midLine, p.early = map[crilog.Stream]bool{}, map[crilog.Stream]bool{}
+	}
+	begins := !p.midLine[e.Stream]
+	if begins {
+		p.early[e.Stream] = e.Time.Before(p.o.Since)
+	}
+	p.midLine[e.Stream] = e.Partial
+	return begins
 }
 
 // flush writes what was gathered.

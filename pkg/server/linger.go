@@ -37,7 +37,7 @@ func (l *lingering) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // finish returns when the connection is closed. served says that streams were served on it; if not, there is nothing to wait
 // for.
-func (l *lingering) finish(ctx context.Context, served bool) {
+func (l *lingering) finish(ctx context.Context, served bool, now func() time.Time) {
 	if l.conn == nil {
 		return
 	}
@@ -49,15 +49,15 @@ func (l *lingering) finish(ctx context.Context, served bool) {
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	buf := make([]byte, 4<<10)
 	for left := unsent(raw); ; {
-		if raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		if raw.SetReadDeadline(now().Add(lingerTime)) != nil {
 			return
 		}
 		_, err := raw.Read(buf)
-		now := unsent(raw)
-		if err != nil && (!isTimeout(err) || now == 0 || now == left) {
+		still := unsent(raw)
+		if err != nil && (!isTimeout(err) || still == 0 || still == left) {
 			return
 		}
-		left = now
+		left = still
 	}
 }
 

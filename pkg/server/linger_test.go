@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/httpstream/spdy"
+	"k8s.io/apimachinery/pkg/util/httpstream/spdy" //nolint:staticcheck // what the executor's constructor takes
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport"
@@ -32,6 +32,7 @@ func (b *bigOutput) write(w io.Writer) error {
 func (b *bigOutput) Exec(_ context.Context, _ string, x runtime.ExecConfig) (int, error) {
 	return 0, b.write(x.IO.Stdout)
 }
+
 func (b *bigOutput) Attach(_ context.Context, _ string, s runtime.IO) error { return b.write(s.Stdout) }
 
 type zeros struct{}

@@ -43,7 +43,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
 	remotecommand.ServeExec(l, r, streams, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
-	l.finish(r.Context(), streams.served)
+	l.finish(r.Context(), streams.served, s.config.Now)
 }
 
 // attach joins the streams of the container's own process.
@@ -55,7 +55,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
 	remotecommand.ServeAttach(l, r, streams, t.pod.Name, string(t.pod.UID), id, o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
-	l.finish(r.Context(), streams.served)
+	l.finish(r.Context(), streams.served, s.config.Now)
 }
 
 // run runs a command and answers its output.
