@@ -46,13 +46,7 @@ func (d *documents) node(c *Config, h Host) {
 	d.atLeast(kindKubelet+".maxPods", c.Node.MaxPods, 0)
 	d.atLeast(kindKubelet+".podsPerCore", c.Node.PodsPerCore, 0)
 	d.atLeast(kindKubelet+".nodeStatusMaxImages", c.Node.MaxImages, -1)
-	c.Node.ExternalCloud = a.CloudProvider == "external"
-	if a.CloudProvider != "" && !c.Node.ExternalCloud {
-		d.bad(kindAgent+".cloudProvider", "must be external, or left out, is %q: in-tree cloud providers are gone since Kubernetes 1.31", a.CloudProvider)
-	}
-	if c.Node.ExternalCloud {
-		c.Node.Taints = append(slices.Clone(c.Node.Taints), corev1.Taint{Key: cloudTaint, Value: "true", Effect: corev1.TaintEffectNoSchedule})
-	}
+	d.cloud(c)
 	for _, a := range c.Node.IPs {
 		if a.IsUnspecified() && len(c.Node.IPs) == 1 {
 			continue
@@ -63,6 +57,18 @@ func (d *documents) node(c *Config, h Host) {
 	}
 	d.labels(c.Node.Labels)
 	d.taints(c.Node.Taints)
+}
+
+// cloud is whether an external cloud provider sets the Node up. Pods wait for that, by a taint.
+func (d *documents) cloud(c *Config) {
+	provider := d.agent.CloudProvider
+	c.Node.ExternalCloud = provider == "external"
+	if provider != "" && !c.Node.ExternalCloud {
+		d.bad(kindAgent+".cloudProvider", "must be external, or left out, is %q: in-tree cloud providers are gone since Kubernetes 1.31", provider)
+	}
+	if c.Node.ExternalCloud {
+		c.Node.Taints = append(slices.Clone(c.Node.Taints), corev1.Taint{Key: cloudTaint, Value: "true", Effect: corev1.TaintEffectNoSchedule})
+	}
 }
 
 // cloudTaint is taken off by the cloud controller manager, when it has set the Node up.

@@ -18,7 +18,7 @@ type Facts struct {
 	Addresses []corev1.NodeAddress
 	// CloudAddresses: a cloud controller manager sets the addresses; Addresses count only until it has.
 	CloudAddresses bool
-	Capacity  corev1.ResourceList // cpu, memory, ephemeral-storage, hugepages-*, pods
+	Capacity       corev1.ResourceList // cpu, memory, ephemeral-storage, hugepages-*, pods
 	// Reserved is withheld from pods: system and kube reservation and the hard eviction thresholds, per resource.
 	Reserved corev1.ResourceList
 	// Info is sent as it is, but for OperatingSystem and Architecture, which also become labels ("linux", "amd64").
