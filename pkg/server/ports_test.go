@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -16,10 +17,10 @@ import (
 // TestABusyPortIsOpenedLater: told once in the log, in the status for as long as it lasts.
 func TestABusyPortIsOpenedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		busy := true
+		var free atomic.Bool
 		var log bytes.Buffer
 		p := &Ports{Open: func(context.Context, string, string) (net.Listener, error) {
-			if busy {
+			if !free.Load() {
 				return nil, syscall.EADDRINUSE
 			}
 			return &net.TCPListener{}, nil
@@ -30,16 +31,17 @@ func TestABusyPortIsOpenedLater(t *testing.T) {
 			opened <- p.Listen(t.Context(), at, "is kube-proxy running on this machine?", slog.New(slog.NewTextHandler(&log, nil)))
 		}()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if got := p.Closed(); len(got) != 1 || !strings.Contains(got[0], "10256") || !strings.Contains(got[0], "kube-proxy") {
 			t.Errorf("the status says %q", got)
 		}
 		if n := strings.Count(log.String(), "is not served"); n != 1 {
 			t.Errorf("the log tells it %d times", n)
 		}
-		busy = false
-		free := time.Now()
-		if l := <-opened; l == nil || time.Since(free) > retryListen {
-			t.Errorf("%v after it was free: %v", time.Since(free), l)
+		free.Store(true)
+		since := time.Now()
+		if l := <-opened; l == nil || time.Since(since) > retryListen {
+			t.Errorf("%v after it was free: %v", time.Since(since), l)
 		}
 		if got := p.Closed(); len(got) != 0 {
 			t.Errorf("it is open, and the status says %q", got)
