@@ -207,12 +207,14 @@ func (e *exec) open(dir string) error {
 		if err != nil {
 			return err
 		}
-		e.outputs = append(e.outputs, startOutput(f, w))
+		// The writer comes before the first read, which without one would find the end of the output.
 		keeper, err := os.OpenFile(e.paths[i], os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
+			_ = f.Close()
 			return err
 		}
 		e.keepers = append(e.keepers, keeper)
+		e.outputs = append(e.outputs, startOutput(f, w))
 	}
 	return nil
 }
