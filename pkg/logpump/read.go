@@ -47,7 +47,7 @@ var errEnough = errors.New("enough")
 // Read copies the log at path, rotated files included, to stdout and stderr; both may be the same writer, in which case the
 // order of entries is kept. It crosses rotations while it follows. An end of ctx while following is no error.
 func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
-	current, err := os.Open(path)
+	current, err := logdir.Open(path)
 	if err != nil {
 		return fmt.Errorf("opening log: %w", err)
 	}
@@ -135,11 +135,11 @@ func (r *reader) before(name string) bool {
 // openOld opens a rotated file, compressed by now or not. A file that is gone was too old to keep.
 func openOld(name string) (io.ReadCloser, error) {
 	plain := strings.TrimSuffix(name, ".gz")
-	f, err := os.Open(plain)
+	f, err := logdir.Open(plain)
 	if err == nil {
 		return f, nil
 	}
-	f, err = os.Open(plain + ".gz")
+	f, err = logdir.Open(plain + ".gz")
 	if os.IsNotExist(err) {
 		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
@@ -302,12 +302,12 @@ func (r *reader) successor(ctx context.Context, name string) (*os.File, error) {
 			name = strings.TrimSuffix(other, ".gz")
 			continue
 		}
-		f, err := os.Open(other)
+		f, err := logdir.Open(other)
 		if err == nil {
 			return f, nil
 		}
 	}
-	f, err := os.Open(r.path)
+	f, err := logdir.Open(r.path)
 	if os.IsNotExist(err) {
 		return nil, nil
 	}

@@ -28,7 +28,7 @@ func (l *logFile) open() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+	f, err := logdir.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		return err
 	}
@@ -161,13 +161,16 @@ func compressOlder(path string, limits wire.Limits) {
 }
 
 func compress(name string) {
-	in, err := os.Open(name)
+	in, err := logdir.Open(name)
 	if err != nil {
 		return
 	}
 	defer func() { _ = in.Close() }()
 	tmp := name + ".tmp"
-	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
+		return
+	}
+	out, err := logdir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return
 	}
