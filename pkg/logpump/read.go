@@ -1,7 +1,6 @@
 package logpump
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -81,9 +80,8 @@ type reader struct {
 	path    string
 	o       Options
 	current *os.File
-	end     int64 // of the current file when reading began: who does not follow reads no further
-	buf     *bufio.Reader
-	line    []byte // of the current file, not ended yet
+	end     int64  // of the current file when reading began: who does not follow reads no further
+	in      *lines // of the current file
 	at      position
 	tail    *tail // nil: from the start
 	out     printer
@@ -168,14 +166,14 @@ func (r *reader) whole(ctx context.Context, name string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	b := bufio.NewReaderSize(f, 64<<10)
+	in := newLines(f)
 	for n := 0; ; n++ {
 		if n%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		line, err := b.ReadBytes('\n')
+		line, length, err := in.next(ctx)
 		if err == nil {
-			err = r.entry(line)
+			err = r.entry(line, length)
 		}
 		if errors.Is(err, io.EOF) {
 			return r.out.flush()
@@ -186,22 +184,22 @@ func (r *reader) whole(ctx context.Context, name string) error {
 	}
 }
 
-// entry prints one entry, if it is asked for.
-func (r *reader) entry(line []byte) error {
+// entry prints one entry, which takes so many bytes of its file, if it is asked for.
+func (r *reader) entry(line []byte, length int64) error {
 	at := r.at
-	r.at.offset += int64(len(line))
+	r.at.offset += length
 	return r.out.entry(line, func(s crilog.Stream) bool { return r.tail.wants(at, s) })
 }
 
 // follow prints the current file and those that follow it.
 func (r *reader) follow(ctx context.Context, changes <-chan fsnotify.Event) error {
 	if !r.o.Follow {
-		r.buf = bufio.NewReaderSize(io.LimitReader(r.current, r.end-r.at.offset), 64<<10)
+		r.in = newLines(io.LimitReader(r.current, r.end-r.at.offset))
 		return r.lines(ctx)
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	r.buf = bufio.NewReaderSize(r.current, 64<<10)
+	r.in = newLines(r.current)
 	for {
 		ended := r.o.Ended != nil && r.o.Ended()
 		next, err := r.advance(ctx)
@@ -249,8 +247,7 @@ func (r *reader) advance(ctx context.Context) (next bool, err error) {
 		return false, err
 	}
 	_ = r.current.Close()
-	r.current, r.line, r.at = f, nil, position{file: r.at.file + 1}
-	r.buf.Reset(f)
+	r.current, r.in, r.at = f, newLines(f), position{file: r.at.file + 1}
 	return true, nil
 }
 
@@ -260,19 +257,14 @@ func (r *reader) lines(ctx context.Context) error {
 		if n%1024 == 0 && ctx.Err() != nil {
 			return r.out.flush()
 		}
-		part, err := r.buf.ReadSlice('\n')
-		r.line = append(r.line, part...)
-		switch {
-		case err == nil:
-			err = r.entry(r.line)
-			r.line = r.line[:0]
-			if err != nil {
-				return err
-			}
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF):
+		line, length, err := r.in.next(ctx)
+		if err == nil {
+			err = r.entry(line, length)
+		}
+		if errors.Is(err, io.EOF) {
 			return r.out.flush()
-		default:
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package logpump
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -94,7 +93,12 @@ func (r *reader) findTail(ctx context.Context, older []string) (*tail, error) {
 // scanBack visits the whole lines of f before end, the last first, until visit says no; more says that it never did.
 func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset int64, line []byte) bool) (more bool, err error) {
 	var rest []byte // from the beginning of what was read to the end of a line, once one was found
-	found := false
+	found, long := false, false
+	offer := func(offset int64, line []byte) bool {
+		skip := long || len(line) > maxEntry
+		long = false
+		return skip || visit(offset, line)
+	}
 	for at := end; at > 0; {
 		if ctx.Err() != nil {
 			return false, ctx.Err()
@@ -110,6 +114,7 @@ func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset i
 		if !found {
 			last := bytes.LastIndexByte(rest, '\n')
 			if last < 0 {
+				rest = nil // of a line that has not ended
 				continue
 			}
 			rest, found = rest[:last+1], true
@@ -119,14 +124,20 @@ func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset i
 			if i < 0 {
 				break
 			}
-			if !visit(at+int64(i)+1, rest[i+1:]) {
+			if !offer(at+int64(i)+1, rest[i+1:]) {
 				return false, nil
 			}
 			rest = rest[:i+1]
 		}
+		if long || len(rest) > maxEntry { // only where it begins still counts
+			rest, long = rest[:copy(rest, "\n")], true
+		}
 	}
-	return !found || visit(0, rest), nil
+	return !found || offer(0, rest), nil
 }
+
+// maxEntries is how many entries of a compressed file are held in memory: it says nothing of how long it is.
+const maxEntries = 4 << 20
 
 // scanOld visits the entries of a rotated file, the last first. A compressed one can be read forwards only.
 func scanOld(ctx context.Context, name string, visit func(offset int64, s crilog.Stream, partial bool) bool) (more bool, err error) {
@@ -151,21 +162,24 @@ func scanOld(ctx context.Context, name string, visit func(offset int64, s crilog
 		partial bool
 	}
 	var entries []entry
-	for b, offset := bufio.NewReaderSize(f, 64<<10), int64(0); ; {
+	for in, offset := newLines(f), int64(0); ; {
 		if len(entries)%1024 == 0 && ctx.Err() != nil {
 			return false, ctx.Err()
 		}
-		line, err := b.ReadBytes('\n')
+		line, length, err := in.next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return false, err
 		}
+		if len(entries) == maxEntries {
+			entries = append(entries[:0], entries[maxEntries/2:]...)
+		}
 		if e, err := crilog.Parse(line); err == nil {
 			entries = append(entries, entry{offset, e.Stream == crilog.Stderr, e.Partial})
 		}
-		offset += int64(len(line))
+		offset += length
 	}
 	for i := len(entries) - 1; i >= 0; i-- {
 		s := crilog.Stdout
