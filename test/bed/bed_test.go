@@ -42,7 +42,9 @@ func TestPeer(t *testing.T) {
 	kubectl("run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
 	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 
-	if got := kubectl("exec", "client", "--", "timeout", "5", "wget", "-qO-", "http://web"); !strings.HasPrefix(got, "hello from web-") {
+	// A pod that is Ready is no Service yet: kube-proxy and the cluster's DNS are told of it in their own time.
+	ask := "for i in 1 2 3 4 5 6; do timeout 5 wget -qO- http://web && exit; done; exit 1"
+	if got := kubectl("exec", "client", "--", "sh", "-c", ask); !strings.HasPrefix(got, "hello from web-") {
 		t.Errorf("the Service answers %q by name", got)
 	}
 	ip := kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
