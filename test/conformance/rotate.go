@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// unknownDuration is what a spec is taken to last that no run has measured.
-const unknownDuration = 30 * time.Second
+// What a spec is taken to last that no run has measured. One that says of itself that it is slow may take a quarter of an hour.
+const (
+	unknownDuration     = 30 * time.Second
+	unknownSlowDuration = 15 * time.Minute
+)
 
 // Durations says how long specs took when they passed, by name.
 type Durations map[string]time.Duration
@@ -23,6 +26,9 @@ type Durations map[string]time.Duration
 func (d Durations) Of(name string) time.Duration {
 	if got, ok := d[name]; ok {
 		return got
+	}
+	if strings.Contains(name, "[Slow]") {
+		return unknownSlowDuration
 	}
 	return unknownDuration
 }
@@ -79,8 +85,9 @@ func WriteDurations(w io.Writer, comment string, d Durations) error {
 
 // Pick chooses specs that together last about budget when procs of them run side by side. The seed alone decides the order in
 // which they are considered, so every spec has its turn over enough seeds, and a spec that joins the list moves no other one.
-// A spec that is longer than what is left gives way to the next.
-func Pick(listed []string, d Durations, seed string, budget time.Duration, procs int) []string {
+// A spec that is longer than what is left gives way to the next. Those that are longer than the budget, however many run beside
+// them, are never chosen, and returned too.
+func Pick(listed []string, d Durations, seed string, budget time.Duration, procs int) (chosen, tooLong []string) {
 	type ticket struct{ key, name string }
 	tickets := make([]ticket, 0, len(listed))
 	for _, name := range normalized(listed) {
@@ -89,15 +96,16 @@ func Pick(listed []string, d Durations, seed string, budget time.Duration, procs
 	}
 	slices.SortFunc(tickets, func(a, b ticket) int { return cmp.Or(strings.Compare(a.key, b.key), strings.Compare(a.name, b.name)) })
 	left := budget * time.Duration(procs)
-	var out []string
 	for _, t := range tickets {
-		// However many run beside it, one spec alone must not be longer than the whole.
-		if took := d.Of(t.name); took <= left && took <= budget {
+		switch took := d.Of(t.name); {
+		case took > budget:
+			tooLong = append(tooLong, t.name)
+		case took <= left:
 			left -= took
-			out = append(out, t.name)
+			chosen = append(chosen, t.name)
 		}
 	}
-	return normalized(out)
+	return normalized(chosen), normalized(tooLong)
 }
 
 // Focus is the regular expression that selects exactly these specs. Ginkgo matches it against the suite's name, a blank and the spec's.

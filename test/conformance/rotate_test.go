@@ -24,7 +24,7 @@ func TestPick(t *testing.T) {
 	chosen := map[string]int{}
 	const seeds = 200
 	for seed := range seeds {
-		got := Pick(listed, d, fmt.Sprint(seed), 10*time.Minute, 3)
+		got, _ := Pick(listed, d, fmt.Sprint(seed), 10*time.Minute, 3)
 		var sum time.Duration
 		for _, name := range got {
 			sum += d.Of(name)
@@ -35,7 +35,7 @@ func TestPick(t *testing.T) {
 		}
 		reversed := slices.Clone(listed)
 		slices.Reverse(reversed)
-		if again := Pick(reversed, d, fmt.Sprint(seed), 10*time.Minute, 3); !slices.Equal(again, got) {
+		if again, _ := Pick(reversed, d, fmt.Sprint(seed), 10*time.Minute, 3); !slices.Equal(again, got) {
 			t.Errorf("seed %d: another order of the list gives other specs", seed)
 		}
 	}
@@ -47,9 +47,10 @@ func TestPick(t *testing.T) {
 }
 
 func TestPickTooLong(t *testing.T) {
-	d := Durations{"long": 11 * time.Minute, "short": time.Second}
-	if got := Pick([]string{"long", "short", "never measured"}, d, "x", 10*time.Minute, 3); !slices.Equal(got, []string{"never measured", "short"}) {
-		t.Errorf("got %q", got)
+	d := Durations{"long": 11 * time.Minute, "short": time.Second, "measured [Slow]": 9 * time.Minute}
+	chosen, tooLong := Pick([]string{"long", "short", "never measured", "measured [Slow]", "unmeasured [Slow]"}, d, "x", 10*time.Minute, 3)
+	if !slices.Equal(chosen, []string{"measured [Slow]", "never measured", "short"}) || !slices.Equal(tooLong, []string{"long", "unmeasured [Slow]"}) {
+		t.Errorf("got %q, and too long are %q", chosen, tooLong)
 	}
 }
 

@@ -55,8 +55,12 @@ func (s *settings) choose(ctx context.Context, source string, now time.Time) err
 			return err
 		}
 		s.seed = cmp.Or(s.seed, seed(ctx, source, now))
-		names = conformance.Pick(listed, took, s.seed, s.budget, s.procs)
+		var tooLong []string
+		names, tooLong = conformance.Pick(listed, took, s.seed, s.budget, s.procs)
 		fmt.Fprintf(os.Stderr, "seed %s chooses %d of %d specs, some %s; the same again: make test-conformance SEED=%s\n", s.seed, len(names), len(listed), s.budget, s.seed)
+		if len(tooLong) > 0 {
+			fmt.Fprintf(os.Stderr, "%d specs are never chosen, since each is longer than that or slow and not measured; `make conformance` runs them\n", len(tooLong))
+		}
 	default:
 		return nil
 	}
