@@ -157,29 +157,6 @@ func TestKilledOwner(t *testing.T) {
 	}
 }
 
-// TestSideBySide runs two clusters at once, with the same addresses.
-func TestSideBySide(t *testing.T) {
-	a := bed.New(t, bed.Options{})
-	b := bed.New(t, bed.Options{})
-	for _, c := range []*bed.Cluster{a, b} {
-		if _, err := c.Kubectl(t.Context(), "create", "configmap", "whose", "--from-literal=id="+c.ID()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range []*bed.Cluster{a, b} {
-		got, err := c.Kubectl(t.Context(), "get", "configmap", "whose", "-o", "jsonpath={.data.id}")
-		if err != nil || got != c.ID() {
-			t.Errorf("cluster %s answers %q, %v", c.ID(), got, err)
-		}
-	}
-	if err := bed.Sweep(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if _, err := a.Kubectl(t.Context(), "get", "nodes"); err != nil {
-		t.Errorf("a sweep touched a running cluster: %v", err)
-	}
-}
-
 // TestReadyFast holds the start of a control plane to the time that tests can bear. The best of a few tries counts,
 // since the machine may have other work; the first one may build programs.
 func TestReadyFast(t *testing.T) {

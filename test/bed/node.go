@@ -165,9 +165,13 @@ func (n *Node) connect(ctx context.Context) error {
 	return nil
 }
 
-// configure writes containerd's and CNI's configuration and lays the plugins out.
+// configure writes the configuration of containerd, CNI and the agent, and lays the plugins out. Whatever kind the node is of:
+// an agent that a test starts on a bare node must not use the machine's own cgroup root, which all clusters share.
 func (n *Node) configure() error {
 	if err := n.WriteFile("/etc/containerd/config.toml", []byte(containerdConfig), 0o644); err != nil {
+		return err
+	}
+	if err := n.WriteFile(NodeSettingsFile, []byte(n.KubeletSettings()), 0o644); err != nil {
 		return err
 	}
 	cni := n.cluster.Tools().CNIDir()

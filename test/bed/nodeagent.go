@@ -26,6 +26,9 @@ type NodeAgent struct {
 // nodeAgentConfigDir is what the agent's --config names.
 const nodeAgentConfigDir = "/etc/nodeagent"
 
+// NodeSettingsFile holds Node.KubeletSettings on every node that shares this machine's kernel, before anything is started there.
+const NodeSettingsFile = nodeAgentConfigDir + "/20-node.yaml"
+
 // Tools implements Kind: the agent needs nothing beside the product's own programs.
 func (NodeAgent) Tools() []string { return nil }
 
@@ -96,7 +99,6 @@ func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 // the same folder, under a name that comes first.
 func (a NodeAgent) configure(n *Node) error {
 	for name, content := range map[string]string{
-		"20-node.yaml":  n.KubeletSettings(),
 		"30-proxy.yaml": proxySettings(""),
 		"40-test.yaml":  a.Config,
 	} {

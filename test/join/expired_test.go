@@ -70,9 +70,6 @@ func TestExpiredCertificate(t *testing.T) {
 	if err := m.node.WriteFile("/etc/kubernetes/bootstrap-kubelet.conf", []byte(m.c.BootstrapKubeconfig()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.node.WriteFile("/etc/nodeagent/20-node.yaml", []byte(m.node.KubeletSettings()), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := m.node.Start(bed.Spec{Name: "nodeagent", Path: m.program, Args: append(run, "--proxier=off")}); err != nil {
 		t.Fatal(err)
 	}

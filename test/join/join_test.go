@@ -76,7 +76,7 @@ func (m *machine) good() []string {
 	return []string{m.c.Server(), "--token", m.c.Token(), "--discovery-token-ca-cert-hash", m.c.CAHash(), "--no-start"}
 }
 
-// forget takes the identity from the machine, as a new disk would.
+// forget takes the identity from the machine, as a new disk would. What the bed wrote stays.
 func (m *machine) forget() {
 	m.t.Helper()
 	for _, p := range []string{"/etc/kubernetes", "/var/lib/kubelet", "/etc/nodeagent"} {
@@ -85,6 +85,9 @@ func (m *machine) forget() {
 			continue
 		}
 		for _, e := range entries {
+			if e.Name() == filepath.Base(bed.NodeSettingsFile) {
+				continue
+			}
 			if err := os.RemoveAll(filepath.Join(m.node.Path(p), e.Name())); err != nil {
 				m.t.Fatalf("forgetting the identity: %v", err)
 			}

@@ -102,9 +102,6 @@ func TestReset(t *testing.T) {
 	if err := n.LoadImages(ctx, bed.Busybox); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.WriteFile("/etc/nodeagent/20-node.yaml", []byte(n.KubeletSettings()), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	before := traces(ctx, t, n)
 	join := []string{"join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(), "--no-start"}
 	if out, err := nodeagent(join...); err != nil {

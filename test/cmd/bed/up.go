@@ -139,7 +139,7 @@ func (o upOptions) deploy(ctx context.Context, c *bed.Cluster) error {
 	if err != nil {
 		return err
 	}
-	o.say("\n$ bin/kubectl get pods -o wide\n%s", pods)
+	o.say("\n$ %s get pods -o wide\n%s", wrapper(o.id), pods)
 	ip, err := c.Kubectl(ctx, "get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return err
@@ -162,12 +162,17 @@ func (o upOptions) deploy(ctx context.Context, c *bed.Cluster) error {
 	return nil
 }
 
-// wrapper is where `make up` leaves a kubectl that is ready to use.
-const wrapper = "bin/kubectl"
+// wrapper is where `bed up` leaves a kubectl that is ready to use, below the source tree: each cluster has its own.
+func wrapper(id string) string {
+	if id == defaultID {
+		return "bin/kubectl"
+	}
+	return "bin/kubectl-" + id
+}
 
 // writeWrapper writes a kubectl that enters the cluster's network namespace. It works for as long as the cluster is up.
 func writeWrapper(c *bed.Cluster) error {
-	path := filepath.Join(c.Builder().Source, wrapper)
+	path := filepath.Join(c.Builder().Source, wrapper(c.ID()))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("making folder for the kubectl wrapper: %w", err)
 	}
@@ -180,11 +185,20 @@ func writeWrapper(c *bed.Cluster) error {
 }
 
 func (o upOptions) explain() error {
-	o.say(`
-%s get nodes                    kubectl, ready to use (as root)
-bin/bed exec n1 -- nodeagent status     a program on the node; a shell: bin/bed exec n1 bash
-bin/bed logs                            where the logs are
-make down                               take it away`, wrapper)
+	flag, down := "", "make down"
+	if o.id != defaultID {
+		flag = " --id " + o.id
+		down = "bin/bed down" + flag
+	}
+	o.say("")
+	for _, line := range [][2]string{
+		{wrapper(o.id) + " get nodes", "kubectl, ready to use (as root)"},
+		{"bin/bed exec" + flag + " n1 -- nodeagent status", "a program on the node; a shell: bin/bed exec" + flag + " n1 bash"},
+		{"bin/bed logs" + flag, "where the logs are"},
+		{down, "take it away"},
+	} {
+		o.say("%-40s %s", line[0], line[1])
+	}
 	return nil
 }
 
@@ -211,18 +225,16 @@ func downCommand() *cobra.Command {
 	return cmd
 }
 
-// removeWrapper removes the wrapper if it is this cluster's.
+// removeWrapper removes the cluster's wrapper from the source tree that it is run from.
 func removeWrapper(id string) error {
 	source, err := tools.FindSource()
 	if err != nil {
 		return nil //nolint:nilerr // run from elsewhere: there is no wrapper to be found from here
 	}
-	path := filepath.Join(source, wrapper)
-	content, err := os.ReadFile(path)
-	if err != nil || !strings.Contains(string(content), fmt.Sprintf("for cluster %q", id)) {
-		return nil //nolint:nilerr // no wrapper, nothing to remove
+	if err := os.Remove(filepath.Join(source, wrapper(id))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the kubectl wrapper: %w", err)
 	}
-	return os.Remove(path)
+	return nil
 }
 
 func idFlag(cmd *cobra.Command, id *string) {
