@@ -25,21 +25,23 @@ ipvs: {scheduler: lc, excludeCIDRs: [10.1.0.0/16], strictARP: true, syncPeriod: 
 conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 1h, tcpCloseWaitTimeout: 0s, tcpBeLiberal: true, udpTimeout: 4s, udpStreamTimeout: 5s}`,
 		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
 	} {
-		resolve := func(data []byte) Config {
-			t.Helper()
-			c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x"})
-			if err != nil {
-				t.Fatalf("%v in\n%s", err, data)
-			}
-			return c
-		}
-		c := resolve([]byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n" + text))
+		c := resolved(t, []byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"+text))
 		shown, err := json.Marshal(c.KubeProxyConfiguration())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again := resolve(shown); !reflect.DeepEqual(c.Proxy, again.Proxy) {
+		if again := resolved(t, shown); !reflect.DeepEqual(c.Proxy, again.Proxy) {
 			t.Errorf("from %s\n%+v\n%+v", shown, c.Proxy, again.Proxy)
 		}
 	}
+}
+
+// resolved is the configuration that one document gives.
+func resolved(t *testing.T, data []byte) Config {
+	t.Helper()
+	c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x"})
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, data)
+	}
+	return c
 }

@@ -26,20 +26,12 @@ oomScoreAdj: -5
 podPidsLimit: 100
 tlsMinVersion: VersionTLS13
 `} {
-		resolve := func(data []byte) Config {
-			t.Helper()
-			c, _, err := Resolve([]Source{{Name: "x", Data: data}}, &Flags{}, Host{Hostname: "n1", Executable: "/x"})
-			if err != nil {
-				t.Fatalf("%v in\n%s", err, data)
-			}
-			return c
-		}
-		c := resolve([]byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n" + text))
+		c := resolved(t, []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"+text))
 		shown, err := json.Marshal(c.KubeletConfiguration())
 		if err != nil {
 			t.Fatal(err)
 		}
-		again := resolve(shown)
+		again := resolved(t, shown)
 		a, b := reflect.ValueOf(c), reflect.ValueOf(again)
 		for i := range a.NumField() {
 			x, _ := json.Marshal(a.Field(i).Interface())

@@ -238,6 +238,15 @@ type Credentials struct {
 	Username, Password, IdentityToken, RegistryToken, Server string
 }
 
+// RegistryHost gives Docker Hub, which has many names, one of them; every other registry's host is its own.
+func RegistryHost(host string) string {
+	switch host {
+	case "docker.io", "index.docker.io", "registry.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
+		return "docker.io"
+	}
+	return host
+}
+
 // User is a user string resolved in an image.
 type User struct {
 	UID, GID uint32

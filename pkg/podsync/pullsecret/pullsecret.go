@@ -130,23 +130,14 @@ func location(server string) (host, dir string) {
 		}
 		dir = strings.TrimPrefix(dir, version+"/")
 	}
-	return hubName(u.Host), dir
-}
-
-// hubName gives Docker Hub one of its names.
-func hubName(host string) string {
-	switch host {
-	case "docker.io", "index.docker.io", "registry.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
-		return "docker.io"
-	}
-	return host
+	return runtime.RegistryHost(u.Host), dir
 }
 
 // For returns the credentials of the entries that match a repository, as in "docker.io/library/nginx", without doubles. They are
 // for the repository's own registry from there on: an entry's pattern ("*.example.com") is no name of a host.
 func For(entries []Entry, repository string) []runtime.Credentials {
 	host, repo, _ := strings.Cut(repository, "/")
-	host = hubName(host)
+	host = runtime.RegistryHost(host)
 	var found []runtime.Credentials
 	for _, e := range entries {
 		if !matchHost(e.Host, host) || !matchPath(e.Path, repo) {

@@ -105,7 +105,7 @@ func credentialsFor(host string, named reference.Named, c runtime.Credentials) (
 	return c.Username, c.Password, nil
 }
 
-// canonicalHost takes "registry:5000", "https://registry:5000/v1/" and Docker Hub's many names.
+// canonicalHost takes "registry:5000", "https://registry:5000/v1/" and each of a registry's names.
 func canonicalHost(s string) string {
 	if strings.Contains(s, "://") {
 		if u, err := url.Parse(s); err == nil {
@@ -113,11 +113,7 @@ func canonicalHost(s string) string {
 		}
 	}
 	s, _, _ = strings.Cut(s, "/")
-	switch s {
-	case "index.docker.io", "registry-1.docker.io", "registry.docker.io", "registry.hub.docker.com":
-		return "docker.io"
-	}
-	return s
+	return runtime.RegistryHost(s)
 }
 
 // refused says that the registry wants other credentials.
