@@ -41,7 +41,7 @@ test-unit: ## what needs nothing but Go
 	$(GO) test $(TESTFLAGS) $$($(GO) list ./... | grep -v /test/)
 
 # What has goroutines of its own; client-go, which takes minutes to build with the detector, is not among what they import.
-RACE := ./pkg/keyed ./pkg/podsync ./pkg/proxier ./pkg/probe ./pkg/hook ./pkg/logpump/... ./pkg/runtime/fakeruntime
+RACE := ./pkg/keyed ./pkg/podsync ./pkg/proxier ./pkg/podsync/probe ./pkg/podsync/hook ./pkg/runtime/logpump/... ./pkg/runtime/fakeruntime
 
 .PHONY: test-race
 test-race: ## loops under the race detector
@@ -53,7 +53,7 @@ test-netns: ## edges against the real kernel, in network namespaces of their own
 
 .PHONY: test-bed
 test-bed: deps ## real containerd and real clusters on this machine
-	@runc=$$($(BED) tools runc | cut -d' ' -f2) && NODEAGENT_RUNC=$$runc $(GO) test -count=1 $(TESTFLAGS) ./pkg/containerconfig
+	@runc=$$($(BED) tools runc | cut -d' ' -f2) && NODEAGENT_RUNC=$$runc $(GO) test -count=1 $(TESTFLAGS) ./pkg/runtime/containerconfig
 	NODEAGENT_BED=1 $(GO) test -count=1 -p 1 -timeout 45m $(TESTFLAGS) ./test/containerd/... ./test/join/... ./test/bed/... ./test/e2e/... ./test/conformance/...
 
 # Three nodes, since some specs want as many. Every listed spec has its turn as commits go by.

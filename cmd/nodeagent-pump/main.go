@@ -1,6 +1,6 @@
 // Command nodeagent-pump is the small process beside the agent. It is static and small because it stays for long:
 //
-//	nodeagent-pump logs --socket PATH   the log pump of a node (see pkg/logpump/pump); returns when it answers on the socket
+//	nodeagent-pump logs --socket PATH   the log pump of a node (see pkg/runtime/logpump/pump); returns when it answers on the socket
 //	nodeagent-pump reap                 process 1 of a shared PID namespace: reaps orphans until SIGTERM
 package main
 
@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nodeagent/nodeagent/pkg/logpump/pump"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/pump"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 

@@ -15,11 +15,11 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/render"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
-	"github.com/nodeagent/nodeagent/pkg/status/facts"
 )
 
 // The generic machine that pods are rendered for unless told otherwise. Its addresses are of RFC 5737, for documentation.

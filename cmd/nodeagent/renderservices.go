@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/render"
-	"github.com/nodeagent/nodeagent/pkg/service"
 )
 
 type renderServicesFlags struct {
@@ -60,9 +60,9 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	n := service.Node{Name: f.node}
+	n := snapshot.Node{Name: f.node}
 	if object := objects.Node(f.node); object != nil {
-		n = service.NodeOf(object)
+		n = snapshot.NodeOf(object)
 	}
 	if f.zone != "" {
 		n.Zone = f.zone

@@ -21,21 +21,21 @@ var (
 	reads = []string{"os.ReadFile", "os.Open", "os.OpenFile", "os.Create", "os.WriteFile", "os.Chmod", "os.Truncate", "os.DirFS"}
 
 	nearPods = []string{
-		"pkg/containerconfig", "pkg/volume", "pkg/volume/...", "pkg/podsync/...", "pkg/agent/storage.go",
+		"pkg/runtime/containerconfig", "pkg/podsync/volume", "pkg/podsync/volume/...", "pkg/podsync/...", "pkg/agent/storage.go",
 		"pkg/runtime/containerd/user.go", "pkg/render",
 	}
 )
 
 // plain are the files that may call what they name all the same, and why.
 var plain = map[string]string{
-	"pkg/containerconfig/detect.go: os.ReadFile":           "the kernel's own files, below /proc and /sys",
-	"pkg/containerconfig/detect.go: path/filepath.WalkDir": "/dev, of the host",
-	"pkg/volume/hostpath/hostpath.go: os.OpenFile":         "O_EXCL and O_NONBLOCK: what is there already is not opened",
-	"pkg/runtime/containerd/container.go: os.RemoveAll":    "FIFOs in the state folder, which no container sees",
-	"pkg/render/pod.go: os.ReadFile":                       "a scratch folder of the command's own",
-	"pkg/render/pod.go: os.WriteFile":                      "a scratch folder of the command's own",
-	"pkg/runtime/containerd/volumes.go: os.RemoveAll":      "a folder that no container has been given yet",
-	"cmd/nodeagent/renderpod.go: os.RemoveAll":             "a scratch folder of the command's own",
+	"pkg/runtime/containerconfig/detect.go: os.ReadFile":           "the kernel's own files, below /proc and /sys",
+	"pkg/runtime/containerconfig/detect.go: path/filepath.WalkDir": "/dev, of the host",
+	"pkg/podsync/volume/hostpath/hostpath.go: os.OpenFile":         "O_EXCL and O_NONBLOCK: what is there already is not opened",
+	"pkg/runtime/containerd/container.go: os.RemoveAll":            "FIFOs in the state folder, which no container sees",
+	"pkg/render/pod.go: os.ReadFile":                               "a scratch folder of the command's own",
+	"pkg/render/pod.go: os.WriteFile":                              "a scratch folder of the command's own",
+	"pkg/runtime/containerd/volumes.go: os.RemoveAll":              "a folder that no container has been given yet",
+	"cmd/nodeagent/renderpod.go: os.RemoveAll":                     "a scratch folder of the command's own",
 }
 
 func TestOnlyHostfsTouchesWhatContainersWrite(t *testing.T) {

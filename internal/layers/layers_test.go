@@ -24,18 +24,18 @@ type pkg struct {
 // Sets of packages, as patterns of path.Match on the path below the module; a trailing "/..." means the package and all below.
 var (
 	pure = []string{
-		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/service",
-		"pkg/summary", "pkg/handler", "pkg/fieldref", "pkg/volume/payload", "pkg/cgroup/qos", "pkg/containerconfig/podfiles", "pkg/containerconfig/serviceenv",
-		"pkg/logpump/crilog", "pkg/podsysctl",
+		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/proxier/snapshot",
+		"pkg/status/summary", "pkg/podsync/handler", "pkg/podsync/fieldref", "pkg/podsync/volume/payload", "pkg/runtime/cgroup/qos", "pkg/runtime/containerconfig/podfiles", "pkg/runtime/containerconfig/serviceenv",
+		"pkg/runtime/logpump/crilog", "pkg/podsync/podsysctl",
 	}
-	contracts = []string{"pkg/runtime", "pkg/volume"}
+	contracts = []string{"pkg/runtime", "pkg/podsync/volume"}
 	edges     = []string{
-		"pkg/runtime/containerd", "pkg/runtime/selinux", "pkg/podnet", "pkg/volume/*", "pkg/probe", "pkg/hook", "pkg/podsync/podsource",
-		"pkg/status/report", "pkg/status/facts", "pkg/server/...", "pkg/objects", "pkg/containerconfig", "pkg/logpump", "pkg/cgroup",
+		"pkg/runtime/containerd", "pkg/runtime/selinux", "pkg/runtime/podnet", "pkg/podsync/volume/*", "pkg/podsync/probe", "pkg/podsync/hook", "pkg/podsync/podsource",
+		"pkg/status/report", "pkg/node/facts", "pkg/server/...", "pkg/podsync/objects", "pkg/runtime/containerconfig", "pkg/runtime/logpump", "pkg/runtime/cgroup",
 	}
 	loops    = []string{"pkg/podsync", "pkg/proxier", "pkg/bootstrap"}
-	pods     = []string{"pkg/podsync/...", "pkg/runtime/...", "pkg/podnet", "pkg/volume/...", "pkg/probe", "pkg/hook", "pkg/containerconfig", "pkg/cgroup"}
-	services = []string{"pkg/service", "pkg/proxier/..."}
+	pods     = []string{"pkg/podsync/...", "pkg/runtime/..."}
+	services = []string{"pkg/proxier/..."}
 	product  = []string{"pkg/...", "cmd/..."}
 )
 
@@ -53,24 +53,24 @@ var direct = []struct {
 	{"loops ask for roles; agent names the edges", loops, below(edges), nil},
 	{"only agent names concrete parts", []string{"pkg/..."}, []string{module + "pkg/agent"}, []string{"pkg/agent/..."}},
 	// render is a second, small composition root: it names edges as agent does, and nothing is below it but cmd.
-	{"render starts nothing and asks nobody", []string{"pkg/render"}, append(below(loops), module+"pkg/runtime/containerd", module+"pkg/podnet",
-		module+"pkg/probe", module+"pkg/hook", module+"pkg/objects", module+"pkg/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
+	{"render starts nothing and asks nobody", []string{"pkg/render"}, append(below(loops), module+"pkg/runtime/containerd", module+"pkg/runtime/podnet",
+		module+"pkg/podsync/probe", module+"pkg/podsync/hook", module+"pkg/podsync/objects", module+"pkg/runtime/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
 	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
 	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
 	{"one owner of SELinux labels", []string{"pkg/...", "cmd/..."}, []string{"github.com/opencontainers/selinux/..."}, []string{"pkg/runtime/selinux"}},
-	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/podnet"}},
+	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/runtime/podnet"}},
 	{
 		// facts asks for the host's routes: /proc/net answers for the main thread's namespace, whatever that is by then
 		"one owner of netlink in each half, and one for the node's own addresses",
 		[]string{"pkg/...", "cmd/..."},
 		[]string{"github.com/vishvananda/netlink/..."},
-		[]string{"pkg/podnet", "pkg/status/facts", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
+		[]string{"pkg/runtime/podnet", "pkg/node/facts", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
 	},
 	{
 		"client-go belongs to the parts that talk to the API server",
 		[]string{"pkg/...", "cmd/..."},
 		[]string{"k8s.io/client-go/..."},
-		[]string{"pkg/podsync/podsource", "pkg/status/report", "pkg/bootstrap", "pkg/server/...", "pkg/agent", "pkg/objects"},
+		[]string{"pkg/podsync/podsource", "pkg/status/report", "pkg/bootstrap", "pkg/server/...", "pkg/agent", "pkg/podsync/objects"},
 	},
 	{"the halves meet in agent", pods, below(services), nil},
 	{"the halves meet in agent", services, below(pods), nil},
@@ -139,8 +139,8 @@ func TestRulesBite(t *testing.T) {
 	}{
 		{"k8s.io/client-go/rest", []string{"k8s.io/client-go/..."}, true},
 		{"k8s.io/client-gopher", []string{"k8s.io/client-go/..."}, false},
-		{"pkg/volume/emptydir", []string{"pkg/volume/*"}, true},
-		{"pkg/volume", []string{"pkg/volume/*"}, false},
+		{"pkg/podsync/volume/emptydir", []string{"pkg/podsync/volume/*"}, true},
+		{"pkg/podsync/volume", []string{"pkg/podsync/volume/*"}, false},
 		{"net", []string{"net"}, true},
 		{"net/netip", []string{"net"}, false},
 	} {
@@ -154,7 +154,7 @@ func TestRulesBite(t *testing.T) {
 // written), and they may import each other.
 func family(importPath string) string {
 	name := strings.TrimPrefix(importPath, module)
-	for _, root := range []string{"pkg/volume", "pkg/logpump", "pkg/cgroup", "pkg/server", "pkg/podnet"} {
+	for _, root := range []string{"pkg/podsync/volume", "pkg/runtime/logpump", "pkg/runtime/cgroup", "pkg/server", "pkg/runtime/podnet"} {
 		if name == root || strings.HasPrefix(name, root+"/") {
 			return root
 		}

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nodeagent/nodeagent/pkg/status/facts"
+	"github.com/nodeagent/nodeagent/pkg/node/facts"
 )
 
 // addresses are the node's own: those configured, else what the routing table says. They are asked for at every step of

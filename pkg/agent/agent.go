@@ -22,11 +22,11 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
-	"github.com/nodeagent/nodeagent/pkg/volume"
 )
 
 // Options are what an agent is made from. Config, Identity and Log are required; MakeFolders has made Config's folders.

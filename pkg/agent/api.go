@@ -16,11 +16,11 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/logpump"
-	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/server"
-	"github.com/nodeagent/nodeagent/pkg/summary"
+	"github.com/nodeagent/nodeagent/pkg/status/summary"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/nodeagent/nodeagent/pkg/summary"
+	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
 // keptErrors is how many errors `nodeagent status` can show.

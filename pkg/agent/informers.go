@@ -172,7 +172,7 @@ func slim(o any) (any, error) {
 	return o, nil
 }
 
-// slimMeta keeps the labels and annotations that service.Build reads, and shares the text that many objects have in common.
+// slimMeta keeps the labels and annotations that snapshot.Build reads, and shares the text that many objects have in common.
 func slimMeta(m *metav1.ObjectMeta) {
 	m.OwnerReferences, m.Finalizers, m.GenerateName = nil, nil, ""
 	m.Namespace = shared(m.Namespace)

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // TestSlimObjectsMeanTheSame: what is dropped before objects are kept is nothing that decides about a Service.
@@ -44,9 +44,9 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 	headless := slice.DeepCopy()
 	headless.Name, headless.Labels[corev1.IsHeadlessService] = "a-y", ""
 	headless.Endpoints[0].Addresses[0] = "10.244.0.3"
-	node := service.Node{Name: "me", Zone: "z", Withdrawn: map[types.UID]bool{"7": true}}
-	build := func() *service.Snapshot {
-		return service.Build([]*corev1.Service{svc, byHand, foreign}, []*discoveryv1.EndpointSlice{slice, unmanaged, headless}, node, corev1.IPv4Protocol)
+	node := snapshot.Node{Name: "me", Zone: "z", Withdrawn: map[types.UID]bool{"7": true}}
+	build := func() *snapshot.Snapshot {
+		return snapshot.Build([]*corev1.Service{svc, byHand, foreign}, []*discoveryv1.EndpointSlice{slice, unmanaged, headless}, node, corev1.IPv4Protocol)
 	}
 	before := build()
 	for _, o := range []any{svc, byHand, foreign, slice, unmanaged, headless} {

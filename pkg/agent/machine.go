@@ -3,7 +3,7 @@ package agent
 import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/nodeagent/nodeagent/pkg/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )

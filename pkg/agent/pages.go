@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/nodeagent/nodeagent/pkg/server"
-	"github.com/nodeagent/nodeagent/pkg/summary"
+	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
 // metricsPage serves a registry. A collector that fails is left out and told, so that one cannot hide the others.

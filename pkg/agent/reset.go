@@ -14,19 +14,19 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/downwardapi"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/emptydir"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/hostpath"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/projected"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/secret"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/volume"
-	"github.com/nodeagent/nodeagent/pkg/volume/configmap"
-	"github.com/nodeagent/nodeagent/pkg/volume/downwardapi"
-	"github.com/nodeagent/nodeagent/pkg/volume/emptydir"
-	"github.com/nodeagent/nodeagent/pkg/volume/hostpath"
-	"github.com/nodeagent/nodeagent/pkg/volume/projected"
-	"github.com/nodeagent/nodeagent/pkg/volume/secret"
-	"github.com/nodeagent/nodeagent/pkg/volume/volumeset"
+	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
 // ResetConfig says what to take off a machine.

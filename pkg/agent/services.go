@@ -27,10 +27,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
 	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/server"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/summary"
+	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
 // services is the services half: its loops, one for each address family that the machine can do.
@@ -143,7 +143,7 @@ func (s *services) feed() error {
 	}
 	_, err = s.watched.own.AddEventHandler(handler(func(_, n *corev1.Node) {
 		if n != nil {
-			s.tracker.NodeChanged(service.NodeOf(n), service.Eligible(n))
+			s.tracker.NodeChanged(snapshot.NodeOf(n), snapshot.Eligible(n))
 			s.tellPodCIDR(n)
 		}
 	}))
@@ -173,7 +173,7 @@ const noPodCIDR = "The node has no podCIDR, which detectLocalMode NodeCIDR needs
 
 // missesPodCIDR says whether NodeCIDR is asked for and the node has none of its primary family.
 func (s *services) missesPodCIDR(n *corev1.Node) bool {
-	return s.config.Proxy.DetectLocal == "NodeCIDR" && !service.NodeOf(n).PodCIDR(s.primary()).IsValid()
+	return s.config.Proxy.DetectLocal == "NodeCIDR" && !snapshot.NodeOf(n).PodCIDR(s.primary()).IsValid()
 }
 
 // handler turns an informer's three events into one call.
@@ -227,8 +227,8 @@ func IPTablesOptions(p config.Proxy, f corev1.IPFamily) iptables.Options {
 	}
 }
 
-func nodePorts(p config.Proxy) service.NodePortAddresses {
-	out := service.NodePortAddresses{Localhost: p.IPTables.LocalhostNodePorts}
+func nodePorts(p config.Proxy) snapshot.NodePortAddresses {
+	out := snapshot.NodePortAddresses{Localhost: p.IPTables.LocalhostNodePorts}
 	for _, a := range p.NodePortAddresses {
 		if a == "primary" {
 			out.Primary = true
@@ -319,8 +319,8 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 	if err != nil {
 		return nil, nil, err
 	}
-	var portals func() []service.Portal
-	if b, ok := backend.(interface{ FoundUDP() []service.Portal }); ok {
+	var portals func() []snapshot.Portal
+	if b, ok := backend.(interface{ FoundUDP() []snapshot.Portal }); ok {
 		portals = b.FoundUDP
 	}
 	flows, err := conntrack.New(conntrack.Config{Family: f, Log: s.log, Now: s.now, NodePorts: nodePorts(s.config.Proxy), Portals: portals, Done: func(deleted int, took time.Duration) {

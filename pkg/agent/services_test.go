@@ -26,15 +26,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/server"
-	"github.com/nodeagent/nodeagent/pkg/service"
 )
 
 // idleBackend is never asked for anything: no object is ever known.
 type idleBackend struct{}
 
-func (idleBackend) Sync(context.Context, *service.Snapshot) error { return nil }
-func (idleBackend) Cleanup(context.Context) error                 { return nil }
+func (idleBackend) Sync(context.Context, *snapshot.Snapshot) error { return nil }
+func (idleBackend) Cleanup(context.Context) error                  { return nil }
 
 // TestMissingIptablesIsLookedForAgain: the family's health says what is wrong, and once the program is there its loop runs.
 func TestMissingIptablesIsLookedForAgain(t *testing.T) {

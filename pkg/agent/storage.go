@@ -10,11 +10,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/storagelimit"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
 // storageEvery is how often pods with limits of their disk usage are measured, as in kubelet; storageShare is how many times as

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/cpuset"
 
-	"github.com/nodeagent/nodeagent/pkg/podsysctl"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
 // Host is what the configuration takes from the machine.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
 func must(t *testing.T, err error) {

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/nodeagent/nodeagent/pkg/volume/volumetest"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumetest"
 )
 
 func TestMain(m *testing.M) { os.Exit(volumetest.Main(m)) }

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nodeagent/nodeagent/pkg/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
 // folderMode is that of the folder of every API volume, as kubelet has it: the files in it have modes of their own.

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/nodeagent/nodeagent/pkg/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
 // The folder of a tree looks so; what programs open are the links, and one rename of ..data changes all of them at once:

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/volume"
 )
 
 // Task is one action with what it may need to know. Nothing in it is written to.

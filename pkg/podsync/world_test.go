@@ -24,8 +24,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/volume"
 )
 
 // world is a whole node in memory: everything a Loop touches. Each call fails with the given probability, by half of the

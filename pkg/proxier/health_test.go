@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // page is the body of /healthz and /livez.
@@ -167,7 +167,7 @@ func TestRepairsCountAsFullSyncs(t *testing.T) {
 		b.mu.Unlock()
 		time.Sleep(time.Minute)
 		want("what others changed", 2, 1)
-		f.tracker.NodeChanged(service.Node{Name: "me", Zone: "z"}, true)
+		f.tracker.NodeChanged(snapshot.Node{Name: "me", Zone: "z"}, true)
 		time.Sleep(time.Minute)
 		want("a change after it", 2, 2)
 		failed := false

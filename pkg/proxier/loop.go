@@ -8,7 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 const (
@@ -54,19 +54,19 @@ type Config struct {
 // look for drift. At most one sync is under way.
 type Loop struct {
 	c         Config
-	builder   *service.Builder
-	seen      []*service.Snapshot // by observer: the last one it took
-	last      *service.Snapshot   // the last one in the kernel
-	retry     time.Duration       // 0: the last sync succeeded
-	rest      time.Duration       // to leave between the last sync and the next
-	ended     time.Time           // of the last sync
-	took      time.Duration       // the last sync
-	withdrawn int                 // withdrawals that it knew of
-	counted   counts              // changes that the metrics know of
-	checked   time.Time           // end of the last look for drift
-	effort    time.Duration       // of that look
-	left      map[string]bool     // objects that the backend left out
-	whole     bool                // the next sync writes everything, after a failure or for what others changed
+	builder   *snapshot.Builder
+	seen      []*snapshot.Snapshot // by observer: the last one it took
+	last      *snapshot.Snapshot   // the last one in the kernel
+	retry     time.Duration        // 0: the last sync succeeded
+	rest      time.Duration        // to leave between the last sync and the next
+	ended     time.Time            // of the last sync
+	took      time.Duration        // the last sync
+	withdrawn int                  // withdrawals that it knew of
+	counted   counts               // changes that the metrics know of
+	checked   time.Time            // end of the last look for drift
+	effort    time.Duration        // of that look
+	left      map[string]bool      // objects that the backend left out
+	whole     bool                 // the next sync writes everything, after a failure or for what others changed
 }
 
 // New checks the configuration; it does nothing yet.
@@ -80,7 +80,7 @@ func New(c Config) (*Loop, error) {
 	if c.Settled == nil {
 		c.Settled = func() {}
 	}
-	return &Loop{c: c, builder: service.NewBuilder(c.Family), seen: make([]*service.Snapshot, len(c.Observers))}, nil
+	return &Loop{c: c, builder: snapshot.NewBuilder(c.Family), seen: make([]*snapshot.Snapshot, len(c.Observers))}, nil
 }
 
 // Run blocks until ctx is done, and returns nil then. What is in the kernel
@@ -179,7 +179,7 @@ func (l *Loop) sync(ctx context.Context) {
 	l.ended = l.c.Now()
 	took := l.ended.Sub(begin)
 	l.took, l.rest = took, min(l.c.MinInterval, restFactor*took)
-	var left *service.LeftOutError
+	var left *snapshot.LeftOutError
 	if err != nil && !errors.As(err, &left) {
 		if ctx.Err() != nil {
 			return
@@ -203,10 +203,10 @@ func (l *Loop) sync(ctx context.Context) {
 }
 
 // report tells health and metrics, and logs problems that are new.
-func (l *Loop) report(snap *service.Snapshot, d done) {
+func (l *Loop) report(snap *snapshot.Snapshot, d done) {
 	l.c.Health.synced(l.c.Family, l.ended)
 	l.c.Metrics.synced(l.c.Family, l.last, snap, d)
-	known := map[service.Problem]bool{}
+	known := map[snapshot.Problem]bool{}
 	if l.last != nil {
 		for _, p := range l.last.Problems {
 			known[p] = true
@@ -220,11 +220,11 @@ func (l *Loop) report(snap *service.Snapshot, d done) {
 }
 
 // tellLeft says which ports have no rules, in health and metrics, and in the log if that is new.
-func (l *Loop) tellLeft(left *service.LeftOutError) {
+func (l *Loop) tellLeft(left *snapshot.LeftOutError) {
 	known := l.left
 	l.left = map[string]bool{}
 	if left == nil {
-		left = &service.LeftOutError{}
+		left = &snapshot.LeftOutError{}
 	} else {
 		l.c.Health.failed(l.c.Family, left)
 	}

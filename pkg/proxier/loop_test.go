@@ -27,14 +27,14 @@ import (
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // fakeBackend keeps what it was given; fail is asked first, took is how long a
 // sync lasts.
 type fakeBackend struct {
 	mu    sync.Mutex
-	snaps []*service.Snapshot
+	snaps []*snapshot.Snapshot
 	at    []time.Duration // since start
 	busy  bool
 	start time.Time
@@ -43,7 +43,7 @@ type fakeBackend struct {
 	drift []string
 }
 
-func (b *fakeBackend) Sync(_ context.Context, s *service.Snapshot) error {
+func (b *fakeBackend) Sync(_ context.Context, s *snapshot.Snapshot) error {
 	b.mu.Lock()
 	if b.busy {
 		panic("two syncs at once")
@@ -80,7 +80,7 @@ func (b *fakeBackend) times() []time.Duration {
 	return slices.Clone(b.at)
 }
 
-func (b *fakeBackend) taken() []*service.Snapshot {
+func (b *fakeBackend) taken() []*snapshot.Snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.snaps)
@@ -130,7 +130,7 @@ func (f *fixture) ready() {
 	f.tracker.ServicesSynced()
 	f.tracker.SlicesSynced()
 	synctest.Wait() // or the loop, not having looked yet, would take these for two changes
-	f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+	f.tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
 }
 
 func svc(name string, port int32) *corev1.Service {
@@ -146,7 +146,7 @@ func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
 		defer f.stop()
 		f.tracker.ServiceChanged(nil, svc("a", 80))
 		f.tracker.ServicesSynced()
-		f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+		f.tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
 		time.Sleep(time.Hour)
 		if n := len(f.backend.times()); n != 0 {
 			t.Fatalf("%d syncs while %v are not known", n, f.tracker.Missing())
@@ -171,7 +171,7 @@ func TestNodeIsFollowed(t *testing.T) {
 		f := begin(t, &fakeBackend{})
 		defer f.stop()
 		f.ready()
-		for i, n := range []service.Node{
+		for i, n := range []snapshot.Node{
 			{Name: "me", Zone: "z1"},
 			{Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
 			{Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
@@ -417,7 +417,7 @@ func TestWhatOthersRemoveIsBackWithinASecond(t *testing.T) {
 // TestLeftOutIsToldAndEverythingElseGoesOn: in log, health and metrics, once.
 func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		left := &service.LeftOutError{Problems: []service.Problem{{Object: "Service port ns/a TCP", Reason: "refused"}}}
+		left := &snapshot.LeftOutError{Problems: []snapshot.Problem{{Object: "Service port ns/a TCP", Reason: "refused"}}}
 		var refuse atomic.Bool
 		refuse.Store(true)
 		b := &fakeBackend{fail: func() error {
@@ -459,10 +459,10 @@ func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
 type forgetful struct {
 	mu       sync.Mutex
 	failures int
-	prevs    []*service.Snapshot
+	prevs    []*snapshot.Snapshot
 }
 
-func (o *forgetful) Synced(_ context.Context, prev, _ *service.Snapshot) error {
+func (o *forgetful) Synced(_ context.Context, prev, _ *snapshot.Snapshot) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failures > 0 {
@@ -473,7 +473,7 @@ func (o *forgetful) Synced(_ context.Context, prev, _ *service.Snapshot) error {
 	return nil
 }
 
-func (o *forgetful) told() []*service.Snapshot {
+func (o *forgetful) told() []*snapshot.Snapshot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.prevs)
@@ -526,9 +526,9 @@ func TestHealthHandler(t *testing.T) {
 		want("before the first sync", 503, 503)
 		f.ready()
 		want("in sync", 200, 200)
-		f.tracker.NodeChanged(service.Node{Name: "me"}, false)
+		f.tracker.NodeChanged(snapshot.Node{Name: "me"}, false)
 		want("the node is going away", 503, 200)
-		f.tracker.NodeChanged(service.Node{Name: "me"}, true)
+		f.tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
 		b.mu.Lock()
 		b.fail = func() error { return errors.New("no") }
 		b.mu.Unlock()
@@ -586,7 +586,7 @@ func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
 		go func() { done <- l.Run(ctx) }()
 		tracker.ServicesSynced()
 		tracker.SlicesSynced()
-		tracker.NodeChanged(service.Node{Name: "me"}, true)
+		tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
 		h := history{tracker: tracker, svcs: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}}
 		for range 500 {
 			h.step()
@@ -655,7 +655,7 @@ func (h *history) step() {
 	}
 }
 
-func (h *history) snapshot() *service.Snapshot {
+func (h *history) snapshot() *snapshot.Snapshot {
 	var svcs []*corev1.Service
 	var sls []*discoveryv1.EndpointSlice
 	for _, s := range h.svcs {
@@ -664,5 +664,5 @@ func (h *history) snapshot() *service.Snapshot {
 	for _, s := range h.slices {
 		sls = append(sls, s)
 	}
-	return service.Build(svcs, sls, service.Node{Name: "me"}, corev1.IPv4Protocol)
+	return snapshot.Build(svcs, sls, snapshot.Node{Name: "me"}, corev1.IPv4Protocol)
 }

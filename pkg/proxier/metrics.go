@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Metrics are those of kube-proxy, by the same names (kubernetes/kubernetes
@@ -119,7 +119,7 @@ func (m *Metrics) queued(f corev1.IPFamily, at time.Time, pending counts) {
 	m.servicesPending.WithLabelValues(string(f)).Set(float64(pending.services))
 }
 
-func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done) {
+func (m *Metrics) synced(f corev1.IPFamily, prev, now *snapshot.Snapshot, d done) {
 	family := string(f)
 	seconds := d.took.Seconds()
 	m.duration.WithLabelValues(family).Observe(seconds)
@@ -143,7 +143,7 @@ func (m *Metrics) synced(f corev1.IPFamily, prev, now *service.Snapshot, d done)
 }
 
 // leftOut names the ports that have no rules.
-func (m *Metrics) leftOut(f corev1.IPFamily, problems []service.Problem) {
+func (m *Metrics) leftOut(f corev1.IPFamily, problems []snapshot.Problem) {
 	m.rules.left.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
 	for _, p := range problems {
 		m.rules.left.WithLabelValues(string(f), p.Object).Set(1)
@@ -151,10 +151,10 @@ func (m *Metrics) leftOut(f corev1.IPFamily, problems []service.Problem) {
 }
 
 // newTriggers are the times of changes that came with now, after since.
-func newTriggers(prev, now *service.Snapshot, since time.Time) []time.Time {
+func newTriggers(prev, now *snapshot.Snapshot, since time.Time) []time.Time {
 	var out []time.Time
 	before := map[string]time.Time{}
-	same := map[*service.Service]bool{}
+	same := map[*snapshot.Service]bool{}
 	if prev != nil {
 		for _, svc := range prev.Services {
 			same[svc] = true
@@ -177,7 +177,7 @@ func newTriggers(prev, now *service.Snapshot, since time.Time) []time.Time {
 }
 
 // withoutLocal counts ports whose traffic is dropped here for want of a local endpoint.
-func withoutLocal(s *service.Snapshot) (internal, external int) {
+func withoutLocal(s *snapshot.Snapshot) (internal, external int) {
 	for _, svc := range s.Services {
 		for _, p := range svc.Ports {
 			if !p.HasEndpoints || len(p.Local) > 0 {

@@ -1,6 +1,6 @@
 // Package proxier is LOOP: the services pipeline. A Tracker keeps the newest
 // Services, EndpointSlices and node that informers hand it; a Loop, one for
-// each IP family, gathers their changes, has service.Build make a Snapshot of all of it and a
+// each IP family, gathers their changes, has snapshot.Build make a Snapshot of all of it and a
 // Backend make the kernel do what it says, and then tells Observers. It alone
 // decides when; what is decided by others. It never reads the API or the kernel.
 package proxier
@@ -8,7 +8,7 @@ package proxier
 import (
 	"context"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Backend programs a node. Its life: made without effect; the first Sync takes
@@ -18,10 +18,10 @@ import (
 // The whole desired state goes in, every time. The same snapshot twice is the
 // same as once. After an error the kernel may be in the old state, in the new one or,
 // table by table, between; the next Sync, with any snapshot, puts it right.
-// A service.LeftOutError is not such: all but the ports that it names is done.
+// A snapshot.LeftOutError is not such: all but the ports that it names is done.
 // Package proxiertest holds what every implementation must do.
 type Backend interface {
-	Sync(ctx context.Context, s *service.Snapshot) error
+	Sync(ctx context.Context, s *snapshot.Snapshot) error
 	// Cleanup works without a Sync before it, and twice. Nothing of other
 	// programs is touched.
 	Cleanup(ctx context.Context) error
@@ -44,5 +44,5 @@ type Glancer interface {
 // Observer is told after each Sync that succeeded. prev is the snapshot of its
 // last call that returned nil; nil at first.
 type Observer interface {
-	Synced(ctx context.Context, prev, now *service.Snapshot) error
+	Synced(ctx context.Context, prev, now *snapshot.Snapshot) error
 }

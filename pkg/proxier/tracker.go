@@ -10,7 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Tracker keeps the newest objects. Its methods are called by informer
@@ -22,7 +22,7 @@ type Tracker struct {
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]*discoveryv1.EndpointSlice
 	sorted   []*corev1.Service // of services; nil: to be made again
-	node     service.Node
+	node     snapshot.Node
 	eligible bool
 
 	servicesSynced, slicesSynced, nodeSynced bool
@@ -45,7 +45,7 @@ func NewTracker() *Tracker {
 	return &Tracker{
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]*discoveryv1.EndpointSlice{},
-		node:     service.Node{Withdrawn: map[types.UID]bool{}},
+		node:     snapshot.Node{Withdrawn: map[types.UID]bool{}},
 		gone:     map[types.UID]bool{},
 		eligible: true,
 	}
@@ -83,7 +83,7 @@ func (t *Tracker) SliceChanged(old, new *discoveryv1.EndpointSlice) {
 // NodeChanged stores what is known of this node, but its Withdrawn pods.
 // eligible is false while the node is being deleted or drained by the
 // autoscaler: then load balancers are told to go elsewhere (KEP-3836).
-func (t *Tracker) NodeChanged(n service.Node, eligible bool) {
+func (t *Tracker) NodeChanged(n snapshot.Node, eligible bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.Withdrawn = t.node.Withdrawn
@@ -251,7 +251,7 @@ func (t *Tracker) unsubscribe(w <-chan struct{}) {
 }
 
 // objects returns everything, Services sorted by name.
-func (t *Tracker) objects() ([]*corev1.Service, []*discoveryv1.EndpointSlice, service.Node) {
+func (t *Tracker) objects() ([]*corev1.Service, []*discoveryv1.EndpointSlice, snapshot.Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sorted == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // FuzzRead: no file makes reading or rendering panic, and what is rendered names no scratch folder. The verbs' golden tests
@@ -45,7 +45,7 @@ func FuzzRead(f *testing.F) {
 		if strings.Contains(out.String(), scratch) || err != nil && strings.Contains(err.Error(), scratch) {
 			t.Errorf("the scratch folder shows: %s %v", out.String(), err)
 		}
-		if rules, err := Services(&o, service.Node{Name: "n"}, iptables.Options{Family: "IPv4"}); err == nil {
+		if rules, err := Services(&o, snapshot.Node{Name: "n"}, iptables.Options{Family: "IPv4"}); err == nil {
 			if _, err := iptables.Parse([]byte(rules.Ruleset.String())); err != nil {
 				t.Errorf("the rules cannot be read back: %v\n%s", err, rules.Ruleset)
 			}

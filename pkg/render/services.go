@@ -8,23 +8,23 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Rules are what a node would hand to iptables-restore.
 type Rules struct {
 	Ruleset  *iptables.Ruleset
-	Snapshot *service.Snapshot
+	Snapshot *snapshot.Snapshot
 	// Notes say what was left out of the Services, and why.
 	Notes []string
 }
 
 // Services renders all Services and EndpointSlices of the file for a node.
-func Services(objects *Objects, n service.Node, o iptables.Options) (Rules, error) {
+func Services(objects *Objects, n snapshot.Node, o iptables.Options) (Rules, error) {
 	if len(objects.Services) == 0 {
 		return Rules{}, errors.New("rendering Services: there is none in the file")
 	}
-	s := service.Build(objects.Services, objects.Slices, n, o.Family)
+	s := snapshot.Build(objects.Services, objects.Slices, n, o.Family)
 	r := Rules{Snapshot: s, Ruleset: iptables.Render(s, o)}
 	known := map[string]bool{}
 	for _, svc := range objects.Services {

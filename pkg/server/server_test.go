@@ -183,11 +183,11 @@ func (fakePods) Pod(ns, name string) (*corev1.Pod, runtime.Pod, bool) {
 		return nil, runtime.Pod{}, false
 	}
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
-	}, runtime.Pod{Containers: []runtime.Container{
-		{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
-	}}, true
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
+		}, runtime.Pod{Containers: []runtime.Container{
+			{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
+		}}, true
 }
 func (f fakePods) Have(types.UID) runtime.Pod { _, have, _ := f.Pod("ns", "pod"); return have }
 func (f fakePods) Pods() []*corev1.Pod        { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }

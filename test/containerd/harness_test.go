@@ -18,10 +18,10 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/nodeagent/nodeagent/pkg/logpump"
-	"github.com/nodeagent/nodeagent/pkg/podnet"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
+	"github.com/nodeagent/nodeagent/pkg/runtime/podnet"
 	"github.com/nodeagent/nodeagent/test/bed"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )

@@ -12,8 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/nfacct"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 const localNodePort = `
@@ -66,11 +66,11 @@ func TestAccounting(t *testing.T) {
 			}
 			pod := netip.AddrPortFrom(proxiertest.Address(proxiertest.Pod1, f), proxiertest.TCPPort)
 			text := strings.NewReplacer("PORT", strconv.Itoa(int(pod.Port())), "POD", pod.Addr().String()).Replace(localNodePort)
-			objects, err := servicetest.Parse([]byte(text))
+			objects, err := snapshottest.Parse([]byte(text))
 			if err != nil {
 				t.Fatal(err)
 			}
-			proxiertest.Sync(t, b, service.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
+			proxiertest.Sync(t, b, snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
 			if drift, err := b.Check(t.Context()); err != nil || drift != nil {
 				t.Errorf("drift of an untouched kernel: %v, %v", drift, err)
 			}

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // many makes n Services with two endpoints each.
@@ -54,7 +54,7 @@ func BenchmarkSync(b *testing.B) {
 func benchmarkSync(b *testing.B, n int) {
 	svcs, sls := many(n)
 	backend := newBackend(b, newNS(b), corev1.IPv4Protocol, nil)
-	builder := service.NewBuilder(corev1.IPv4Protocol)
+	builder := snapshot.NewBuilder(corev1.IPv4Protocol)
 	sync := func(svcs []*corev1.Service) time.Duration {
 		begin := time.Now()
 		if err := backend.Sync(b.Context(), builder.Build(svcs, sls, proxiertest.NodeView())); err != nil {

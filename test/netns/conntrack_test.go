@@ -11,8 +11,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/conntrack"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 const udpService = `
@@ -34,18 +34,18 @@ endpoints: [{addresses: ["ENDPOINT"]}]
 `
 
 // udpWith is a snapshot with a Service on one endpoint; "" is none.
-func udpWith(t *testing.T, f corev1.IPFamily, at proxiertest.Place) *service.Snapshot {
+func udpWith(t *testing.T, f corev1.IPFamily, at proxiertest.Place) *snapshot.Snapshot {
 	t.Helper()
 	text := udpService
 	if at != "" {
 		text += strings.ReplaceAll(udpSlice, "ENDPOINT", proxiertest.Address(at, f).String())
 	}
 	text = strings.NewReplacer("VIP", udpVIP(f).Addr().String(), "FAMILY", string(f)).Replace(text)
-	objects, err := servicetest.Parse([]byte(text))
+	objects, err := snapshottest.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return service.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f)
+	return snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f)
 }
 
 func udpVIP(f corev1.IPFamily) netip.AddrPort {
@@ -66,7 +66,7 @@ func TestUDPFlowsFollowTheService(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var prev *service.Snapshot
+			var prev *snapshot.Snapshot
 			sync := func(at proxiertest.Place) {
 				t.Helper()
 				now := udpWith(t, f, at)
@@ -108,13 +108,13 @@ func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
 			from := proxiertest.Address(proxiertest.Pod2, f).String()
 			wantFrom(t, c, from)
 			for _, next := range []struct {
-				now  *service.Snapshot
+				now  *snapshot.Snapshot
 				want string
 			}{
 				{udpWith(t, f, proxiertest.Pod2), from},
 				{udpWith(t, f, ""), ""},
 				{udpWith(t, f, proxiertest.Pod2), from},
-				{&service.Snapshot{Family: f, Node: proxiertest.NodeView()}, ""},
+				{&snapshot.Snapshot{Family: f, Node: proxiertest.NodeView()}, ""},
 			} {
 				b := newBackend(t, w.node, f, nil)
 				cleaner, err := conntrack.New(conntrack.Config{Family: f, Log: quiet(), Now: time.Now, Portals: b.FoundUDP})

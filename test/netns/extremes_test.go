@@ -19,7 +19,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 const crowd = 1000
@@ -33,7 +33,7 @@ func crowdAddress(f corev1.IPFamily, i int) netip.Addr {
 }
 
 // extreme is a Service with names as long as the API lets them be, a thousand endpoints and each kind of rule.
-func extreme(f corev1.IPFamily) *service.Snapshot {
+func extreme(f corev1.IPFamily) *snapshot.Snapshot {
 	long := func(letter string) string { return strings.Repeat(letter, 63) }
 	port := func(name string) corev1.ServicePort { return corev1.ServicePort{Name: name, Port: 80, NodePort: 30081} }
 	address := func(v4, v6 string) string {
@@ -66,7 +66,7 @@ func extreme(f corev1.IPFamily) *service.Snapshot {
 	sticky.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	few := slice.DeepCopy()
 	few.Name, few.Labels[discoveryv1.LabelServiceName], few.Endpoints = long("f"), long("t"), few.Endpoints[:3]
-	return service.Build([]*corev1.Service{svc, sticky}, []*discoveryv1.EndpointSlice{slice, few}, proxiertest.NodeView(), f)
+	return snapshot.Build([]*corev1.Service{svc, sticky}, []*discoveryv1.EndpointSlice{slice, few}, proxiertest.NodeView(), f)
 }
 
 // TestExtremes: the longest names and a thousand endpoints are taken by every variant, understood when read back, and spread over.
@@ -197,7 +197,7 @@ func TestProgramFailsOnce(t *testing.T) {
 				if drift, err := b.Check(t.Context()); err != nil || drift != nil {
 					t.Errorf("once it works again: %v, %v", drift, err)
 				}
-				proxiertest.Sync(t, b, &service.Snapshot{Family: corev1.IPv4Protocol, Node: proxiertest.NodeView()})
+				proxiertest.Sync(t, b, &snapshot.Snapshot{Family: corev1.IPv4Protocol, Node: proxiertest.NodeView()})
 			}
 		})
 	}

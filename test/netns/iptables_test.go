@@ -27,8 +27,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -199,17 +199,17 @@ func TestConformance(t *testing.T) {
 }
 
 // everything is a snapshot with each kind of rule in it.
-func everything(t testing.TB, f corev1.IPFamily) *service.Snapshot {
+func everything(t testing.TB, f corev1.IPFamily) *snapshot.Snapshot {
 	t.Helper()
 	text, err := os.ReadFile("testdata/everything.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := servicetest.Parse(text)
+	objects, err := snapshottest.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := service.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f)
+	s := snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f)
 	if len(s.Services) < 5 || len(s.Problems) > 0 {
 		t.Fatalf("the snapshot is not what it should be:\n%s", s)
 	}
@@ -332,7 +332,7 @@ func TestConnectionSurvives(t *testing.T) {
 			}
 			steps := []func() error{
 				func() error { return newBackend(t, w.node, f, nil).Sync(t.Context(), everything(t, f)) },
-				func() error { return b.Sync(t.Context(), service.Build(nil, nil, proxiertest.NodeView(), f)) },
+				func() error { return b.Sync(t.Context(), snapshot.Build(nil, nil, proxiertest.NodeView(), f)) },
 				func() error { return b.Sync(t.Context(), everything(t, f)) },
 				func() error { return b.Cleanup(t.Context()) },
 			}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 const nodePortService = `
@@ -88,11 +88,11 @@ func testNodePortAddresses(t *testing.T, f corev1.IPFamily) {
 		}
 		text = strings.NewReplacer("VIP", w.text("10.96.0.10", "fd00:96::10"), "FAMILY", string(f),
 			"PORT", strconv.Itoa(int(pod.Port())), "POD", pod.Addr().String()).Replace(text)
-		objects, err := servicetest.Parse([]byte(text))
+		objects, err := snapshottest.Parse([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
-		proxiertest.Sync(t, b, service.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
+		proxiertest.Sync(t, b, snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
 		got := w.Connect(t, c.from, corev1.ProtocolTCP, c.to)
 		if (got.Verdict == proxiertest.Landed) != c.want.IsValid() || got.At != c.want {
 			t.Errorf("nodePortAddresses %s, endpoints %v, from %s to %s: %s at %s, want %s", c.ranges, c.endpoint, c.from, c.to, got.Verdict, got.At, c.otherwise)

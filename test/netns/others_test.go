@@ -12,7 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // TestGlanceSeesOthersAndNotUs: one system call tells whether anyone wrote, and a few questions what it took away.
@@ -25,7 +25,7 @@ func TestGlanceSeesOthersAndNotUs(t *testing.T) {
 				ns := newNS(t)
 				b := newBackend(t, ns, f, nil)
 				program := map[corev1.IPFamily]string{corev1.IPv4Protocol: "iptables", corev1.IPv6Protocol: "ip6tables"}[f]
-				nothing := service.Build(nil, nil, proxiertest.NodeView(), f)
+				nothing := snapshot.Build(nil, nil, proxiertest.NodeView(), f)
 				glance := func(step string, wantWritten, wantLost bool) {
 					t.Helper()
 					written, lost, err := b.Glance(t.Context())
@@ -33,7 +33,7 @@ func TestGlanceSeesOthersAndNotUs(t *testing.T) {
 						t.Errorf("%s: written %v, lost %q, %v", step, written, lost, err)
 					}
 				}
-				for _, s := range []*service.Snapshot{everything(t, f), nothing, everything(t, f)} {
+				for _, s := range []*snapshot.Snapshot{everything(t, f), nothing, everything(t, f)} {
 					proxiertest.Sync(t, b, s)
 					glance("after our own sync", false, false)
 				}
@@ -108,7 +108,7 @@ func TestInsertedRulesAreNoDrift(t *testing.T) {
 		b := newBackend(t, ns, corev1.IPv4Protocol, nil)
 		svcs, sls := many(150)
 		for _, n := range []int{120, 123, 150, 110, 111} {
-			proxiertest.Sync(t, b, service.Build(svcs[:n], sls, proxiertest.NodeView(), corev1.IPv4Protocol))
+			proxiertest.Sync(t, b, snapshot.Build(svcs[:n], sls, proxiertest.NodeView(), corev1.IPv4Protocol))
 			if written, lost, err := b.Glance(t.Context()); written || lost != "" || err != nil {
 				t.Errorf("%s: after %d Services: written %v, lost %q, %v", variant, n, written, lost, err)
 			}

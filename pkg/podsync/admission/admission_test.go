@@ -12,7 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
-	"github.com/nodeagent/nodeagent/pkg/podsysctl"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
 // TestAdmit reads node.yaml (one node for the archive), other*.yaml (pods that run) and pod-*.yaml (each asked by itself),

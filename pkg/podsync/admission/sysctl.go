@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
-	"github.com/nodeagent/nodeagent/pkg/podsysctl"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
 func checkSysctls(pod *corev1.Pod, allowed []string) *podplan.Outcome {

@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
-	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
 // Allocation is what the node has given a pod of what it asks for, where that may change while the pod lives.

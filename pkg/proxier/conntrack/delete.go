@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Config is what a Cleaner is made of.
@@ -25,11 +25,11 @@ type Config struct {
 	Family corev1.IPFamily
 	Log    *slog.Logger
 	// NodePorts say on which addresses node ports answer: flows to others are of other programs.
-	NodePorts service.NodePortAddresses
+	NodePorts snapshot.NodePortAddresses
 	// Now is the clock.
 	Now func() time.Time
 	// Portals are those of the rules that this process found; may be nil.
-	Portals func() []service.Portal
+	Portals func() []snapshot.Portal
 	// Done is told of each pass over the kernel's table; may be nil.
 	Done func(deleted int, took time.Duration)
 }
@@ -47,7 +47,7 @@ func New(c Config) (*Cleaner, error) {
 }
 
 // Synced deletes what is stale.
-func (c *Cleaner) Synced(_ context.Context, prev, now *service.Snapshot) error {
+func (c *Cleaner) Synced(_ context.Context, prev, now *snapshot.Snapshot) error {
 	if !Changed(prev, now) {
 		return nil
 	}

@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Flow is one UDP flow of conntrack: where it was sent, and who answers.
@@ -31,17 +31,17 @@ type Plan struct {
 // Past is what is known of the time before now.
 type Past struct {
 	// Snapshot is the one before; nil: there was none.
-	Snapshot *service.Snapshot
+	Snapshot *snapshot.Snapshot
 	// Portals were in the kernel's rules when this process began: Services may
 	// have been deleted while none ran, and then nothing else names them.
-	Portals []service.Portal
+	Portals []snapshot.Portal
 }
 
 // NewPlan makes the plan for now. Addresses that the past had and now has not
 // belong to a Service that is gone. local are the node's own addresses on which
 // node ports answer: flows through it to other hosts' ports are none of ours, nor
 // those to other programs here.
-func NewPlan(past Past, now *service.Snapshot, local []netip.Addr) *Plan {
+func NewPlan(past Past, now *snapshot.Snapshot, local []netip.Addr) *Plan {
 	p := &Plan{
 		addresses: map[netip.AddrPort]map[netip.AddrPort]bool{},
 		nodePorts: map[uint16]map[netip.AddrPort]bool{},
@@ -71,7 +71,7 @@ func NewPlan(past Past, now *service.Snapshot, local []netip.Addr) *Plan {
 }
 
 // bury takes note of an address, or of a node port, unless a Service has it now.
-func (p *Plan) bury(portal service.Portal) {
+func (p *Plan) bury(portal snapshot.Portal) {
 	if portal.Protocol != corev1.ProtocolUDP {
 		return
 	}
@@ -88,7 +88,7 @@ func (p *Plan) bury(portal service.Portal) {
 }
 
 // add sets what stands behind a port's addresses, unless that is known.
-func (p *Plan) add(port *service.Port, serving map[netip.AddrPort]bool) {
+func (p *Plan) add(port *snapshot.Port, serving map[netip.AddrPort]bool) {
 	for _, a := range slices.Concat([]netip.Addr{port.ClusterIP}, port.LoadBalancerIPs, port.ExternalIPs) {
 		at := netip.AddrPortFrom(a, port.Port)
 		if _, known := p.addresses[at]; !known {
@@ -120,11 +120,11 @@ func (p *Plan) Stale(f Flow) bool {
 
 // Changed says whether the UDP half of two snapshots differs, so that there
 // may be stale flows. prev nil: nothing is known, so yes.
-func Changed(prev, now *service.Snapshot) bool {
+func Changed(prev, now *snapshot.Snapshot) bool {
 	if prev == nil {
 		return true
 	}
-	before := map[*service.Port]bool{}
+	before := map[*snapshot.Port]bool{}
 	for port := range udpPorts(prev) {
 		before[port] = true
 	}
@@ -138,8 +138,8 @@ func Changed(prev, now *service.Snapshot) bool {
 	return n != len(before)
 }
 
-func udpPorts(s *service.Snapshot) func(yield func(*service.Port) bool) {
-	return func(yield func(*service.Port) bool) {
+func udpPorts(s *snapshot.Snapshot) func(yield func(*snapshot.Port) bool) {
+	return func(yield func(*snapshot.Port) bool) {
 		for _, svc := range s.Services {
 			for _, port := range svc.Ports {
 				if port.Protocol == corev1.ProtocolUDP && !yield(port) {

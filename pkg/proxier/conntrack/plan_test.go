@@ -6,8 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 const svcDNS = `
@@ -35,21 +35,21 @@ endpoints:
 - {addresses: [10.244.1.3], conditions: {ready: false, serving: false, terminating: true}}
 `
 
-func snapshot(t *testing.T, text string) *service.Snapshot {
+func snapshotOf(t *testing.T, text string) *snapshot.Snapshot {
 	t.Helper()
-	objects, err := servicetest.Parse([]byte(text))
+	objects, err := snapshottest.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return service.Build(objects.Services, objects.Slices, service.Node{Name: "me"}, corev1.IPv4Protocol)
+	return snapshot.Build(objects.Services, objects.Slices, snapshot.Node{Name: "me"}, corev1.IPv4Protocol)
 }
 
 func TestStale(t *testing.T) {
-	full, none, gone := snapshot(t, svcDNS+twoEndpoints), snapshot(t, svcDNS), snapshot(t, "")
+	full, none, gone := snapshotOf(t, svcDNS+twoEndpoints), snapshotOf(t, svcDNS), snapshotOf(t, "")
 	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
 	for _, c := range []struct {
 		name      string
-		prev, now *service.Snapshot
+		prev, now *snapshot.Snapshot
 		dst, src  string
 		stale     bool
 	}{
@@ -81,9 +81,9 @@ func TestStale(t *testing.T) {
 
 // TestStalePortals: what only the kernel's rules knew of.
 func TestStalePortals(t *testing.T) {
-	full, gone := snapshot(t, svcDNS+twoEndpoints), snapshot(t, "")
+	full, gone := snapshotOf(t, svcDNS+twoEndpoints), snapshotOf(t, "")
 	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
-	portals := []service.Portal{
+	portals := []snapshot.Portal{
 		{Protocol: corev1.ProtocolUDP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 53},
 		{Protocol: corev1.ProtocolUDP, Port: 30053},
 		{Protocol: corev1.ProtocolTCP, Addr: netip.MustParseAddr("10.96.0.11"), Port: 53},
@@ -91,7 +91,7 @@ func TestStalePortals(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		now      *service.Snapshot
+		now      *snapshot.Snapshot
 		dst, src string
 		stale    bool
 	}{
@@ -113,17 +113,17 @@ func TestStalePortals(t *testing.T) {
 }
 
 func TestChanged(t *testing.T) {
-	full := snapshot(t, svcDNS+twoEndpoints)
+	full := snapshotOf(t, svcDNS+twoEndpoints)
 	for _, c := range []struct {
 		name      string
-		prev, now *service.Snapshot
+		prev, now *snapshot.Snapshot
 		want      bool
 	}{
 		{"first", nil, full, true},
 		{"same", full, full, false},
-		{"endpoints gone", full, snapshot(t, svcDNS), true},
-		{"Service gone", full, snapshot(t, ""), true},
-		{"nothing and nothing", snapshot(t, ""), snapshot(t, ""), false},
+		{"endpoints gone", full, snapshotOf(t, svcDNS), true},
+		{"Service gone", full, snapshotOf(t, ""), true},
+		{"nothing and nothing", snapshotOf(t, ""), snapshotOf(t, ""), false},
 	} {
 		if got := Changed(c.prev, c.now); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)

@@ -24,7 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // retry is how soon a port that cannot be opened is tried again: another program may have it for a moment.
@@ -36,7 +36,7 @@ type Config struct {
 	// Healthy says whether the services half keeps up (proxier.Health.Healthy).
 	Healthy func() bool
 	// NodePorts say on which addresses to listen.
-	NodePorts service.NodePortAddresses
+	NodePorts snapshot.NodePortAddresses
 	// Addresses are the machine's own; asked for where NodePorts are not all of them.
 	Addresses func() ([]netip.Addr, error)
 	// Listen is net.ListenConfig.Listen.
@@ -62,7 +62,7 @@ type Server struct {
 // wanted is what one family's snapshot asks for.
 type wanted struct {
 	services map[uint16]local
-	places   service.Places
+	places   snapshot.Places
 }
 
 // local is one Service, and how many endpoints it has here.
@@ -121,7 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // Synced implements proxier.Observer.
-func (s *Server) Synced(ctx context.Context, _, now *service.Snapshot) error {
+func (s *Server) Synced(ctx context.Context, _, now *snapshot.Snapshot) error {
 	w := wanted{services: map[uint16]local{}, places: s.c.NodePorts.At(now.Family, now.Node)}
 	for _, svc := range now.Services {
 		if n := svc.HealthCheckNodePort; n != 0 && w.services[n].name.Name == "" {

@@ -21,7 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // machine has addresses to listen on; those in busy are another program's.
@@ -126,7 +126,7 @@ func (m *machine) get(t *testing.T, at string) (code int, body string, weight st
 }
 
 // begin runs a server on a machine in a synctest bubble.
-func begin(t *testing.T, m *machine, nodePorts service.NodePortAddresses, healthy func() bool) *Server {
+func begin(t *testing.T, m *machine, nodePorts snapshot.NodePortAddresses, healthy func() bool) *Server {
 	t.Helper()
 	m.open = map[string]*pipe{}
 	s, err := New(Config{
@@ -157,15 +157,15 @@ func begin(t *testing.T, m *machine, nodePorts service.NodePortAddresses, health
 
 func always() bool { return true }
 
-func snapshot(f corev1.IPFamily, ready int, ports ...uint16) *service.Snapshot {
-	out := &service.Snapshot{Family: f, Node: service.Node{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}}
+func snapshotOf(f corev1.IPFamily, ready int, ports ...uint16) *snapshot.Snapshot {
+	out := &snapshot.Snapshot{Family: f, Node: snapshot.Node{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}}
 	for _, n := range ports {
-		out.Services = append(out.Services, &service.Service{Namespace: "ns", Name: fmt.Sprint("s", n), HealthCheckNodePort: n, LocalReady: ready})
+		out.Services = append(out.Services, &snapshot.Service{Namespace: "ns", Name: fmt.Sprint("s", n), HealthCheckNodePort: n, LocalReady: ready})
 	}
 	return out
 }
 
-func (s *Server) sync(t *testing.T, snaps ...*service.Snapshot) {
+func (s *Server) sync(t *testing.T, snaps ...*snapshot.Snapshot) {
 	t.Helper()
 	for _, now := range snaps {
 		if err := s.Synced(t.Context(), nil, now); err != nil {
@@ -177,7 +177,7 @@ func (s *Server) sync(t *testing.T, snaps ...*service.Snapshot) {
 func TestAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, healthy := &machine{}, true
-		s := begin(t, m, service.NodePortAddresses{}, func() bool { return healthy })
+		s := begin(t, m, snapshot.NodePortAddresses{}, func() bool { return healthy })
 		for _, c := range []struct {
 			local   int
 			healthy bool
@@ -190,7 +190,7 @@ func TestAnswers(t *testing.T) {
 			{1, false, 503, `"serviceProxyHealthy":false`, "1"},
 		} {
 			healthy = c.healthy
-			s.sync(t, snapshot(corev1.IPv4Protocol, c.local, 32000), snapshot(corev1.IPv6Protocol, 7, 32000))
+			s.sync(t, snapshotOf(corev1.IPv4Protocol, c.local, 32000), snapshotOf(corev1.IPv6Protocol, 7, 32000))
 			code, text, weight := m.get(t, "tcp4 0.0.0.0:32000")
 			if code != c.code || !strings.Contains(text, c.body) || weight != c.weight {
 				t.Errorf("local %d: %d %s, weight %s", c.local, code, text, weight)
@@ -199,11 +199,11 @@ func TestAnswers(t *testing.T) {
 		if _, text, _ := m.get(t, "tcp6 [::]:32000"); !strings.Contains(text, `"localEndpoints":7`) {
 			t.Errorf("the other family's count: %s", text)
 		}
-		s.sync(t, snapshot(corev1.IPv6Protocol, 0))
+		s.sync(t, snapshotOf(corev1.IPv6Protocol, 0))
 		if got := m.listening(); got != "tcp4 0.0.0.0:32000" {
 			t.Errorf("after the Service lost its address of a family there listens %s", got)
 		}
-		s.sync(t, snapshot(corev1.IPv4Protocol, 0))
+		s.sync(t, snapshotOf(corev1.IPv4Protocol, 0))
 		if got := m.listening(); got != "" {
 			t.Errorf("of a Service that is gone there listens %s", got)
 		}
@@ -216,8 +216,8 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 		m := &machine{}
 		m.set("127.0.0.1", "192.0.2.7", "10.1.0.1", "::1", "2001:db8::7", "fe80::1")
 		ranges := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fe80::/10")}
-		s := begin(t, m, service.NodePortAddresses{Ranges: ranges}, always)
-		s.sync(t, snapshot(corev1.IPv4Protocol, 1, 32000), snapshot(corev1.IPv6Protocol, 1, 32000))
+		s := begin(t, m, snapshot.NodePortAddresses{Ranges: ranges}, always)
+		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000), snapshotOf(corev1.IPv6Protocol, 1, 32000))
 		want := func(when, want string) {
 			t.Helper()
 			if got := m.listening(); got != want {
@@ -245,8 +245,8 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{}
 		m.set("127.0.0.1", "192.0.2.7", "10.1.0.1")
-		s := begin(t, m, service.NodePortAddresses{Primary: true}, always)
-		s.sync(t, snapshot(corev1.IPv4Protocol, 1, 32000))
+		s := begin(t, m, snapshot.NodePortAddresses{Primary: true}, always)
+		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000))
 		if got := m.listening(); got != "tcp4 192.0.2.7:32000" {
 			t.Errorf("with nodePortAddresses primary there listens %s", got)
 		}
@@ -257,8 +257,8 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 func TestABusyPortIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{busy: map[string]bool{"tcp4 0.0.0.0:32000": true}}
-		s := begin(t, m, service.NodePortAddresses{}, always)
-		s.sync(t, snapshot(corev1.IPv4Protocol, 1, 32000, 32001))
+		s := begin(t, m, snapshot.NodePortAddresses{}, always)
+		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000, 32001))
 		if got := m.listening(); got != "tcp4 0.0.0.0:32001" {
 			t.Errorf("beside the busy one there listens %s", got)
 		}

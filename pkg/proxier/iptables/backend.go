@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Tool is what the backend needs of the iptables programs of one family.
@@ -54,11 +54,11 @@ type Backend struct {
 
 	mu       sync.Mutex
 	renderer *Renderer
-	applied  *Ruleset         // nil: the kernel's state is not known
-	mark     uint64           // of the kernel with applied in it; 0: not known
-	glanced  uint64           // the mark that Glance saw last
-	patience int              // Checks until what was refused is tried again
-	found    []service.Portal // of the kernel's first rules
+	applied  *Ruleset          // nil: the kernel's state is not known
+	mark     uint64            // of the kernel with applied in it; 0: not known
+	glanced  uint64            // the mark that Glance saw last
+	patience int               // Checks until what was refused is tried again
+	found    []snapshot.Portal // of the kernel's first rules
 }
 
 // New checks the configuration; it does nothing yet.
@@ -74,8 +74,8 @@ func New(c Config) (*Backend, error) {
 
 // Sync makes the kernel do what s says. A port whose rules iptables-restore
 // refuses is left out, and everything else is written; the error is then a
-// service.LeftOutError. Such a port is tried again when it changes, and now and then.
-func (b *Backend) Sync(ctx context.Context, s *service.Snapshot) error {
+// snapshot.LeftOutError. Such a port is tried again when it changes, and now and then.
+func (b *Backend) Sync(ctx context.Context, s *snapshot.Snapshot) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.applied == nil {
@@ -95,7 +95,7 @@ func (b *Backend) Sync(ctx context.Context, s *service.Snapshot) error {
 	}
 }
 
-func (b *Backend) write(ctx context.Context, s *service.Snapshot) error {
+func (b *Backend) write(ctx context.Context, s *snapshot.Snapshot) error {
 	want := b.renderer.Render(s)
 	if b.applied == nil {
 		return b.full(ctx, want)

@@ -9,8 +9,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/internal/golden"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 // lives are what one Service is, one after the other: type, families, protocols, ports, names of ports, addresses and
@@ -79,9 +79,9 @@ func TestAServiceBecomesAnother(t *testing.T) {
 		for from := range lives {
 			for to := range lives {
 				k, fresh := fakekernel.New(f), fakekernel.New(f)
-				builder, b := service.NewBuilder(f), backend(k)
+				builder, b := snapshot.NewBuilder(f), backend(k)
 				for _, life := range []string{lives[from], lives[to]} {
-					objects, err := servicetest.Parse([]byte("kind: Service\nmetadata: {name: s, namespace: ns}\nspec:" + life + livesSlices))
+					objects, err := snapshottest.Parse([]byte("kind: Service\nmetadata: {name: s, namespace: ns}\nspec:" + life + livesSlices))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -91,7 +91,7 @@ func TestAServiceBecomesAnother(t *testing.T) {
 					if life != lives[to] {
 						continue
 					}
-					if err := backend(fresh).Sync(t.Context(), service.Build(objects.Services, objects.Slices, testNode, f)); err != nil {
+					if err := backend(fresh).Sync(t.Context(), snapshot.Build(objects.Services, objects.Slices, testNode, f)); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -12,7 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // counting keeps the last text.
@@ -35,9 +35,9 @@ func TestNewServicesAreInserted(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := manyServices(300)
-	sync := func(services []*service.Service, most int) {
+	sync := func(services []*snapshot.Service, most int) {
 		t.Helper()
-		if err := b.Sync(t.Context(), &service.Snapshot{Family: corev1.IPv4Protocol, Services: services}); err != nil {
+		if err := b.Sync(t.Context(), &snapshot.Snapshot{Family: corev1.IPv4Protocol, Services: services}); err != nil {
 			t.Fatal(err)
 		}
 		if n := strings.Count(last, "\n-"); n > most {
@@ -54,7 +54,7 @@ func TestNewServicesAreInserted(t *testing.T) {
 	sync(all.Services[:200], 2000)
 	sync(all.Services[:203], 20)  // at the end
 	sync(all.Services[:300], 500) // and more
-	some := append([]*service.Service{}, all.Services[:100]...)
+	some := append([]*snapshot.Service{}, all.Services[:100]...)
 	sync(append(some, all.Services[110:]...), 2000) // some go: written whole
 	sync(all.Services, 60)                          // in the middle
 	// What another program puts behind the last rule is seen.
@@ -120,7 +120,7 @@ func TestNewEndpointIsWrittenFirst(t *testing.T) {
 	p.Endpoints, p.Cluster, p.Local, p.Reachable, p.HasEndpoints = nil, nil, nil, nil, false
 	o := testOptions(corev1.IPv4Protocol)
 	for _, c := range []struct {
-		have, want *service.Snapshot
+		have, want *snapshot.Snapshot
 		order      string
 	}{{none, some, "nat filter"}, {some, none, "filter nat"}} {
 		var got []string

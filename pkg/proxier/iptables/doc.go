@@ -1,5 +1,5 @@
 // Package iptables is EDGE: the services backend over iptables. It reads a
-// service.Snapshot and the kernel's own iptables-save, and alone writes the
+// snapshot.Snapshot and the kernel's own iptables-save, and alone writes the
 // chains KUBE-* of kube-proxy and the jumps to them; it never touches another
 // program's chain or rule.
 //

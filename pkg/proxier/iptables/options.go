@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Options say how to render; they come from KubeProxyConfiguration and from
@@ -21,7 +21,7 @@ type Options struct {
 	// Local tells traffic of this node's pods from other traffic.
 	Local Local
 	// NodePorts say where node ports answer. On 127.0.0.1 they need the sysctl route_localnet.
-	NodePorts service.NodePortAddresses
+	NodePorts snapshot.NodePortAddresses
 	// NoFirewall leaves out KUBE-FIREWALL, which keeps others from 127.0.0.1;
 	// not where node ports answer there, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
 	NoFirewall bool
@@ -82,17 +82,17 @@ func (l Local) isNot() string {
 }
 
 // Localhost says whether node ports answer on 127.0.0.1.
-func (o Options) Localhost() bool { return o.NodePorts.At(o.Family, service.Node{}).Loopback }
+func (o Options) Localhost() bool { return o.NodePorts.At(o.Family, snapshot.Node{}).Loopback }
 
 func (o Options) firewall() bool { return !o.ipv6() && (!o.NoFirewall || o.Localhost()) }
 
 // scene is what rules of Services depend on besides them: Options, and what the node is at the time.
 type scene struct {
 	Options
-	nodePorts service.Places
+	nodePorts snapshot.Places
 }
 
-func (o Options) on(n service.Node) scene {
+func (o Options) on(n snapshot.Node) scene {
 	s := scene{Options: o, nodePorts: o.NodePorts.At(o.Family, n)}
 	if o.Local.NodeCIDR {
 		s.Local = Local{CIDR: n.PodCIDR(o.Family)}
@@ -115,7 +115,7 @@ func (s scene) destinations() []string {
 	case s.nodePorts.Loopback:
 		return []string{""}
 	}
-	return []string{"! -d " + service.Loopback(s.Family).String()}
+	return []string{"! -d " + snapshot.Loopback(s.Family).String()}
 }
 
 func (o Options) ipv6() bool { return o.Family == corev1.IPv6Protocol }

@@ -8,13 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // udpPortals are the places where Services answer UDP by the rules that the kernel has, ours or a kube-proxy's: those that
 // lead to endpoints, and those that refuse since there are none. They are sorted.
-func udpPortals(kernel *Ruleset) []service.Portal {
-	found := map[service.Portal]bool{}
+func udpPortals(kernel *Ruleset) []snapshot.Portal {
+	found := map[snapshot.Portal]bool{}
 	for _, t := range kernel.Tables {
 		for _, c := range t.Chains {
 			if !hasPortals(t.Name, c.Name) {
@@ -27,11 +27,11 @@ func udpPortals(kernel *Ruleset) []service.Portal {
 			}
 		}
 	}
-	out := make([]service.Portal, 0, len(found))
+	out := make([]snapshot.Portal, 0, len(found))
 	for p := range found {
 		out = append(out, p)
 	}
-	slices.SortFunc(out, func(a, b service.Portal) int {
+	slices.SortFunc(out, func(a, b snapshot.Portal) int {
 		if c := a.Addr.Compare(b.Addr); c != 0 {
 			return c
 		}
@@ -59,7 +59,7 @@ func portalsToo(text []byte) (*Ruleset, error) {
 }
 
 // portal is the place that a rule matches; not ok: it matches something else.
-func portal(rule string) (p service.Portal, ok bool) {
+func portal(rule string) (p snapshot.Portal, ok bool) {
 	list := words(rule)
 	local := len(list) > 1 && list[1] == chainNodePorts // its destination is an address of the node
 	vague := false                                      // it has more than one destination, or all but some
@@ -95,7 +95,7 @@ func portal(rule string) (p service.Portal, ok bool) {
 }
 
 // FoundUDP are the portals of UDP that the kernel's rules had before this Backend wrote any; nil before the first Sync.
-func (b *Backend) FoundUDP() []service.Portal {
+func (b *Backend) FoundUDP() []snapshot.Portal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.found

@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
 const udpPorts = `
@@ -44,12 +44,12 @@ endpoints: [{addresses: [10.244.1.1]}]
 func TestUDPPortalsAreRead(t *testing.T) {
 	const want = "[{UDP invalid IP 30053} {UDP invalid IP 30055} {UDP 10.96.0.10 53} {UDP 10.96.0.11 54} {UDP 198.51.100.9 53} {UDP 203.0.113.9 53}]"
 	for name, text := range map[string]string{"an endpoint": udpPorts + udpEndpoint, "none": udpPorts} {
-		objects, err := servicetest.Parse([]byte(text))
+		objects, err := snapshottest.Parse([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
 		k := fakekernel.New(corev1.IPv4Protocol)
-		if err := newBackend(t, k).Sync(t.Context(), service.Build(objects.Services, objects.Slices, testNode, corev1.IPv4Protocol)); err != nil {
+		if err := newBackend(t, k).Sync(t.Context(), snapshot.Build(objects.Services, objects.Slices, testNode, corev1.IPv4Protocol)); err != nil {
 			t.Fatal(err)
 		}
 		next := newBackend(t, k)
@@ -57,7 +57,7 @@ func TestUDPPortalsAreRead(t *testing.T) {
 			t.Errorf("before its first sync it has found %v", got)
 		}
 		for range 2 { // what it wrote itself is not the past
-			if err := next.Sync(t.Context(), &service.Snapshot{Family: corev1.IPv4Protocol}); err != nil {
+			if err := next.Sync(t.Context(), &snapshot.Snapshot{Family: corev1.IPv4Protocol}); err != nil {
 				t.Fatal(err)
 			}
 			if got := fmt.Sprint(next.FoundUDP()); got != want {

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 const (
@@ -17,7 +17,7 @@ const (
 
 // culprit is the port whose rule was refused; nil: it cannot be told. Its
 // name is in the rule, if iptables-restore names a line, or in what it said.
-func (b *Backend) culprit(err error, s *service.Snapshot) *service.Port {
+func (b *Backend) culprit(err error, s *snapshot.Snapshot) *snapshot.Port {
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
 		return nil
@@ -34,7 +34,7 @@ func (b *Backend) culprit(err error, s *service.Snapshot) *service.Port {
 }
 
 // isNamed: by one of its chains, or by the comment of a rule in a chain that all share.
-func (f *fragment) isNamed(text string, p *service.Port) bool {
+func (f *fragment) isNamed(text string, p *snapshot.Port) bool {
 	if slices.ContainsFunc(f.chains, func(c Chain) bool { return strings.Contains(text, c.Name) }) {
 		return true
 	}
@@ -46,11 +46,11 @@ func (b *Backend) leftOut() error {
 	if len(b.renderer.left) == 0 {
 		return nil
 	}
-	out := &service.LeftOutError{}
+	out := &snapshot.LeftOutError{}
 	for p, why := range b.renderer.left {
-		out.Problems = append(out.Problems, service.Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
+		out.Problems = append(out.Problems, snapshot.Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
 	}
-	slices.SortFunc(out.Problems, func(a, b service.Problem) int { return strings.Compare(a.Object, b.Object) })
+	slices.SortFunc(out.Problems, func(a, b snapshot.Problem) int { return strings.Compare(a.Object, b.Object) })
 	return out
 }
 

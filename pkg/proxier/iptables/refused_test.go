@@ -18,7 +18,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/internal/golden"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // pickyTool refuses rules, as a kernel without a module does. With lines it names the line, else it quotes the chain.
@@ -62,7 +62,7 @@ func TestRefusedRulesAreLeftOut(t *testing.T) {
 		next := manyServices(20) // other pointers: everything is rendered again
 		b.applied = nil
 		err = b.Sync(t.Context(), next)
-		var left *service.LeftOutError
+		var left *snapshot.LeftOutError
 		if !errors.As(err, &left) || len(left.Problems) != 1 || !strings.Contains(left.Error(), victim.Name+" TCP") {
 			t.Fatalf("lines %v: the Service is not named: %v", lines, err)
 		}
@@ -98,14 +98,14 @@ func TestRefusalOfEverythingIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var left *service.LeftOutError
+	var left *snapshot.LeftOutError
 	if err := b.Sync(t.Context(), manyServices(50)); err == nil || errors.As(err, &left) {
 		t.Errorf("got %v", err)
 	}
 }
 
 // manyServices makes n Services with an endpoint each.
-func manyServices(n int) *service.Snapshot {
+func manyServices(n int) *snapshot.Snapshot {
 	var svcs []*corev1.Service
 	var sls []*discoveryv1.EndpointSlice
 	for i := range n {
@@ -119,7 +119,7 @@ func manyServices(n int) *service.Snapshot {
 			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}).String()}}},
 		})
 	}
-	return service.Build(svcs, sls, service.Node{Name: "me"}, corev1.IPv4Protocol)
+	return snapshot.Build(svcs, sls, snapshot.Node{Name: "me"}, corev1.IPv4Protocol)
 }
 
 // sortedLines: a chain that comes back is the last one.

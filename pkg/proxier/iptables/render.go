@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // largeCluster is the number of endpoints from which comments are left out of
@@ -16,14 +16,14 @@ import (
 const largeCluster = 1000
 
 // Render makes the whole ruleset for a snapshot. The same input gives the same bytes.
-func Render(s *service.Snapshot, o Options) *Ruleset {
+func Render(s *snapshot.Snapshot, o Options) *Ruleset {
 	return NewRenderer(o).Render(s)
 }
 
 // Preview is the rules for these objects on node n, without a kernel: what
 // `nodeagent render services` prints.
-func Preview(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n service.Node, o Options) io.WriterTo {
-	return Render(service.Build(svcs, sls, n, o.Family), o)
+func Preview(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n snapshot.Node, o Options) io.WriterTo {
+	return Render(snapshot.Build(svcs, sls, n, o.Family), o)
 }
 
 // Renderer is Render with a memory: the text of a port that is the same
@@ -33,15 +33,15 @@ type Renderer struct {
 	o        Options
 	scene    scene // of memo
 	comments bool
-	memo     map[*service.Port]*fragment
+	memo     map[*snapshot.Port]*fragment
 	round    uint64
-	length   int                      // of the longest chain, last time
-	left     map[*service.Port]string // not to be rendered, and why
+	length   int                       // of the longest chain, last time
+	left     map[*snapshot.Port]string // not to be rendered, and why
 }
 
 // NewRenderer returns a Renderer without memories.
 func NewRenderer(o Options) *Renderer {
-	return &Renderer{o: o, comments: true, memo: map[*service.Port]*fragment{}, left: map[*service.Port]string{}}
+	return &Renderer{o: o, comments: true, memo: map[*snapshot.Port]*fragment{}, left: map[*snapshot.Port]string{}}
 }
 
 // fragment is what one port adds to the ruleset.
@@ -83,7 +83,7 @@ func (f *fragment) compact() *fragment {
 }
 
 // Render is like the function Render.
-func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
+func (r *Renderer) Render(s *snapshot.Snapshot) *Ruleset {
 	comments, scene := s.EndpointCount() <= largeCluster, r.o.on(s.Node)
 	if comments != r.comments || !scene.equal(r.scene) {
 		clear(r.memo)
@@ -108,8 +108,8 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 			chains = append(chains, f.chains...)
 		}
 	}
-	maps.DeleteFunc(r.memo, func(_ *service.Port, f *fragment) bool { return f.round != r.round })
-	maps.DeleteFunc(r.left, func(p *service.Port, _ string) bool { return r.memo[p] == nil })
+	maps.DeleteFunc(r.memo, func(_ *snapshot.Port, f *fragment) bool { return f.round != r.round })
+	maps.DeleteFunc(r.left, func(p *snapshot.Port, _ string) bool { return r.memo[p] == nil })
 	natServices.WriteString(nodePortJumps(scene))
 	r.length = natServices.Len()
 	nat := []Chain{
@@ -137,7 +137,7 @@ func (r *Renderer) Render(s *service.Snapshot) *Ruleset {
 	}}
 }
 
-func (r *Renderer) fragment(p *service.Port) *fragment {
+func (r *Renderer) fragment(p *snapshot.Port) *fragment {
 	f := r.memo[p]
 	if f == nil {
 		f = renderPort(p, r.scene, r.comments)
@@ -220,7 +220,7 @@ func nodePortJumps(s scene) string {
 }
 
 // healthCheckRules let load balancers ask on the addresses that node ports answer on, where the health check server listens.
-func healthCheckRules(b *strings.Builder, svc *service.Service, s scene) {
+func healthCheckRules(b *strings.Builder, svc *snapshot.Service, s scene) {
 	if svc.HealthCheckNodePort == 0 {
 		return
 	}

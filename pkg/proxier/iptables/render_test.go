@@ -14,11 +14,11 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/internal/golden"
-	"github.com/nodeagent/nodeagent/pkg/service"
-	"github.com/nodeagent/nodeagent/pkg/service/servicetest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
-var testNode = service.Node{
+var testNode = snapshot.Node{
 	Name: "me", Zone: "z1", Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd77::2")},
 	PodCIDRs: []netip.Prefix{netip.MustParsePrefix("fd00:244:1::/64"), netip.MustParsePrefix("10.244.1.0/24")},
 }
@@ -85,13 +85,13 @@ func goldenOptions(f corev1.IPFamily, text string) Options {
 
 func TestRender(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
-		objects, err := servicetest.Parse(files["in.yaml"])
+		objects, err := snapshottest.Parse(files["in.yaml"])
 		if err != nil {
 			t.Fatal(err)
 		}
 		out := map[string][]byte{}
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-			s := service.Build(objects.Services, objects.Slices, testNode, f)
+			s := snapshot.Build(objects.Services, objects.Slices, testNode, f)
 			if len(s.Services) == 0 {
 				continue
 			}
@@ -107,15 +107,15 @@ func TestRender(t *testing.T) {
 }
 
 // scenes are the snapshots of the golden files, for tests that need variety.
-func scenes(t testing.TB) []*service.Snapshot {
+func scenes(t testing.TB) []*snapshot.Snapshot {
 	t.Helper()
-	var out []*service.Snapshot
+	var out []*snapshot.Snapshot
 	golden.Each(t, "testdata/*.txtar", func(files map[string][]byte) {
-		objects, err := servicetest.Parse(files["in.yaml"])
+		objects, err := snapshottest.Parse(files["in.yaml"])
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, service.Build(objects.Services, objects.Slices, testNode, corev1.IPv4Protocol))
+		out = append(out, snapshot.Build(objects.Services, objects.Slices, testNode, corev1.IPv4Protocol))
 	})
 	return out
 }
@@ -124,7 +124,7 @@ func scenes(t testing.TB) []*service.Snapshot {
 // differences or from nothing, the kernel holds the same.
 func TestDiffsLeadToTheSameKernel(t *testing.T) {
 	o := testOptions(corev1.IPv4Protocol)
-	list := append(scenes(t), &service.Snapshot{Family: corev1.IPv4Protocol})
+	list := append(scenes(t), &snapshot.Snapshot{Family: corev1.IPv4Protocol})
 	k := fakekernel.New(corev1.IPv4Protocol)
 	var have *Ruleset
 	for range 100 {
@@ -335,7 +335,7 @@ func TestRendererIsRenderWithMemory(t *testing.T) {
 	renumbered.Addresses = []netip.Addr{netip.MustParseAddr("192.168.77.9")}
 	for range 100 {
 		s := *list[rand.IntN(len(list))]
-		s.Node = []service.Node{testNode, other, renumbered}[rand.IntN(3)]
+		s.Node = []snapshot.Node{testNode, other, renumbered}[rand.IntN(3)]
 		if got, want := r.Render(&s).String(), Render(&s, o).String(); got != want {
 			t.Fatalf("with memory:\n%s", golden.LineDiff(want, got))
 		}

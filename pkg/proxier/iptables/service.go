@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // portRules makes the fragment of one port. A packet's way through nat:
@@ -22,7 +22,7 @@ import (
 // to an empty chain. kube-proxy leaves them out then. So a first endpoint
 // costs a few rules, however many Services there are.
 type portRules struct {
-	p                  *service.Port
+	p                  *snapshot.Port
 	o                  scene
 	comments           bool
 	proto              string
@@ -33,7 +33,7 @@ type portRules struct {
 	noIntWhy, noExtWhy string // their comments
 }
 
-func renderPort(p *service.Port, o scene, comments bool) *fragment {
+func renderPort(p *snapshot.Port, o scene, comments bool) *fragment {
 	proto := strings.ToLower(string(p.Protocol))
 	suffix := hashed(p.Name, proto)
 	r := portRules{
@@ -62,7 +62,7 @@ func renderPort(p *service.Port, o scene, comments bool) *fragment {
 }
 
 // balanced adds the chain that chooses among endpoints; internal: cluster IPs lead to it.
-func (r *portRules) balanced(chain string, endpoints []service.Endpoint, internal bool) {
+func (r *portRules) balanced(chain string, endpoints []snapshot.Endpoint, internal bool) {
 	rules := ""
 	if r.p.HasEndpoints && len(endpoints) > 0 {
 		if internal {
@@ -241,7 +241,7 @@ func (r *portRules) externalChain() {
 }
 
 // balance chooses an endpoint: the one this client had, then each with equal chance.
-func (r *portRules) balance(chain string, endpoints []service.Endpoint) string {
+func (r *portRules) balance(chain string, endpoints []snapshot.Endpoint) string {
 	var b strings.Builder
 	for _, e := range endpoints {
 		if r.p.AffinitySeconds == 0 {
@@ -261,20 +261,20 @@ func (r *portRules) balance(chain string, endpoints []service.Endpoint) string {
 	return b.String()
 }
 
-func (r *portRules) arrow(e service.Endpoint) string {
+func (r *portRules) arrow(e snapshot.Endpoint) string {
 	if !r.comments {
 		return ""
 	}
 	return comment(r.p.Name, " -> ", e.String())
 }
 
-func (r *portRules) sep(e service.Endpoint) string {
+func (r *portRules) sep(e snapshot.Endpoint) string {
 	return prefixEndpoint + hashed(r.p.Name, r.proto, e.String())
 }
 
 // endpoint translates; a pod that reached itself is masqueraded, or the answer
 // would never leave it.
-func (r *portRules) endpoint(e service.Endpoint) {
+func (r *portRules) endpoint(e snapshot.Endpoint) {
 	sep, why := r.sep(e), ""
 	if r.comments {
 		why = comment(r.p.Name)

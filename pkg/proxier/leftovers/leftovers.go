@@ -20,7 +20,7 @@ import (
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // table is kube-proxy's in mode nftables (KEP-3866).
@@ -69,7 +69,7 @@ func New(c Config) (*Cleaner, error) {
 }
 
 // Synced implements proxier.Observer.
-func (c *Cleaner) Synced(ctx context.Context, _, _ *service.Snapshot) error {
+func (c *Cleaner) Synced(ctx context.Context, _, _ *snapshot.Snapshot) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done {

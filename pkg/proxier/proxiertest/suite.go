@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Run runs the suite for both families. Every scenario is reached from every
@@ -42,7 +42,7 @@ func runFamily(t *testing.T, h Harness, f corev1.IPFamily) {
 		})
 	}
 	t.Run("nothing-is-left-of-a-deleted-Service", func(t *testing.T) {
-		Sync(t, backend, service.Build(nil, nil, NodeView(), f))
+		Sync(t, backend, snapshot.Build(nil, nil, NodeView(), f))
 		if got := world.Connect(t, Pod1, tcp, toVIP(f)); got.Verdict == Landed {
 			t.Errorf("the cluster IP of a Service that is gone lands on %s", got.At)
 		}
@@ -65,7 +65,7 @@ func cleanup(t *testing.T, h Harness, backend proxier.Backend, world World, f co
 }
 
 // Sync calls the backend until it succeeds, as the loop does.
-func Sync(t testing.TB, b proxier.Backend, s *service.Snapshot) {
+func Sync(t testing.TB, b proxier.Backend, s *snapshot.Snapshot) {
 	t.Helper()
 	again(t, "Sync", func() error { return b.Sync(t.Context(), s) })
 }
@@ -180,7 +180,7 @@ func ready(places ...Place) []ep {
 }
 
 // snapshot makes the objects of the API and builds them.
-func (s scenario) snapshot(f corev1.IPFamily) *service.Snapshot {
+func (s scenario) snapshot(f corev1.IPFamily) *snapshot.Snapshot {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "svc"}}
 	svc.Spec = corev1.ServiceSpec{
 		Type: corev1.ServiceTypeClusterIP, ClusterIP: vip(f).String(), ClusterIPs: []string{vip(f).String()},
@@ -199,7 +199,7 @@ func (s scenario) snapshot(f corev1.IPFamily) *service.Snapshot {
 	for _, e := range s.eps {
 		slice.Endpoints = append(slice.Endpoints, e.endpoint(f))
 	}
-	return service.Build([]*corev1.Service{svc}, []*discoveryv1.EndpointSlice{slice}, NodeView(), f)
+	return snapshot.Build([]*corev1.Service{svc}, []*discoveryv1.EndpointSlice{slice}, NodeView(), f)
 }
 
 func (e ep) endpoint(f corev1.IPFamily) discoveryv1.Endpoint {

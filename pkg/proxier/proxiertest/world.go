@@ -15,7 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier"
-	"github.com/nodeagent/nodeagent/pkg/service"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // Place is where a connection is made from.
@@ -66,8 +66,8 @@ func ServiceRanges(f corev1.IPFamily) []netip.Prefix {
 }
 
 // NodeView is the node that snapshots of the suite are built for.
-func NodeView() service.Node {
-	return service.Node{Name: "me", Zone: "z1", Addresses: []netip.Addr{Address(Node, corev1.IPv4Protocol), Address(Node, corev1.IPv6Protocol)}}
+func NodeView() snapshot.Node {
+	return snapshot.Node{Name: "me", Zone: "z1", Addresses: []netip.Addr{Address(Node, corev1.IPv4Protocol), Address(Node, corev1.IPv6Protocol)}}
 }
 
 // Result is what became of one connection.

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nodeagent/nodeagent/pkg/logpump/crilog"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
 // Program is what a command does; it returns its exit code, and should do so soon after ctx ends.

@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
+	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
 // defaultPath is what programs are searched in when the image does not say.

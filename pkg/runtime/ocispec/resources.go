@@ -8,7 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/cgroup/qos"
+	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
 func resources(in Input, sc *corev1.SecurityContext) *specs.LinuxResources {

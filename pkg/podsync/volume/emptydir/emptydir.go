@@ -1,0 +1,148 @@
+// Package emptydir is EDGE: scratch folders of pods, on the disk, in memory (tmpfs) or in huge pages (hugetlbfs). It writes
+// the volume's folder, and never again once it is made: what is in it is the pod's.
+package emptydir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
+	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
+)
+
+// mode of an empty folder: everybody's, as users of any id run in the pod.
+const mode fs.FileMode = 0o777
+
+// hugeMode is what the kernel gives a hugetlbfs when nobody says otherwise.
+const hugeMode fs.FileMode = 0o755
+
+// unfinished marks a folder that is still being made; no volume's name has a "~".
+const unfinished = "~new"
+
+// Plugin is a volume.Plugin; its zero value is ready.
+type Plugin struct{}
+
+// Name is the kind's name.
+func (Plugin) Name() string { return "kubernetes.io/empty-dir" }
+
+// Handles says whether the volume is an emptyDir.
+func (Plugin) Handles(v *corev1.Volume) bool { return v.EmptyDir != nil }
+
+// Mount makes the folder unless it is there.
+func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
+	switch medium := r.Volume.EmptyDir.Medium; {
+	case medium == corev1.StorageMediumDefault:
+		return onDisk(r)
+	case medium == corev1.StorageMediumMemory:
+		// Sticky, as the kernel makes a tmpfs when nobody says otherwise, which is what kubelet's users have.
+		t := hostfs.Tmpfs{Size: size(r), Mode: grouped(mode|fs.ModeSticky, r.FSGroup), Group: r.FSGroup}
+		return mounted(r, func() error { return hostfs.MountTmpfs(r.Target, t) })
+	case strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePages)):
+		return mounted(r, func() error { return mountHugePages(r) })
+	default:
+		return false, fmt.Errorf("unknown storage medium %q: it may be empty, Memory or HugePages", medium)
+	}
+}
+
+// Unmount removes the folder with all that is in it.
+func (Plugin) Unmount(_ context.Context, target string) error {
+	return errors.Join(hostfs.Hide(target), hostfs.Remove(target+unfinished))
+}
+
+// onDisk makes the folder under another name first, so that one that is seen is finished.
+func onDisk(r volume.Request) (bool, error) {
+	if _, err := os.Lstat(r.Target); err == nil {
+		return false, nil
+	}
+	fresh := r.Target + unfinished
+	if err := hostfs.Remove(fresh); err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(fresh, mode); err != nil {
+		return false, fmt.Errorf("making folder: %w", err)
+	}
+	if err := open(fresh, r.FSGroup); err != nil {
+		return false, err
+	}
+	if err := os.Rename(fresh, r.Target); err != nil {
+		return false, fmt.Errorf("showing folder: %w", err)
+	}
+	return true, nil
+}
+
+// mounted mounts the volume unless it is: mode and group come with the mount, so that one that is there is finished.
+func mounted(r volume.Request, mount func() error) (bool, error) {
+	is, err := hostfs.Mounted(r.Target)
+	if err != nil || is {
+		return false, err
+	}
+	return true, mount()
+}
+
+// grouped is the mode of a folder that fsGroup may write to.
+func grouped(mode fs.FileMode, group *int64) fs.FileMode {
+	if group == nil {
+		return mode
+	}
+	return hostfs.GroupMode(mode|fs.ModeDir, false) &^ fs.ModeDir
+}
+
+// open lets everybody in, past the mask, and gives the folder to fsGroup.
+func open(path string, group *int64) error {
+	if err := hostfs.Chmod(path, mode); err != nil {
+		return err
+	}
+	if group == nil {
+		return nil
+	}
+	return hostfs.SetGroup(path, *group, false)
+}
+
+// size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and what the node can give; 0 if none is known.
+func size(r volume.Request) int64 {
+	least := r.Fields.Allocatable.Memory().Value()
+	if limit := qos.Total(r.Pod).Memory; limit > 0 && (least == 0 || limit < least) {
+		least = limit
+	}
+	if q := r.Volume.EmptyDir.SizeLimit; q != nil && q.Value() > 0 && (least == 0 || q.Value() < least) {
+		least = q.Value()
+	}
+	return least
+}
+
+// mountHugePages: medium "HugePages" takes the one size that the pod asks for, "HugePages-2Mi" names it.
+func mountHugePages(r volume.Request) error {
+	page, ok := strings.CutPrefix(string(r.Volume.EmptyDir.Medium), string(corev1.StorageMediumHugePagesPrefix))
+	asked := qos.Total(r.Pod).HugePages
+	if !ok {
+		if len(asked) != 1 {
+			return fmt.Errorf("medium HugePages needs a pod that requests exactly one page size, it requests %d: name it, as in HugePages-2Mi",
+				len(asked))
+		}
+		for only := range asked {
+			page = only
+		}
+	}
+	q, err := resource.ParseQuantity(page)
+	if err != nil {
+		return fmt.Errorf("reading page size %q: %w", page, err)
+	}
+	if err := os.MkdirAll(r.Target, mode); err != nil {
+		return fmt.Errorf("making mount point: %w", err)
+	}
+	huge := grouped(hugeMode, r.FSGroup)
+	options := fmt.Sprintf("pagesize=%d,%s", q.Value(), hostfs.MountMode(huge, r.FSGroup))
+	if err := unix.Mount("nodev", r.Target, "hugetlbfs", 0, options); err != nil {
+		return fmt.Errorf("mounting hugetlbfs (%s) at %q: %w", options, r.Target, err)
+	}
+	return hostfs.Chmod(r.Target, huge) // hugetlbfs takes no setgid for an option
+}

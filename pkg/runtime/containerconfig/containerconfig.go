@@ -1,0 +1,338 @@
+// Package containerconfig is EDGE: it gathers all that a container is made from. From a pod, the host's state of it and an
+// image come the environment (with what ConfigMaps, Secrets, Services and fields of the pod say), the mounts (volumes,
+// subPaths, /etc/hosts and its like), the user, the cgroup and the profiles; ocispec.Build, which is pure, then decides.
+//
+// It alone writes <root>/pods/<uid> (but for volumes below it), the pods' log folders and the pods' /dev/shm below the run
+// folder, and asks for the pods' cgroups.
+package containerconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+)
+
+// Volumes tells where the volumes of pods are.
+type Volumes interface {
+	Path(pod *corev1.Pod, name string) (string, error)
+	// ReadOnly says that containers may only read the volume.
+	ReadOnly(pod *corev1.Pod, name string) bool
+	// Any says that something is left in the pod's volumes folder.
+	Any(uid types.UID) (bool, error)
+}
+
+// Users resolves user strings in images.
+type Users interface {
+	User(ctx context.Context, imageID, user string) (runtime.User, error)
+}
+
+// AppArmor has the kernel's profiles.
+type AppArmor interface {
+	// Ensure finds a profile, and loads the node's default one.
+	Ensure(ctx context.Context, profile string) error
+}
+
+// SELinux makes labels; on a machine without it they are empty.
+type SELinux interface {
+	Enabled() bool
+	// Of makes the labels of a container with options of its own, in a pod that has the labels pod.
+	Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.SELinuxLabels, error)
+	// Relabel gives a label to what is at path and below it.
+	Relabel(path, label string) error
+}
+
+// Cgroups are the pods' control groups.
+type Cgroups interface {
+	// PodPath and ContainerPath are in the form that OCI runtimes expect of the node's cgroup driver.
+	PodPath(pod *corev1.Pod) string
+	ContainerPath(pod *corev1.Pod, id string) string
+	EnsurePod(ctx context.Context, pod *corev1.Pod) error
+	RemovePod(ctx context.Context, uid types.UID) error
+	Pods() ([]types.UID, error)
+}
+
+// DNS are the cluster's resolver settings.
+type DNS struct {
+	Servers    []netip.Addr
+	Domain     string
+	ResolvConf string // the node's resolver file; "" for none
+}
+
+// Node are facts of this machine that change rarely.
+type Node struct {
+	Hostname    string // of the UTS namespace
+	IPs         []netip.Addr
+	Allocatable corev1.ResourceList
+	Spec        ocispec.Node
+	// RecursiveReadOnly says that the kernel has mount_setattr(2), Linux 5.12.
+	RecursiveReadOnly bool
+	// Devices lists what a privileged container gets. It is asked at each start: devices come and go. nil: none.
+	Devices func() ([]specs.LinuxDevice, error)
+}
+
+// Config is what a Builder is made from. All folders are absolute.
+type Config struct {
+	Root, Run, PodLogs string
+	Volumes            Volumes
+	Users              Users
+	Objects            volume.Objects
+	Cgroups            Cgroups
+	DNS                DNS
+	Node               func() Node
+	SeccompDefault     bool
+	// Seccomp makes the profile RuntimeDefault; nil: whoever asks for it is refused.
+	Seccomp func(*specs.Spec) (*specs.LinuxSeccomp, error)
+	// AppArmor and SELinux are the machine's; nil for none.
+	AppArmor AppArmor
+	SELinux  SELinux
+	// VolumeDir is the folder for what the image of a container declares as VOLUME; nil: such volumes are left out.
+	VolumeDir func(containerID string) string
+	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
+	Handler func(ctx context.Context, class string) (string, error)
+	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
+	Bind func(volume, sub, target string) error
+	// Propagates says why mounts cannot come and go through a host path in the way that a container asks; nil: by mountinfo.
+	Propagates func(source string, mode corev1.MountPropagationMode) error
+	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
+	Warn func(pod *corev1.Pod, reason, message string)
+	Log  *slog.Logger
+}
+
+// Builder is ready for use by many at a time.
+type Builder struct {
+	config Config
+	files  sync.Mutex // guards the pods' managed files, which their containers share
+}
+
+// New checks the configuration.
+func New(c Config) (*Builder, error) {
+	for name, path := range map[string]string{"Root": c.Root, "Run": c.Run, "PodLogs": c.PodLogs} {
+		if !filepath.IsAbs(path) {
+			return nil, fmt.Errorf("making container configurations: %s %q must be an absolute path", name, path)
+		}
+	}
+	if c.Volumes == nil || c.Users == nil || c.Objects == nil || c.Cgroups == nil || c.Node == nil || c.Log == nil {
+		return nil, errors.New("making container configurations: Volumes, Users, Objects, Cgroups, Node and Log are required")
+	}
+	if c.Bind == nil {
+		c.Bind = hostfs.BindBeneath
+	}
+	if c.Propagates == nil {
+		c.Propagates = checkPropagation
+	}
+	return &Builder{config: c}, nil
+}
+
+// Request is one attempt of one container. Nothing in it is written to.
+type Request struct {
+	Want    podplan.Want // Want.Pod is not nil
+	Have    runtime.Pod  // its sandbox is ready
+	Name    string       // of the container, whether init, ephemeral or usual
+	Attempt int
+	Image   runtime.Image
+}
+
+// Build makes the finished configuration. Errors are podplan.ReasonError with the reason CreateContainerConfigError when the
+// pod's owner can mend them by the spec or an object that it names, CreateContainerError otherwise.
+func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
+	c, target := container(r.Want.Pod, r.Name)
+	if c == nil {
+		return runtime.ContainerConfig{}, configError(fmt.Errorf("container %q is not in the pod's spec", r.Name))
+	}
+	if r.Have.Sandbox == nil {
+		return runtime.ContainerConfig{}, reason("CreateContainerError", errors.New("the pod has no sandbox"))
+	}
+	b.config.Objects.Use(r.Want.Pod)
+	w := work{Builder: b, request: r, pod: r.Want.Pod, container: c, target: target, node: b.config.Node()}
+	if s := c.SecurityContext; s != nil && s.Privileged != nil && *s.Privileged && w.node.Devices != nil {
+		devices, err := w.node.Devices()
+		if err != nil {
+			return runtime.ContainerConfig{}, reason("CreateContainerError", err)
+		}
+		w.node.Spec.Devices = devices
+	}
+	input, err := w.input(ctx)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	spec, err := ocispec.Build(input)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	if profile := spec.Process.ApparmorProfile; profile != "" && b.config.AppArmor != nil {
+		if err := b.config.AppArmor.Ensure(ctx, profile); err != nil {
+			return runtime.ContainerConfig{}, reason("CreateContainerError", err)
+		}
+	}
+	handler, err := b.handler(ctx, w.pod)
+	if err != nil {
+		return runtime.ContainerConfig{}, configError(err)
+	}
+	return runtime.ContainerConfig{
+		Pod:            ref(w.pod),
+		Name:           r.Name,
+		Attempt:        r.Attempt,
+		Image:          r.Image,
+		ImageRef:       c.Image,
+		Spec:           spec,
+		LogPath:        filepath.Join(b.logDir(ref(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
+		MessagePath:    w.messagePath(),
+		SpecHash:       podplan.SpecHash(c),
+		Sizes:          podplan.SizesOf(w.pod, c).String(),
+		StopSignal:     stopSignal(c, r.Image.Config),
+		Stdin:          c.Stdin,
+		StdinOnce:      c.StdinOnce,
+		TTY:            c.TTY,
+		ImageVolumes:   ocispec.ImageVolumes(input),
+		SandboxID:      r.Have.Sandbox.ID,
+		RuntimeHandler: handler,
+	}, nil
+}
+
+// stopSignal is the pod's word, else the image's.
+func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		return string(*c.Lifecycle.StopSignal)
+	}
+	return image.StopSignal
+}
+
+// Resources are the limits that a container is to have by the pod's spec, for one that runs already.
+func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources, error) {
+	c, _ := container(pod, name)
+	if c == nil {
+		return nil, fmt.Errorf("container %q is not in the pod's spec", name)
+	}
+	return ocispec.Resources(pod, c, b.config.Node().Spec), nil
+}
+
+func configError(err error) error { return reason("CreateContainerConfigError", err) }
+
+func reason(reason string, err error) error { return &podplan.ReasonError{Reason: reason, Err: err} }
+
+func ref(pod *corev1.Pod) runtime.PodRef {
+	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+}
+
+// container finds a container of any sort; target is the one whose processes an ephemeral container sees.
+func container(pod *corev1.Pod, name string) (c *corev1.Container, target string) {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i], ""
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			return (*corev1.Container)(&e.EphemeralContainerCommon), e.TargetContainerName
+		}
+	}
+	return nil, ""
+}
+
+func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) {
+	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
+		return "", nil
+	}
+	if b.config.Handler == nil {
+		return "", fmt.Errorf("runtimeClassName %q is not supported on this node", *pod.Spec.RuntimeClassName)
+	}
+	return b.config.Handler(ctx, *pod.Spec.RuntimeClassName)
+}
+
+// work is one Build.
+type work struct {
+	*Builder
+	request   Request
+	pod       *corev1.Pod
+	container *corev1.Container
+	target    string
+	node      Node
+}
+
+func (w work) input(ctx context.Context) (ocispec.Input, error) {
+	image := w.request.Image
+	user, err := w.config.Users.User(ctx, image.ID, ocispec.UserString(w.pod, w.container, image.Config))
+	if err != nil {
+		return ocispec.Input{}, fmt.Errorf("finding the user of container %q in its image: %w", w.container.Name, err)
+	}
+	env, err := w.environment(ctx)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	mounts, err := w.mounts(env)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	labels, err := w.labels()
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	if err := w.relabel(mounts, labels.Mount); err != nil {
+		return ocispec.Input{}, err
+	}
+	localhost, err := w.localhostSeccomp()
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	hostname, err := w.nodename(w.pod)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	id := runtime.ContainerID(w.pod.UID, w.container.Name, w.request.Attempt)
+	return ocispec.Input{
+		Pod:         w.pod,
+		Container:   w.container,
+		ID:          id,
+		SandboxID:   w.request.Have.Sandbox.ID,
+		Image:       image.Config,
+		User:        user,
+		Env:         env,
+		Mounts:      mounts,
+		VolumeDir:   w.volumeDir(id),
+		Namespaces:  w.request.Have.Sandbox.Namespaces,
+		TargetPID:   w.targetPID(),
+		Hostname:    hostname,
+		CgroupsPath: w.config.Cgroups.ContainerPath(w.pod, id),
+		Seccomp: ocispec.Seccomp{
+			Default: w.config.SeccompDefault, RuntimeDefault: w.config.Seccomp, Localhost: localhost,
+		},
+		SELinux: labels,
+		Node:    w.node.Spec,
+	}, nil
+}
+
+func (w work) volumeDir(id string) string {
+	if w.config.VolumeDir == nil {
+		return ""
+	}
+	return w.config.VolumeDir(id)
+}
+
+// targetPID is the PID namespace of the running container that an ephemeral container was started for.
+func (w work) targetPID() string {
+	if w.target == "" {
+		return ""
+	}
+	if c := w.request.Have.Latest(w.target); c != nil && c.State == runtime.Running && c.Pid > 0 {
+		return fmt.Sprintf("/proc/%d/ns/pid", c.Pid)
+	}
+	return ""
+}

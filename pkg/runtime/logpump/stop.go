@@ -1,0 +1,24 @@
+package logpump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
+)
+
+// Stop ends the pump, which must hold no container, and returns when it is gone. It says whether there was one.
+func (c *Client) Stop(ctx context.Context) (was bool, err error) {
+	conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Quit})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return false, nil
+	}
+	if err != nil {
+		return true, fmt.Errorf("ending the log pump: %w", err)
+	}
+	_, _ = conn.Read(make([]byte, 1)) // until it is gone
+	return true, conn.Close()
+}
