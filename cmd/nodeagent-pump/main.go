@@ -1,4 +1,5 @@
-// Command nodeagent-pump is the small process beside the agent. It is static and small because it stays for long:
+// Command nodeagent-pump is the small process beside the agent. It is static and small because it
+// stays for long:
 //
 //	nodeagent-pump logs --socket PATH   the log pump of a node (see pkg/runtime/logpump/pump); returns when it answers on the socket
 //	nodeagent-pump reap                 process 1 of a shared PID namespace: reaps orphans until SIGTERM
@@ -69,8 +70,9 @@ func logs(args []string) error {
 	return detach(*socket)
 }
 
-// detach starts the pump in a session of its own and returns when its socket takes connections. With a pump on the socket
-// already it does nothing: the lock file says so, a socket alone would not tell a dead pump from a live one.
+// detach starts the pump in a session of its own and returns when its socket takes connections.
+// With a pump on the socket already it does nothing: the lock file says so, a socket alone would
+// not tell a dead pump from a live one.
 func detach(socket string) error {
 	lock, err := os.OpenFile(socket+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -122,7 +124,8 @@ func serveLogs() error {
 	syscall.Umask(0o022)
 	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
 	debug.SetMemoryLimit(32 << 20)
-	// A hang-up or an interrupt meant for the agent is none for the pump. SIGTERM ends it: at shutdown, after the containers.
+	// A hang-up or an interrupt meant for the agent is none for the pump. SIGTERM ends it: at
+	// shutdown, after the containers.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -17,7 +17,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// daemonCommands are the verbs of the daemon itself, and those that ask it or stand in for it: run, status, render, proxy.
+// daemonCommands are the verbs of the daemon itself, and those that ask it or stand in for it: run,
+// status, render, proxy.
 func daemonCommands() []*cobra.Command {
 	return []*cobra.Command{runCommand(), statusCommand(), renderCommand(), proxyCommand()}
 }
@@ -74,7 +75,8 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 
 // tune sets what concerns this process as a whole.
 func tune(c *config.Config, log *slog.Logger) {
-	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little and keeps it so.
+	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little
+	// and keeps it so.
 	debug.SetGCPercent(50)
 	if c.Server.Profiling && c.Server.Contention {
 		runtime.SetBlockProfileRate(1)
@@ -84,8 +86,9 @@ func tune(c *config.Config, log *slog.Logger) {
 	}
 }
 
-// newLogger writes to standard error; systemd and Kubernetes' tools collect it from there. Level is klog's verbosity, which
-// client-go's words have each; the agent's own are what happens (0) and details (4).
+// newLogger writes to standard error; systemd and Kubernetes' tools collect it from there. Level is
+// klog's verbosity, which client-go's words have each; the agent's own are what happens (0) and
+// details (4).
 func newLogger(c config.Log) *slog.Logger {
 	o := &slog.HandlerOptions{Level: slog.Level(-c.Level)}
 	if c.Format == "json" {
@@ -94,7 +97,8 @@ func newLogger(c config.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
-// logClient has client-go write to the log what its verbosity lets through: from 6 on each request, 7 its headers, 8 its body.
+// logClient has client-go write to the log what its verbosity lets through: from 6 on each request,
+// 7 its headers, 8 its body.
 func logClient(log *slog.Logger, c config.Log) {
 	var verbosity klog.Level
 	_ = verbosity.Set(strconv.Itoa(c.Level)) // it is a number

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// daemonWith starts the daemon of a machine that has not joined: it gets as far as asking for an identity.
+// daemonWith starts the daemon of a machine that has not joined: it gets as far as asking for an
+// identity.
 func daemonWith(t *testing.T, dir, root string) error {
 	t.Helper()
 	settings := strings.ReplaceAll(`

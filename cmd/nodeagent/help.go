@@ -14,12 +14,13 @@ import (
 // group puts flags that are defined already under a heading.
 func group(fs *pflag.FlagSet, heading string, names ...string) {
 	for _, name := range names {
-		_ = fs.SetAnnotation(name, config.FlagGroup, []string{heading}) // fails for a flag that is not defined; TestHelp would miss it
+		// fails for a flag that is not defined; TestHelp would miss it
+		_ = fs.SetAnnotation(name, config.FlagGroup, []string{heading})
 	}
 }
 
-// daemonFlags defines the flags of run for another verb, which hands them on or reads the daemon's configuration by them. Its
-// help shows those named, and says where the others are.
+// daemonFlags defines the flags of run for another verb, which hands them on or reads the daemon's
+// configuration by them. Its help shows those named, and says where the others are.
 func daemonFlags(c *cobra.Command, flags *config.Flags, shown ...string) {
 	own := flagNames(c)
 	flags.AddFlags(c.Flags())
@@ -47,7 +48,8 @@ func flagNames(c *cobra.Command) []string {
 	return names
 }
 
-// usage is the help of a command: what it is called with, examples, then its flags under their headings.
+// usage is the help of a command: what it is called with, examples, then its flags under their
+// headings.
 func usage(c *cobra.Command) error {
 	var b strings.Builder
 	line := c.UseLine()

@@ -19,7 +19,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// joinFlags are those of `nodeagent join` beside the daemon's own, which it takes too and hands on to the daemon.
+// joinFlags are those of `nodeagent join` beside the daemon's own, which it takes too and hands on
+// to the daemon.
 type joinFlags struct {
 	config                          config.Flags
 	token, tokenFile, discoveryFile string
@@ -158,7 +159,8 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}, nil
 }
 
-// readToken takes the token from the flag, the file, standard input or the environment, whichever is given first.
+// readToken takes the token from the flag, the file, standard input or the environment, whichever
+// is given first.
 func (f *joinFlags) readToken() (bootstrap.Token, error) {
 	text := f.token
 	switch {

@@ -12,10 +12,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// calledAsKubelet says whether the program stands where a kubelet is expected: kubeadm's unit starts /usr/bin/kubelet.
+// calledAsKubelet says whether the program stands where a kubelet is expected: kubeadm's unit
+// starts /usr/bin/kubelet.
 func calledAsKubelet(arg0 string) bool { return filepath.Base(arg0) == "kubelet" }
 
-// kubeletCommand is `nodeagent run` with kubelet's command line: its flags, and nothing that is unknown to both.
+// kubeletCommand is `nodeagent run` with kubelet's command line: its flags, and nothing that is
+// unknown to both.
 func kubeletCommand() *cobra.Command {
 	var flags config.Flags
 	var configDir, printVersion string
@@ -70,7 +72,8 @@ func kubeletArgs(args []string) []string {
 	return out
 }
 
-// ignored is a flag of kubelet's that no field of its configuration can say, and that has no effect here.
+// ignored is a flag of kubelet's that no field of its configuration can say, and that has no effect
+// here.
 type ignored struct{ isBool bool }
 
 func (*ignored) String() string     { return "" }
@@ -78,7 +81,8 @@ func (*ignored) Set(string) error   { return nil }
 func (i *ignored) Type() string     { return map[bool]string{true: "bool", false: "string"}[i.isBool] }
 func (i *ignored) IsBoolFlag() bool { return i.isBool }
 
-// addIgnored defines what is left of kubelet's flags (1.36, cmd/kubelet/app/options): none of them would have made the node safer.
+// addIgnored defines what is left of kubelet's flags (1.36, cmd/kubelet/app/options): none of them
+// would have made the node safer.
 func addIgnored(fs *pflag.FlagSet) {
 	for _, kind := range []struct {
 		isBool bool

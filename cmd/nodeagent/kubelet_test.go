@@ -18,7 +18,8 @@ func runAsKubelet(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// TestKubeletVersion: kubeadm finds the version by this expression (cmd/kubeadm/app/preflight/utils.go).
+// TestKubeletVersion: kubeadm finds the version by this expression
+// (cmd/kubeadm/app/preflight/utils.go).
 func TestKubeletVersion(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"--version=true"}, {"--v=2", "--version"}} {
 		out, err := runAsKubelet(t, args...)
@@ -31,7 +32,8 @@ func TestKubeletVersion(t *testing.T) {
 	}
 }
 
-// TestKubeletFlags: every flag of kubelet's is known, unknown ones are not; --version keeps the daemon from starting.
+// TestKubeletFlags: every flag of kubelet's is known, unknown ones are not; --version keeps the
+// daemon from starting.
 func TestKubeletFlags(t *testing.T) {
 	known := strings.Fields(kubeletFlags + ignoredBools + ignoredValues + " containerd-namespace")
 	fs := kubeletCommand().Flags()

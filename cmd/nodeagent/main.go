@@ -1,5 +1,5 @@
-// Command nodeagent is one daemon in the place of kubelet and kube-proxy, and the tools around it. It parses flags,
-// handles signals and sets the exit code; all else is in pkg.
+// Command nodeagent is one daemon in the place of kubelet and kube-proxy, and the tools around it.
+// It parses flags, handles signals and sets the exit code; all else is in pkg.
 package main
 
 import (
@@ -19,8 +19,8 @@ import (
 // exitUsage is for wrong flags and wrong configuration; 10 to 20 are bootstrap.Code; 1 is all else.
 const exitUsage = 2
 
-// The kernel takes the main thread for the process: /proc/self and /proc/net show its namespaces. So it is main's alone, and
-// no goroutine that enters a pod's namespaces ever runs on it.
+// The kernel takes the main thread for the process: /proc/self and /proc/net show its namespaces.
+// So it is main's alone, and no goroutine that enters a pod's namespaces ever runs on it.
 func init() { //nolint:gochecknoinits // a thread is given to main only before main runs
 	runtime.LockOSThread()
 }

@@ -119,7 +119,8 @@ func printFindings(c *cobra.Command, findings []bootstrap.Finding) error {
 	return err
 }
 
-// loadToJoin is config.Load, but a host name that cannot be a node's is this machine's fault, not that of the command line.
+// loadToJoin is config.Load, but a host name that cannot be a node's is this machine's fault, not
+// that of the command line.
 func loadToJoin(flags *config.Flags) (config.Config, error) {
 	cfg, _, err := config.Load(flags)
 	var wrong config.Errors

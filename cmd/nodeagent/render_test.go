@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/internal/golden"
 )
 
-// TestRender runs the verb as the command line does. The file args of an archive has one argument a line; every other input is
-// a file in the working folder.
+// TestRender runs the verb as the command line does. The file args of an archive has one argument a
+// line; every other input is a file in the working folder.
 func TestRender(t *testing.T) {
 	golden.Run(t, "testdata/render-*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		back, err := os.Getwd()

@@ -22,7 +22,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// The generic machine that pods are rendered for unless told otherwise. Its addresses are of RFC 5737, for documentation.
+// The generic machine that pods are rendered for unless told otherwise. Its addresses are of RFC
+// 5737, for documentation.
 const (
 	genericNode   = "node"
 	genericMemory = 8 << 30

@@ -76,7 +76,8 @@ func (r *reporter) result(node string, joined bool, took time.Duration, err erro
 	return nil
 }
 
-// line and object write to standard output; an error in writing to it has no other place to be said.
+// line and object write to standard output; an error in writing to it has no other place to be
+// said.
 func (r *reporter) line(format string, args ...any) { _, _ = fmt.Fprintf(r.w, format, args...) }
 
 func (r *reporter) object(o any) {

@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// unknownVerb refuses a word that stands where a command is expected and is none: cobra would print a help and call it well.
+// unknownVerb refuses a word that stands where a command is expected and is none: cobra would print
+// a help and call it well.
 func unknownVerb(root *cobra.Command, args []string) error {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
@@ -110,7 +111,8 @@ type checks struct {
 // String, Set and Type implement pflag.Value.
 func (c *checks) String() string { return strings.Join(c.names, ",") }
 
-// Set adds names, comma-separated. Those of kubeadm's preflight count for the checks that look at the same here.
+// Set adds names, comma-separated. Those of kubeadm's preflight count for the checks that look at
+// the same here.
 func (c *checks) Set(text string) error {
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
@@ -134,7 +136,8 @@ func (c *checks) Set(text string) error {
 // Type is what the help shows for a value.
 func (c *checks) Type() string { return "CHECK,CHECK" }
 
-// kubeadmChecks says which checks here are those of kubeadm's name, perhaps none: pasted lines have them.
+// kubeadmChecks says which checks here are those of kubeadm's name, perhaps none: pasted lines have
+// them.
 func kubeadmChecks(name string) (here []string, ok bool) {
 	prefix, _, _ := strings.Cut(strings.ToLower(name), "-")
 	here, ok = map[string][]string{

@@ -16,7 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// TestMistypedCommandLines: what a newcomer gets wrong is an error that says what would be right, never a help and exit code 0.
+// TestMistypedCommandLines: what a newcomer gets wrong is an error that says what would be right,
+// never a help and exit code 0.
 func TestMistypedCommandLines(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("typo.yaml", []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPod: 3\nport: 70000\n"), 0o600); err != nil {
@@ -72,7 +73,8 @@ func TestKubeadmCheckNames(t *testing.T) {
 	}
 }
 
-// TestConfigCheckTellsAll: unknown fields do not hide wrong values, and alone they are an error of this verb.
+// TestConfigCheckTellsAll: unknown fields do not hide wrong values, and alone they are an error of
+// this verb.
 func TestConfigCheckTellsAll(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	check := func(text string) (out string, err error) {
@@ -124,7 +126,8 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
-// TestHelp: every verb has examples that it would take, and shows its own flags apart from those of run.
+// TestHelp: every verb has examples that it would take, and shows its own flags apart from those of
+// run.
 func TestHelp(t *testing.T) {
 	everyCommand(rootCommand(), func(c *cobra.Command) {
 		if c.Example == "" {
@@ -184,7 +187,8 @@ func TestFlagsSayWhatTheyAre(t *testing.T) {
 	})
 }
 
-// TestPreflightKnowsWhatItDoesNotKnow: nothing is said of a snapshotter of a containerd that does not answer.
+// TestPreflightKnowsWhatItDoesNotKnow: nothing is said of a snapshotter of a containerd that does
+// not answer.
 func TestPreflightKnowsWhatItDoesNotKnow(t *testing.T) {
 	var b bytes.Buffer
 	root := rootCommand()

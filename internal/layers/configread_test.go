@@ -9,8 +9,9 @@ import (
 	"golang.org/x/tools/go/packages"
 )
 
-// TestConfigIsRead: somebody outside of pkg/config reads each field of config.Config. A field that is resolved and then read by
-// nobody would look like a setting with an effect: `nodeagent config check` would not name it.
+// TestConfigIsRead: somebody outside of pkg/config reads each field of config.Config. A field that
+// is resolved and then read by nobody would look like a setting with an effect: `nodeagent config
+// check` would not name it.
 func TestConfigIsRead(t *testing.T) {
 	const home = module + "pkg/config"
 	found, err := packages.Load(&packages.Config{
@@ -49,7 +50,8 @@ func TestConfigIsRead(t *testing.T) {
 	}
 }
 
-// fieldsOf lists the fields of a struct of a package, and of the structs of that package which they are, as Type.Field.
+// fieldsOf lists the fields of a struct of a package, and of the structs of that package which they
+// are, as Type.Field.
 func fieldsOf(typ types.Type, home string, seen map[string]bool) []string {
 	for {
 		switch t := typ.(type) {

@@ -12,10 +12,12 @@ import (
 	"testing"
 )
 
-// What containers can write to is read, written, measured, given away and removed by pkg/hostfs alone, which is bounded and
-// follows nothing out of a pod. These calls are what it is to be used instead of.
+// What containers can write to is read, written, measured, given away and removed by pkg/hostfs
+// alone, which is bounded and follows nothing out of a pod. These calls are what it is to be used
+// instead of.
 var (
-	// Nowhere in the product does anything else go over whole trees: what is mounted or linked in them may be anybody's.
+	// Nowhere in the product does anything else go over whole trees: what is mounted or linked in
+	// them may be anybody's.
 	trees = []string{"os.RemoveAll", "os.Chown", "os.Lchown", "path/filepath.Walk", "path/filepath.WalkDir", "os.CopyFS"}
 	// In packages that come by the files of pods, every file is taken for a container's.
 	reads = []string{"os.ReadFile", "os.Open", "os.OpenFile", "os.Create", "os.WriteFile", "os.Chmod", "os.Truncate", "os.DirFS"}

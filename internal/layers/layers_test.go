@@ -1,4 +1,5 @@
-// Package layers_test holds the architecture against the code: which package may import which, and why.
+// Package layers_test holds the architecture against the code: which package may import which, and
+// why.
 package layers_test
 
 import (
@@ -21,7 +22,8 @@ type pkg struct {
 	Deps       []string
 }
 
-// Sets of packages, as patterns of path.Match on the path below the module; a trailing "/..." means the package and all below.
+// Sets of packages, as patterns of path.Match on the path below the module; a trailing "/..." means
+// the package and all below.
 var (
 	pure = []string{
 		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/proxier/snapshot",
@@ -52,7 +54,8 @@ var direct = []struct {
 	{"edges meet in loops and in agent, not in each other", edges, below(edges), nil},
 	{"loops ask for roles; agent names the edges", loops, below(edges), nil},
 	{"only agent names concrete parts", []string{"pkg/..."}, []string{module + "pkg/agent"}, []string{"pkg/agent/..."}},
-	// render is a second, small composition root: it names edges as agent does, and nothing is below it but cmd.
+	// render is a second, small composition root: it names edges as agent does, and nothing is
+	// below it but cmd.
 	{"render starts nothing and asks nobody", []string{"pkg/render"}, append(below(loops), module+"pkg/runtime/containerd", module+"pkg/runtime/podnet",
 		module+"pkg/podsync/probe", module+"pkg/podsync/hook", module+"pkg/podsync/objects", module+"pkg/runtime/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
 	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
@@ -60,7 +63,8 @@ var direct = []struct {
 	{"one owner of SELinux labels", []string{"pkg/...", "cmd/..."}, []string{"github.com/opencontainers/selinux/..."}, []string{"pkg/runtime/selinux"}},
 	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/runtime/podnet"}},
 	{
-		// facts asks for the host's routes: /proc/net answers for the main thread's namespace, whatever that is by then
+		// facts asks for the host's routes: /proc/net answers for the main thread's namespace,
+		// whatever that is by then
 		"one owner of netlink in each half, and one for the node's own addresses",
 		[]string{"pkg/...", "cmd/..."},
 		[]string{"github.com/vishvananda/netlink/..."},
@@ -130,7 +134,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestRulesBite proves that the matcher finds what it should, so that an empty result means something.
+// TestRulesBite proves that the matcher finds what it should, so that an empty result means
+// something.
 func TestRulesBite(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -150,8 +155,8 @@ func TestRulesBite(t *testing.T) {
 	}
 }
 
-// family is the edge that a package belongs to: an edge may be several packages (the volume plugins share how files are
-// written), and they may import each other.
+// family is the edge that a package belongs to: an edge may be several packages (the volume plugins
+// share how files are written), and they may import each other.
 func family(importPath string) string {
 	name := strings.TrimPrefix(importPath, module)
 	for _, root := range []string{"pkg/podsync/volume", "pkg/runtime/logpump", "pkg/runtime/cgroup", "pkg/server", "pkg/runtime/podnet"} {

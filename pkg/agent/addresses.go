@@ -9,8 +9,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/node/facts"
 )
 
-// addresses are the node's own: those configured, else what the routing table says. They are asked for at every step of
-// every pod, so the table is read again only once the last reading is older than the node's status would be.
+// addresses are the node's own: those configured, else what the routing table says. They are asked
+// for at every step of every pod, so the table is read again only once the last reading is older
+// than the node's status would be.
 type addresses struct {
 	given []netip.Addr
 	every time.Duration
@@ -36,7 +37,8 @@ func (a *addresses) get() []netip.Addr {
 			a.said = err.Error()
 			a.log.Error("The node's addresses are not known", "err", err)
 		}
-		return a.last // an interface that is down for a moment does not take the address from pods that run
+		// an interface that is down for a moment does not take the address from pods that run
+		return a.last
 	}
 	a.last, a.at, a.said = ips, a.now(), ""
 	return ips

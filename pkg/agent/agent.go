@@ -1,6 +1,6 @@
-// Package agent is the composition root: it makes every part of the daemon from one configuration and runs them in one group.
-// It alone names concrete parts; it decides nothing. It is a library: an embedder, a fork or a test passes parts of its own
-// as values in Options.
+// Package agent is the composition root: it makes every part of the daemon from one configuration
+// and runs them in one group. It alone names concrete parts; it decides nothing. It is a library:
+// an embedder, a fork or a test passes parts of its own as values in Options.
 //
 //	wiring           who is given what            agent.go, pods.go, services.go, api.go
 //	order of truth   Node registered → first lease → sources synced → first service rules → READY=1
@@ -29,7 +29,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// Options are what an agent is made from. Config, Identity and Log are required; MakeFolders has made Config's folders.
+// Options are what an agent is made from. Config, Identity and Log are required; MakeFolders has
+// made Config's folders.
 type Options struct {
 	Config   *config.Config
 	Identity *bootstrap.Credentials // of Identity
@@ -67,8 +68,8 @@ type Agent struct {
 	services *services // nil: off
 }
 
-// Identity is the node's identity: the kubeconfig's, or, when there is none yet or its certificate has expired, a new one by
-// the bootstrap kubeconfig, waited for until ctx ends.
+// Identity is the node's identity: the kubeconfig's, or, when there is none yet or its certificate
+// has expired, a new one by the bootstrap kubeconfig, waited for until ctx ends.
 func Identity(ctx context.Context, c *config.Config, log *slog.Logger) (*bootstrap.Credentials, error) {
 	return bootstrap.Ensure(ctx, bootstrap.EnsureConfig{
 		Kubeconfig: c.Identity.Kubeconfig, BootstrapKubeconfig: c.Identity.BootstrapKubeconfig, CA: c.Identity.ClusterCA,
@@ -115,7 +116,8 @@ func (a *Agent) makeIdentity() error {
 	return err
 }
 
-// makeNode makes the lease; the reporter of the node follows once the pods half can be asked for its facts.
+// makeNode makes the lease; the reporter of the node follows once the pods half can be asked for
+// its facts.
 func (a *Agent) makeNode() error {
 	var err error
 	a.lease, err = report.NewLease(report.LeaseConfig{

@@ -24,8 +24,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// patience is how long the pods' loop may be silent before the agent calls itself unhealthy; it looks at each pod every
-// minute, and kubelet's own bound is the same.
+// patience is how long the pods' loop may be silent before the agent calls itself unhealthy; it
+// looks at each pod every minute, and kubelet's own bound is the same.
 const patience = 5 * time.Minute
 
 func realClock() clock.WithTicker { return clock.RealClock{} }
@@ -49,7 +49,8 @@ func (a *Agent) makeCertificates() error {
 	return err
 }
 
-// runPages runs everything that answers questions: the node API, the health page, the socket of `nodeagent status`.
+// runPages runs everything that answers questions: the node API, the health page, the socket of
+// `nodeagent status`.
 func (a *Agent) runPages(run func(name string, part func(context.Context) error)) error {
 	c := a.config
 	run("status socket", func(ctx context.Context) error { return serveSummary(ctx, c.Paths.StatusSocket, a.summary, a.log) })
@@ -168,7 +169,8 @@ func (a *Agent) healthy() error {
 	return nil
 }
 
-// announce tells systemd when the node does all that it can: see the order of truth in the package's doc.
+// announce tells systemd when the node does all that it can: see the order of truth in the
+// package's doc.
 func (a *Agent) announce(ctx context.Context) error {
 	for !a.ready() {
 		select {
@@ -268,7 +270,8 @@ func (p *pods) describe(r *summary.Report) {
 	}
 }
 
-// resident is the agent's resident memory in bytes (second field of proc_pid_statm(5)), 0 if it cannot be told.
+// resident is the agent's resident memory in bytes (second field of proc_pid_statm(5)), 0 if it
+// cannot be told.
 func resident() int64 {
 	b, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

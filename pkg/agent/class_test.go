@@ -13,7 +13,8 @@ import (
 // TestYoungRuntimeClass: a class that the watch has not told of yet is found all the same.
 func TestYoungRuntimeClass(t *testing.T) {
 	client := fake.NewClientset(&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "kata"}, Handler: "kata"})
-	w, err := newWatched(client, "n1", time.Hour, false, slog.New(slog.DiscardHandler)) // and does not run
+	// and does not run
+	w, err := newWatched(client, "n1", time.Hour, false, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
 )
 
-// CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy before us: in both
-// variants of iptables, in nftables and in IPVS. Other programs' rules stay. It works twice.
+// CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy
+// before us: in both variants of iptables, in nftables and in IPVS. Other programs' rules stay. It
+// works twice.
 func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	return cleanRules(ctx, c, log, func(what string) { log.Info(what) })
 }
@@ -52,7 +53,8 @@ func cleanFamily(ctx context.Context, c *config.Config, f corev1.IPFamily, log *
 	return errors.Join(all, err)
 }
 
-// hint tells other programs which variant of iptables this node uses, as kubelet does, where no services half does so.
+// hint tells other programs which variant of iptables this node uses, as kubelet does, where no
+// services half does so.
 func (a *Agent) hint(ctx context.Context) error {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		if _, err := iptables.Detect(ctx, f, a.log); err != nil && ctx.Err() == nil {

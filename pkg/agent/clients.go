@@ -11,11 +11,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// clients are the agent's connections to the API server. Each has TCP connections of its own: a heartbeat must not queue
-// behind a list, nor die with the connection that a list is stuck on.
+// clients are the agent's connections to the API server. Each has TCP connections of its own: a
+// heartbeat must not queue behind a list, nor die with the connection that a list is stuck on.
 type clients struct {
-	main   kubernetes.Interface // informers, volumes' objects, tokens: limited by the configuration
-	status kubernetes.Interface // node and pod status: not limited here; pods' statuses have a limit of their own
+	main kubernetes.Interface // informers, volumes' objects, tokens: limited by the configuration
+	// node and pod status: not limited here; pods' statuses have a limit of their own
+	status kubernetes.Interface
 	lease  kubernetes.Interface // the heartbeat: never limited, short time-outs
 	events kubernetes.Interface
 	review kubernetes.Interface // who asks the node's API, and may they: bounded by package server

@@ -13,8 +13,8 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 )
 
-// recorder sends events in the agent's name, aggregated as every Kubernetes component does (client-go tools/record). They
-// are sent under the name that people filter for: kubelet.
+// recorder sends events in the agent's name, aggregated as every Kubernetes component does
+// (client-go tools/record). They are sent under the name that people filter for: kubelet.
 type recorder struct {
 	record.EventRecorder
 	broadcaster record.EventBroadcaster

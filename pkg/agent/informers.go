@@ -26,11 +26,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// grantHint is what a node that may not read EndpointSlices needs (reference: node authorizer rules know no EndpointSlices).
+// grantHint is what a node that may not read EndpointSlices needs (reference: node authorizer rules
+// know no EndpointSlices).
 const grantHint = "nodes may not read them by themselves: apply deploy/node-proxier.yaml once per cluster, or set proxy mode off"
 
-// watched are the informers that both halves share: Services (the proxy's, and the environment of containers) and
-// EndpointSlices. Fields that nobody here reads are dropped before they are kept.
+// watched are the informers that both halves share: Services (the proxy's, and the environment of
+// containers) and EndpointSlices. Fields that nobody here reads are dropped before they are kept.
 type watched struct {
 	factory  informers.SharedInformerFactory
 	services cache.SharedIndexInformer
@@ -48,7 +49,8 @@ type awaited struct {
 	tell         func()
 }
 
-// onSync has tell called once the handler has seen everything that existed. To be called before Run.
+// onSync has tell called once the handler has seen everything that existed. To be called before
+// Run.
 func (w *watched) onSync(r cache.ResourceEventHandlerRegistration, tell func()) {
 	w.synced = append(w.synced, awaited{r, tell})
 }
@@ -106,7 +108,8 @@ func (w *watched) Run(ctx context.Context) error {
 	return nil
 }
 
-// servicesOf lists the Services that containers of a namespace are told of: its own, and the API server's.
+// servicesOf lists the Services that containers of a namespace are told of: its own, and the API
+// server's.
 func (w *watched) servicesOf(namespace string) ([]*corev1.Service, error) {
 	if !w.services.HasSynced() {
 		return nil, errors.New("listing services: they have not been read from the API server yet")
@@ -125,7 +128,8 @@ func (w *watched) servicesOf(namespace string) ([]*corev1.Service, error) {
 	return append(out, api), err
 }
 
-// class finds a RuntimeClass. One that the watch has not told of is asked for: it may be as new as the pod that names it.
+// class finds a RuntimeClass. One that the watch has not told of is asked for: it may be as new as
+// the pod that names it.
 func (w *watched) class(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
 	found, err := w.classes.Get(name)
 	if apierrors.IsNotFound(err) {
@@ -172,7 +176,8 @@ func slim(o any) (any, error) {
 	return o, nil
 }
 
-// slimMeta keeps the labels and annotations that snapshot.Build reads, and shares the text that many objects have in common.
+// slimMeta keeps the labels and annotations that snapshot.Build reads, and shares the text that
+// many objects have in common.
 func slimMeta(m *metav1.ObjectMeta) {
 	m.OwnerReferences, m.Finalizers, m.GenerateName = nil, nil, ""
 	m.Namespace = shared(m.Namespace)

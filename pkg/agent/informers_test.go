@@ -13,7 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestSlimObjectsMeanTheSame: what is dropped before objects are kept is nothing that decides about a Service.
+// TestSlimObjectsMeanTheSame: what is dropped before objects are kept is nothing that decides about
+// a Service.
 func TestSlimObjectsMeanTheSame(t *testing.T) {
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -23,7 +24,8 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 		},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Selector: map[string]string{"app": "a"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 	}
-	byHand := svc.DeepCopy() // its slice is nobody's: what this node knows of the pod does not count
+	// its slice is nobody's: what this node knows of the pod does not count
+	byHand := svc.DeepCopy()
 	byHand.Name, byHand.Spec.ClusterIP = "b", "10.96.0.8"
 	foreign := svc.DeepCopy()
 	foreign.Name, foreign.Labels = "foreign", map[string]string{"service.kubernetes.io/service-proxy-name": "other"}

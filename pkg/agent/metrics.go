@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// newRequests counts requests to the API server under the name that every Kubernetes program has for it (kubernetes/kubernetes
-// staging/src/k8s.io/component-base/metrics/prometheus/restclient).
+// newRequests counts requests to the API server under the name that every Kubernetes program has
+// for it (kubernetes/kubernetes staging/src/k8s.io/component-base/metrics/prometheus/restclient).
 func newRequests(kubelet, proxy *prometheus.Registry) func(bootstrap.Request) {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rest_client_requests_total", Help: "Requests to the API server, by status code, method and host; <error>: no answer came.",
@@ -20,8 +20,9 @@ func newRequests(kubelet, proxy *prometheus.Registry) func(bootstrap.Request) {
 	return func(q bootstrap.Request) { total.WithLabelValues(q.Code, q.Method, q.Host).Inc() }
 }
 
-// registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of itself: the process, and what it
-// asks the API server. Everything else is on one port only, or whoever collects both would have it twice.
+// registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of itself:
+// the process, and what it asks the API server. Everything else is on one port only, or whoever
+// collects both would have it twice.
 func registerBoth(kubelet, proxy *prometheus.Registry, all ...prometheus.Collector) {
 	kubelet.MustRegister(all...)
 	proxy.MustRegister(all...)
@@ -35,8 +36,9 @@ func (s *services) modes() prometheus.Collector {
 	}, func() float64 { return 1 })
 }
 
-// operations are kubelet's metrics of what is asked of the container runtime (kubernetes/kubernetes pkg/kubelet/metrics), by
-// the names of the CRI's calls that the same work would have been, so that dashboards and alerts keep working.
+// operations are kubelet's metrics of what is asked of the container runtime (kubernetes/kubernetes
+// pkg/kubelet/metrics), by the names of the CRI's calls that the same work would have been, so that
+// dashboards and alerts keep working.
 type operations struct {
 	total, failed *prometheus.CounterVec
 	took          *prometheus.HistogramVec
@@ -96,7 +98,8 @@ func operationOf(a podplan.Action) string {
 	return ""
 }
 
-// running collects kubelet_running_pods, kubelet_running_containers and kubelet_node_name when they are asked for.
+// running collects kubelet_running_pods, kubelet_running_containers and kubelet_node_name when they
+// are asked for.
 type running struct {
 	pods                  *pods
 	count, containers, me *prometheus.Desc

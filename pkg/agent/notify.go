@@ -23,8 +23,8 @@ func (n notifier) ready() error {
 	return nil
 }
 
-// Run feeds systemd's watchdog at half its interval while the agent is healthy, and lets it starve when not, so that a
-// stuck agent is restarted. Containers are not touched by that.
+// Run feeds systemd's watchdog at half its interval while the agent is healthy, and lets it starve
+// when not, so that a stuck agent is restarted. Containers are not touched by that.
 func (n notifier) Run(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
-// metricsPage serves a registry. A collector that fails is left out and told, so that one cannot hide the others.
+// metricsPage serves a registry. A collector that fails is left out and told, so that one cannot
+// hide the others.
 func metricsPage(r *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, Registry: r})
 }

@@ -433,7 +433,8 @@ type host struct {
 	runtime *containerd.Runtime
 }
 
-// Leftovers implements podsync.Host. What a kubelet's pods have by containerd's CRI plugin is no leftover of ours.
+// Leftovers implements podsync.Host. What a kubelet's pods have by containerd's CRI plugin is no
+// leftover of ours.
 func (h host) Leftovers(ctx context.Context) ([]types.UID, error) {
 	left, err := h.Builder.Leftovers(ctx)
 	if err != nil || len(left) == 0 {

@@ -46,7 +46,8 @@ func HostChecks(c *config.Config) bootstrap.HostConfig {
 
 func isEmpty(text string) bool { return text == "" }
 
-// networkCheck tells of kernel parameters that pods' networks need, and that a CNI plugin may set or not need: it is no error.
+// networkCheck tells of kernel parameters that pods' networks need, and that a CNI plugin may set
+// or not need: it is no error.
 func networkCheck(c *config.Config) bootstrap.HostCheck {
 	return bootstrap.HostCheck{Name: "network", Run: func(context.Context) (string, error) {
 		wanted := sysctl.Settings{IPv4: true, Bridged: true}

@@ -44,9 +44,10 @@ type ResetConfig struct {
 	Now func() time.Time
 }
 
-// Reset takes the agent off this machine: daemon, pods with all they have on the host, Service rules, identity, state. What
-// is not the agent's is left, as are the kernel parameters that it set. It goes on after an error, and returns all of them;
-// run again, it finds what was left. Where there is nothing, it does nothing.
+// Reset takes the agent off this machine: daemon, pods with all they have on the host, Service
+// rules, identity, state. What is not the agent's is left, as are the kernel parameters that it
+// set. It goes on after an error, and returns all of them; run again, it finds what was left. Where
+// there is nothing, it does nothing.
 func Reset(ctx context.Context, c ResetConfig) error {
 	if c.Config == nil || c.Stop == nil || c.Did == nil || c.Log == nil || c.Now == nil {
 		return errors.New("resetting: a field is missing")
@@ -63,7 +64,8 @@ func Reset(ctx context.Context, c ResetConfig) error {
 		r.did("stopped and disabled the daemon")
 	}
 	if err := r.podsHalf(ctx); err != nil {
-		// without containerd, records of networks and containers are all that tells what to undo: they stay
+		// without containerd, records of networks and containers are all that tells what to undo:
+		// they stay
 		return errors.Join(err, r.rules(ctx))
 	}
 	return errors.Join(r.rules(ctx), r.cgroups(ctx), r.identity(), r.state())
@@ -136,7 +138,8 @@ func anyBelow(dirs ...string) bool {
 func (r *reset) make() error {
 	c := r.Config
 	beside := *c
-	beside.Runtime.AllowForeignPods = true // what CRI runs is left alone, and does not keep anybody from removing what is ours
+	// what CRI runs is left alone, and does not keep anybody from removing what is ours
+	beside.Runtime.AllowForeignPods = true
 	r.pods = &pods{config: &beside, log: r.Log, agent: &Agent{options: Options{Now: r.Now}}}
 	if err := r.pods.makeRuntime(); err != nil {
 		return err
@@ -187,7 +190,8 @@ func (r *reset) await(ctx context.Context) error {
 	}
 }
 
-// removePods removes containers and sandboxes. They are killed, not asked: whoever wants grace drains the node first.
+// removePods removes containers and sandboxes. They are killed, not asked: whoever wants grace
+// drains the node first.
 func (r *reset) removePods(ctx context.Context) error {
 	found, err := r.pods.runtime.List(ctx)
 	if err != nil {
@@ -243,7 +247,8 @@ func (r *reset) detach(ctx context.Context) error {
 	return all
 }
 
-// leftovers takes down volumes, cgroups, folders and logs of pods; those that CRI runs are somebody else's.
+// leftovers takes down volumes, cgroups, folders and logs of pods; those that CRI runs are somebody
+// else's.
 func (r *reset) leftovers(ctx context.Context) error {
 	uids, err := r.builder.Leftovers(ctx)
 	if err != nil {
@@ -334,7 +339,8 @@ func exists(path string) bool {
 func (r *reset) identity() error {
 	id := r.Config.Identity
 	files := []string{id.Kubeconfig, r.Settings}
-	if !exists(filepath.Join(filepath.Dir(id.ClusterCA), "ca.key")) { // else this is a control plane, and the CA its own
+	// else this is a control plane, and the CA its own
+	if !exists(filepath.Join(filepath.Dir(id.ClusterCA), "ca.key")) {
 		files = append(files, id.ClusterCA)
 	}
 	if text, err := os.ReadFile(r.Env); err == nil && strings.Contains(string(text), "Written by nodeagent join") {
@@ -383,7 +389,8 @@ func (r *reset) state() error {
 	return errors.Join(all, r.dropEmpty(filepath.Join(p.Root, "pods"), p.Root, p.PodLogs, p.ContainerLogs, r.Config.Network.CNICacheDir+"/results", r.Config.Network.CNICacheDir+"/pending", r.Config.Network.CNICacheDir))
 }
 
-// dropEmpty removes folders that are empty now. Where the agent has not been, an empty folder is not its own.
+// dropEmpty removes folders that are empty now. Where the agent has not been, an empty folder is
+// not its own.
 func (r *reset) dropEmpty(dirs ...string) error {
 	var all error
 	for _, dir := range dirs {

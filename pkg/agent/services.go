@@ -155,7 +155,8 @@ func (s *services) feed() error {
 	return nil
 }
 
-// tellPodCIDR logs when the range of pods that detectLocalMode NodeCIDR needs is missing, and when it has come.
+// tellPodCIDR logs when the range of pods that detectLocalMode NodeCIDR needs is missing, and when
+// it has come.
 func (s *services) tellPodCIDR(n *corev1.Node) {
 	missing := s.missesPodCIDR(n)
 	if s.unranged.Swap(missing) == missing {
@@ -257,7 +258,8 @@ func localTraffic(p config.Proxy, f corev1.IPFamily) iptables.Local {
 	return iptables.Local{}
 }
 
-// primary is the family of the node's first address, which it cannot do without. Until that is known it is IPv4, as for kube-proxy.
+// primary is the family of the node's first address, which it cannot do without. Until that is
+// known it is IPv4, as for kube-proxy.
 func (s *services) primary() corev1.IPFamily {
 	if ips := s.addresses.get(); len(ips) > 0 && ips[0].Is6() {
 		return corev1.IPv6Protocol
@@ -265,7 +267,8 @@ func (s *services) primary() corev1.IPFamily {
 	return corev1.IPv4Protocol
 }
 
-// Run programs every family until ctx ends, whatever addresses the node has: Services may have either.
+// Run programs every family until ctx ends, whatever addresses the node has: Services may have
+// either.
 func (s *services) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.kernel.Run(ctx) })
@@ -282,8 +285,8 @@ func (s *services) runFamilies(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// runFamily programs one family until ctx ends. A machine without its iptables has its pods all the same, and is looked at
-// again: the program may be installed any moment.
+// runFamily programs one family until ctx ends. A machine without its iptables has its pods all the
+// same, and is looked at again: the program may be installed any moment.
 func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 	said := ""
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
@@ -412,7 +415,8 @@ func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// metricsPages are those of kube-proxy's metrics port. /healthz says that the process answers; whether it keeps up is on the other port.
+// metricsPages are those of kube-proxy's metrics port. /healthz says that the process answers;
+// whether it keeps up is on the other port.
 func (s *services) metricsPages() http.Handler {
 	m := http.NewServeMux()
 	m.Handle("/proxyMode", proxier.ModeHandler(string(s.mode())))

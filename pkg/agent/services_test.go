@@ -36,7 +36,8 @@ type idleBackend struct{}
 func (idleBackend) Sync(context.Context, *snapshot.Snapshot) error { return nil }
 func (idleBackend) Cleanup(context.Context) error                  { return nil }
 
-// TestMissingIptablesIsLookedForAgain: the family's health says what is wrong, and once the program is there its loop runs.
+// TestMissingIptablesIsLookedForAgain: the family's health says what is wrong, and once the program
+// is there its loop runs.
 func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracker := proxier.NewTracker()
@@ -72,8 +73,8 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 	})
 }
 
-// TestEveryFamilyIsProgrammed: whatever addresses the node has. One that the machine cannot is told once, does not make the
-// node unready, and follows as soon as the machine can.
+// TestEveryFamilyIsProgrammed: whatever addresses the node has. One that the machine cannot is told
+// once, does not make the node unready, and follows as soon as the machine can.
 func TestEveryFamilyIsProgrammed(t *testing.T) {
 	for _, node := range []string{"10.0.0.1", "2001:db8::1"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -125,7 +126,8 @@ func TestEveryFamilyIsProgrammed(t *testing.T) {
 	}
 }
 
-// TestMissingPodCIDRIsTold: once, when it is missing and when it has come; with another way to tell local traffic it does not matter.
+// TestMissingPodCIDRIsTold: once, when it is missing and when it has come; with another way to tell
+// local traffic it does not matter.
 func TestMissingPodCIDRIsTold(t *testing.T) {
 	for _, mode := range []string{"NodeCIDR", "ClusterCIDR"} {
 		var log bytes.Buffer
@@ -146,7 +148,8 @@ func TestMissingPodCIDRIsTold(t *testing.T) {
 	}
 }
 
-// TestAModeThatIsNotThereFallsBack: it is told in the log, an event, the metric, the status and on /proxyMode, and the agent runs.
+// TestAModeThatIsNotThereFallsBack: it is told in the log, an event, the metric, the status and on
+// /proxyMode, and the agent runs.
 func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 	for _, mode := range []config.ProxyMode{config.ProxyIPTables, config.ProxyIPVS, config.ProxyNFTables} {
 		var log bytes.Buffer
@@ -179,7 +182,8 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 	}
 }
 
-// TestSeriesAreOnOnePort: those of the proxy are on its own port, what both of kubelet and kube-proxy have is on both.
+// TestSeriesAreOnOnePort: those of the proxy are on its own port, what both of kubelet and
+// kube-proxy have is on both.
 func TestSeriesAreOnOnePort(t *testing.T) {
 	log, client := slog.New(slog.DiscardHandler), fake.NewClientset()
 	a := &Agent{
@@ -211,7 +215,8 @@ func TestSeriesAreOnOnePort(t *testing.T) {
 	}
 }
 
-// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served when it is free, and is told until then.
+// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served when
+// it is free, and is told until then.
 func TestPagesWaitForTheirPort(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// letGoOfStartup gives back what only starting needed: free heap, and the pages of the program's own file that were mapped
-// while packages were initialized and every part was made. They are read-only and stay in the page cache; what is needed
-// again is mapped again by a minor fault (madvise(2), MADV_DONTNEED on a private file mapping that was never written).
+// letGoOfStartup gives back what only starting needed: free heap, and the pages of the program's
+// own file that were mapped while packages were initialized and every part was made. They are
+// read-only and stay in the page cache; what is needed again is mapped again by a minor fault
+// (madvise(2), MADV_DONTNEED on a private file mapping that was never written).
 func letGoOfStartup() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
@@ -23,7 +24,8 @@ func letGoOfStartup() error {
 		return fmt.Errorf("reading the program's mappings: %w", err)
 	}
 	for line := range strings.Lines(string(maps)) {
-		f := strings.Fields(line) // proc_pid_maps(5): range, permissions, offset, device, inode, path
+		// proc_pid_maps(5): range, permissions, offset, device, inode, path
+		f := strings.Fields(line)
 		if len(f) < 6 || f[5] != exe || (f[1] != "r-xp" && f[1] != "r--p") {
 			continue
 		}

@@ -17,9 +17,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
-// storageEvery is how often pods with limits of their disk usage are measured, as in kubelet; storageShare is how many times as
-// long as the measuring took is waited at least, for folders of millions of files. storageLimit is how long one pod may take,
-// which could go on filling a folder while it is measured.
+// storageEvery is how often pods with limits of their disk usage are measured, as in kubelet;
+// storageShare is how many times as long as the measuring took is waited at least, for folders of
+// millions of files. storageLimit is how long one pod may take, which could go on filling a folder
+// while it is measured.
 const (
 	storageEvery = 10 * time.Second
 	storageShare = 20
@@ -27,7 +28,8 @@ const (
 	storageMost  = 10 * time.Minute // between two measurements
 )
 
-// limitStorage ends pods that have used more of the disk than their spec allows. Those without limits cost nothing.
+// limitStorage ends pods that have used more of the disk than their spec allows. Those without
+// limits cost nothing.
 func (p *pods) limitStorage(ctx context.Context) error {
 	if !p.config.Reserved.LocalStorage {
 		return nil

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// caBundle reads a CA file again when it has changed, so that a new CA is in force without a restart.
+// caBundle reads a CA file again when it has changed, so that a new CA is in force without a
+// restart.
 type caBundle struct {
 	path     string
 	optional bool // while there is no such file there is no CA

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestClientCAComesLater: the cluster's CA that the first bootstrap writes, or anybody else, is in force without a restart; one
-// that the configuration names must be there.
+// TestClientCAComesLater: the cluster's CA that the first bootstrap writes, or anybody else, is in
+// force without a restart; one that the configuration names must be there.
 func TestClientCAComesLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ca.crt")
 	now := time.Now()

@@ -8,8 +8,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 )
 
-// statuses is where the loop's statuses go: to the API, and to the services half, which need not wait for the API to tell
-// it that a pod of this very node is not ready.
+// statuses is where the loop's statuses go: to the API, and to the services half, which need not
+// wait for the API to tell it that a pod of this very node is not ready.
 func (p *pods) statuses() podsync.StatusSink {
 	if !p.config.Proxy.LocalEndpoints {
 		return p.sink
@@ -22,7 +22,8 @@ func (p *pods) statuses() podsync.StatusSink {
 	}}
 }
 
-// withdrawing tells the services half of pods that are not to be used, on the way of their statuses to the API.
+// withdrawing tells the services half of pods that are not to be used, on the way of their statuses
+// to the API.
 type withdrawing struct {
 	podsync.StatusSink
 	tracker func() *proxier.Tracker // made after the pods half; nil: there is none

@@ -19,7 +19,8 @@ func (s *sinkSpy) Hold(*corev1.Pod, corev1.PodStatus)   {}
 func (s *sinkSpy) Finish(*corev1.Pod, corev1.PodStatus) { s.finished++ }
 func (s *sinkSpy) Forget(types.UID)                     { s.forgotten++ }
 
-// TestWithdrawing: the tracker hears of each pod's readiness on the way of its status, which gets through.
+// TestWithdrawing: the tracker hears of each pod's readiness on the way of its status, which gets
+// through.
 func TestWithdrawing(t *testing.T) {
 	tracker, spy := proxier.NewTracker(), &sinkSpy{}
 	tracker.SliceChanged(nil, &discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{TargetRef: &corev1.ObjectReference{UID: "x"}}}})

@@ -20,10 +20,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Credentials are what a kubeconfig says, with a certificate that can be exchanged while connections are in use.
+// Credentials are what a kubeconfig says, with a certificate that can be exchanged while
+// connections are in use.
 //
-// When the certificate changes, new requests go over new connections with it, and requests under way, watches above all,
-// end by themselves on the old ones: nothing is dropped. client-go would close every connection instead.
+// When the certificate changes, new requests go over new connections with it, and requests under
+// way, watches above all, end by themselves on the old ones: nothing is dropped. client-go would
+// close every connection instead.
 type Credentials struct {
 	base       rest.Config // host, bearer token, impersonation; no TLS
 	tls        *tls.Config // roots, server name
@@ -38,8 +40,9 @@ type Credentials struct {
 	transports []*swapTransport
 }
 
-// LoadCredentials reads a kubeconfig. A certificate given by file is read from there again by Reload. Plugins that make
-// credentials (exec, auth-provider) are refused: a node has an identity of its own.
+// LoadCredentials reads a kubeconfig. A certificate given by file is read from there again by
+// Reload. Plugins that make credentials (exec, auth-provider) are refused: a node has an identity
+// of its own.
 func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	c, certErr, err := readCredentials(kubeconfig)
 	if err = errors.Join(err, certErr); err != nil {
@@ -48,7 +51,8 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	return c, nil
 }
 
-// readCredentials is LoadCredentials that returns credentials without their certificate, and why, when that alone cannot be read.
+// readCredentials is LoadCredentials that returns credentials without their certificate, and why,
+// when that alone cannot be read.
 func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{})
 	base, err := loader.ClientConfig()
@@ -158,8 +162,9 @@ type Options struct {
 	Timeout     time.Duration
 }
 
-// Config returns a configuration with connections of its own: ask for one each for what must not wait for the other,
-// such as the lease. Connections are HTTP/2 and probed: a dead one is noticed in 15 s.
+// Config returns a configuration with connections of its own: ask for one each for what must not
+// wait for the other, such as the lease. Connections are HTTP/2 and probed: a dead one is noticed
+// in 15 s.
 func (c *Credentials) Config(o Options) *rest.Config {
 	t := &swapTransport{make: c.transport}
 	t.swap()
@@ -201,7 +206,8 @@ func (c *Credentials) transport() *http.Transport {
 // Certificate is the one in use; nil when the kubeconfig has a token instead.
 func (c *Credentials) Certificate() *tls.Certificate { return c.cert.Load() }
 
-// Server is the API server in use, host:port; with others in the kubeconfig it changes when this one fails.
+// Server is the API server in use, host:port; with others in the kubeconfig it changes when this
+// one fails.
 func (c *Credentials) Server() string { return c.servers.current() }
 
 // Expires is when the certificate in use is out of date; the zero time without one.
@@ -222,9 +228,9 @@ func (c *Credentials) SetCertificate(pair *tls.Certificate) {
 	}
 }
 
-// Reload takes over a certificate file that another program has replaced since it was last read, and reports whether there was
-// another certificate in it. A file that is as it was says nothing: the one in use may be a newer one, which the agent has got
-// for itself. Reload is for one caller.
+// Reload takes over a certificate file that another program has replaced since it was last read,
+// and reports whether there was another certificate in it. A file that is as it was says nothing:
+// the one in use may be a newer one, which the agent has got for itself. Reload is for one caller.
 func (c *Credentials) Reload(now time.Time) (bool, error) {
 	if c.file.cert == "" {
 		return false, nil
@@ -256,7 +262,8 @@ func sameLeaf(a, b *tls.Certificate) bool {
 // ErrExpired says that the client certificate can no longer be used.
 var ErrExpired = errors.New("the client certificate has expired")
 
-// CheckExpiry returns ErrExpired, wrapped with dates and remedy, if the certificate in use is out of date.
+// CheckExpiry returns ErrExpired, wrapped with dates and remedy, if the certificate in use is out
+// of date.
 func (c *Credentials) CheckExpiry(now time.Time) error {
 	leaf := leafOf(c.cert.Load())
 	if leaf == nil || now.Before(leaf.NotAfter) {
@@ -275,8 +282,9 @@ const rejoin = "nodeagent join SERVER --token … --rejoin   (running pods are l
 // nodeUser is the user that a node is to the API server.
 func nodeUser(name string) string { return "system:node:" + name }
 
-// CheckName returns an error, with the remedies, if the certificate in use is another node's: everything would be forbidden with it.
-// A certificate of a user that is no node is left to who has chosen it.
+// CheckName returns an error, with the remedies, if the certificate in use is another node's:
+// everything would be forbidden with it. A certificate of a user that is no node is left to who has
+// chosen it.
 func (c *Credentials) CheckName(nodeName string) error {
 	leaf := leafOf(c.cert.Load())
 	if leaf == nil || leaf.Subject.CommonName == nodeUser(nodeName) {

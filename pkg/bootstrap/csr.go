@@ -28,14 +28,16 @@ type request struct {
 	template *x509.CertificateRequest
 	signer   string
 	usages   []certificatesv1.KeyUsage
-	// forbidden is what to do when the API server forbids the request; "" when the credentials are those of a bootstrap token.
+	// forbidden is what to do when the API server forbids the request; "" when the credentials are
+	// those of a bootstrap token.
 	forbidden string
 }
 
 // forbiddenToNodes is for requests that a node makes for itself.
 const forbiddenToNodes = "see that the API server runs with --authorization-mode Node,RBAC, and that the certificate is this node's: nodeagent status; or " + rejoin
 
-// clientRequest is what kubernetes.io/kube-apiserver-client-kubelet signs, and nothing else (KEP-1513).
+// clientRequest is what kubernetes.io/kube-apiserver-client-kubelet signs, and nothing else
+// (KEP-1513).
 func clientRequest(nodeName string) request {
 	return request{
 		template: &x509.CertificateRequest{Subject: nodeSubject(nodeName)},
@@ -62,8 +64,8 @@ func (r request) name(der []byte, key *ecdsa.PrivateKey) (string, error) {
 	return "nodeagent-csr-" + hex.EncodeToString(sum[:])[:20], nil
 }
 
-// sign has a certificate made for key. It tells pending the request's name as soon as that exists, and waits until ctx
-// ends. Errors are of CodeCertificate or CodeToken.
+// sign has a certificate made for key. It tells pending the request's name as soon as that exists,
+// and waits until ctx ends. Errors are of CodeCertificate or CodeToken.
 func (r request) sign(ctx context.Context, client kubernetes.Interface, key *ecdsa.PrivateKey, pending func(name string)) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, r.template, key)
 	if err != nil {
@@ -112,7 +114,8 @@ func (r request) createError(err error) error {
 		return fail(CodeToken, cmp.Or(r.forbidden, "kubectl create clusterrolebinding nodeagent:bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers"),
 			"requesting a certificate: these credentials may not: %w", err)
 	}
-	if strings.Contains(err.Error(), "not compatible") { // client-go has no better word for a request of this name that is another's
+	// client-go has no better word for a request of this name that is another's
+	if strings.Contains(err.Error(), "not compatible") {
 		return fail(CodeCertificate, "run the same command again: it makes a new request", "requesting a certificate: %w: the request %w", err, errRefused)
 	}
 	return fail(CodeCertificate, "run the same command again: it goes on where it stopped", "requesting a certificate: %w", err)

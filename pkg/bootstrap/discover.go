@@ -27,7 +27,8 @@ type discovery struct {
 	token    Token
 	pins     []Pin
 	unpinned bool
-	// reachFor and signedFor bound the wait for an API server that is starting, and for a signature that is new.
+	// reachFor and signedFor bound the wait for an API server that is starting, and for a signature
+	// that is new.
 	reachFor, signedFor time.Duration
 	now                 func() time.Time
 }
@@ -57,9 +58,11 @@ const infoPath = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 // maxBody is far more than a cluster-info holds.
 const maxBody = 1 << 20
 
-// reach asks each server in turn, again and again, until one gives a cluster-info. Nothing secret is sent.
+// reach asks each server in turn, again and again, until one gives a cluster-info. Nothing secret
+// is sent.
 func (d *discovery) reach(ctx context.Context) (answer, error) {
-	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) // the answer is proved by verify
+	// the answer is proved by verify
+	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
 	end := d.now().Add(d.reachFor)
 	for {
@@ -159,8 +162,8 @@ func infoMissing(format string, args ...any) *Error {
 		"(kubeadm init phase bootstrap-token), or join with a kubeconfig: --discovery-file FILE", format, args...)
 }
 
-// verify proves the answer: signature by the token, CA by its hash, and the same text again from a server whose
-// certificate that CA signed.
+// verify proves the answer: signature by the token, CA by its hash, and the same text again from a
+// server whose certificate that CA signed.
 func (d *discovery) verify(ctx context.Context, a answer) (cluster, error) {
 	a, err := d.signed(ctx, a)
 	if err != nil {
@@ -201,7 +204,8 @@ func (d *discovery) untrusted(a answer, certs []*x509.Certificate) error {
 		"verifying the cluster's CA: wanted %s, the CA seen at %s has %s", pinTexts(d.pins), a.server, seen)
 }
 
-// signed waits a little for the signature: the signer needs a moment for a token that was just made.
+// signed waits a little for the signature: the signer needs a moment for a token that was just
+// made.
 func (d *discovery) signed(ctx context.Context, a answer) (answer, error) {
 	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()

@@ -241,7 +241,8 @@ func TestDiscoveryFaults(t *testing.T) {
 	}
 }
 
-// TestClock: the certificate is judged by the clock handed in, and the difference of clocks is measured.
+// TestClock: the certificate is judged by the clock handed in, and the difference of clocks is
+// measured.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")

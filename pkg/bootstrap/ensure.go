@@ -13,7 +13,8 @@ import (
 
 // EnsureConfig says what Ensure is to make sure of.
 type EnsureConfig struct {
-	// Kubeconfig is the agent's; BootstrapKubeconfig makes it, when it is missing or its certificate has expired.
+	// Kubeconfig is the agent's; BootstrapKubeconfig makes it, when it is missing or its
+	// certificate has expired.
 	Kubeconfig, BootstrapKubeconfig string
 	// CA and CertDir are written then; NodeName is the certificate's.
 	CA, CertDir, NodeName string
@@ -25,13 +26,14 @@ type EnsureConfig struct {
 	Report     func(Event)
 }
 
-// Ensure is what the daemon does before all else, as kubelet does: it loads its credentials, and gets them with the
-// bootstrap kubeconfig if need be. The bootstrap kubeconfig is left alone: it is not the daemon's. Without one, a missing
-// identity, or a certificate that has expired, cannot be read or is another node's, is one clear error; running pods are not
-// touched by it.
+// Ensure is what the daemon does before all else, as kubelet does: it loads its credentials, and
+// gets them with the bootstrap kubeconfig if need be. The bootstrap kubeconfig is left alone: it is
+// not the daemon's. Without one, a missing identity, or a certificate that has expired, cannot be
+// read or is another node's, is one clear error; running pods are not touched by it.
 //
-// The certificate is the kubeconfig's, unless the agent has got a newer one since: a kubeconfig that holds its certificate, or
-// names another file than the agent's own, does not follow when that is renewed.
+// The certificate is the kubeconfig's, unless the agent has got a newer one since: a kubeconfig
+// that holds its certificate, or names another file than the agent's own, does not follow when that
+// is renewed.
 func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 	creds, err := loadNewest(c)
 	if err == nil {
@@ -69,8 +71,8 @@ func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 	return LoadCredentials(c.Kubeconfig)
 }
 
-// loadNewest loads the kubeconfig with the newest certificate that there is. Its errors are of type *Error for a certificate that is
-// there and cannot be used.
+// loadNewest loads the kubeconfig with the newest certificate that there is. Its errors are of type
+// *Error for a certificate that is there and cannot be used.
 func loadNewest(c EnsureConfig) (*Credentials, error) {
 	creds, certErr, err := readCredentials(c.Kubeconfig)
 	if err != nil {
@@ -98,8 +100,9 @@ func loadNewest(c EnsureConfig) (*Credentials, error) {
 	return creds, nil
 }
 
-// replaces says that a certificate in the agent's own folder is to be used instead of the kubeconfig's (nil: it cannot be read): it is
-// this node's, by the same authority, good now, and was made later.
+// replaces says that a certificate in the agent's own folder is to be used instead of the
+// kubeconfig's (nil: it cannot be read): it is this node's, by the same authority, good now, and
+// was made later.
 func (c *Credentials) replaces(leaf, own *x509.Certificate, e EnsureConfig) bool {
 	if own != nil {
 		return leaf.Subject.CommonName == own.Subject.CommonName && leaf.NotBefore.After(own.NotBefore) && e.Now().Before(leaf.NotAfter) &&

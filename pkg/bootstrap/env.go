@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// EnvText renders the daemon's flags as the environment file of its unit, NODEAGENT_ARGS="…"; empty for no flags.
-// systemd splits the value at white space, so flags that would need quotes are an error.
+// EnvText renders the daemon's flags as the environment file of its unit, NODEAGENT_ARGS="…"; empty
+// for no flags. systemd splits the value at white space, so flags that would need quotes are an
+// error.
 func EnvText(args []string) (string, error) {
 	if len(args) == 0 {
 		return "", nil

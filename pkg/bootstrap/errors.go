@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Code classes what can go wrong in a join. It is the exit code of `nodeagent join` and does not change.
+// Code classes what can go wrong in a join. It is the exit code of `nodeagent join` and does not
+// change.
 type Code int
 
 // The codes; docs/join.md has cause and remedy of each.

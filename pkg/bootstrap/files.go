@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// writeFile replaces a file whole or not at all. Missing folders are made with 0755, those of secrets (mode without group
-// and others) with 0700.
+// writeFile replaces a file whole or not at all. Missing folders are made with 0755, those of
+// secrets (mode without group and others) with 0700.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	if err := makeDir(filepath.Dir(path), mode); err != nil {
 		return err
@@ -28,7 +28,8 @@ func makeDir(dir string, mode fs.FileMode) error {
 		dirMode = 0o700
 	}
 	if _, err := os.Stat(dir); err == nil {
-		return nil // a folder that is there keeps its mode: /var/lib/kubelet and /etc/kubernetes are shared
+		// a folder that is there keeps its mode: /var/lib/kubelet and /etc/kubernetes are shared
+		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return unwritable(fmt.Errorf("making folder %q: %w", dir, err))

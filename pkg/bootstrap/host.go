@@ -43,7 +43,8 @@ type HostCheck struct {
 	Remedy string
 }
 
-// NotChecked is the error of a check that cannot tell, with the reason. It is not a problem of its own.
+// NotChecked is the error of a check that cannot tell, with the reason. It is not a problem of its
+// own.
 type NotChecked string
 
 func (n NotChecked) Error() string { return string(n) }
@@ -104,7 +105,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkFeatures looks for what every pod needs of the kernel, where the kernel shows it without being asked to load anything.
+// checkFeatures looks for what every pod needs of the kernel, where the kernel shows it without
+// being asked to load anything.
 func checkFeatures() (string, error) {
 	var missing []string
 	for _, f := range []struct{ path, what string }{
@@ -195,7 +197,8 @@ func checkCNI(c HostConfig) (string, error) {
 	return fmt.Sprintf("CNI %d plugins, %s", len(plugins), filepath.Base(conf)), nil
 }
 
-// cniTypes reads which plugins the network that will be used names: that of the first configuration in order of name.
+// cniTypes reads which plugins the network that will be used names: that of the first configuration
+// in order of name.
 func cniTypes(dir string) (file string, types []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -45,8 +45,9 @@ func ensure(kubeconfig, certDir string) (*Credentials, []string, error) {
 	return c, told, err
 }
 
-// TestRenewedElsewhere: a kubeconfig that names another file than the agent's own, or holds its certificate, does not follow
-// when that is renewed. The new one is asked for once, stays in use, and is in use again after a restart.
+// TestRenewedElsewhere: a kubeconfig that names another file than the agent's own, or holds its
+// certificate, does not follow when that is renewed. The new one is asked for once, stays in use,
+// and is in use again after a restart.
 func TestRenewedElsewhere(t *testing.T) {
 	for name, embedded := range map[string]bool{"another file": false, "embedded": true} {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +94,8 @@ func TestRenewedElsewhere(t *testing.T) {
 	}
 }
 
-// TestAnotherClustersPair: what lies in the agent's folder does not replace the certificate of a kubeconfig for another cluster.
+// TestAnotherClustersPair: what lies in the agent's folder does not replace the certificate of a
+// kubeconfig for another cluster.
 func TestAnotherClustersPair(t *testing.T) {
 	old, ca := newAuthority(t, "kubernetes"), newAuthority(t, "kubernetes")
 	kubeconfig, own := node(t, ca, 2*time.Hour, "127.0.0.1:1")
@@ -114,7 +116,8 @@ func TestAnotherClustersPair(t *testing.T) {
 	}
 }
 
-// TestDamagedCertificateFile: an empty or half-written file is named, with what to do; an older good one beside it is used.
+// TestDamagedCertificateFile: an empty or half-written file is named, with what to do; an older
+// good one beside it is used.
 func TestDamagedCertificateFile(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "half": "-----BEGIN CERTIFICATE-----\nMIIB"} {
 		t.Run(name, func(t *testing.T) {
@@ -171,7 +174,8 @@ func TestDamagedCertificateFile(t *testing.T) {
 	}
 }
 
-// TestReplacedFile: of what another program puts in the file's place, only a good one for the same name is taken over.
+// TestReplacedFile: of what another program puts in the file's place, only a good one for the same
+// name is taken over.
 func TestReplacedFile(t *testing.T) {
 	ca := newAuthority(t, "kubernetes")
 	kubeconfig, pairs := node(t, ca, 2*time.Hour, "127.0.0.1:1")
@@ -208,7 +212,8 @@ func TestReplacedFile(t *testing.T) {
 	}
 }
 
-// TestRenamedMachine: the certificate is that of the old name, with which everything under the new one is forbidden.
+// TestRenamedMachine: the certificate is that of the old name, with which everything under the new
+// one is forbidden.
 func TestRenamedMachine(t *testing.T) {
 	ca := newAuthority(t, "kubernetes")
 	kubeconfig, pairs := node(t, ca, 2*time.Hour, "127.0.0.1:1")
@@ -226,8 +231,9 @@ func TestRenamedMachine(t *testing.T) {
 	}
 }
 
-// TestExpiredWhileRunning: a machine was paused past the end of its certificate. With a bootstrap kubeconfig the agent gets
-// another one, without a restart, and else says what to do; whether it renews certificates otherwise or not.
+// TestExpiredWhileRunning: a machine was paused past the end of its certificate. With a bootstrap
+// kubeconfig the agent gets another one, without a restart, and else says what to do; whether it
+// renews certificates otherwise or not.
 func TestExpiredWhileRunning(t *testing.T) {
 	for _, renew := range []bool{true, false} {
 		dir := t.TempDir()

@@ -14,18 +14,20 @@ import (
 type Service interface {
 	// State asks whether the unit runs and whether it starts at boot.
 	State(ctx context.Context) (active, enabled bool, err error)
-	// Start enables the unit and starts it, or restarts it when it runs; it returns when the unit says that it is ready.
+	// Start enables the unit and starts it, or restarts it when it runs; it returns when the unit
+	// says that it is ready.
 	Start(ctx context.Context) error
 }
 
 // JoinConfig is one wish to join.
 type JoinConfig struct {
-	// Plan is what to reach; Host what to check first; Ignore the names of checks to skip: those of the host,
-	// and version, clock, proxy-rbac.
+	// Plan is what to reach; Host what to check first; Ignore the names of checks to skip: those of
+	// the host, and version, clock, proxy-rbac.
 	Plan   Config
 	Host   HostConfig
 	Ignore []string
-	// Token is the bootstrap token; not needed when Plan.Discovery has credentials, or a certificate is there.
+	// Token is the bootstrap token; not needed when Plan.Discovery has credentials, or a
+	// certificate is there.
 	Token Token
 	// Replace takes over the name of a Ready node.
 	Replace bool
@@ -103,13 +105,15 @@ type run struct {
 	have    Have
 	answer  answer
 	cluster cluster
-	early   kubernetes.Interface // with the bootstrap credentials; nil when the certificate was there already
-	node    kubernetes.Interface // with the node's own
-	detail  string
+	// with the bootstrap credentials; nil when the certificate was there already
+	early  kubernetes.Interface
+	node   kubernetes.Interface // with the node's own
+	detail string
 }
 
-// Run carries the plan out, phase by phase. Run again after any failure, it goes on where it stopped; on a machine that
-// has joined it does nothing and returns joined = true at once. Failures are of type *Error where a class is known.
+// Run carries the plan out, phase by phase. Run again after any failure, it goes on where it
+// stopped; on a machine that has joined it does nothing and returns joined = true at once. Failures
+// are of type *Error where a class is known.
 func (j *Joiner) Run(ctx context.Context) (joined bool, err error) {
 	have, err := j.observe(ctx)
 	if err != nil {
@@ -178,7 +182,8 @@ func (r *run) do(ctx context.Context, s Step) error {
 	return do(ctx)
 }
 
-// writeCA drops the settings first: they may be another cluster's, and their absence makes a later join read them again.
+// writeCA drops the settings first: they may be another cluster's, and their absence makes a later
+// join read them again.
 func (r *run) writeCA() error {
 	f := r.c.Plan.Files
 	if f.Settings != "" {
@@ -189,7 +194,8 @@ func (r *run) writeCA() error {
 	return writeFile(f.CA, r.cluster.ca, 0o644)
 }
 
-// observe reads what Plan wants to know from disk, from the service manager, and, when all else is in place, from the API.
+// observe reads what Plan wants to know from disk, from the service manager, and, when all else is
+// in place, from the API.
 func (j *Joiner) observe(ctx context.Context) (Have, error) {
 	f := j.c.Plan.Files
 	var have Have

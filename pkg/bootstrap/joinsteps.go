@@ -75,7 +75,8 @@ func (r *run) verify(ctx context.Context) error {
 	return r.useEarly(ctx, config)
 }
 
-// trustFile takes address and CA, and credentials if it has some, from a kubeconfig that the user trusts.
+// trustFile takes address and CA, and credentials if it has some, from a kubeconfig that the user
+// trusts.
 func (r *run) trustFile(ctx context.Context) error {
 	file := r.c.Plan.Discovery
 	config, err := clientcmd.BuildConfigFromFlags("", file)
@@ -185,7 +186,8 @@ func (r *run) requestCert(ctx context.Context) error {
 	return nil
 }
 
-// after calls f once d has passed, unless stop is called or ctx ends before. When stop returns, f does not run any more.
+// after calls f once d has passed, unless stop is called or ctx ends before. When stop returns, f
+// does not run any more.
 func after(ctx context.Context, d time.Duration, f func()) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

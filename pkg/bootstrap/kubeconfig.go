@@ -11,8 +11,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// moreServers names the extension of a kubeconfig's cluster that lists further addresses of its API, host:port:
-// {"servers": ["10.0.0.2:6443"]}. Other programs use the first address, as if it were not there.
+// moreServers names the extension of a kubeconfig's cluster that lists further addresses of its
+// API, host:port: {"servers": ["10.0.0.2:6443"]}. Other programs use the first address, as if it
+// were not there.
 const moreServers = "nodeagent.dev/more-servers"
 
 // serverList is the extension's content.
@@ -20,8 +21,9 @@ type serverList struct {
 	Servers []string `json:"servers"`
 }
 
-// renderKubeconfig makes the agent's kubeconfig for the API servers given, the one to ask first at the head. It refers to
-// the certificate by file, so that rotation needs no rewrite, and holds the CA itself, so that it works when copied.
+// renderKubeconfig makes the agent's kubeconfig for the API servers given, the one to ask first at
+// the head. It refers to the certificate by file, so that rotation needs no rewrite, and holds the
+// CA itself, so that it works when copied.
 func renderKubeconfig(servers []string, ca []byte, nodeName, certFile string) ([]byte, error) {
 	const name, context = "default-cluster", "default-context"
 	user := "system:node:" + nodeName
@@ -47,13 +49,15 @@ func renderKubeconfig(servers []string, ca []byte, nodeName, certFile string) ([
 
 // kubeconfig is what the agent wants to know of one.
 type kubeconfig struct {
-	servers  []string // host:port, the one to ask first at the head; empty: it names none, or is none
+	// host:port, the one to ask first at the head; empty: it names none, or is none
+	servers  []string
 	certFile string
 	ca       []byte // PEM; empty: in caFile
 	caFile   string
 }
 
-// parseKubeconfig reads the current context. Text that cannot be read counts as absent: it is written anew.
+// parseKubeconfig reads the current context. Text that cannot be read counts as absent: it is
+// written anew.
 func parseKubeconfig(data []byte) kubeconfig {
 	c, err := clientcmd.Load(data)
 	if err != nil {
@@ -98,7 +102,8 @@ func furtherServers(c *clientcmdapi.Cluster) []string {
 	return good
 }
 
-// readKubeconfig reads a file; one that is not there counts as empty. trust: it trusts the very CA given.
+// readKubeconfig reads a file; one that is not there counts as empty. trust: it trusts the very CA
+// given.
 func readKubeconfig(path string, ca []byte) (k kubeconfig, trust bool, err error) {
 	data, err := readOptional(path)
 	if err != nil || data == nil {

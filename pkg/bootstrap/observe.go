@@ -7,7 +7,8 @@ import (
 
 // Request is one request to the API server, once its answer has begun.
 type Request struct {
-	// Method is as in HTTP; Host the address that it was made for; Code the status, or "<error>" when there was no answer.
+	// Method is as in HTTP; Host the address that it was made for; Code the status, or "<error>"
+	// when there was no answer.
 	Method, Host, Code string
 }
 

@@ -15,9 +15,10 @@ import (
 	"time"
 )
 
-// Pairs keeps a certificate with its key, and the one before it, in one folder, as kubelet does: each pair in one PEM
-// file "<name>-<time>.pem" (0600) and a link "<name>-current.pem" to the newest. client-go has such a store too; this
-// one also syncs to disk, so that a pulled plug leaves the old pair or the new one.
+// Pairs keeps a certificate with its key, and the one before it, in one folder, as kubelet does:
+// each pair in one PEM file "<name>-<time>.pem" (0600) and a link "<name>-current.pem" to the
+// newest. client-go has such a store too; this one also syncs to disk, so that a pulled plug leaves
+// the old pair or the new one.
 type Pairs struct {
 	dir, name string
 }
@@ -46,7 +47,8 @@ func loadPair(path string) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// Best reads all pairs and returns, of those that are good, the one that was made last; nil if none is.
+// Best reads all pairs and returns, of those that are good, the one that was made last; nil if none
+// is.
 func (p *Pairs) Best(good func(leaf *x509.Certificate) bool) *tls.Certificate {
 	files, err := filepath.Glob(filepath.Join(p.dir, p.name+"-[0-9]*.pem"))
 	if err != nil {
@@ -99,8 +101,8 @@ func (p *Pairs) prune(newest string) {
 	}
 }
 
-// pendingKey returns the key of an interrupted request, or makes and stores one. It is on disk before it is used:
-// a request that is signed while the agent is away is not lost.
+// pendingKey returns the key of an interrupted request, or makes and stores one. It is on disk
+// before it is used: a request that is signed while the agent is away is not lost.
 func (p *Pairs) pendingKey() (key *ecdsa.PrivateKey, keyPEM []byte, err error) {
 	data, err := readOptional(p.keyPath())
 	if err != nil {

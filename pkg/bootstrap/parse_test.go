@@ -112,8 +112,8 @@ func FuzzParsers(f *testing.F) {
 	})
 }
 
-// FuzzSignature: no text passes for the token's signature but the one that the token makes (RFC 7515 appendix F; the content is
-// taken out of the middle).
+// FuzzSignature: no text passes for the token's signature but the one that the token makes (RFC
+// 7515 appendix F; the content is taken out of the middle).
 func FuzzSignature(f *testing.F) {
 	token := Token{"abcdef", "0123456789abcdef"}
 	good, err := jws.ComputeDetachedSignature("text", token.id, token.secret)

@@ -10,8 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Unpaste turns a pasted `kubeadm join …` line, as one argument or as many, into the arguments of `nodeagent join`.
-// Prompts, sudo and line continuations are dropped; flags keep their places. Other arguments stay as they are.
+// Unpaste turns a pasted `kubeadm join …` line, as one argument or as many, into the arguments of
+// `nodeagent join`. Prompts, sudo and line continuations are dropped; flags keep their places.
+// Other arguments stay as they are.
 func Unpaste(args []string) []string {
 	var out []string
 	for i, a := range args {
@@ -28,8 +29,9 @@ func Unpaste(args []string) []string {
 	return out
 }
 
-// ParseServers reads one or several API server addresses, comma-separated: host, host:port or https://host:port.
-// The port is 6443 where none is given. The result is host:port, in the order given.
+// ParseServers reads one or several API server addresses, comma-separated: host, host:port or
+// https://host:port. The port is 6443 where none is given. The result is host:port, in the order
+// given.
 func ParseServers(text string) ([]string, error) {
 	var servers []string
 	for part := range strings.SplitSeq(text, ",") {

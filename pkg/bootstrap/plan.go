@@ -1,11 +1,13 @@
-// Package bootstrap is LOOP: it makes a machine a member of a cluster and keeps its certificates fresh.
+// Package bootstrap is LOOP: it makes a machine a member of a cluster and keeps its certificates
+// fresh.
 //
-// It reads the identity on disk and the API server, and alone writes: the cluster's CA file, the agent's kubeconfig, the
-// certificates and keys in the certificate folder, the settings file and the environment file of the unit. It never
-// writes a token to disk, and never sends one to a server whose certificate it has not verified against a pin.
+// It reads the identity on disk and the API server, and alone writes: the cluster's CA file, the
+// agent's kubeconfig, the certificates and keys in the certificate folder, the settings file and
+// the environment file of the unit. It never writes a token to disk, and never sends one to a
+// server whose certificate it has not verified against a pin.
 //
-// What remains to be done is decided by Plan, which is pure; Joiner carries it out; Rotator and Serving run inside the
-// daemon afterwards.
+// What remains to be done is decided by Plan, which is pure; Joiner carries it out; Rotator and
+// Serving run inside the daemon afterwards.
 package bootstrap
 
 import (
@@ -92,9 +94,11 @@ func (s Step) String() string {
 
 // Config is what a join is to reach. It holds no secret, so that a plan can be printed.
 type Config struct {
-	// Servers are the API servers of one cluster, host:port, the first preferred. The daemon fails over among them.
+	// Servers are the API servers of one cluster, host:port, the first preferred. The daemon fails
+	// over among them.
 	Servers []string
-	// Discovery is a kubeconfig that is trusted for address and CA, instead of token and hash; empty: none.
+	// Discovery is a kubeconfig that is trusted for address and CA, instead of token and hash;
+	// empty: none.
 	Discovery string
 	// NodeName is the name in the certificate.
 	NodeName string
@@ -119,9 +123,11 @@ type Config struct {
 // Files are the places of an identity.
 type Files struct {
 	CA, Kubeconfig, BootstrapKubeconfig string
-	// Key is the key that has no certificate yet; Cert the link to the newest pair of certificate and key.
+	// Key is the key that has no certificate yet; Cert the link to the newest pair of certificate
+	// and key.
 	Key, Cert string
-	// Settings holds what was learned from the cluster, as configuration documents; Env the daemon's flags.
+	// Settings holds what was learned from the cluster, as configuration documents; Env the
+	// daemon's flags.
 	Settings, Env string
 }
 
@@ -132,7 +138,8 @@ type Have struct {
 	// PendingKey: a key without a certificate is there, from a join that was interrupted.
 	PendingKey bool
 	Cert       Cert
-	// KubeconfigServers are those in the kubeconfig, host:port; empty: no kubeconfig. KubeconfigCert is its file.
+	// KubeconfigServers are those in the kubeconfig, host:port; empty: no kubeconfig.
+	// KubeconfigCert is its file.
 	KubeconfigServers []string
 	KubeconfigCert    string
 	// KubeconfigTrust: the kubeconfig trusts the very CA of the CA file.

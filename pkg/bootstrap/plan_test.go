@@ -87,8 +87,9 @@ func carriedOut(h Have, c Config, steps []Step) Have {
 	return h
 }
 
-// TestPlanConverges: from whatever is there, and after a stop at any step, carrying plans out ends with nothing to do;
-// the token's server is never used before it is proved; a good identity is never thrown away.
+// TestPlanConverges: from whatever is there, and after a stop at any step, carrying plans out ends
+// with nothing to do; the token's server is never used before it is proved; a good identity is
+// never thrown away.
 func TestPlanConverges(t *testing.T) {
 	t.Parallel()
 	c := Config{

@@ -21,7 +21,8 @@ type Finding struct {
 	// Problem is what is wrong, Remedy what to do; empty: nothing.
 	Problem string `json:"problem,omitempty"`
 	Remedy  string `json:"remedy,omitempty"`
-	// Unknown says why the check could not be made; what keeps it from being made is another check's problem.
+	// Unknown says why the check could not be made; what keeps it from being made is another
+	// check's problem.
 	Unknown string `json:"unknown,omitempty"`
 	// Ignored says that a problem does not count.
 	Ignored bool `json:"ignored,omitempty"`
@@ -31,7 +32,8 @@ type Finding struct {
 // PreflightConfig says what to check.
 type PreflightConfig struct {
 	Host HostConfig
-	// Servers, when given, are looked at as well: reachable, clock, version. Nothing they say is trusted.
+	// Servers, when given, are looked at as well: reachable, clock, version. Nothing they say is
+	// trusted.
 	Servers []string
 	// Ignore are names of checks whose problems do not count; "all" is every one.
 	Ignore []string
@@ -42,7 +44,8 @@ type PreflightConfig struct {
 	Now   func() time.Time
 }
 
-// Preflight makes every check that a join makes of this machine, each whatever the others say. It changes nothing.
+// Preflight makes every check that a join makes of this machine, each whatever the others say. It
+// changes nothing.
 func Preflight(ctx context.Context, c PreflightConfig) []Finding {
 	findings := checkHost(ctx, hostChecks(c.Host, c.Running), c.Ignore)
 	if len(c.Servers) > 0 {
@@ -84,7 +87,8 @@ func finding(check, fact string, ignore []string, problem *Error) Finding {
 	return f
 }
 
-// Verdict is the error of all findings that count, nil when there is none. Its code is that of the first.
+// Verdict is the error of all findings that count, nil when there is none. Its code is that of the
+// first.
 func Verdict(findings []Finding) error {
 	var names, lines []string
 	var first *Finding
@@ -122,7 +126,8 @@ func factsOf(findings []Finding) string {
 
 // checkServers asks the first API server that answers for its clock and version.
 func checkServers(ctx context.Context, c PreflightConfig) []Finding {
-	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) // nothing secret is sent, nothing is believed
+	// nothing secret is sent, nothing is believed
+	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
 	var last error
 	for _, server := range c.Servers {
@@ -176,7 +181,8 @@ func compareClocks(skew time.Duration, server string) *Error {
 		"comparing clocks: this machine's is %s %s that of %s", skew.Abs().Round(time.Second), side, server)
 }
 
-// compareVersions applies the skew policy: a node may be three minors older than the API server, and never newer.
+// compareVersions applies the skew policy: a node may be three minors older than the API server,
+// and never newer.
 func compareVersions(git string, server, agent int) *Error {
 	if d := server - agent; server < 0 || agent == 0 || d >= 0 && d <= 3 {
 		return nil

@@ -12,15 +12,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// renewAt is the moment to renew a certificate: after 70 to 90 % of its life, as jitter goes from 0 to 1, so that nodes
-// that joined together do not renew together. The zero certificate is due at once.
+// renewAt is the moment to renew a certificate: after 70 to 90 % of its life, as jitter goes from 0
+// to 1, so that nodes that joined together do not renew together. The zero certificate is due at
+// once.
 func renewAt(notBefore, notAfter time.Time, jitter float64) time.Time {
 	life := notAfter.Sub(notBefore)
 	return notBefore.Add(time.Duration(float64(life) * (0.7 + 0.2*min(max(jitter, 0), 1))))
 }
 
-// renewer keeps one certificate fresh. It uses client-go's request and wait (util/certificate/csr), but not its manager:
-// that leaves goroutines behind, reads the wall clock, and closes connections instead of letting them run dry.
+// renewer keeps one certificate fresh. It uses client-go's request and wait (util/certificate/csr),
+// but not its manager: that leaves goroutines behind, reads the wall clock, and closes connections
+// instead of letting them run dry.
 type renewer struct {
 	what    string
 	pairs   *Pairs
@@ -54,7 +56,8 @@ func (r *renewer) run(ctx context.Context) error {
 			if err := r.renew(ctx, why); err != nil && ctx.Err() == nil {
 				failures++
 				wait = min(5*time.Second<<min(failures, 6), 5*time.Minute)
-				wait -= time.Duration(r.jitter() * float64(wait/2)) // the nodes of a cluster do not try in step
+				// the nodes of a cluster do not try in step
+				wait -= time.Duration(r.jitter() * float64(wait/2))
 				r.log.Warn("certificate not renewed", "certificate", r.what, "why", why, "err", err, "again in", wait)
 			} else {
 				failures, share = 0, r.jitter()

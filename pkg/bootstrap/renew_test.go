@@ -61,8 +61,9 @@ func save(t testing.TB, ca *authority, pairs *Pairs, life time.Duration) *tls.Ce
 	return pair
 }
 
-// TestRotationDropsNothing: a watch that is under way goes on over its connection while everything after it uses the new
-// certificate, whether the agent has renewed it or another program has replaced the file.
+// TestRotationDropsNothing: a watch that is under way goes on over its connection while everything
+// after it uses the new certificate, whether the agent has renewed it or another program has
+// replaced the file.
 func TestRotationDropsNothing(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -213,7 +214,8 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 			}
 			request.PublicKey = &other.PublicKey
 		}
-		if last != "" { // the fake does not look for a name, and would answer with the request before
+		// the fake does not look for a name, and would answer with the request before
+		if last != "" {
 			if err := client.Tracker().Delete(certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), "", last); err != nil {
 				t.Error(err)
 			}
@@ -237,8 +239,8 @@ func testRenewer(client kubernetes.Interface, pairs *Pairs, current *tls.Certifi
 	return r
 }
 
-// TestRenew: nothing happens before the time; then failures are retried with growing pauses and the same key, until the
-// new pair is on disk and in use; no goroutine stays behind.
+// TestRenew: nothing happens before the time; then failures are retried with growing pauses and the
+// same key, until the new pair is on disk and in use; no goroutine stays behind.
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -331,8 +333,8 @@ func TestPairs(t *testing.T) {
 	}
 }
 
-// TestServing: self-signed at first need, the same after a restart, made again when an address is added; by request when
-// that is wanted.
+// TestServing: self-signed at first need, the same after a restart, made again when an address is
+// added; by request when that is wanted.
 func TestServing(t *testing.T) {
 	t.Parallel()
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
@@ -381,8 +383,9 @@ func TestServing(t *testing.T) {
 	}
 }
 
-// TestServingFollowsAddresses: a certificate by request is asked for again when the node has another address, within the time
-// between two looks, and the old one is shown until the new one is there.
+// TestServingFollowsAddresses: a certificate by request is asked for again when the node has
+// another address, within the time between two looks, and the old one is shown until the new one is
+// there.
 func TestServingFollowsAddresses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -18,10 +18,11 @@ type RotatorConfig struct {
 	NodeName, CertDir string
 	// Credentials use the certificate and are given each new one.
 	Credentials *Credentials
-	// Renew asks for a new certificate while the present one is good; else only files that others replace are followed.
+	// Renew asks for a new certificate while the present one is good; else only files that others
+	// replace are followed.
 	Renew bool
-	// BootstrapKubeconfig, if the file is there, gets a new certificate when the present one has expired all the same, as on a
-	// machine that was paused.
+	// BootstrapKubeconfig, if the file is there, gets a new certificate when the present one has
+	// expired all the same, as on a machine that was paused.
 	BootstrapKubeconfig string
 	// UserAgent of the requests.
 	UserAgent string
@@ -36,7 +37,8 @@ type Rotator struct {
 	c       RotatorConfig
 	renewer *renewer
 	node    *rest.Config // with the certificate itself
-	// rejoining says that the certificate has expired and that a new one is asked for by the bootstrap kubeconfig.
+	// rejoining says that the certificate has expired and that a new one is asked for by the
+	// bootstrap kubeconfig.
 	rejoining bool
 }
 
@@ -90,7 +92,8 @@ func (r *Rotator) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, errors.Join(expired, err)
 	}
-	if !r.rejoining { // a request that was made as the node is not for these credentials to wait for
+	// a request that was made as the node is not for these credentials to wait for
+	if !r.rejoining {
 		if err := r.renewer.pairs.dropPendingKey(); err != nil {
 			return nil, err
 		}

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// servers are the addresses of one cluster's API, host:port each, and which of them is in use. All clients of an identity
-// share it: what one finds to be dead the others do not try first.
+// servers are the addresses of one cluster's API, host:port each, and which of them is in use. All
+// clients of an identity share it: what one finds to be dead the others do not try first.
 type servers struct {
 	list   []string
 	chosen atomic.Uint32
@@ -29,11 +29,13 @@ func (s *servers) leave(address string) {
 	}
 }
 
-// failover sends a request to the address in use, and where that fails to the others in turn, each once.
+// failover sends a request to the address in use, and where that fails to the others in turn, each
+// once.
 //
-// A request is repeated only where that cannot do a thing twice: it never left this machine, or it only reads. Otherwise
-// its failure goes to the caller as it is, and the next request goes elsewhere. It stays with an address that works: going
-// back to the first as soon as it answers would drop every watch again, on every node at once.
+// A request is repeated only where that cannot do a thing twice: it never left this machine, or it
+// only reads. Otherwise its failure goes to the caller as it is, and the next request goes
+// elsewhere. It stays with an address that works: going back to the first as soon as it answers
+// would drop every watch again, on every node at once.
 type failover struct {
 	*servers
 	next http.RoundTripper
@@ -53,13 +55,16 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		resp, err := f.next.RoundTrip(attempt)
 		if err == nil {
-			if unavailable(resp.StatusCode) { // a balancer's word, or a server that goes down: the caller has to know, the next request need not meet it
+			// a balancer's word, or a server that goes down: the caller has to know, the next
+			// request need not meet it
+			if unavailable(resp.StatusCode) {
 				f.leave(address)
 			}
 			return resp, nil
 		}
 		all = errors.Join(all, err)
-		// net/http ends a request that took too long by cancelling it too, but then it has a deadline
+		// net/http ends a request that took too long by cancelling it too, but then it has a
+		// deadline
 		if _, bounded := r.Context().Deadline(); !bounded && errors.Is(r.Context().Err(), context.Canceled) {
 			return nil, all
 		}
@@ -74,7 +79,8 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 // WrappedRoundTripper lets client-go find the connections below.
 func (f *failover) WrappedRoundTripper() http.RoundTripper { return f.next }
 
-// address returns the request as it goes to one address, and whether a connection has been found for it.
+// address returns the request as it goes to one address, and whether a connection has been found
+// for it.
 func (f *failover) address(r *http.Request, address string) (attempt *http.Request, sent *atomic.Bool, err error) {
 	sent = new(atomic.Bool)
 	attempt = r.Clone(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}))

@@ -39,7 +39,8 @@ func newAPI(t *testing.T, ca *authority) *api {
 
 func (a *api) set(do http.HandlerFunc) { a.do.Store(&do) }
 
-// TestFailover: each fault of the first address, what becomes of a read and of a write, and where the next request goes.
+// TestFailover: each fault of the first address, what becomes of a read and of a write, and where
+// the next request goes.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	hangUp := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
@@ -138,8 +139,8 @@ func ask(t *testing.T, client *http.Client, method, address string, names map[st
 	return names[host]
 }
 
-// TestFailoverGivesUp: when no address answers, the error names each, every one was tried once; a request that its caller
-// ends moves nobody elsewhere.
+// TestFailoverGivesUp: when no address answers, the error names each, every one was tried once; a
+// request that its caller ends moves nobody elsewhere.
 func TestFailoverGivesUp(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -172,7 +173,8 @@ func TestFailoverGivesUp(t *testing.T) {
 	}
 }
 
-// TestKubeconfigServers: the list survives writing and reading, and other programs see a plain kubeconfig of the first.
+// TestKubeconfigServers: the list survives writing and reading, and other programs see a plain
+// kubeconfig of the first.
 func TestKubeconfigServers(t *testing.T) {
 	t.Parallel()
 	for _, servers := range [][]string{{"a:1"}, {"b:1", "[fd00::1]:2", "c:3"}} {
@@ -190,7 +192,8 @@ func TestKubeconfigServers(t *testing.T) {
 	}
 }
 
-// FuzzKubeconfig: no text makes the reader panic, and every address that it finds is host:port or the first.
+// FuzzKubeconfig: no text makes the reader panic, and every address that it finds is host:port or
+// the first.
 func FuzzKubeconfig(f *testing.F) {
 	text, err := renderKubeconfig([]string{"a:1", "[fd00::1]:2"}, []byte("CA"), "n1", "/cert")
 	if err != nil {

@@ -25,9 +25,11 @@ import (
 // ServingConfig says which certificate the node's API shows.
 type ServingConfig struct {
 	NodeName, CertDir string
-	// CertFile and KeyFile are the user's own; when given, nothing is made, and they are read again when they change.
+	// CertFile and KeyFile are the user's own; when given, nothing is made, and they are read again
+	// when they change.
 	CertFile, KeyFile string
-	// ByCSR asks kubernetes.io/kubelet-serving for the certificate; until it is approved the self-signed one is shown.
+	// ByCSR asks kubernetes.io/kubelet-serving for the certificate; until it is approved the
+	// self-signed one is shown.
 	ByCSR bool
 	// Addresses are the node's; called often.
 	Addresses func() []netip.Addr
@@ -39,7 +41,8 @@ type ServingConfig struct {
 	Log         *slog.Logger
 }
 
-// Serving provides the certificate of the node's API: the user's, or one signed by the cluster, or a self-signed one.
+// Serving provides the certificate of the node's API: the user's, or one signed by the cluster, or
+// a self-signed one.
 type Serving struct {
 	c       ServingConfig
 	pairs   *Pairs
@@ -143,7 +146,8 @@ func (s *Serving) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	return s.ensureSelfSigned()
 }
 
-// ensureSelfSigned reads kubelet.crt and kubelet.key, or makes them, for a year. Called with mu held.
+// ensureSelfSigned reads kubelet.crt and kubelet.key, or makes them, for a year. Called with mu
+// held.
 func (s *Serving) ensureSelfSigned() (*tls.Certificate, error) {
 	want := &x509.CertificateRequest{Subject: nodeSubject(s.c.NodeName), DNSNames: []string{s.c.NodeName}, IPAddresses: netIPs(s.c.Addresses())}
 	good := func(pair *tls.Certificate) bool {

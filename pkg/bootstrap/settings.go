@@ -16,8 +16,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// settings are what a cluster says of itself, as the two documents that kubelet and kube-proxy of its nodes read; from says where
-// each came from, left what of them this node does not take, with the reason.
+// settings are what a cluster says of itself, as the two documents that kubelet and kube-proxy of
+// its nodes read; from says where each came from, left what of them this node does not take, with
+// the reason.
 type settings struct {
 	kubelet, proxy map[string]any
 	from, left     []string
@@ -25,16 +26,18 @@ type settings struct {
 
 // machine is what of this machine decides which of the cluster's settings fit it.
 type machine struct {
-	// Systemd runs here; Resolved says that the resolver file is systemd-resolved's stub, and resolvedFile has the real servers.
+	// Systemd runs here; Resolved says that the resolver file is systemd-resolved's stub, and
+	// resolvedFile has the real servers.
 	Systemd, Resolved bool
 }
 
-// resolvedFile has the servers that systemd-resolved asks; /etc/resolv.conf names resolved itself, on a loopback address that no pod
-// reaches, and a cluster's DNS that forwards to itself ends at its loop check.
+// resolvedFile has the servers that systemd-resolved asks; /etc/resolv.conf names resolved itself,
+// on a loopback address that no pod reaches, and a cluster's DNS that forwards to itself ends at
+// its loop check.
 const resolvedFile = "/run/systemd/resolve/resolv.conf"
 
-// readSettings asks where kubeadm leaves its configuration, with each client in turn, and the DNS Service itself.
-// What may not be read is left open: flags, --config or the defaults decide then.
+// readSettings asks where kubeadm leaves its configuration, with each client in turn, and the DNS
+// Service itself. What may not be read is left open: flags, --config or the defaults decide then.
 func readSettings(ctx context.Context, m machine, clients ...kubernetes.Interface) settings {
 	s := settings{kubelet: map[string]any{}, proxy: map[string]any{}}
 	for _, client := range clients {
@@ -73,7 +76,8 @@ func (s *settings) add(from string, into, doc map[string]any) {
 	}
 }
 
-// unset says that a value is what kubeadm writes for nothing: null, no text, no time, or a mapping of these.
+// unset says that a value is what kubeadm writes for nothing: null, no text, no time, or a mapping
+// of these.
 func unset(v any) bool {
 	switch v := v.(type) {
 	case nil:
@@ -114,12 +118,14 @@ func (s *settings) fromConfigMaps(ctx context.Context, client kubernetes.Interfa
 // fit leaves out what is of one machine, not of the cluster, or cannot be on this one.
 func (s *settings) fit(m machine) {
 	for name, why := range map[string]string{
-		"containerRuntimeEndpoint": "", "imageServiceEndpoint": "", "resolvConf": "", "providerID": "", "podCIDR": "", // each node has its own
+		// each node has its own
+		"containerRuntimeEndpoint": "", "imageServiceEndpoint": "", "resolvConf": "", "providerID": "", "podCIDR": "",
 		"tlsCertFile": "each node has its own", "tlsPrivateKeyFile": "each node has its own",
 	} {
 		s.drop(s.kubelet, name, why)
 	}
-	if a, ok := s.kubelet["authentication"].(map[string]any); ok { // the CA that the join has verified is the default
+	// the CA that the join has verified is the default
+	if a, ok := s.kubelet["authentication"].(map[string]any); ok {
 		delete(a, "x509")
 	}
 	if s.kubelet["cgroupDriver"] == "systemd" && !m.Systemd {
@@ -131,7 +137,8 @@ func (s *settings) fit(m machine) {
 	for _, name := range []string{"clientConnection", "hostnameOverride"} {
 		s.drop(s.proxy, name, "")
 	}
-	if dns, ok := s.kubelet["clusterDNS"].([]any); ok { // one that is wrong does not take the others away
+	// one that is wrong does not take the others away
+	if dns, ok := s.kubelet["clusterDNS"].([]any); ok {
 		good := slices.DeleteFunc(slices.Clone(dns), func(a any) bool { _, err := netip.ParseAddr(fmt.Sprint(a)); return err != nil })
 		if s.kubelet["clusterDNS"] = good; len(good) == 0 {
 			s.drop(s.kubelet, "clusterDNS", "it holds no address")
@@ -150,8 +157,8 @@ func (s *settings) drop(doc map[string]any, name, why string) {
 	}
 }
 
-// prove leaves out what the daemon would refuse, for a mistake in the cluster must not keep it from starting, and names what it takes
-// otherwise.
+// prove leaves out what the daemon would refuse, for a mistake in the cluster must not keep it from
+// starting, and names what it takes otherwise.
 func (s *settings) prove() {
 	for range len(s.kubelet) + len(s.proxy) + 1 { // each time at least one goes
 		text, err := s.documents()

@@ -73,7 +73,8 @@ clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}
 	}
 }
 
-// TestClusterSettingsThatCannotBe: a mistake in the cluster, and what this machine has not, are left out and named.
+// TestClusterSettingsThatCannotBe: a mistake in the cluster, and what this machine has not, are
+// left out and named.
 func TestClusterSettingsThatCannotBe(t *testing.T) {
 	s, c := clusterSettings(t, "clusterDNS: [10.96.0.10, dns.example]\ncgroupDriver: systemd\nmaxPods: -3\nseccompDefault: true\nevictionHard: {nodefs.avail: 1Gi}\n",
 		"mode: ipvs\nnodePortAddresses: [ten]\niptables: {masqueradeBit: 40}\n", machine{})

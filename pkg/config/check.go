@@ -14,7 +14,8 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-// The checks below record what is wrong under the field's path, and return something usable, so that one run finds all.
+// The checks below record what is wrong under the field's path, and return something usable, so
+// that one run finds all.
 
 func (d *documents) path(field, given, otherwise string) string {
 	p := or(given, otherwise)
@@ -30,7 +31,8 @@ func (d *documents) path(field, given, otherwise string) string {
 	return filepath.Clean(p)
 }
 
-// beside is path for the fields in which kubelet takes a path that is relative to the folder of the file that says it.
+// beside is path for the fields in which kubelet takes a path that is relative to the folder of the
+// file that says it.
 func (d *documents) beside(field, given, otherwise string) string {
 	if file, line := splitPlace(d.where(field)); given != "" && line > 0 && !filepath.IsAbs(given) && filepath.IsAbs(file) {
 		given = filepath.Join(filepath.Dir(file), given)
@@ -47,7 +49,8 @@ func (d *documents) address(field, text string) netip.Addr {
 	return a
 }
 
-// parseAddr takes what kubelet and kube-proxy take: leading zeros of an IPv4 address too, which are decimal.
+// parseAddr takes what kubelet and kube-proxy take: leading zeros of an IPv4 address too, which are
+// decimal.
 func parseAddr(text string) (netip.Addr, bool) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return a.Unmap(), a.Zone() == ""

@@ -1,8 +1,8 @@
 // Package config is TYPES: the one typed configuration of the agent.
 //
-// It reads KubeletConfiguration, KubeProxyConfiguration and NodeAgentConfiguration documents and flags, and writes
-// nothing. A Config is made by Load, is defaulted and validated once there, and is never changed afterwards: every
-// component receives the sub-struct that it needs and trusts it.
+// It reads KubeletConfiguration, KubeProxyConfiguration and NodeAgentConfiguration documents and
+// flags, and writes nothing. A Config is made by Load, is defaulted and validated once there, and
+// is never changed afterwards: every component receives the sub-struct that it needs and trusts it.
 package config
 
 import (
@@ -12,7 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Config is the whole configuration of one agent, one sub-struct per component. All paths are absolute.
+// Config is the whole configuration of one agent, one sub-struct per component. All paths are
+// absolute.
 type Config struct {
 	Node     Node
 	Identity Identity
@@ -34,10 +35,12 @@ type Config struct {
 
 // Node says how this machine presents itself to the cluster.
 type Node struct {
-	// Name is the Node object's name: --hostname-override, else the lower-cased host name. A DNS subdomain.
+	// Name is the Node object's name: --hostname-override, else the lower-cased host name. A DNS
+	// subdomain.
 	Name string
-	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found from the default route. The
-	// unspecified address alone, as kubelet has it: found, of that family if there is one.
+	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found
+	// from the default route. The unspecified address alone, as kubelet has it: found, of that
+	// family if there is one.
 	IPs []netip.Addr
 	// Labels are set on registration, besides the well-known ones.
 	Labels map[string]string
@@ -65,15 +68,19 @@ type Node struct {
 
 // Identity is what the agent proves itself with.
 type Identity struct {
-	// Kubeconfig is the agent's kubeconfig; default /etc/kubernetes/kubelet.conf. Written by bootstrap.
+	// Kubeconfig is the agent's kubeconfig; default /etc/kubernetes/kubelet.conf. Written by
+	// bootstrap.
 	Kubeconfig string
-	// BootstrapKubeconfig is used once to get the first certificate, when Kubeconfig does not exist.
+	// BootstrapKubeconfig is used once to get the first certificate, when Kubeconfig does not
+	// exist.
 	BootstrapKubeconfig string
 	// CertDir holds kubelet-client-current.pem and the serving certificate; default <root>/pki.
 	CertDir string
-	// RotateClient renews the client certificate; default true (kubelet: false, but kubeadm always writes true).
+	// RotateClient renews the client certificate; default true (kubelet: false, but kubeadm always
+	// writes true).
 	RotateClient bool
-	// ServingBootstrap requests the serving certificate by CSR instead of self-signing; default false.
+	// ServingBootstrap requests the serving certificate by CSR instead of self-signing; default
+	// false.
 	ServingBootstrap bool
 	// ClusterCA is the CA file that join writes; default /etc/kubernetes/pki/ca.crt.
 	ClusterCA string
@@ -83,7 +90,8 @@ type Identity struct {
 type Paths struct {
 	// Root is kubelet's root folder, named by CSI drivers and DaemonSets; default /var/lib/kubelet.
 	Root string
-	// Run holds sockets, namespaces and FIFOs that need not survive a reboot; default /run/nodeagent.
+	// Run holds sockets, namespaces and FIFOs that need not survive a reboot; default
+	// /run/nodeagent.
 	Run string
 	// PodLogs is the folder of container logs; default /var/log/pods.
 	PodLogs string
@@ -91,7 +99,8 @@ type Paths struct {
 	ContainerLogs string
 	// StaticPods is the folder of static pod manifests; empty: none.
 	StaticPods string
-	// Pump is the program that writes container logs; default nodeagent-pump beside the agent's own binary.
+	// Pump is the program that writes container logs; default nodeagent-pump beside the agent's own
+	// binary.
 	Pump string
 	// StatusSocket is where `nodeagent status` asks the daemon; default <run>/status.sock.
 	StatusSocket string
@@ -99,8 +108,8 @@ type Paths struct {
 
 // API are the limits of the connection to the API server.
 type API struct {
-	// QPS and Burst limit requests, and those for pods' statuses by themselves once more (not the lease and the Node's status);
-	// default 50 and 100. QPS below 0: no limit.
+	// QPS and Burst limit requests, and those for pods' statuses by themselves once more (not the
+	// lease and the Node's status); default 50 and 100. QPS below 0: no limit.
 	QPS   float32
 	Burst int
 	// ContentType is the wire encoding; default application/vnd.kubernetes.protobuf.
@@ -145,16 +154,18 @@ type Images struct {
 	PullBurst int
 	// MaxParallel is the most pulls at a time; default 10, 1 with serializeImagePulls: true.
 	MaxParallel int
-	// MaxPerRegistry is the most pulls at a time from one registry; default a quarter less than MaxParallel, so that one
-	// registry that does not answer never takes the places of all others.
+	// MaxPerRegistry is the most pulls at a time from one registry; default a quarter less than
+	// MaxParallel, so that one registry that does not answer never takes the places of all others.
 	MaxPerRegistry int
-	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0: never.
+	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0:
+	// never.
 	PullProgressDeadline time.Duration
 }
 
 // Volumes is the volume half of pods.
 type Volumes struct {
-	// RefreshInterval is how often configMap, secret and projected volumes are compared; SyncFrequency.
+	// RefreshInterval is how often configMap, secret and projected volumes are compared;
+	// SyncFrequency.
 	RefreshInterval time.Duration
 }
 
@@ -166,7 +177,8 @@ type Runtime struct {
 	Namespace string
 	// Snapshotter; default: overlayfs.
 	Snapshotter string
-	// Handlers map a RuntimeClass handler to its runtime; "" is the default handler, always present.
+	// Handlers map a RuntimeClass handler to its runtime; "" is the default handler, always
+	// present.
 	Handlers map[string]Handler
 	// RegistryConfigDir is containerd's hosts.toml folder; default /etc/containerd/certs.d.
 	RegistryConfigDir string
@@ -206,7 +218,8 @@ type Cgroups struct {
 	Root string
 	// PerQOS makes burstable and besteffort levels; default true.
 	PerQOS bool
-	// FailV1 refuses to start on cgroup v1. Default false, unlike kubelet's true: v1 is warned about instead.
+	// FailV1 refuses to start on cgroup v1. Default false, unlike kubelet's true: v1 is warned
+	// about instead.
 	FailV1 bool
 	// SingleProcessOOMKill kills one process only on cgroup v2; default false there.
 	SingleProcessOOMKill bool
@@ -224,7 +237,8 @@ type Reserved struct {
 
 // Eviction is node pressure. Thresholds are signal → quantity or percentage.
 type Eviction struct {
-	// Hard defaults to memory.available 100Mi, nodefs.available 10%, imagefs.available 15%, nodefs.inodesFree 5%.
+	// Hard defaults to memory.available 100Mi, nodefs.available 10%, imagefs.available 15%,
+	// nodefs.inodesFree 5%.
 	Hard map[string]string
 	// TransitionPeriod is how long a pressure condition stays; default 5m.
 	TransitionPeriod time.Duration
@@ -240,7 +254,8 @@ type Server struct {
 	Healthz netip.AddrPort
 	// CertFile and KeyFile are a serving certificate given by the user; empty: CertDir's.
 	CertFile, KeyFile string
-	// CipherSuites (names) and MinVersion ("VersionTLS12") as crypto/tls has them; empty: its defaults, at least 1.2.
+	// CipherSuites (names) and MinVersion ("VersionTLS12") as crypto/tls has them; empty: its
+	// defaults, at least 1.2.
 	CipherSuites []string
 	MinVersion   string
 	// Debugging serves logs, exec, attach, port-forward; default true.
@@ -259,7 +274,8 @@ type Auth struct {
 	ClientCAFile string
 	// Anonymous lets requests in as system:anonymous; default false.
 	Anonymous bool
-	// Webhook checks bearer tokens by TokenReview; default true. WebhookTTL caches answers; default 2m.
+	// Webhook checks bearer tokens by TokenReview; default true. WebhookTTL caches answers; default
+	// 2m.
 	Webhook    bool
 	WebhookTTL time.Duration
 	// AlwaysAllow allows everything; default false: SubjectAccessReview.
@@ -271,7 +287,8 @@ type Auth struct {
 // ProxyMode is the backend of the services half.
 type ProxyMode string
 
-// The modes that kube-proxy has, and off. Those but iptables are not there yet: iptables stands in for them.
+// The modes that kube-proxy has, and off. Those but iptables are not there yet: iptables stands in
+// for them.
 const (
 	ProxyOff      ProxyMode = "off"
 	ProxyIPTables ProxyMode = "iptables"
@@ -279,8 +296,8 @@ const (
 	ProxyNFTables ProxyMode = "nftables"
 )
 
-// Programmed is the mode whose rules this version writes where m is asked for. A mode that is not there yet must not keep
-// pods from running: the same Services are served by another one.
+// Programmed is the mode whose rules this version writes where m is asked for. A mode that is not
+// there yet must not keep pods from running: the same Services are served by another one.
 func (m ProxyMode) Programmed() ProxyMode {
 	if m == ProxyOff {
 		return m
@@ -302,7 +319,8 @@ type Proxy struct {
 	Mode     ProxyMode
 	IPTables IPTables
 	IPVS     IPVS
-	// ClusterCIDRs are the pods' addresses, at most one per family, for detectLocalMode ClusterCIDR.
+	// ClusterCIDRs are the pods' addresses, at most one per family, for detectLocalMode
+	// ClusterCIDR.
 	ClusterCIDRs []netip.Prefix
 	// DetectLocal is ClusterCIDR (default), NodeCIDR, BridgeInterface or InterfaceNamePrefix.
 	DetectLocal string
@@ -321,7 +339,8 @@ type Proxy struct {
 	Profiling bool
 	// ResyncPeriod of the informers; default 15m.
 	ResyncPeriod time.Duration
-	// LocalEndpoints leaves out pods of this node as soon as it knows that they are not ready or end; default true.
+	// LocalEndpoints leaves out pods of this node as soon as it knows that they are not ready or
+	// end; default true.
 	LocalEndpoints bool
 }
 
@@ -331,8 +350,8 @@ type IPTables struct {
 	MasqueradeBit int
 	// MasqueradeAll masquerades all traffic to cluster IPs; default false.
 	MasqueradeAll bool
-	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default false, unlike kube-proxy: it needs route_localnet, which
-	// lets neighbours of the node send packets to 127.0.0.1 (CVE-2020-8558).
+	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default false, unlike kube-proxy: it needs
+	// route_localnet, which lets neighbours of the node send packets to 127.0.0.1 (CVE-2020-8558).
 	LocalhostNodePorts bool
 	// MinSyncPeriod gathers changes; default 1s. SyncPeriod looks for drift; default 30s.
 	MinSyncPeriod, SyncPeriod time.Duration

@@ -29,7 +29,8 @@ func parseFlags(t testing.TB, args []string) *Flags {
 	return &f
 }
 
-// TestResolve: files in*.yaml and flags, one a line, in; what differs from the defaults, notes and errors out.
+// TestResolve: files in*.yaml and flags, one a line, in; what differs from the defaults, notes and
+// errors out.
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	defaults, _, err := Resolve(nil, &Flags{}, testHost())
@@ -140,7 +141,8 @@ func sample(path string, t reflect.Type) string {
 	return "7"
 }
 
-// TestEveryFieldCounts: a field that is known either changes the configuration or is listed as without effect.
+// TestEveryFieldCounts: a field that is known either changes the configuration or is listed as
+// without effect.
 func TestEveryFieldCounts(t *testing.T) {
 	t.Parallel()
 	defaults, _, err := Resolve(nil, &Flags{}, testHost())
@@ -274,7 +276,8 @@ func FuzzResolve(f *testing.F) {
 	})
 }
 
-// FuzzFlags: no command line makes the parser panic, and what join hands on to the daemon means to it what it meant to join.
+// FuzzFlags: no command line makes the parser panic, and what join hands on to the daemon means to
+// it what it meant to join.
 func FuzzFlags(f *testing.F) {
 	f.Add("--node-ip=10.0.0.1\n--node-labels=a=b,c=d\n--v=4")
 	f.Add("--config\n/etc/a,b\n--config=\"x\"\n--max-pods\n12")

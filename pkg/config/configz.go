@@ -11,7 +11,8 @@ import (
 // KubeProxyGroup is the key of KubeProxyConfiguration in kube-proxy's /configz.
 const KubeProxyGroup = "kubeproxy.config.k8s.io"
 
-// KubeProxyConfiguration is the document that gives this configuration, defaults filled in. Fields without effect here are empty.
+// KubeProxyConfiguration is the document that gives this configuration, defaults filled in. Fields
+// without effect here are empty.
 func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfiguration {
 	p := &c.Proxy
 	out := &kubeproxyv1alpha1.KubeProxyConfiguration{

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestConfigzGivesTheSameConfiguration: what /configz shows, given as a file, is this configuration again.
+// TestConfigzGivesTheSameConfiguration: what /configz shows, given as a file, is this configuration
+// again.
 func TestConfigzGivesTheSameConfiguration(t *testing.T) {
 	for _, text := range []string{
 		"mode: iptables",

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestConfigzGivesTheSameKubelet: what /configz of the node's API shows, given as a file, is this configuration again.
+// TestConfigzGivesTheSameKubelet: what /configz of the node's API shows, given as a file, is this
+// configuration again.
 func TestConfigzGivesTheSameKubelet(t *testing.T) {
 	for _, text := range []string{"", `
 clusterDNS: [10.96.0.10]

@@ -72,11 +72,14 @@ func sortNotes(notes []Note) []Note {
 	return notes
 }
 
-// Note is a field that was set and is not taken as it stands: it has no effect here, another value is used, or it is not known.
+// Note is a field that was set and is not taken as it stands: it has no effect here, another value
+// is used, or it is not known.
 type Note struct {
-	// Where is "file:line" or "--flag"; Field is its full path, the kind first; Fate is what becomes of it and Why the reason.
+	// Where is "file:line" or "--flag"; Field is its full path, the kind first; Fate is what
+	// becomes of it and Why the reason.
 	Where, Field, Fate, Why string
-	// Mistake: kubelet and kube-proxy go on after this, and so does the agent, but it can hardly be meant.
+	// Mistake: kubelet and kube-proxy go on after this, and so does the agent, but it can hardly be
+	// meant.
 	Mistake bool
 }
 
@@ -87,7 +90,8 @@ func (n Note) String() string {
 // noEffect is the fate of a known field that nobody acts on.
 const noEffect = "has no effect"
 
-// hintField looks for what the user may have meant: a name like it here, the same name deeper down or in another kind.
+// hintField looks for what the user may have meant: a name like it here, the same name deeper down
+// or in another kind.
 func hintField(path, name string, t reflect.Type) string {
 	fields := map[string]reflect.Value{}
 	collect(reflect.New(t).Elem(), fields)

@@ -26,7 +26,8 @@ type flagDef struct {
 	parse             func(string) (any, error) // nil: text, read as the field's type wants it
 }
 
-// flagTable maps each flag to the field that it sets; names are kubelet's and kube-proxy's where those have them.
+// flagTable maps each flag to the field that it sets; names are kubelet's and kube-proxy's where
+// those have them.
 func flagTable() []flagDef {
 	var all []flagDef
 	for _, s := range flagSections() {
@@ -237,8 +238,8 @@ func addsUp(flag string) bool {
 	return slices.Contains([]string{"--cluster-dns", "--allowed-unsafe-sysctls", "--tls-cipher-suites", "--enforce-node-allocatable"}, flag)
 }
 
-// replaces names the flags whose whole value stands for the file's: a threshold of the file beside those of the flag would not
-// be kubelet's.
+// replaces names the flags whose whole value stands for the file's: a threshold of the file beside
+// those of the flag would not be kubelet's.
 func replaces(flag string) bool {
 	return slices.Contains([]string{
 		"--eviction-hard", "--eviction-soft", "--eviction-soft-grace-period", "--eviction-minimum-reclaim", "--kube-reserved", "--system-reserved",

@@ -6,7 +6,8 @@ import (
 	"sort"
 )
 
-// Lines prints a configuration as sorted lines "Proxy.IPTables.MasqueradeBit = 14", for people and for tests.
+// Lines prints a configuration as sorted lines "Proxy.IPTables.MasqueradeBit = 14", for people and
+// for tests.
 func Lines(c Config) []string {
 	var lines []string
 	var walk func(path string, v reflect.Value)

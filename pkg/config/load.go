@@ -14,8 +14,9 @@ import (
 // maxFile is more than any configuration needs and less than an accident holds.
 const maxFile = 1 << 20
 
-// Load reads the files and folders of --config and the flags, and the machine's name. It returns the configuration,
-// defaulted and validated, and notes on what was given and is not taken as it stands. The error is an Errors, or of reading a file.
+// Load reads the files and folders of --config and the flags, and the machine's name. It returns
+// the configuration, defaulted and validated, and notes on what was given and is not taken as it
+// stands. The error is an Errors, or of reading a file.
 func Load(f *Flags) (Config, []Note, error) {
 	sources, err := Read(f.paths)
 	if err != nil {
@@ -39,7 +40,8 @@ func Resolve(sources []Source, f *Flags, h Host) (Config, []Note, error) {
 	undecoded := d.errs
 	d.errs = nil
 	c := d.resolve(h)
-	for _, e := range undecoded { // its place has been blamed: a field that did not decode is not blamed for its default too
+	// its place has been blamed: a field that did not decode is not blamed for its default too
+	for _, e := range undecoded {
 		d.errs = slices.DeleteFunc(d.errs, func(other FieldError) bool { return other.Where == e.Where })
 	}
 	if d.errs = append(undecoded, d.errs...); len(d.errs) > 0 {
@@ -48,7 +50,8 @@ func Resolve(sources []Source, f *Flags, h Host) (Config, []Note, error) {
 	return c, sortNotes(d.notes), nil
 }
 
-// Read returns the text of each file, and of each *.yaml, *.yml, *.json and *.conf in each folder in lexical order.
+// Read returns the text of each file, and of each *.yaml, *.yml, *.json and *.conf in each folder
+// in lexical order.
 func Read(paths []string) ([]Source, error) {
 	var sources []Source
 	for _, p := range paths {

@@ -7,30 +7,34 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeAgentConfiguration (nodeagent.dev/v1alpha1) says what neither KubeletConfiguration nor KubeProxyConfiguration can.
+// NodeAgentConfiguration (nodeagent.dev/v1alpha1) says what neither KubeletConfiguration nor
+// KubeProxyConfiguration can.
 type NodeAgentConfiguration struct {
 	metav1.TypeMeta `json:",inline"`
 
 	// Pods and Proxier switch one half off.
 	Pods    Switch `json:"pods,omitempty"`
 	Proxier Switch `json:"proxier,omitempty"`
-	// LocalEndpoints on: Services leave out pods of this node from the moment that they are not ready or end, without
-	// waiting for the API to say so.
+	// LocalEndpoints on: Services leave out pods of this node from the moment that they are not
+	// ready or end, without waiting for the API to say so.
 	LocalEndpoints Switch `json:"localEndpoints,omitempty"`
 
-	// NodeName, NodeIPs and NodeLabels are what --hostname-override, --node-ip and --node-labels set.
+	// NodeName, NodeIPs and NodeLabels are what --hostname-override, --node-ip and --node-labels
+	// set.
 	NodeName   string            `json:"nodeName,omitempty"`
 	NodeIPs    []string          `json:"nodeIPs,omitempty"`
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
 
-	// CloudProvider is "external" where a cloud controller manager sets the Node up: it registers with the taint
-	// node.cloudprovider.kubernetes.io/uninitialized, and the addresses that the controller gives it stay.
+	// CloudProvider is "external" where a cloud controller manager sets the Node up: it registers
+	// with the taint node.cloudprovider.kubernetes.io/uninitialized, and the addresses that the
+	// controller gives it stay.
 	CloudProvider string `json:"cloudProvider,omitempty"`
 
-	// ImagePullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0s: never.
+	// ImagePullProgressDeadline cancels a pull whose registry sends nothing for so long; default
+	// 5m, 0s: never.
 	ImagePullProgressDeadline *metav1.Duration `json:"imagePullProgressDeadline,omitempty"`
-	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as maxParallelImagePulls does those from all;
-	// default a quarter less than that.
+	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as maxParallelImagePulls
+	// does those from all; default a quarter less than that.
 	MaxParallelImagePullsPerRegistry *int32 `json:"maxParallelImagePullsPerRegistry,omitempty"`
 
 	Containerd ContainerdConfiguration `json:"containerd,omitempty"`
@@ -45,7 +49,8 @@ type ContainerdConfiguration struct {
 	Snapshotter       string             `json:"snapshotter,omitempty"`
 	RegistryConfigDir string             `json:"registryConfigDir,omitempty"`
 	Handlers          map[string]Handler `json:"handlers,omitempty"`
-	// AllowForeignPods has the agent start pods although containerd's CRI plugin still runs pods of a kubelet.
+	// AllowForeignPods has the agent start pods although containerd's CRI plugin still runs pods of
+	// a kubelet.
 	AllowForeignPods bool `json:"allowForeignPods,omitempty"`
 }
 

@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// withoutEffect says what happens instead of a known field that the agent does not act on. `nodeagent config check`
-// lists those that are set. A field that neither changes Config nor stands here fails TestEveryFieldCounts; a field of
-// Config that nobody reads fails TestConfigIsRead in internal/layers.
+// withoutEffect says what happens instead of a known field that the agent does not act on.
+// `nodeagent config check` lists those that are set. A field that neither changes Config nor stands
+// here fails TestEveryFieldCounts; a field of Config that nobody reads fails TestConfigIsRead in
+// internal/layers.
 func withoutEffect(path string) (why string, ok bool) {
 	kind, field, _ := strings.Cut(path, ".")
 	switch kind {
@@ -19,7 +20,8 @@ func withoutEffect(path string) (why string, ok bool) {
 	return why, why != ""
 }
 
-// asItIs are values of fields without effect that say what is so anyway: there is nothing to tell of them.
+// asItIs are values of fields without effect that say what is so anyway: there is nothing to tell
+// of them.
 func asItIs(path, value string) bool {
 	_, field, _ := strings.Cut(path, ".")
 	return slices.Contains(map[string][]string{

@@ -23,7 +23,8 @@ type Host struct {
 	Hostname, Executable string
 }
 
-// Documents with a zero where kubelet has a default mean the default: kubeadm writes zeros for all it does not set.
+// Documents with a zero where kubelet has a default mean the default: kubeadm writes zeros for all
+// it does not set.
 
 func or[T comparable](v, otherwise T) T {
 	var zero T
@@ -115,7 +116,8 @@ func (d *documents) api(c *Config) {
 		EventQPS:    float32(deref(k.EventRecordQPS, 50)),
 		EventBurst:  int(or(k.EventBurst, 100)),
 	}
-	if t := c.API.ContentType; t != protobuf && t != "application/json" { // kubelet would send whatever it is told
+	// kubelet would send whatever it is told
+	if t := c.API.ContentType; t != protobuf && t != "application/json" {
 		d.note(kindKubelet+".contentType", "is "+protobuf+" here", "the agent speaks that and application/json")
 		c.API.ContentType = protobuf
 	}
@@ -146,7 +148,8 @@ func (d *documents) pods(c *Config) {
 		d.bad(kindKubelet+".cpuCFSQuotaPeriod", "must be from 1ms to 1s, is %s", p)
 	}
 	c.Pods.ResolvConf = d.beside(kindKubelet+".resolvConf", c.Pods.ResolvConf, "")
-	if t := c.Pods.CrashMax; t < time.Second || t > 5*time.Minute { // KEP-4603 allows no other range
+	// KEP-4603 allows no other range
+	if t := c.Pods.CrashMax; t < time.Second || t > 5*time.Minute {
 		d.bad(kindKubelet+".crashLoopBackOff.maxContainerRestartPeriod", "must be from 1s to 5m, is %s", t)
 	}
 	for _, name := range c.Pods.AllowedUnsafeSysctls {
@@ -182,8 +185,8 @@ const (
 	defaultPullProgressDeadline = 5 * time.Minute // containerd's image_pull_progress_timeout
 )
 
-// pulls are how many images are pulled at a time. Unlike kubelet's, the default is not one: a registry that does not answer
-// must not hold up what comes from others.
+// pulls are how many images are pulled at a time. Unlike kubelet's, the default is not one: a
+// registry that does not answer must not hold up what comes from others.
 func (d *documents) pulls(c *Config) {
 	k, where := &d.kubelet, kindKubelet+".maxParallelImagePulls"
 	serialize := deref(k.SerializeImagePulls, false)
@@ -204,7 +207,8 @@ func (d *documents) pulls(c *Config) {
 	}
 }
 
-// perRegistry is how many of n pulls at a time one registry may have: a quarter, at least one, is left to others.
+// perRegistry is how many of n pulls at a time one registry may have: a quarter, at least one, is
+// left to others.
 func perRegistry(n int) int { return max(1, n-max(1, n/4)) }
 
 func (d *documents) runtime(c *Config) {

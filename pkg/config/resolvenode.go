@@ -74,7 +74,8 @@ func (d *documents) cloud(c *Config) {
 // cloudTaint is taken off by the cloud controller manager, when it has set the Node up.
 const cloudTaint = "node.cloudprovider.kubernetes.io/uninitialized"
 
-// labels refuses those that the API server's NodeRestriction would refuse later, with a less clear message.
+// labels refuses those that the API server's NodeRestriction would refuse later, with a less clear
+// message.
 func (d *documents) labels(labels map[string]string) {
 	for _, name := range sorted(labels) {
 		value := labels[name]

@@ -122,7 +122,8 @@ func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesC
 	return i
 }
 
-// ipvs reads what is left alone of another program's IPVS; the rest is for a mode that is not there.
+// ipvs reads what is left alone of another program's IPVS; the rest is for a mode that is not
+// there.
 func (d *documents) ipvs() IPVS {
 	var i IPVS
 	for _, text := range d.proxy.IPVS.ExcludeCIDRs {

@@ -30,7 +30,8 @@ const (
 // APIVersion is the version of NodeAgentConfiguration.
 const APIVersion = "nodeagent.dev/v1alpha1"
 
-// documents are the three kinds as given: files first, in order, then flags; later wins field by field, lists whole.
+// documents are the three kinds as given: files first, in order, then flags; later wins field by
+// field, lists whole.
 type documents struct {
 	kubelet kubeletv1beta1.KubeletConfiguration
 	proxy   kubeproxyv1alpha1.KubeProxyConfiguration
@@ -54,7 +55,8 @@ func (d *documents) target(kind string) (any, string, bool) {
 	return nil, "", false
 }
 
-// parse decodes every document of the sources. All errors are collected: a user mends a file once, not once per line.
+// parse decodes every document of the sources. All errors are collected: a user mends a file once,
+// not once per line.
 func parse(sources []Source) *documents {
 	d := &documents{origin: map[string]string{}}
 	for _, s := range sources {

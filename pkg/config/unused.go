@@ -8,8 +8,8 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
 
-// unused checks the fields that have no effect yet: a file that kubelet or kube-proxy would refuse is refused here too, or it
-// would break the day that they have.
+// unused checks the fields that have no effect yet: a file that kubelet or kube-proxy would refuse
+// is refused here too, or it would break the day that they have.
 func (d *documents) unused() {
 	d.unusedImages()
 	d.unusedEviction()

@@ -15,8 +15,9 @@ import (
 // maxNodes bounds the work that aliases in a document can ask for.
 const maxNodes = 50_000
 
-// walker decodes a YAML tree into a typed value, with the rules of encoding/json tags, and remembers where each field
-// was set. It exists because the decoders at hand lose line numbers before they know field names.
+// walker decodes a YAML tree into a typed value, with the rules of encoding/json tags, and
+// remembers where each field was set. It exists because the decoders at hand lose line numbers
+// before they know field names.
 type walker struct {
 	docs   *documents
 	where  func(*yaml.Node) string
@@ -67,8 +68,9 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// note reports a field without effect, but not when it says what is so anyway: a zero where no pointer tells it from nothing
-// (kubeadm writes zeros for all that it does not set), or one of asItIs.
+// note reports a field without effect, but not when it says what is so anyway: a zero where no
+// pointer tells it from nothing (kubeadm writes zeros for all that it does not set), or one of
+// asItIs.
 func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
 	chosen := v.Kind() == reflect.Pointer
 	for v.Kind() == reflect.Pointer && !v.IsNil() {
@@ -78,7 +80,8 @@ func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
 		return // its fields speak for themselves
 	}
 	zero := v.IsZero() || (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.Len() == 0
-	if z, ok := v.Addr().Interface().(interface{ IsZero() bool }); ok && z.IsZero() { // a quantity of "0"
+	// a quantity of "0"
+	if z, ok := v.Addr().Interface().(interface{ IsZero() bool }); ok && z.IsZero() {
 		zero = true
 	}
 	if zero && !chosen || asItIs(path, fmt.Sprint(v.Interface())) {
@@ -90,7 +93,8 @@ func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
 	}
 }
 
-// twice says whether a field that is given a second time is taken: kubelet and kube-proxy take the last one.
+// twice says whether a field that is given a second time is taken: kubelet and kube-proxy take the
+// last one.
 func (w *walker) twice(key *yaml.Node, path string) bool {
 	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
 		w.fail(key, path, "", "is given twice")
@@ -100,8 +104,8 @@ func (w *walker) twice(key *yaml.Node, path string) bool {
 	return true
 }
 
-// unknown leaves a field out of a kubelet's or kube-proxy's document, as these do: it may be of a newer version, and an
-// upgrade must not stop a node. In the agent's own document it is a mistake.
+// unknown leaves a field out of a kubelet's or kube-proxy's document, as these do: it may be of a
+// newer version, and an upgrade must not stop a node. In the agent's own document it is a mistake.
 func (w *walker) unknown(key *yaml.Node, path, hint string) {
 	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
 		w.fail(key, path, hint, "is not a known field")
@@ -155,7 +159,8 @@ func (w *walker) mapping(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// pairs yields the keys of a mapping with their values, merge keys resolved, and reports keys given twice.
+// pairs yields the keys of a mapping with their values, merge keys resolved, and reports keys given
+// twice.
 func (w *walker) pairs(n *yaml.Node, path string) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
 		seen := map[string]bool{}
@@ -212,7 +217,8 @@ func (w *walker) scalar(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	switch v.Kind() {
-	case reflect.String: // as sigs.k8s.io/yaml has it: an unquoted number is a string where one is wanted
+	// as sigs.k8s.io/yaml has it: an unquoted number is a string where one is wanted
+	case reflect.String:
 		v.SetString(n.Value)
 	case reflect.Bool: // the decoder knows yes, no, on, off of YAML 1.1
 		var b bool

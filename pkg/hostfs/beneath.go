@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BindBeneath binds the file or folder sub of root at target, so that a link which is changed meanwhile by the pod cannot
-// lead out of root: the path is opened once by the kernel, and what was opened is bound. A missing sub is made as folders of
-// root's mode. What is mounted at target already is replaced.
+// BindBeneath binds the file or folder sub of root at target, so that a link which is changed
+// meanwhile by the pod cannot lead out of root: the path is opened once by the kernel, and what was
+// opened is bound. A missing sub is made as folders of root's mode. What is mounted at target
+// already is replaced.
 func BindBeneath(root, sub, target string) error {
 	fd, err := openBeneath(root, sub)
 	if err != nil {
@@ -58,9 +59,10 @@ func mountPoint(target string, dir bool) error {
 	return Touch(target, 0o640)
 }
 
-// openBeneath refers to sub in the folder root, or to root itself where it is a file. It is opened by the kernel in one go that
-// leads nowhere out of root. Where that fails because of a link that is absolute or goes up over root and comes back, or because
-// something is missing, links are read here as the kernel would follow them on the host, and what they come to is opened so.
+// openBeneath refers to sub in the folder root, or to root itself where it is a file. It is opened
+// by the kernel in one go that leads nowhere out of root. Where that fails because of a link that
+// is absolute or goes up over root and comes back, or because something is missing, links are read
+// here as the kernel would follow them on the host, and what they come to is opened so.
 func openBeneath(root, sub string) (*os.File, error) {
 	base, err := openat2(unix.AT_FDCWD, root, unix.O_PATH, 0)
 	if err != nil {
@@ -88,8 +90,9 @@ func openBeneath(root, sub string) (*os.File, error) {
 // maxLinks is the most links on one path, as in the kernel.
 const maxLinks = 40
 
-// onHost follows the links of sub as the host's own paths, and returns where they lead as a path below root without links. What
-// leads elsewhere is an error. Links outside of root are not even looked at: they could lead to a file system that hangs.
+// onHost follows the links of sub as the host's own paths, and returns where they lead as a path
+// below root without links. What leads elsewhere is an error. Links outside of root are not even
+// looked at: they could lead to a file system that hangs.
 func onHost(base *os.File, root, sub string) (string, error) {
 	real, err := os.Readlink(proc(base))
 	if err != nil {
@@ -110,7 +113,8 @@ func onHost(base *os.File, root, sub string) (string, error) {
 			continue
 		}
 		at = filepath.Join(at, name)
-		if given := filepath.Clean(root); at == given { // the volume by the name that the pod has for it
+		// the volume by the name that the pod has for it
+		if given := filepath.Clean(root); at == given {
 			at = real
 		}
 		below, inside := strings.CutPrefix(at, strings.TrimSuffix(real, "/")+"/")
@@ -187,7 +191,8 @@ func stepBeneath(at *os.File, name string, mode fs.FileMode) (*os.File, error) {
 		return next, err
 	}
 	err = unix.Mkdirat(int(at.Fd()), name, uint32(mode.Perm()))
-	if err != nil && !errors.Is(err, unix.EEXIST) { // another container that begins with the same folder was faster
+	// another container that begins with the same folder was faster
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("making folder %q: %w", name, err)
 	}
 	made, openErr := openat2(int(at.Fd()), name, unix.O_PATH, beneath)

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SetGroup gives a tree to a group as fsGroup wants it: the group may read and, unless readOnly, write; folders are setgid, so
-// that new files are the group's too. Links are left as they are, but for their group, and none is followed; what is mounted
-// below is not touched.
+// SetGroup gives a tree to a group as fsGroup wants it: the group may read and, unless readOnly,
+// write; folders are setgid, so that new files are the group's too. Links are left as they are, but
+// for their group, and none is followed; what is mounted below is not touched.
 func SetGroup(root string, gid int64, readOnly bool) error {
 	err := walk(context.Background(), root, func(e entry) error { //nolint:forbidigo // bounded by the tree, which is the node's own
 		return e.setGroup(int(gid), readOnly)

@@ -1,8 +1,10 @@
-// Package hostfs is EDGE: what the node does to files and folders that containers can write to. A container may put a FIFO, a
-// device, a link or a file of any size where a file was, rename folders and mount on them while the node goes by. So everything
-// here goes by descriptor (openat2(2)), is bounded, and follows no link out of the pod: reading (open.go), writing (write.go),
-// measuring (usage.go), ownership by fsGroup (group.go), removal that never reaches into another mount (remove.go), paths in
-// volumes (beneath.go), folders whose contents change as a whole (tree.go), and mounts. It decides nothing.
+// Package hostfs is EDGE: what the node does to files and folders that containers can write to. A
+// container may put a FIFO, a device, a link or a file of any size where a file was, rename folders
+// and mount on them while the node goes by. So everything here goes by descriptor (openat2(2)), is
+// bounded, and follows no link out of the pod: reading (open.go), writing (write.go), measuring
+// (usage.go), ownership by fsGroup (group.go), removal that never reaches into another mount
+// (remove.go), paths in volumes (beneath.go), folders whose contents change as a whole (tree.go),
+// and mounts. It decides nothing.
 package hostfs
 
 import (
@@ -36,8 +38,8 @@ type Tmpfs struct {
 	Flags uintptr
 }
 
-// MountTmpfs makes path and mounts a tmpfs there unless one is: mode and group are there from the first moment. Where the kernel
-// can (6.4 and later), its pages are kept out of swap.
+// MountTmpfs makes path and mounts a tmpfs there unless one is: mode and group are there from the
+// first moment. Where the kernel can (6.4 and later), its pages are kept out of swap.
 func MountTmpfs(path string, t Tmpfs) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("making mount point: %w", err)
@@ -59,7 +61,8 @@ func MountTmpfs(path string, t Tmpfs) error {
 	return nil
 }
 
-// MountMode has the options that tmpfs and hugetlbfs take for mode and group of their topmost folder.
+// MountMode has the options that tmpfs and hugetlbfs take for mode and group of their topmost
+// folder.
 func MountMode(mode fs.FileMode, group *int64) string {
 	bits := uint32(mode.Perm())
 	if mode&fs.ModeSticky != 0 {
@@ -88,8 +91,9 @@ func knowsNoswap() bool {
 	return major > 6 || (major == 6 && minor >= 4)
 }
 
-// Unmount takes off everything that is mounted at path, the topmost first. Nothing there is no error. A mount that is busy is
-// detached: it goes away for everybody who looks now, and for good with its last user.
+// Unmount takes off everything that is mounted at path, the topmost first. Nothing there is no
+// error. A mount that is busy is detached: it goes away for everybody who looks now, and for good
+// with its last user.
 func Unmount(path string) error {
 	parent, err := openParent(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,8 +125,8 @@ func unmount(parent *os.File, name string) error {
 	}
 }
 
-// MountsBelow lists mount points at and below path, deepest first, by their paths without links: where path is reached by a
-// link, the kernel's table has what the link leads to.
+// MountsBelow lists mount points at and below path, deepest first, by their paths without links:
+// where path is reached by a link, the kernel's table has what the link leads to.
 func MountsBelow(path string) ([]string, error) {
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -142,7 +146,8 @@ func MountsBelow(path string) ([]string, error) {
 	return points, nil
 }
 
-// unmountTries is how often the mounts below a folder are listed: containers may rename folders between list and unmount.
+// unmountTries is how often the mounts below a folder are listed: containers may rename folders
+// between list and unmount.
 const unmountTries = 8
 
 // UnmountBelow takes off every mount at and below path.
@@ -161,7 +166,8 @@ func UnmountBelow(path string) error {
 	return all
 }
 
-// unmountStrictly takes off what is mounted at a path of the kernel's mount table, if no part of it has become a link since.
+// unmountStrictly takes off what is mounted at a path of the kernel's mount table, if no part of it
+// has become a link since.
 func unmountStrictly(path string) error {
 	parent, err := openat2(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
@@ -171,8 +177,8 @@ func unmountStrictly(path string) error {
 	return unmount(parent, filepath.Base(path))
 }
 
-// MakeFolder makes a folder of the node's own with those above it. A link that leads nowhere is refused, as the disk that it
-// leads to may only be missing.
+// MakeFolder makes a folder of the node's own with those above it. A link that leads nowhere is
+// refused, as the disk that it leads to may only be missing.
 func MakeFolder(path string, mode fs.FileMode) error {
 	to, err := os.Readlink(path)
 	if _, gone := os.Stat(path); err == nil && errors.Is(gone, fs.ErrNotExist) {

@@ -52,7 +52,8 @@ func hostile(t *testing.T, dir, outside string) map[string]string {
 		return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, huge))
 	})
 	put("fifo", func(p string) error { return unix.Mkfifo(p, 0o600) })
-	put("device", func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(5, 0))) }) // /dev/tty
+	// /dev/tty
+	put("device", func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(5, 0))) })
 	put("link", func(p string) error { return os.Symlink(outside, p) })
 	put("socket", func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) })
 	put("folder", func(p string) error { return os.Mkdir(p, 0o700) })
@@ -92,7 +93,8 @@ func TestReadsAreBounded(t *testing.T) {
 	}
 }
 
-// A file of the node's is what the node wrote, whatever was in its place, and nothing else is written to.
+// A file of the node's is what the node wrote, whatever was in its place, and nothing else is
+// written to.
 func TestWritePutsRight(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "canary")
@@ -120,7 +122,8 @@ func TestWritePutsRight(t *testing.T) {
 	}
 }
 
-// Containers have the file mounted, so that it is changed in place; what somebody holds a lease on is replaced, not waited for.
+// Containers have the file mounted, so that it is changed in place; what somebody holds a lease on
+// is replaced, not waited for.
 func TestWriteInPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	must(t, hostfs.Write(path, []byte("a longer text"), 0o644))
@@ -141,7 +144,8 @@ func TestWriteInPlace(t *testing.T) {
 	}
 }
 
-// A root folder that is a link, as when /var/lib/kubelet is on a disk for data: the kernel's table has the resolved paths.
+// A root folder that is a link, as when /var/lib/kubelet is on a disk for data: the kernel's table
+// has the resolved paths.
 func TestRemoveByALinkedFolder(t *testing.T) {
 	dir := t.TempDir()
 	disk, link, data := filepath.Join(dir, "disk"), filepath.Join(dir, "kubelet"), filepath.Join(dir, "data")
@@ -238,7 +242,8 @@ func TestDeepFolders(t *testing.T) {
 	}
 }
 
-// While a container swaps a folder for a link and back, what the link leads to is neither given away nor measured nor removed.
+// While a container swaps a folder for a link and back, what the link leads to is neither given
+// away nor measured nor removed.
 func TestWalksFollowNobody(t *testing.T) {
 	dir := t.TempDir()
 	volume, outside := filepath.Join(dir, "volume"), filepath.Join(dir, "outside")
@@ -290,7 +295,8 @@ func TestSetGroupStaysInItsMount(t *testing.T) {
 	volume, other := filepath.Join(dir, "volume"), filepath.Join(dir, "other")
 	must(t, os.MkdirAll(filepath.Join(volume, "mnt"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(other, "in"), 0o700))
-	must(t, unix.Mount(other, filepath.Join(volume, "mnt"), "", unix.MS_BIND, "")) // of the same device
+	// of the same device
+	must(t, unix.Mount(other, filepath.Join(volume, "mnt"), "", unix.MS_BIND, ""))
 	t.Cleanup(func() { _ = hostfs.UnmountBelow(volume) })
 	must(t, hostfs.SetGroup(volume, 4242, false))
 	for path, want := range map[string]uint32{volume: 4242, other: 0, filepath.Join(other, "in"): 0} {
@@ -336,7 +342,8 @@ func TestUnmountFollowsNobody(t *testing.T) {
 	must(t, hostfs.UnmountBelow(outside))
 }
 
-// kubelet evaluates links on the host: one that is absolute, or goes up and comes back, is fine as long as it ends in the volume.
+// kubelet evaluates links on the host: one that is absolute, or goes up and comes back, is fine as
+// long as it ends in the volume.
 func TestBindBeneathByAbsoluteLinks(t *testing.T) {
 	dir := t.TempDir()
 	real := filepath.Join(dir, "real")
@@ -354,7 +361,8 @@ func TestBindBeneathByAbsoluteLinks(t *testing.T) {
 	} {
 		must(t, os.Symlink(to, filepath.Join(real, name)))
 	}
-	must(t, os.Symlink("../data/v2", filepath.Join(real, "data/up"))) // within the volume, but out of its own folder
+	// within the volume, but out of its own folder
+	must(t, os.Symlink("../data/v2", filepath.Join(real, "data/up")))
 	target := filepath.Join(dir, "target")
 	t.Cleanup(func() { _ = hostfs.Unmount(target) })
 	for sub, file := range map[string]string{

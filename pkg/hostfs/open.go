@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRegular says that something else stands where a file should be: a folder, link, FIFO, socket or device.
+// ErrNotRegular says that something else stands where a file should be: a folder, link, FIFO,
+// socket or device.
 var ErrNotRegular = errors.New("it is not a regular file")
 
 // ErrTooLong says that a file is longer than its reader takes.
@@ -50,7 +51,8 @@ func openat2(at int, sub string, flags, resolve uint64) (*os.File, error) {
 	}
 }
 
-// openPath refers to what is at path, without opening it: a FIFO is not waited for, a device not woken, a last link not followed.
+// openPath refers to what is at path, without opening it: a FIFO is not waited for, a device not
+// woken, a last link not followed.
 func openPath(path string) (*os.File, error) {
 	return openat2(unix.AT_FDCWD, path, unix.O_PATH|unix.O_NOFOLLOW, anywhere)
 }
@@ -84,7 +86,8 @@ func regular(found *os.File, flags int) (*os.File, fs.FileInfo, error) {
 	return file, info, nil
 }
 
-// readAll reads a file of at most limit bytes, however large it is said to be or grows meanwhile, and closes it.
+// readAll reads a file of at most limit bytes, however large it is said to be or grows meanwhile,
+// and closes it.
 func readAll(file *os.File, info fs.FileInfo, limit int64) ([]byte, error) {
 	defer closing(file)
 	if info.Size() > limit {
@@ -118,7 +121,8 @@ func Read(path string, limit int64) ([]byte, error) {
 	return readAll(file, info, limit)
 }
 
-// ReadLinked is Read that follows links: for files of the node's administrator, such as /etc/resolv.conf.
+// ReadLinked is Read that follows links: for files of the node's administrator, such as
+// /etc/resolv.conf.
 func ReadLinked(path string, limit int64) ([]byte, error) {
 	found, err := openat2(unix.AT_FDCWD, path, unix.O_PATH, 0)
 	if err != nil {
@@ -131,7 +135,8 @@ func ReadLinked(path string, limit int64) ([]byte, error) {
 	return readAll(file, info, limit)
 }
 
-// ReadTail reads the last bytes of a regular file, at most so many; a link in its place is not followed.
+// ReadTail reads the last bytes of a regular file, at most so many; a link in its place is not
+// followed.
 func ReadTail(path string, most int64) ([]byte, error) {
 	file, info, err := Open(path)
 	if err != nil {
@@ -150,8 +155,8 @@ func ReadBeneath(root, sub string, limit int64) ([]byte, error) {
 	return readBelow(root, sub, beneath|unix.RESOLVE_NO_XDEV, limit)
 }
 
-// ReadInRoot reads a regular file of at most limit bytes as a process whose root folder is root would: absolute links begin
-// there again, and none leads out of it.
+// ReadInRoot reads a regular file of at most limit bytes as a process whose root folder is root
+// would: absolute links begin there again, and none leads out of it.
 func ReadInRoot(root, name string, limit int64) ([]byte, error) {
 	return readBelow(root, name, inRoot, limit)
 }

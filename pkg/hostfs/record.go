@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 )
 
-// WriteFile replaces a file whole or not at all, also when the power fails meanwhile: it writes a temporary file beside it,
-// flushes that to the disk, renames it, and flushes the folder, which must exist. Only folders that no container can write
-// are for it.
+// WriteFile replaces a file whole or not at all, also when the power fails meanwhile: it writes a
+// temporary file beside it, flushes that to the disk, renames it, and flushes the folder, which
+// must exist. Only folders that no container can write are for it.
 func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")

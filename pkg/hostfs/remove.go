@@ -12,14 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of a removal: of the levels that it holds open, and of how often it goes over a folder that others fill meanwhile.
+// The bounds of a removal: of the levels that it holds open, and of how often it goes over a folder
+// that others fill meanwhile.
 const (
 	removeDepth  = 128
 	removePasses = 100_000
 )
 
-// Remove deletes path and all below it, if nothing is mounted there: what is mounted is somebody's data. It goes by descriptor,
-// follows no link, and never crosses into another mount, also one that is made while it is at work.
+// Remove deletes path and all below it, if nothing is mounted there: what is mounted is somebody's
+// data. It goes by descriptor, follows no link, and never crosses into another mount, also one that
+// is made while it is at work.
 func Remove(path string) error {
 	points, err := MountsBelow(path)
 	if err != nil {
@@ -44,8 +46,8 @@ func Remove(path string) error {
 	return nil
 }
 
-// remover is one removal. Folders that are too deep are moved up into the folder that is being removed, so that no depth
-// takes more descriptors than removeDepth.
+// remover is one removal. Folders that are too deep are moved up into the folder that is being
+// removed, so that no depth takes more descriptors than removeDepth.
 type remover struct {
 	top    *os.File
 	raised int
@@ -102,8 +104,8 @@ func (r *remover) raise(at *os.File, name string) error {
 	}
 }
 
-// empty deletes all that is in dir. It lists the folder anew until nothing is left that it could delete: file systems may leave
-// names out of a list while others are deleted.
+// empty deletes all that is in dir. It lists the folder anew until nothing is left that it could
+// delete: file systems may leave names out of a list while others are deleted.
 func (r *remover) empty(dir *os.File, depth int) error {
 	for range removePasses {
 		removed, err := r.pass(dir, depth)

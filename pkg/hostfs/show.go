@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
-// folderMode is that of the folder of every API volume, as kubelet has it: the files in it have modes of their own.
+// folderMode is that of the folder of every API volume, as kubelet has it: the files in it have
+// modes of their own.
 const folderMode fs.FileMode = 0o777
 
 // Folder says how the folder of an API volume is kept.
@@ -18,8 +19,8 @@ type Folder struct {
 	Path   string
 	Memory bool   // on a tmpfs, so that secrets never reach a disk
 	Group  *int64 // fsGroup
-	// Nested are folders that are to be there beside the files, for other volumes to be mounted on: containers may not make
-	// them, as they get the folder read-only.
+	// Nested are folders that are to be there beside the files, for other volumes to be mounted on:
+	// containers may not make them, as they get the folder read-only.
 	Nested []string
 }
 
@@ -68,8 +69,8 @@ func own(path string, mode fs.FileMode, group *int64) error {
 	return chmod(found, mode)
 }
 
-// Hide takes the folder away, mounted or not. What a pod mounted below it and left there is taken off first, so that nothing
-// behind those mounts is deleted.
+// Hide takes the folder away, mounted or not. What a pod mounted below it and left there is taken
+// off first, so that nothing behind those mounts is deleted.
 func Hide(path string) error {
 	if err := UnmountBelow(path); err != nil {
 		return err

@@ -12,7 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
-// The folder of a tree looks so; what programs open are the links, and one rename of ..data changes all of them at once:
+// The folder of a tree looks so; what programs open are the links, and one rename of ..data changes
+// all of them at once:
 //
 //	..v123456/app.conf    the newest contents
 //	..data -> ..v123456
@@ -32,8 +33,9 @@ type Tree struct {
 	Prepare func() error
 }
 
-// WriteTree makes dir show exactly the tree, all at once for whoever reads it, and says whether it showed other files before.
-// What an interrupted run left is swept; folders beside the tree, on which something may be mounted, stay.
+// WriteTree makes dir show exactly the tree, all at once for whoever reads it, and says whether it
+// showed other files before. What an interrupted run left is swept; folders beside the tree, on
+// which something may be mounted, stay.
 func WriteTree(dir string, t Tree) (changed bool, err error) {
 	current, err := os.Readlink(filepath.Join(dir, dataLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -67,7 +69,8 @@ func (t Tree) show(dir, version string) error {
 	return errors.Join(link(dir, t.Files), t.within(filepath.Join(dir, version)), t.beside(dir))
 }
 
-// within makes the folders that are in a top-level folder with files: that one is a link to the version.
+// within makes the folders that are in a top-level folder with files: that one is a link to the
+// version.
 func (t Tree) within(version string) error { return t.folders(version, true) }
 
 // beside makes the others.
@@ -109,8 +112,8 @@ func tops(files map[string]payload.File) map[string]bool {
 	return found
 }
 
-// same compares names and contents, not modes: those are set at the first writing and may since have been widened by fsGroup.
-// No more of a file is read than it is to have.
+// same compares names and contents, not modes: those are set at the first writing and may since
+// have been widened by fsGroup. No more of a file is read than it is to have.
 func same(version string, files map[string]payload.File) bool {
 	found := 0
 	err := filepath.WalkDir(version, func(path string, d fs.DirEntry, err error) error {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of a walk: folders deeper than maxDepth are left out with an error, names are read so many at a time. Each
-// level of a walk holds one descriptor.
+// The bounds of a walk: folders deeper than maxDepth are left out with an error, names are read so
+// many at a time. Each level of a walk holds one descriptor.
 const (
 	maxDepth = 1024
 	batch    = 64
@@ -20,8 +20,8 @@ const (
 
 var errTooDeep = fmt.Errorf("there are folders more than %d deep", maxDepth)
 
-// entry is something that a walk comes by. It is named from the descriptor of its folder, or is what the descriptor refers to
-// when name is "".
+// entry is something that a walk comes by. It is named from the descriptor of its folder, or is
+// what the descriptor refers to when name is "".
 type entry struct {
 	at   *os.File
 	name string
@@ -30,8 +30,9 @@ type entry struct {
 
 func (e entry) dir() bool { return e.stat.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// walker goes over a tree that others may be changing, renaming and linking meanwhile: by descriptor, following no link and
-// crossing into no other mount. What goes away under its hands does not count.
+// walker goes over a tree that others may be changing, renaming and linking meanwhile: by
+// descriptor, following no link and crossing into no other mount. What goes away under its hands
+// does not count.
 type walker struct {
 	visit func(entry) error
 	top   unix.Statx_t
@@ -109,7 +110,8 @@ func (w *walker) entry(ctx context.Context, dir *os.File, name string, depth int
 	return w.folder(ctx, sub, &stat, depth+1)
 }
 
-// unlessGone takes it for nothing that an entry has gone, is no folder any more, or that something has been mounted on it.
+// unlessGone takes it for nothing that an entry has gone, is no folder any more, or that something
+// has been mounted on it.
 func unlessGone(err error) error {
 	for _, gone := range []error{fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP, unix.EXDEV} {
 		if errors.Is(err, gone) {
@@ -119,7 +121,8 @@ func unlessGone(err error) error {
 	return err
 }
 
-// statx asks the kernel alone: a file system of somebody else's that is mounted there is not asked, as it might not answer.
+// statx asks the kernel alone: a file system of somebody else's that is mounted there is not asked,
+// as it might not answer.
 func statx(dir *os.File, name string, stat *unix.Statx_t) error {
 	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
 	at := 0
@@ -138,7 +141,8 @@ func statx(dir *os.File, name string, stat *unix.Statx_t) error {
 	}
 }
 
-// elsewhere says whether a is on another mount than b. Kernels before 5.8 tell only of other devices.
+// elsewhere says whether a is on another mount than b. Kernels before 5.8 tell only of other
+// devices.
 func elsewhere(a, b *unix.Statx_t) bool {
 	if a.Dev_major != b.Dev_major || a.Dev_minor != b.Dev_minor {
 		return true

@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Write makes the file at path hold exactly data, with that mode. Containers may have the file mounted and do to it what they
-// like: it is changed in place, no more of it is read than data is long, and what cannot be opened for writing, or is no
-// regular file any more, makes way for a new one.
+// Write makes the file at path hold exactly data, with that mode. Containers may have the file
+// mounted and do to it what they like: it is changed in place, no more of it is read than data is
+// long, and what cannot be opened for writing, or is no regular file any more, makes way for a new
+// one.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	found, err := openPath(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,7 +74,8 @@ func replace(path string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// Touch makes an empty file with that mode unless there is a regular file already, which gets the mode.
+// Touch makes an empty file with that mode unless there is a regular file already, which gets the
+// mode.
 func Touch(path string, mode fs.FileMode) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode.Perm())
 	if err != nil {
@@ -110,7 +112,8 @@ func Chmod(path string, mode fs.FileMode) error {
 	return chmod(found, mode)
 }
 
-// chmod sets the mode of what a descriptor refers to. By /proc: what was opened only as a path takes no fchmod.
+// chmod sets the mode of what a descriptor refers to. By /proc: what was opened only as a path
+// takes no fchmod.
 func chmod(found *os.File, mode fs.FileMode) error {
 	info, err := found.Stat()
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {

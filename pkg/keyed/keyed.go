@@ -1,11 +1,13 @@
-// Package keyed is a LOOP: one goroutine per key, each calling the same step again and again: when it is woken, when the
-// moment came that the last step named, and after a growing pause when the step failed. It knows nothing of what a key is.
+// Package keyed is a LOOP: one goroutine per key, each calling the same step again and again: when
+// it is woken, when the moment came that the last step named, and after a growing pause when the
+// step failed. It knows nothing of what a key is.
 //
 // # A life
 //
-// The first Wake of a key starts its worker. Wakes that arrive while a step runs are gathered into one more step, so that
-// each step sees the newest and none is missed. A step that says Done ends the worker, unless a wake came meanwhile; a later
-// Wake starts a new one. Steps of one key never run side by side; steps of different keys always may.
+// The first Wake of a key starts its worker. Wakes that arrive while a step runs are gathered into
+// one more step, so that each step sees the newest and none is missed. A step that says Done ends
+// the worker, unless a wake came meanwhile; a later Wake starts a new one. Steps of one key never
+// run side by side; steps of different keys always may.
 package keyed
 
 import (
@@ -16,13 +18,15 @@ import (
 	"time"
 )
 
-// Next is when a step wants to be called again with no wake; the zero value: never. Done ends the key's worker.
+// Next is when a step wants to be called again with no wake; the zero value: never. Done ends the
+// key's worker.
 type Next struct {
 	At   time.Time
 	Done bool
 }
 
-// Step does the work of one key once. An error is followed by another call after a pause; Next is ignored then.
+// Step does the work of one key once. An error is followed by another call after a pause; Next is
+// ignored then.
 type Step[K comparable] func(ctx context.Context, key K) (Next, error)
 
 // Config of a Group.
@@ -30,8 +34,8 @@ type Config[K comparable] struct {
 	Step Step[K]
 	// Now is the clock; required.
 	Now func() time.Time
-	// MinPause and MaxPause bound the pause after an error, which doubles with every error in a row; default 1 s and 1 min. Each
-	// is shortened by chance, by up to half of it.
+	// MinPause and MaxPause bound the pause after an error, which doubles with every error in a
+	// row; default 1 s and 1 min. Each is shortened by chance, by up to half of it.
 	MinPause, MaxPause time.Duration
 	// OnError is told of every error of a step but cancellation; nil: nobody is.
 	OnError func(key K, err error)
@@ -110,7 +114,8 @@ func (g *Group[K]) wakeLocked(key K) *worker {
 	return w
 }
 
-// Run runs the workers until ctx ends, and returns nil when the last of them has returned. It is called once.
+// Run runs the workers until ctx ends, and returns nil when the last of them has returned. It is
+// called once.
 func (g *Group[K]) Run(ctx context.Context) error {
 	g.mu.Lock()
 	if g.spawn != nil || g.ended {
@@ -153,7 +158,8 @@ func (g *Group[K]) work(ctx context.Context, key K, w *worker) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			// Half of it is left to chance, so that what failed together is not tried again together.
+			// Half of it is left to chance, so that what failed together is not tried again
+			// together.
 			next = Next{At: g.config.Now().Add(pause - rand.N(pause/2+1))}
 			pause = min(2*pause, g.config.MaxPause)
 		default:

@@ -166,7 +166,8 @@ func TestErrorsAreNotRetriedInStep(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		stop()
-		delete(at, slices.SortedFunc(maps.Keys(at), time.Time.Compare)[0]) // the first time is together
+		// the first time is together
+		delete(at, slices.SortedFunc(maps.Keys(at), time.Time.Compare)[0])
 		for when, count := range at {
 			if count > keys/4 {
 				t.Fatalf("%d of %d keys were tried at %v", count, keys, when)

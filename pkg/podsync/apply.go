@@ -27,7 +27,8 @@ type EdgesConfig struct {
 	Events  Events
 }
 
-// Edges is the Applier of the agent: each kind of action is one short method over the edges that do it.
+// Edges is the Applier of the agent: each kind of action is one short method over the edges that do
+// it.
 type Edges struct{ config EdgesConfig }
 
 // NewEdges checks the configuration.
@@ -170,7 +171,8 @@ func (x *Edges) runHook(ctx context.Context, t Task, a podplan.RunHook) error {
 	return err
 }
 
-// stop signals a container, and tells of it the first time: a kill always follows the polite signal.
+// stop signals a container, and tells of it the first time: a kill always follows the polite
+// signal.
 func (x *Edges) stop(ctx context.Context, t Task, a podplan.StopContainer) error {
 	sig := syscall.SIGKILL
 	if !a.Kill {
@@ -185,7 +187,8 @@ func (x *Edges) stop(ctx context.Context, t Task, a podplan.StopContainer) error
 	return nil
 }
 
-// stopSignal is what asks the container to end, by its own record: neither its pod's object nor its image may be there any more.
+// stopSignal is what asks the container to end, by its own record: neither its pod's object nor its
+// image may be there any more.
 func stopSignal(have runtime.Pod, id string) syscall.Signal {
 	for _, c := range have.Containers {
 		if c.ID == id {
@@ -220,7 +223,8 @@ func parseSignal(text string) syscall.Signal {
 	return syscall.SIGTERM
 }
 
-// updateResources gives a running container the limits of the task's pod, which are those that the action names.
+// updateResources gives a running container the limits of the task's pod, which are those that the
+// action names.
 func (x *Edges) updateResources(ctx context.Context, t Task, a podplan.UpdateResources) error {
 	limits, err := x.config.Build.Resources(t.Want.Pod, a.Container)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
-// containerRef names one container of a pod in an event, as kubectl prints it: spec.containers{app}.
+// containerRef names one container of a pod in an event, as kubectl prints it:
+// spec.containers{app}.
 func containerRef(pod *corev1.Pod, name string) *corev1.ObjectReference {
 	path := "spec.containers{" + name + "}"
 	switch {
@@ -30,7 +31,8 @@ func podRef(pod *corev1.Pod) *corev1.ObjectReference {
 	}
 }
 
-// findContainer returns a container of the pod by name, ephemeral ones as if they were usual; nil if there is none.
+// findContainer returns a container of the pod by name, ephemeral ones as if they were usual; nil
+// if there is none.
 func findContainer(pod *corev1.Pod, name string) *corev1.Container {
 	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
@@ -47,7 +49,8 @@ func findContainer(pod *corev1.Pod, name string) *corev1.Container {
 	return nil
 }
 
-// announceBackOffs tells of each container that has come to wait for a back-off since the last turn.
+// announceBackOffs tells of each container that has come to wait for a back-off since the last
+// turn.
 func (l *Loop) announceBackOffs(t turn, s corev1.PodStatus) {
 	pod, seen := t.want.Pod, t.work.waiting
 	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {

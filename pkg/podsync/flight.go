@@ -19,7 +19,8 @@ type Task struct {
 	Action podplan.Action
 }
 
-// Applier carries an action out. It is idempotent, ends when ctx does, and announces what happens as events of the pod.
+// Applier carries an action out. It is idempotent, ends when ctx does, and announces what happens
+// as events of the pod.
 type Applier interface {
 	Apply(ctx context.Context, t Task) podplan.ActionResult
 }
@@ -33,7 +34,8 @@ func (l *Loop) launch(t turn, a podplan.Action) {
 	l.fly(t.entry, a.Key(), a, func(ctx context.Context) podplan.ActionResult { return l.config.Apply.Apply(ctx, task) })
 }
 
-// fly runs f beside the worker; its result comes with a later step. A nil action is a refresh of volumes.
+// fly runs f beside the worker; its result comes with a later step. A nil action is a refresh of
+// volumes.
 func (l *Loop) fly(e *entry, key string, a podplan.Action, f func(context.Context) podplan.ActionResult) {
 	if _, under := e.work.flight[key]; under {
 		return
@@ -52,7 +54,8 @@ func (l *Loop) fly(e *entry, key string, a podplan.Action, f func(context.Contex
 
 // The bounds of actions that may rightly take long.
 const (
-	maxPull = time.Hour // the runtime ends a pull whose registry sends nothing (imagePullProgressDeadline) long before
+	// the runtime ends a pull whose registry sends nothing (imagePullProgressDeadline) long before
+	maxPull = time.Hour
 	maxHook = time.Hour // a postStart hook has no bound of its own in the API
 )
 
@@ -70,7 +73,8 @@ func (l *Loop) bound(a podplan.Action) time.Duration {
 	return l.config.RequestTimeout
 }
 
-// cancelStarts cancels what is under way to bring up a pod that is to end, and a preStop hook whose time was cut short.
+// cancelStarts cancels what is under way to bring up a pod that is to end, and a preStop hook whose
+// time was cut short.
 func (l *Loop) cancelStarts(t turn) {
 	for _, f := range t.work.flight {
 		switch a := f.action.(type) {
@@ -93,7 +97,8 @@ func (t turn) isCutShort(hook podplan.RunHook, f flight) bool {
 	return grace < hook.Grace && t.now.Sub(f.since) >= grace
 }
 
-// planRefresh starts the refresh of the pod's volumes when it is due, and returns when it next is; zero: never.
+// planRefresh starts the refresh of the pod's volumes when it is due, and returns when it next is;
+// zero: never.
 func (l *Loop) planRefresh(t turn) time.Time {
 	w := &t.work
 	if t.want.Pod == nil || isEnding(t.want) || isTerminal(t.want.Pod) {

@@ -25,12 +25,14 @@ type View struct {
 	Gone bool
 	// Refused says that it was not admitted, or was ended by the agent: Outcome.Reason.
 	Refused string
-	// Plan has the actions of the last plan as text; UnderWay those that run, with how long they do.
+	// Plan has the actions of the last plan as text; UnderWay those that run, with how long they
+	// do.
 	Plan     []string
 	UnderWay map[string]time.Duration
 	WakeAt   time.Time
 	Done     bool
-	// LastError is the newest error of an action or a step, and LastErrorAt when it was; they stay until the pod goes.
+	// LastError is the newest error of an action or a step, and LastErrorAt when it was; they stay
+	// until the pod goes.
 	LastError   string
 	LastErrorAt time.Time
 	SeenAt      time.Time // of the last step
@@ -63,8 +65,9 @@ func (l *Loop) Pods() []*corev1.Pod {
 	return pods
 }
 
-// Named returns the pod of that name that its source has, with the status that was last computed for it; nil if there is none.
-// An earlier pod of the name, which was deleted by force and is still being ended, is not it.
+// Named returns the pod of that name that its source has, with the status that was last computed
+// for it; nil if there is none. An earlier pod of the name, which was deleted by force and is still
+// being ended, is not it.
 func (l *Loop) Named(namespace, name string) *corev1.Pod {
 	for _, e := range l.store.all() {
 		if v := e.look(); v.Pod != nil && !v.Gone && v.Namespace == namespace && v.Name == name {
@@ -74,7 +77,8 @@ func (l *Loop) Named(namespace, name string) *corev1.Pod {
 	return nil
 }
 
-// Pod returns one pod that a source knows, with the status that was last computed for it; nil if there is none.
+// Pod returns one pod that a source knows, with the status that was last computed for it; nil if
+// there is none.
 func (l *Loop) Pod(uid types.UID) *corev1.Pod {
 	e := l.store.get(uid)
 	if e == nil {

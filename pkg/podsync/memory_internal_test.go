@@ -26,8 +26,8 @@ func (longMessages) Message(context.Context, runtime.Container, corev1.Terminati
 	return "the last 4096 bytes of its log"
 }
 
-// TestCrashLoopCostsNoMemory: of a container that crashes for ever, no more is remembered than of the attempts that the host
-// still has.
+// TestCrashLoopCostsNoMemory: of a container that crashes for ever, no more is remembered than of
+// the attempts that the host still has.
 func TestCrashLoopCostsNoMemory(t *testing.T) {
 	l := &Loop{config: Config{Prober: noProbes{}, Messages: longMessages{}, Host: noHost{}}}
 	e := (&store{entries: map[types.UID]*entry{}}).ensure("u1")

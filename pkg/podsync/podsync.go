@@ -1,20 +1,21 @@
-// Package podsync is a LOOP: it keeps the pods of this node as the sources want them. It owns one worker per pod UID, and
-// each step of a worker is
+// Package podsync is a LOOP: it keeps the pods of this node as the sources want them. It owns one
+// worker per pod UID, and each step of a worker is
 //
 //	observe (runtime, host, probes) → podplan.Next (pure) → launch the plan's actions → status.Pod (pure) → sink
 //
-// Actions run beside the worker, at most one for each Action.Key; their end wakes it. A worker is also woken by its source,
-// by the runtime, by the prober, and at the moment that the plan named. It alone decides that an action is launched; what an
-// action does is in apply.go.
+// Actions run beside the worker, at most one for each Action.Key; their end wakes it. A worker is
+// also woken by its source, by the runtime, by the prober, and at the moment that the plan named.
+// It alone decides that an action is launched; what an action does is in apply.go.
 //
 // # A life
 //
 //	source emits ─► entry ─► admitted ─► running ─► ending ─► stopped ─► done
 //	                   └──── refused: Failed ─────────────────────────────┘
 //
-// A pod that the host has and no source knows gets an entry too; it is left alone until every source has synced and is then
-// ended. Once a plan says Stopped, what was observed is frozen, and with it the status. When a plan says Done, a pod that is
-// being deleted is handed to the sink's Finish, and the entry goes when the source says Gone.
+// A pod that the host has and no source knows gets an entry too; it is left alone until every
+// source has synced and is then ended. Once a plan says Stopped, what was observed is frozen, and
+// with it the status. When a plan says Done, a pod that is being deleted is handed to the sink's
+// Finish, and the entry goes when the source says Gone.
 package podsync
 
 import (
@@ -47,9 +48,11 @@ type Config struct {
 	Events  Events
 	// Messages reads termination messages.
 	Messages Messages
-	// Admit decides whether a pod that does not run yet may run beside the others; nil admits everything.
+	// Admit decides whether a pod that does not run yet may run beside the others; nil admits
+	// everything.
 	Admit func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
-	// Allocatable is what the node's pods may request together, nil while it is not known; nil: everything fits.
+	// Allocatable is what the node's pods may request together, nil while it is not known; nil:
+	// everything fits.
 	Allocatable func() corev1.ResourceList
 	// HostIPs are the node's addresses, primary first.
 	HostIPs func() []netip.Addr
@@ -123,8 +126,8 @@ func orDefault(d, fallback time.Duration) time.Duration {
 	return d
 }
 
-// Run runs the pods until ctx ends, and leaves the pods running. It first learns what the host has, waiting for the runtime
-// as long as it takes, so that nothing is reported before.
+// Run runs the pods until ctx ends, and leaves the pods running. It first learns what the host has,
+// waiting for the runtime as long as it takes, so that nothing is reported before.
 func (l *Loop) Run(ctx context.Context) error {
 	hints, err := l.firstList(ctx)
 	if err != nil {
@@ -174,8 +177,8 @@ func (l *Loop) Wake(uid types.UID) {
 	}
 }
 
-// Renew tells that an object that the pod names has changed, appeared or gone: soon the contents of its volumes are compared,
-// and what failed for want of the object is tried again.
+// Renew tells that an object that the pod names has changed, appeared or gone: soon the contents of
+// its volumes are compared, and what failed for want of the object is tried again.
 func (l *Loop) Renew(uid types.UID, o podplan.Object) {
 	if e := l.store.get(uid); e != nil {
 		e.renewed(o)
@@ -183,7 +186,8 @@ func (l *Loop) Renew(uid types.UID, o podplan.Object) {
 	}
 }
 
-// End ends a pod as Failed: eviction, node shutdown. The first outcome stays. It says whether the pod was known.
+// End ends a pod as Failed: eviction, node shutdown. The first outcome stays. It says whether the
+// pod was known.
 func (l *Loop) End(uid types.UID, o podplan.Outcome) bool {
 	e := l.store.get(uid)
 	if e == nil {
@@ -194,8 +198,9 @@ func (l *Loop) End(uid types.UID, o podplan.Outcome) bool {
 	return true
 }
 
-// LastSeen is when the loop last showed that it lives: at a step, or every ten seconds; the health page compares it with the
-// clock. Zero before the first time. It has its monotonic reading, so that a clock that is set makes no loop look silent.
+// LastSeen is when the loop last showed that it lives: at a step, or every ten seconds; the health
+// page compares it with the clock. Zero before the first time. It has its monotonic reading, so
+// that a clock that is set makes no loop look silent.
 func (l *Loop) LastSeen() time.Time {
 	if at := l.lastSeen.Load(); at != nil {
 		return *at
@@ -208,7 +213,8 @@ func (l *Loop) alive() {
 	l.lastSeen.Store(&now)
 }
 
-// beat shows that the loop lives while there is nothing to do. It takes the lock that everything passes.
+// beat shows that the loop lives while there is nothing to do. It takes the lock that everything
+// passes.
 func (l *Loop) beat(ctx context.Context) {
 	for sleep(ctx, 10*time.Second) {
 		l.store.uids()
@@ -226,8 +232,9 @@ func (l *Loop) emit(u podplan.Update) {
 	l.workers.Wake(u.UID)
 }
 
-// awaitSync waits until every source has synced and then has every pod looked at, for the orphans among them. Sources tell
-// of it by no event, and it happens once in the agent's life: so it is asked for, ten times a second.
+// awaitSync waits until every source has synced and then has every pod looked at, for the orphans
+// among them. Sources tell of it by no event, and it happens once in the agent's life: so it is
+// asked for, ten times a second.
 func (l *Loop) awaitSync(ctx context.Context) {
 	for !l.allSynced() {
 		if !sleep(ctx, 100*time.Millisecond) {
@@ -279,8 +286,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// relist watches the runtime and makes an entry for every pod that the host has. The watch comes first, so that nothing
-// that happens between the two is missed.
+// relist watches the runtime and makes an entry for every pod that the host has. The watch comes
+// first, so that nothing that happens between the two is missed.
 func (l *Loop) relist(ctx context.Context) (<-chan types.UID, error) {
 	hints, err := l.config.Pods.Watch(ctx)
 	if err != nil {

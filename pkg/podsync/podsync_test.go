@@ -79,7 +79,8 @@ func TestFastStartIsNotDelayed(t *testing.T) {
 	})
 }
 
-// TestReplacedContainerIsToldWithItsSuccessor: between the two, nobody but this node hears that the pod is not ready.
+// TestReplacedContainerIsToldWithItsSuccessor: between the two, nobody but this node hears that the
+// pod is not ready.
 func TestReplacedContainerIsToldWithItsSuccessor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)
@@ -121,7 +122,8 @@ func TestOrphansWaitForEverySource(t *testing.T) {
 			Sandbox: &runtime.Sandbox{ID: runtime.SandboxID("old", 0), Ready: true},
 			Containers: []runtime.Container{{
 				ID: runtime.ContainerID("old", "app", 0), Name: "app", State: runtime.Running, SandboxID: runtime.SandboxID("old", 0),
-				Recorded: runtime.Recorded{StopSignal: "SIGQUIT"}, // neither the pod's object nor the image, which nobody names, can say so any more
+				// neither the pod's object nor the image, which nobody names, can say so any more
+				Recorded: runtime.Recorded{StopSignal: "SIGQUIT"},
 			}},
 		}
 		w.dirs["old"], w.dirs["older"] = true, true // of older only its folder is left
@@ -433,7 +435,8 @@ func TestRuntimeOutage(t *testing.T) {
 			w.exit(id, 1) // while nobody can see it
 		}()
 		w.cut(10 * time.Second)
-		settle(16 * time.Second) // the restart's back-off, and the pause between two tries to reach the runtime
+		// the restart's back-off, and the pause between two tries to reach the runtime
+		settle(16 * time.Second)
 		if len(w.starts) != before+1 {
 			t.Errorf("the container that ended unseen was not restarted: %v\n%s", w.starts, w.log)
 		}
@@ -519,8 +522,8 @@ func TestEvictionEndsAPodAsFailed(t *testing.T) {
 	})
 }
 
-// TestChurn starts and ends many pods in all sorts of ways while a tenth of all calls fail, the agent is restarted and the
-// runtime goes away, and looks whether anything is left.
+// TestChurn starts and ends many pods in all sorts of ways while a tenth of all calls fail, the
+// agent is restarted and the runtime goes away, and looks whether anything is left.
 func TestChurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0.2)

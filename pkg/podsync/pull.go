@@ -32,7 +32,8 @@ type PullerConfig struct {
 	Now   func() time.Time
 }
 
-// Puller makes images ready for containers. A pull that several pods ask for with the same credentials is done once.
+// Puller makes images ready for containers. A pull that several pods ask for with the same
+// credentials is done once.
 type Puller struct {
 	config PullerConfig
 	places *pullPlaces
@@ -66,8 +67,9 @@ func NewPuller(c PullerConfig) (*Puller, error) {
 	return p, nil
 }
 
-// Ensure returns the image, pulled if the policy and the store ask for it. Its errors have kubelet's reasons:
-// InvalidImageName, ErrImageNeverPull, ImageInspectError, ErrImagePull, RegistryUnavailable.
+// Ensure returns the image, pulled if the policy and the store ask for it. Its errors have
+// kubelet's reasons: InvalidImageName, ErrImageNeverPull, ImageInspectError, ErrImagePull,
+// RegistryUnavailable.
 func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureImage) (runtime.Image, error) {
 	tell := func(eventType, reason, message string) {
 		if !errors.Is(ctx.Err(), context.Canceled) {
@@ -134,8 +136,8 @@ type outcome struct {
 	err   error
 }
 
-// join waits for the pull of ref with these credentials, which it starts if none is under way. The pull goes on while
-// anyone waits for it.
+// join waits for the pull of ref with these credentials, which it starts if none is under way. The
+// pull goes on while anyone waits for it.
 func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Credentials) outcome {
 	key := pullKey(ref, credentials)
 	p.mu.Lock()

@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// pullPlaces bounds the pulls at a time, in total and from each registry. A pull takes the place of its registry first: those
-// that queue for a registry that does not answer hold nothing that another registry's pull needs.
+// pullPlaces bounds the pulls at a time, in total and from each registry. A pull takes the place of
+// its registry first: those that queue for a registry that does not answer hold nothing that
+// another registry's pull needs.
 type pullPlaces struct {
 	total       places
 	perRegistry int

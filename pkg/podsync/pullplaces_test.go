@@ -17,7 +17,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// registries stand in for the runtime: what comes from stuck.test never ends by itself, anything else takes a second.
+// registries stand in for the runtime: what comes from stuck.test never ends by itself, anything
+// else takes a second.
 type registries struct {
 	mu     sync.Mutex
 	now    map[string]int // pulls under way, by registry

@@ -10,8 +10,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
-// TestObjectThatAppears: whatever of a pod's start waits for an object goes on when the object appears, and not when the
-// back-off of the last failure ends, which is most of a minute by then; also when it appears while it is being looked for.
+// TestObjectThatAppears: whatever of a pod's start waits for an object goes on when the object
+// appears, and not when the back-off of the last failure ends, which is most of a minute by then;
+// also when it appears while it is being looked for.
 func TestObjectThatAppears(t *testing.T) {
 	secret := podplan.Object{Kind: "secret", Name: "s"}
 	for _, reading := range []time.Duration{0, 700 * time.Millisecond} {

@@ -9,8 +9,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
-// allocate makes the wanted pod one with the resources that it was given, and gives it what it asks for where there is room.
-// While one pod's ask is weighed nobody else's is, nor is a new pod admitted.
+// allocate makes the wanted pod one with the resources that it was given, and gives it what it asks
+// for where there is room. While one pod's ask is weighed nobody else's is, nor is a new pod
+// admitted.
 func (l *Loop) allocate(t *turn) {
 	m, pod := &t.work.memory, t.want.Pod
 	if pod == nil {
@@ -52,7 +53,8 @@ func (s *store) used(e *entry) corev1.ResourceList {
 // waiting is a pod that asks for more than there was room for.
 type waiting struct{ given, asks *corev1.Pod }
 
-// waitingBefore are the pods whose turn comes before this one's: by priority, then class, then who asked first.
+// waitingBefore are the pods whose turn comes before this one's: by priority, then class, then who
+// asked first.
 func (s *store) waitingBefore(e *entry, pod *corev1.Pod) []waiting {
 	var list []waiting
 	for _, other := range s.all() {
@@ -89,7 +91,8 @@ func (e *entry) keep(given *corev1.Pod, deferred bool) (less bool) {
 	return less
 }
 
-// retryDeferred has the pods looked at that ask for more than there was room for: some has come free.
+// retryDeferred has the pods looked at that ask for more than there was room for: some has come
+// free.
 func (l *Loop) retryDeferred(by *entry) {
 	for _, e := range l.store.all() {
 		e.mu.Lock()

@@ -134,7 +134,8 @@ func TestDeferredResizesTakeTheirTurn(t *testing.T) {
 	})
 }
 
-// What one pod waits for is not given to a new one that asks for less, nor counted as taken by the one that waits.
+// What one pod waits for is not given to a new one that asks for less, nor counted as taken by the
+// one that waits.
 func TestWaitingResizeTakesNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)

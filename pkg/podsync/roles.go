@@ -15,20 +15,25 @@ import (
 
 // Source tells which pods this node is to run.
 type Source interface {
-	// Run calls emit for every change until ctx ends. emit never blocks. The pods of the first complete answer are all
-	// emitted before Synced says true.
+	// Run calls emit for every change until ctx ends. emit never blocks. The pods of the first
+	// complete answer are all emitted before Synced says true.
 	Run(ctx context.Context, emit func(podplan.Update)) error
-	// Synced says that a complete answer was emitted. Pods that no source knows are removed only when every source says true.
+	// Synced says that a complete answer was emitted. Pods that no source knows are removed only
+	// when every source says true.
 	Synced() bool
 }
 
-// StatusSink writes statuses to the API. No call waits for the network. For a static pod the object is its mirror.
+// StatusSink writes statuses to the API. No call waits for the network. For a static pod the object
+// is its mirror.
 type StatusSink interface {
-	// Put hands over the newest status of object; an older one that was not written yet is forgotten.
+	// Put hands over the newest status of object; an older one that was not written yet is
+	// forgotten.
 	Put(object *corev1.Pod, s corev1.PodStatus)
-	// Hold tells of a status that is not for the API yet: only what works on this node may go by it.
+	// Hold tells of a status that is not for the API yet: only what works on this node may go by
+	// it.
 	Hold(object *corev1.Pod, s corev1.PodStatus)
-	// Finish hands over the last status; when it is written, the API object is deleted. It may be called again.
+	// Finish hands over the last status; when it is written, the API object is deleted. It may be
+	// called again.
 	Finish(object *corev1.Pod, s corev1.PodStatus)
 	// Forget drops what was handed over of an API object that is gone.
 	Forget(uid types.UID)
@@ -47,7 +52,8 @@ type Builder interface {
 	Resources(pod *corev1.Pod, container string) (*specs.LinuxResources, error)
 }
 
-// ContainerRequest is one attempt of a container that is to be configured. Nothing in it is written to.
+// ContainerRequest is one attempt of a container that is to be configured. Nothing in it is written
+// to.
 type ContainerRequest struct {
 	Want podplan.Want // Want.Pod is not nil
 	// Have is what the host has of the pod; its sandbox is ready.
@@ -57,11 +63,14 @@ type ContainerRequest struct {
 	Image   runtime.Image
 }
 
-// Host is what is kept of a pod on the host beside sandbox, containers and volumes: its folder, logs and cgroup.
+// Host is what is kept of a pod on the host beside sandbox, containers and volumes: its folder,
+// logs and cgroup.
 type Host interface {
-	// Prepare makes folder, log folder and cgroup; it runs before the sandbox starts, and is harmless later.
+	// Prepare makes folder, log folder and cgroup; it runs before the sandbox starts, and is
+	// harmless later.
 	Prepare(ctx context.Context, pod *corev1.Pod) error
-	// ResizeCgroup changes the limits of the pod's cgroup to those of the pod: with widen only those that grow.
+	// ResizeCgroup changes the limits of the pod's cgroup to those of the pod: with widen only
+	// those that grow.
 	ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error
 	// Residue says what is left, volumes included.
 	Residue(ctx context.Context, pod runtime.PodRef) (podplan.Residue, error)
@@ -79,7 +88,8 @@ type Volumes interface {
 	Mount(ctx context.Context, pod *corev1.Pod, name string, f volume.Fields) error
 	// Refreshable are the names of the pod's volumes whose contents may change.
 	Refreshable(pod *corev1.Pod) []string
-	// Unmount unmounts and removes everything that is mounted for the pod: volumes, their subPaths, /dev/shm.
+	// Unmount unmounts and removes everything that is mounted for the pod: volumes, their subPaths,
+	// /dev/shm.
 	Unmount(ctx context.Context, uid types.UID) error
 }
 
@@ -89,10 +99,11 @@ type Hooks interface {
 	Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podplan.HookKind) error
 }
 
-// Prober checks running containers. Its results change without notice; it tells of that by Loop.Wake.
+// Prober checks running containers. Its results change without notice; it tells of that by
+// Loop.Wake.
 type Prober interface {
-	// Sync starts the probes of newly running containers and ends those of containers that no longer run. pod.Status is
-	// what the API server was told.
+	// Sync starts the probes of newly running containers and ends those of containers that no
+	// longer run. pod.Status is what the API server was told.
 	Sync(pod *corev1.Pod, have runtime.Pod)
 	Results(containerID string) podplan.Probes
 	// Forget ends all probes of a pod.
@@ -107,7 +118,8 @@ type Messages interface {
 
 // PullSecrets reads the credentials that a pod brings along for an image.
 type PullSecrets interface {
-	// Credentials returns those that match the image's registry, and the names of secrets that could not be read.
+	// Credentials returns those that match the image's registry, and the names of secrets that
+	// could not be read.
 	Credentials(ctx context.Context, pod *corev1.Pod, image string) (found []runtime.Credentials, missing []string)
 }
 

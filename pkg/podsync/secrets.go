@@ -31,7 +31,8 @@ func NewAPISecrets(objects secretReader, log *slog.Logger) (*APISecrets, error) 
 	return &APISecrets{objects: objects, log: log}, nil
 }
 
-// Credentials reads the pod's imagePullSecrets. A secret that cannot be read is named, and the others are used.
+// Credentials reads the pod's imagePullSecrets. A secret that cannot be read is named, and the
+// others are used.
 func (s *APISecrets) Credentials(ctx context.Context, pod *corev1.Pod, image string) (found []runtime.Credentials, missing []string) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {

@@ -17,11 +17,13 @@ type store struct {
 	mu      sync.Mutex
 	entries map[types.UID]*entry
 	count   int // of entries ever made: their order
-	// admission is held while one pod is compared with the others, so that two never take the same room.
+	// admission is held while one pod is compared with the others, so that two never take the same
+	// room.
 	admission sync.Mutex
 }
 
-// entry is one pod: a mailbox that anyone fills, and the state of its worker, which only steps touch.
+// entry is one pod: a mailbox that anyone fills, and the state of its worker, which only steps
+// touch.
 type entry struct {
 	uid   types.UID
 	order int
@@ -32,8 +34,9 @@ type entry struct {
 	known    bool // a source has told of it
 	outcome  *podplan.Outcome
 	admitted bool
-	given    *corev1.Pod // as the pod was last seen with what it was given; nil before its first turn
-	deferred bool        // it asks for more than there was room for
+	// as the pod was last seen with what it was given; nil before its first turn
+	given    *corev1.Pod
+	deferred bool // it asks for more than there was room for
 	results  []result
 	news     []podplan.Object // objects that the pod names and that have changed
 	view     View
@@ -103,7 +106,8 @@ func (s *store) found(ref runtime.PodRef) {
 	}
 }
 
-// put takes an update and says whether it should interrupt what is under way: an end, or a shorter grace.
+// put takes an update and says whether it should interrupt what is under way: an end, or a shorter
+// grace.
 func (s *store) put(u podplan.Update) (interrupt bool) {
 	if u.Gone && s.get(u.UID) == nil {
 		return false
@@ -166,7 +170,8 @@ func (s *store) admittedPods(e *entry) []*corev1.Pod {
 	return pods
 }
 
-// takesRoom is asked with the lock held: a pod that was admitted, or runs since before the agent started.
+// takesRoom is asked with the lock held: a pod that was admitted, or runs since before the agent
+// started.
 func (e *entry) takesRoom() bool {
 	if e.outcome != nil {
 		return false
@@ -234,7 +239,8 @@ func (e *entry) admit() {
 	e.admitted = true
 }
 
-// renew makes the entry that of a new life of the same UID, as when a manifest was taken away and put back.
+// renew makes the entry that of a new life of the same UID, as when a manifest was taken away and
+// put back.
 func (e *entry) renew() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -23,12 +23,14 @@ import (
 type work struct {
 	memory podplan.Memory
 	flight map[string]flight // actions under way, by key
-	// ending is the pod as it was when its end was first wanted; from then on it never lives again under this worker.
+	// ending is the pod as it was when its end was first wanted; from then on it never lives again
+	// under this worker.
 	ending *corev1.Pod
 	// frozen is what was observed when the plan first said Stopped.
-	frozen   *podplan.Have
-	stopped  bool
-	messages map[string]string   // termination messages of the containers that there are, by id, each read once
+	frozen  *podplan.Have
+	stopped bool
+	// termination messages of the containers that there are, by id, each read once
+	messages map[string]string
 	refresh  time.Time           // next refresh of volumes; zero: none is planned
 	waiting  map[string]string   // reason of each waiting container, for BackOff events
 	resize   podplan.ResizeState // as events were last told of it
@@ -139,7 +141,8 @@ func (l *Loop) proceed(ctx context.Context, t turn) (keyed.Next, error) {
 	return keyed.Next{At: l.nextLook(t, plan)}, nil
 }
 
-// done ends a worker whose pod has nothing left on the host. The entry stays until the source says that the pod is gone.
+// done ends a worker whose pod has nothing left on the host. The entry stays until the source says
+// that the pod is gone.
 func (l *Loop) done(t turn) keyed.Next {
 	l.config.Prober.Forget(t.uid)
 	u := t.mail.update
@@ -164,7 +167,8 @@ func (l *Loop) done(t turn) keyed.Next {
 	return keyed.Next{Done: true}
 }
 
-// report writes the status where there is an API object, and returns it. over says that nothing is left on the host.
+// report writes the status where there is an API object, and returns it. over says that nothing is
+// left on the host.
 func (l *Loop) report(t turn, have podplan.Have, plan podplan.Plan, over bool) corev1.PodStatus {
 	if t.want.Pod == nil {
 		return corev1.PodStatus{}
@@ -186,8 +190,9 @@ func (l *Loop) report(t turn, have podplan.Have, plan podplan.Plan, over bool) c
 	return s
 }
 
-// mustWait holds a static pod back while another one of its name is still on the host: they share names and folders of the
-// outside world (host ports, hostPath locks), so that side by side they would fight.
+// mustWait holds a static pod back while another one of its name is still on the host: they share
+// names and folders of the outside world (host ports, hostPath locks), so that side by side they
+// would fight.
 func (l *Loop) mustWait(e *entry, m mail) bool {
 	if !m.known || !m.update.Static || len(e.work.flight) > 0 {
 		return false
@@ -235,7 +240,8 @@ func (l *Loop) want(e *entry, m *mail, have runtime.Pod, now time.Time) (podplan
 	return want, true
 }
 
-// wantedPod is the pod with its end written in, once there is one: a pod that left its source ends by its own grace.
+// wantedPod is the pod with its end written in, once there is one: a pod that left its source ends
+// by its own grace.
 func (l *Loop) wantedPod(e *entry, u podplan.Update, now time.Time) *corev1.Pod {
 	pod := u.Pod
 	if u.Gone && pod.DeletionTimestamp == nil {
@@ -313,7 +319,8 @@ func (l *Loop) observe(ctx context.Context, t turn) (podplan.Have, error) {
 	return have, nil
 }
 
-// The bounds of termination messages: of one container, and of a whole pod, shared evenly; as in kubelet.
+// The bounds of termination messages: of one container, and of a whole pod, shared evenly; as in
+// kubelet.
 const (
 	maxMessage    = 4096
 	maxPodMessage = 12 << 10
@@ -340,7 +347,8 @@ func (l *Loop) nextLook(t turn, plan podplan.Plan) time.Time {
 	return at
 }
 
-// jittered makes an interval up to a fifth longer, by a share that is the pod's own, so that pods do not move in step.
+// jittered makes an interval up to a fifth longer, by a share that is the pod's own, so that pods
+// do not move in step.
 func jittered(d time.Duration, uid types.UID) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid))

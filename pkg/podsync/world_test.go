@@ -28,8 +28,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// world is a whole node in memory: everything a Loop touches. Each call fails with the given probability, by half of the
-// failures after its effect, as calls that time out do.
+// world is a whole node in memory: everything a Loop touches. Each call fails with the given
+// probability, by half of the failures after its effect, as calls that time out do.
 type world struct {
 	t    *testing.T
 	rand *rand.Rand

@@ -19,7 +19,8 @@ type Health struct {
 	now      func() time.Time
 	patience time.Duration
 	eligible func() bool
-	primary  func() corev1.IPFamily // what it returns while that is not known, "", is no family; nil: each is
+	// what it returns while that is not known, "", is no family; nil: each is
+	primary func() corev1.IPFamily
 
 	mu       sync.Mutex
 	families map[corev1.IPFamily]*familyHealth
@@ -47,13 +48,16 @@ func (h *Health) change(f corev1.IPFamily, change func(*familyHealth)) {
 	change(h.families[f])
 }
 
-// Primary says which family the node cannot do without; where it is not called, that is each. It is called before anything else.
+// Primary says which family the node cannot do without; where it is not called, that is each. It is
+// called before anything else.
 func (h *Health) Primary(primary func() corev1.IPFamily) { h.primary = primary }
 
-// counts says whether a family's state is the node's: not if it could never be programmed and need not be.
+// counts says whether a family's state is the node's: not if it could never be programmed and need
+// not be.
 func (*Health) counts(s *familyHealth) bool { return !s.updated.IsZero() || s.err == nil }
 
-// late says whether a family has never been programmed, or has waited too long for what is to be written now.
+// late says whether a family has never been programmed, or has waited too long for what is to be
+// written now.
 func (h *Health) late(s *familyHealth) bool {
 	return s.updated.IsZero() || !s.queued.IsZero() && h.now().Sub(s.queued) >= h.patience
 }

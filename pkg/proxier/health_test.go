@@ -38,8 +38,9 @@ func ask(t *testing.T, h *proxier.Health, path string) (int, page) {
 	return w.Code, p
 }
 
-// TestHealthAfterAFailedRepair: rules that others removed and that cannot be written again are no state to send clients to,
-// however the loss was seen, and whether or not anything has changed in the API.
+// TestHealthAfterAFailedRepair: rules that others removed and that cannot be written again are no
+// state to send clients to, however the loss was seen, and whether or not anything has changed in
+// the API.
 func TestHealthAfterAFailedRepair(t *testing.T) {
 	for name, lose := range map[string]func(*glancing){
 		"drift":  func(b *glancing) { b.drift = []string{"flushed"} },
@@ -84,8 +85,8 @@ func TestHealthAfterAFailedRepair(t *testing.T) {
 	}
 }
 
-// TestHealthOfAFamilyThatTheMachineCannot: it is told and holds nothing back, unless it is the primary one; one that was
-// programmed once counts from then on.
+// TestHealthOfAFamilyThatTheMachineCannot: it is told and holds nothing back, unless it is the
+// primary one; one that was programmed once counts from then on.
 func TestHealthOfAFamilyThatTheMachineCannot(t *testing.T) {
 	for _, primary := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		synctest.Test(t, func(t *testing.T) {

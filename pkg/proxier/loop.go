@@ -40,7 +40,8 @@ type Config struct {
 	// CheckInterval is how often a Backend that is a Checker looks for drift
 	// and failed Observers are called again; 0: never. KubeProxyConfiguration syncPeriod.
 	CheckInterval time.Duration
-	// Settled, if not nil, is called when changes have come to rest: what they took can be given back.
+	// Settled, if not nil, is called when changes have come to rest: what they took can be given
+	// back.
 	Settled func()
 	Health  *Health
 	Metrics *Metrics
@@ -66,7 +67,8 @@ type Loop struct {
 	checked   time.Time            // end of the last look for drift
 	effort    time.Duration        // of that look
 	left      map[string]bool      // objects that the backend left out
-	whole     bool                 // the next sync writes everything, after a failure or for what others changed
+	// the next sync writes everything, after a failure or for what others changed
+	whole bool
 }
 
 // New checks the configuration; it does nothing yet.
@@ -264,7 +266,8 @@ func (l *Loop) check(ctx context.Context) bool {
 	begin := l.c.Now()
 	drift, err := checker.Check(ctx)
 	l.checked = l.c.Now()
-	l.effort = max(l.checked.Sub(begin), l.effort*9/10) // a look that had nothing to read says little
+	// a look that had nothing to read says little
+	l.effort = max(l.checked.Sub(begin), l.effort*9/10)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)

@@ -165,7 +165,8 @@ func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
 	})
 }
 
-// TestNodeIsFollowed: a zone, an address or a range of pods that the node gets later is in the next rules, at once.
+// TestNodeIsFollowed: a zone, an address or a range of pods that the node gets later is in the next
+// rules, at once.
 func TestNodeIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{})
@@ -212,7 +213,8 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 	})
 }
 
-// TestPendingChangesAreTold: from when they come until they are written, with the time at which the sync was asked for.
+// TestPendingChangesAreTold: from when they come until they are written, with the time at which the
+// sync was asked for.
 func TestPendingChangesAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
@@ -274,7 +276,8 @@ func TestSettledFollowsTheLastSync(t *testing.T) {
 	})
 }
 
-// TestWithdrawalsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a sync, not ten of them.
+// TestWithdrawalsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a
+// sync, not ten of them.
 func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})

@@ -1,7 +1,8 @@
-// Package render is EDGE: what the agent would do for objects in a file, without a cluster, a runtime or a kernel. It is a
-// second, small composition root: it joins the pure parts of both halves, and the parts that gather a container's
-// configuration, over a file instead of the API. It reads the file and what the caller hands it, writes managed files of pods
-// into a scratch folder of the caller's, and starts nothing.
+// Package render is EDGE: what the agent would do for objects in a file, without a cluster, a
+// runtime or a kernel. It is a second, small composition root: it joins the pure parts of both
+// halves, and the parts that gather a container's configuration, over a file instead of the API. It
+// reads the file and what the caller hands it, writes managed files of pods into a scratch folder
+// of the caller's, and starts nothing.
 package render
 
 import (
@@ -22,7 +23,8 @@ import (
 	kyaml "sigs.k8s.io/yaml"
 )
 
-// Objects are what files hold, in their order. Namespaced objects have a namespace. The zero value is empty and ready.
+// Objects are what files hold, in their order. Namespaced objects have a namespace. The zero value
+// is empty and ready.
 type Objects struct {
 	Pods       []*corev1.Pod
 	ConfigMaps []*corev1.ConfigMap
@@ -47,8 +49,9 @@ func (p place) String() string { return fmt.Sprintf("%s:%d (document %d)", p.fil
 // Where says where an object of the file stands: "file:line (document n)".
 func (o *Objects) Where(object metav1.Object) string { return o.places[object].String() }
 
-// Read adds the YAML or JSON documents of a file. Lists, as kubectl writes them, are taken apart. name is for errors, which are
-// about one document each, joined: they name its line, and the field if there is one.
+// Read adds the YAML or JSON documents of a file. Lists, as kubectl writes them, are taken apart.
+// name is for errors, which are about one document each, joined: they name its line, and the field
+// if there is one.
 func (o *Objects) Read(name string, text []byte) error {
 	if o.places == nil {
 		o.places = map[metav1.Object]place{}
@@ -168,7 +171,8 @@ func (p place) of(found []*yaml.Node) place {
 // steps of a field path: names, and indices of lists.
 var steps = regexp.MustCompile(`[^.\[\]]+`)
 
-// find returns the nodes behind a field path such as spec.containers[0].image. An index that the path leaves out stands for all.
+// find returns the nodes behind a field path such as spec.containers[0].image. An index that the
+// path leaves out stands for all.
 func find(n *yaml.Node, path string) []*yaml.Node {
 	found := []*yaml.Node{n}
 	for _, step := range steps.FindAllString(path, -1) {

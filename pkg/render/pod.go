@@ -41,7 +41,8 @@ type PodOptions struct {
 	Config *config.Config
 	// Node are the facts of the machine to render for.
 	Node containerconfig.Node
-	// Images are the configurations of images by the reference that pods name; a placeholder stands for one that is not here.
+	// Images are the configurations of images by the reference that pods name; a placeholder stands
+	// for one that is not here.
 	Images map[string]imagespec.ImageConfig
 	// Users resolve user names of images.
 	Users map[string]runtime.User
@@ -51,7 +52,8 @@ type PodOptions struct {
 	PodIPs []netip.Addr
 	// Assumed are notes for every pod on what was made up for it.
 	Assumed []string
-	// Scratch is an empty folder, for the files that the agent manages for pods. Nothing that is rendered names it.
+	// Scratch is an empty folder, for the files that the agent manages for pods. Nothing that is
+	// rendered names it.
 	Scratch string
 }
 
@@ -77,8 +79,8 @@ type Container struct {
 	Spec    *specs.Spec `json:"spec"`
 }
 
-// Pods renders every pod of the file by the code that the agent starts them with. Errors are joined, one a pod, and name the
-// place in the file; pods without one are returned beside them.
+// Pods renders every pod of the file by the code that the agent starts them with. Errors are
+// joined, one a pod, and name the place in the file; pods without one are returned beside them.
 func Pods(ctx context.Context, objects *Objects, o PodOptions) ([]Pod, error) {
 	if len(objects.Pods) == 0 {
 		return nil, errors.New("rendering pods: there is none in the file")
@@ -152,7 +154,8 @@ func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 	return r, err
 }
 
-// handler takes a RuntimeClass for a handler of its own name, since it is an object that pods' files rarely have.
+// handler takes a RuntimeClass for a handler of its own name, since it is an object that pods'
+// files rarely have.
 func (r *renderer) handler(_ context.Context, class string) (string, error) {
 	if _, ok := r.o.Config.Runtime.Handlers[class]; !ok {
 		return "", fmt.Errorf("runtimeClassName %q: the configuration has no runtime handler of this name", class)

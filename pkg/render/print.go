@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// PrintPods writes pods for people: what is known of each as comments, then the OCI spec of each container as JSON. The same
-// pods give the same bytes.
+// PrintPods writes pods for people: what is known of each as comments, then the OCI spec of each
+// container as JSON. The same pods give the same bytes.
 func PrintPods(w io.Writer, pods []Pod) error {
 	var b strings.Builder
 	for i, p := range pods {

@@ -12,8 +12,9 @@ import (
 // mostSteps bounds a rehearsal; a pod needs a few more than it has init containers.
 const mostSteps = 1000
 
-// rehearse plays the pod's start on an empty host on which everything works at once: each entry are the actions that are
-// begun side by side when those of the entry before have ended. Init containers succeed, all others run on.
+// rehearse plays the pod's start on an empty host on which everything works at once: each entry are
+// the actions that are begun side by side when those of the entry before have ended. Init
+// containers succeed, all others run on.
 func rehearse(want podplan.Want) [][]string {
 	now := time.Unix(0, 0).UTC() // no delay comes into it: nothing fails
 	host := podplan.Have{Runtime: runtime.Pod{PodRef: ref(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podplan.Probes{}}

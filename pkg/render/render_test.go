@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// FuzzRead: no file makes reading or rendering panic, and what is rendered names no scratch folder. The verbs' golden tests
-// are the seeds.
+// FuzzRead: no file makes reading or rendering panic, and what is rendered names no scratch folder.
+// The verbs' golden tests are the seeds.
 func FuzzRead(f *testing.F) {
 	golden.Each(f, "../../cmd/nodeagent/testdata/render-*.txtar", func(files map[string][]byte) {
 		for name, data := range files {

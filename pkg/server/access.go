@@ -102,14 +102,16 @@ func (a *Access) review(ctx context.Context, key string, spec authorizationv1.Su
 	return answer, nil
 }
 
-// enters says that a path runs or changes something in a pod, whatever the method: a WebSocket starts with GET, but whoever
-// may look at a node must not therefore be able to run commands in its pods.
+// enters says that a path runs or changes something in a pod, whatever the method: a WebSocket
+// starts with GET, but whoever may look at a node must not therefore be able to run commands in its
+// pods.
 func enters(path string) bool {
 	root, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return root == "exec" || root == "attach" || root == "portForward" || root == "run"
 }
 
-// attributes are tried in turn, the finest first (KubeletFineGrainedAuthz, KEP-2862): any that is allowed lets in.
+// attributes are tried in turn, the finest first (KubeletFineGrainedAuthz, KEP-2862): any that is
+// allowed lets in.
 func attributes(r *http.Request) []Attributes {
 	verb := map[string]string{
 		http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create", http.MethodPut: "update",

@@ -23,8 +23,8 @@ type User struct {
 	Extra  map[string][]string
 }
 
-// Authenticator tells who sent a request. ErrUnauthenticated is for a request that proves nothing or something false; any
-// other error means that it could not be told.
+// Authenticator tells who sent a request. ErrUnauthenticated is for a request that proves nothing
+// or something false; any other error means that it could not be told.
 type Authenticator interface {
 	Authenticate(r *http.Request) (User, error)
 }
@@ -44,10 +44,12 @@ type AuthConfig struct {
 	Now       func() time.Time
 }
 
-// Auth authenticates by client certificate, else by bearer token, else as anonymous if that is allowed.
+// Auth authenticates by client certificate, else by bearer token, else as anonymous if that is
+// allowed.
 type Auth struct {
 	config AuthConfig
-	// tokens are those that were accepted, refused the others: made-up tokens must not drive good ones out.
+	// tokens are those that were accepted, refused the others: made-up tokens must not drive good
+	// ones out.
 	tokens, refused *cache[tokenAnswer]
 	reviews         *reviews
 }
@@ -63,7 +65,8 @@ func NewAuth(c AuthConfig) *Auth {
 	return &Auth{config: c, tokens: newCache[tokenAnswer](c.Now), refused: newCache[tokenAnswer](c.Now), reviews: newReviews()}
 }
 
-// Authenticate implements Authenticator. What is offered and false is refused, never taken for anonymous.
+// Authenticate implements Authenticator. What is offered and false is refused, never taken for
+// anonymous.
 func (a *Auth) Authenticate(r *http.Request) (User, error) {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		user, err := a.certificate(r.TLS.PeerCertificates)
@@ -83,8 +86,8 @@ func (a *Auth) Authenticate(r *http.Request) (User, error) {
 	return User{}, ErrUnauthenticated
 }
 
-// certificate verifies the chain for client use: common name and organizations are user and groups (RFC 5280 names, as
-// every Kubernetes component reads them).
+// certificate verifies the chain for client use: common name and organizations are user and groups
+// (RFC 5280 names, as every Kubernetes component reads them).
 func (a *Auth) certificate(chain []*x509.Certificate) (User, error) {
 	var pool *x509.CertPool
 	if a.config.ClientCA != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/osthread"
 )
 
-// dialIn connects to a port on the loopback of the network namespace at path. The socket belongs to the namespace in which
-// it is made, so only the dial runs inside.
+// dialIn connects to a port on the loopback of the network namespace at path. The socket belongs to
+// the namespace in which it is made, so only the dial runs inside.
 func dialIn(ctx context.Context, path string, port int32) (net.Conn, error) {
 	if path == "" {
 		return dialLoopback(ctx, port)
@@ -33,7 +33,8 @@ func dialIn(ctx context.Context, path string, port int32) (net.Conn, error) {
 	return conn, err
 }
 
-// enter moves this thread into the namespace at path and returns a descriptor of the one that it left.
+// enter moves this thread into the namespace at path and returns a descriptor of the one that it
+// left.
 func enter(path string) (back int, err error) {
 	back, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -52,7 +53,8 @@ func enter(path string) (back int, err error) {
 	return back, nil
 }
 
-// dialLoopback tries IPv4, then IPv6. It stays on this thread: numeric addresses need no resolver, and one address no race.
+// dialLoopback tries IPv4, then IPv6. It stays on this thread: numeric addresses need no resolver,
+// and one address no race.
 func dialLoopback(ctx context.Context, port int32) (net.Conn, error) {
 	var d net.Dialer
 	four, err4 := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))

@@ -41,8 +41,8 @@ type healthCheck struct {
 	check func() error
 }
 
-// handleHealth adds /healthz and a page for each check below it. As in kubelet, ?verbose lists the checks and ?exclude=NAME
-// leaves one out. There is neither /livez nor /readyz, as in kubelet.
+// handleHealth adds /healthz and a page for each check below it. As in kubelet, ?verbose lists the
+// checks and ?exclude=NAME leaves one out. There is neither /livez nor /readyz, as in kubelet.
 func handleHealth(m *http.ServeMux, healthy func() error) {
 	fine := func() error { return nil }
 	if healthy == nil {

@@ -39,7 +39,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// pausingWriter stops near the end of the output until the server is done and the client's pings have met it.
+// pausingWriter stops near the end of the output until the server is done and the client's pings
+// have met it.
 type pausingWriter struct {
 	stop, taken int64
 	written     <-chan struct{}
@@ -70,7 +71,8 @@ func TestASlowClientGetsTheWholeOutput(t *testing.T) {
 			}
 			return remotecommand.NewSPDYExecutorForTransports(transport.NewBearerAuthRoundTripper("good", rt), rt, "POST", u)
 		}},
-		"WebSocket": {6 * time.Second, func(u *url.URL) (remotecommand.Executor, error) { // it pings every 5 seconds
+		// it pings every 5 seconds
+		"WebSocket": {6 * time.Second, func(u *url.URL) (remotecommand.Executor, error) {
 			c := &rest.Config{BearerToken: "good", TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 			return remotecommand.NewWebSocketExecutorForProtocols(c, "GET", u.String(), "v4.channel.k8s.io")
 		}},

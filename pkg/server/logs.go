@@ -22,7 +22,8 @@ type target struct {
 	container string
 }
 
-// target finds the pod and checks that its spec has the container; it answers the request itself when not.
+// target finds the pod and checks that its spec has the container; it answers the request itself
+// when not.
 func (s *Server) target(w http.ResponseWriter, r *http.Request) (target, bool) {
 	pod, have, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
 	if !ok || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {

@@ -12,11 +12,13 @@ import (
 	"time"
 )
 
-// retryListen is how soon a port that another program has is tried again, as kubelet and kube-proxy do.
+// retryListen is how soon a port that another program has is tried again, as kubelet and kube-proxy
+// do.
 const retryListen = 5 * time.Second
 
-// Ports opens the ports of pages. One that cannot be opened, since a kubelet or kube-proxy is still going away, is tried again
-// until it can, and told meanwhile. The zero value is ready for use; a nil one is too, and remembers nothing.
+// Ports opens the ports of pages. One that cannot be opened, since a kubelet or kube-proxy is still
+// going away, is tried again until it can, and told meanwhile. The zero value is ready for use; a
+// nil one is too, and remembers nothing.
 type Ports struct {
 	// Open is net.ListenConfig.Listen; nil: that.
 	Open func(ctx context.Context, network, address string) (net.Listener, error)
@@ -25,7 +27,8 @@ type Ports struct {
 	closed map[string]error
 }
 
-// Listen blocks until the port is open, or until ctx ends: then it returns nil. remedy says what to do if it cannot be opened.
+// Listen blocks until the port is open, or until ctx ends: then it returns nil. remedy says what to
+// do if it cannot be opened.
 func (p *Ports) Listen(ctx context.Context, at netip.AddrPort, remedy string, log *slog.Logger) net.Listener {
 	open := new(net.ListenConfig).Listen
 	if p != nil && p.Open != nil {

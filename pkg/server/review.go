@@ -30,7 +30,8 @@ type reviews struct {
 
 func newReviews() *reviews { return &reviews{slots: make(chan struct{}, reviewSlots)} }
 
-// ask returns the answer to a question. The question outlives its first asker, since others may wait for it.
+// ask returns the answer to a question. The question outlives its first asker, since others may
+// wait for it.
 func ask[V any](ctx context.Context, r *reviews, key string, question func(context.Context) (V, error)) (V, error) {
 	var none V
 	defer r.waiting.Add(-1)

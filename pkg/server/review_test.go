@@ -80,7 +80,8 @@ func TestAFloodOfTokensIsBounded(t *testing.T) {
 func TestOneTokenIsReviewedOnceAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var under, most, asked atomic.Int64
-		auth := NewAuth(AuthConfig{Tokens: slowReviews{nil, &under, &most, &asked}, Now: time.Now}) // no cache
+		// no cache
+		auth := NewAuth(AuthConfig{Tokens: slowReviews{nil, &under, &most, &asked}, Now: time.Now})
 		var all sync.WaitGroup
 		for range 100 {
 			all.Go(func() {

@@ -1,7 +1,8 @@
-// Package server is EDGE: the node's API on port 10250 that the API server, and through it `kubectl logs`, `exec`, `attach`
-// and `port-forward`, metrics collectors and people use, and the health page on 10248. It reads pods and streams; it changes
-// nothing. Every request to 10250 is authenticated (client certificate or TokenReview) and authorized (SubjectAccessReview)
-// before anything of it is looked at.
+// Package server is EDGE: the node's API on port 10250 that the API server, and through it `kubectl
+// logs`, `exec`, `attach` and `port-forward`, metrics collectors and people use, and the health
+// page on 10248. It reads pods and streams; it changes nothing. Every request to 10250 is
+// authenticated (client certificate or TokenReview) and authorized (SubjectAccessReview) before
+// anything of it is looked at.
 package server
 
 import (
@@ -69,7 +70,8 @@ type Config struct {
 	CipherSuites []uint16
 	Metrics      http.Handler
 	Healthy      func() error
-	// Debugging serves logs, exec, attach, port-forward; Profiling /debug/pprof; LogDir /logs/, "" for none.
+	// Debugging serves logs, exec, attach, port-forward; Profiling /debug/pprof; LogDir /logs/, ""
+	// for none.
 	Debugging, Profiling bool
 	LogDir               string
 	StreamIdle           time.Duration // 0 for 4 h
@@ -118,7 +120,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return ServeUntil(ctx, h, tls.NewListener(l, s.tls()), s.config.Log)
 }
 
-// ServeUntil serves until ctx ends, and cuts then what is under way. Client errors go to log as debug lines.
+// ServeUntil serves until ctx ends, and cuts then what is under way. Client errors go to log as
+// debug lines.
 func ServeUntil(ctx context.Context, h *http.Server, l net.Listener, log *slog.Logger) error {
 	h.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	failed := make(chan error, 1)
@@ -146,8 +149,9 @@ func (s *Server) tls() *tls.Config {
 	if s.config.ClientCA == nil {
 		return base
 	}
-	// Asked for at each handshake, so that a CA bundle that changes is in force without a restart. A certificate that
-	// does not verify fails in Authenticator, with the cause, instead of in the handshake.
+	// Asked for at each handshake, so that a CA bundle that changes is in force without a restart.
+	// A certificate that does not verify fails in Authenticator, with the cause, instead of in the
+	// handshake.
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := base.Clone()
 		c.GetConfigForClient = nil
@@ -205,8 +209,9 @@ func (s *Server) debugging(m *http.ServeMux) {
 	m.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 }
 
-// systemLogs serves the files below the log folder, and follows no link out of it: whoever may write there, as containers with
-// a hostPath often may, must not choose which of the node's files are read.
+// systemLogs serves the files below the log folder, and follows no link out of it: whoever may
+// write there, as containers with a hostPath often may, must not choose which of the node's files
+// are read.
 func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 	root, err := os.OpenRoot(s.config.LogDir)
 	if err != nil {

@@ -93,7 +93,8 @@ func request(cert *x509.Certificate, token string) *http.Request {
 	return r
 }
 
-// apiServer reviews the token "good" and allows alice what `allow` names; it counts what it is asked.
+// apiServer reviews the token "good" and allows alice what `allow` names; it counts what it is
+// asked.
 func apiServer(allow string, asked *int) *fake.Clientset {
 	c := fake.NewClientset()
 	c.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, kruntime.Object, error) {
@@ -236,7 +237,8 @@ func TestAccess(t *testing.T) {
 		body                       string
 	}{
 		{"get pods", "GET", "/pods", "good", 200, `"name":"pod"`},
-		{"get proxy", "GET", "/pods", "good", 200, `"name":"pod"`}, // the old, wide permission still does
+		// the old, wide permission still does
+		{"get proxy", "GET", "/pods", "good", 200, `"name":"pod"`},
 		{"get metrics", "GET", "/pods", "good", 403, "subresource(s)=[pods proxy]"},
 		{"get pods", "GET", "/pods", "bad", 401, "Unauthorized"},
 		{"get pods", "GET", "/pods", "", 401, "Unauthorized"},
@@ -249,16 +251,19 @@ func TestAccess(t *testing.T) {
 		{"get proxy", "GET", "/containerLogs/ns/pod/late", "good", 400, "waiting to start"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/c?previous=true", "good", 400, "previous terminated container"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/c?tailLines=x", "good", 400, "tailLines"},
-		{"create proxy", "POST", "/run/ns/pod/c?cmd=a+b%3Bc", "good", 200, "[a b;c]command terminated with exit code 1"}, // words, no shell
+		// words, no shell
+		{"create proxy", "POST", "/run/ns/pod/c?cmd=a+b%3Bc", "good", 200, "[a b;c]command terminated with exit code 1"},
 		{"create proxy", "GET", "/exec/ns/pod/c?command=a&output=1", "good", 400, "pgrade"},
-		{"get proxy", "GET", "/exec/ns/pod/c?command=a&output=1", "good", 403, "verb=create"}, // a WebSocket starts with GET
+		// a WebSocket starts with GET
+		{"get proxy", "GET", "/exec/ns/pod/c?command=a&output=1", "good", 403, "verb=create"},
 		{"get proxy", "GET", "/attach/ns/pod/c?output=1", "good", 403, "verb=create"},
 		{"get proxy", "GET", "/portForward/ns/pod?port=80", "good", 403, "verb=create"},
 		{"get proxy", "GET", "/exec/ns/pod/uid/c?command=a&output=1", "good", 403, "verb=create"},
 		{"get proxy", "POST", "/run/ns/pod/c?cmd=a", "good", 403, "verb=create"},
 		{"create proxy", "POST", "/run/ns/pod/late?cmd=a", "good", 500, "not running"},
 		{"create proxy", "POST", "/run/ns/pod/other-uid/c?cmd=a", "good", 404, "does not exist"},
-		{"get metrics", "GET", "/metrics/../pods", "good", 307, ""}, // never served under another path's permission
+		// never served under another path's permission
+		{"get metrics", "GET", "/metrics/../pods", "good", 307, ""},
 		{"get metrics", "GET", "/debug/pprof/cmdline", "good", 403, "Forbidden"},
 		{"get proxy", "GET", "/nothing", "good", 404, ""},
 	} {

@@ -19,8 +19,8 @@ import (
 // streamCreation bounds the time from the upgrade to the last stream of a SPDY client.
 const streamCreation = 30 * time.Second
 
-// session is the running container that a request for streams is about, and the streams that it wants; it answers the request
-// itself when there is none.
+// session is the running container that a request for streams is about, and the streams that it
+// wants; it answers the request itself when there is none.
 func (s *Server) session(w http.ResponseWriter, r *http.Request) (t target, o *remotecommand.Options, id string, ok bool) {
 	if t, ok = s.target(w, r); !ok {
 		return t, nil, "", false
@@ -81,7 +81,8 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// running is the id of the container's running attempt; it answers the request itself when there is none.
+// running is the id of the container's running attempt; it answers the request itself when there is
+// none.
 func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 	if !hasContainer(t.pod, t.container) {
 		http.Error(w, fmt.Sprintf("container not found (%q)", t.container), http.StatusNotFound)

@@ -38,7 +38,8 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 		s.Image, s.ImageID, s.ContainerID = c.Reported.Image, c.Reported.ImageID, c.Reported.ContainerID
 	}
 	if c.Latest == nil && p.memory.Resize.Pending.Reason != "" {
-		// What was given and is not what the spec asks for has no other place until there is a record of the container.
+		// What was given and is not what the spec asks for has no other place until there is a
+		// record of the container.
 		s.AllocatedResources, s.Resources = c.Spec.Resources.Requests.DeepCopy(), c.Spec.Resources.DeepCopy()
 	}
 	s.State, s.LastTerminationState = p.states(c)
@@ -81,8 +82,8 @@ func running(r *runtime.Container) corev1.ContainerState {
 	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt)}}
 }
 
-// after are the states of a container whose newest attempt has ended. It shows that end until there is a reason that it
-// waits for.
+// after are the states of a container whose newest attempt has ended. It shows that end until there
+// is a reason that it waits for.
 func (p *podView) after(c *podplan.Container, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
 	ended := corev1.ContainerState{Terminated: end}
 	if c.Standing != podplan.Restarting {
@@ -104,7 +105,8 @@ func (p *podView) lastState(c *podplan.Container) corev1.ContainerState {
 		return corev1.ContainerState{}
 	case old.ContainerID == podplan.StatusID(c.Latest.ID):
 		if t := old.LastTerminationState.Terminated; t != nil && t.ContainerID == old.ContainerID {
-			return corev1.ContainerState{} // that was the newest attempt's own end, reported while it waited
+			// that was the newest attempt's own end, reported while it waited
+			return corev1.ContainerState{}
 		}
 		return old.LastTerminationState
 	case old.State.Terminated != nil:
@@ -179,7 +181,8 @@ func reportedMessage(old *corev1.ContainerStatus, id string) string {
 	return ""
 }
 
-// waiting is what the next attempt of a container waits for; specific says that it is more than its turn.
+// waiting is what the next attempt of a container waits for; specific says that it is more than its
+// turn.
 func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting, specific bool) {
 	if old := p.stillTrue(c); old != nil {
 		return old, true
@@ -201,8 +204,8 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 	return p.waitingForTurn(), false
 }
 
-// stillTrue is what was reported of a waiting container, where the agent cannot know better: the pod ends, or the agent was
-// started anew and has tried nothing yet.
+// stillTrue is what was reported of a waiting container, where the agent cannot know better: the
+// pod ends, or the agent was started anew and has tried nothing yet.
 func (p *podView) stillTrue(c *podplan.Container) *corev1.ContainerStateWaiting {
 	if c.Reported == nil || c.Reported.State.Waiting == nil {
 		return nil
@@ -233,8 +236,8 @@ func (p *podView) waitingForHook(c *podplan.Container) *corev1.ContainerStateWai
 	return p.waitingForTurn()
 }
 
-// pullFailure shows a failure by its own reason at first, and as a back-off until the next try. Failures that no waiting
-// can mend keep their reason.
+// pullFailure shows a failure by its own reason at first, and as a back-off until the next try.
+// Failures that no waiting can mend keep their reason.
 func pullFailure(s podplan.ImageState, now time.Time) *corev1.ContainerStateWaiting {
 	f := s.Failure
 	switch f.Reason {
@@ -266,7 +269,8 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 	return out
 }
 
-// resources tells what was given to the container, and what it runs with: by its record, else by what its cgroup was told.
+// resources tells what was given to the container, and what it runs with: by its record, else by
+// what its cgroup was told.
 func resources(s *corev1.ContainerStatus, c *podplan.Container) {
 	if c.Role == podplan.Ephemeral {
 		return

@@ -4,8 +4,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Facts are what the edges found out about the machine and what the configuration says of the node: everything that Node
-// needs and cannot know.
+// Facts are what the edges found out about the machine and what the configuration says of the node:
+// everything that Node needs and cannot know.
 type Facts struct {
 	Name        string // of the Node object
 	Hostname    string // value of the label kubernetes.io/hostname; "" for Name
@@ -16,12 +16,15 @@ type Facts struct {
 	Cordoned    bool           // registers as unschedulable (registerSchedulable: false)
 
 	Addresses []corev1.NodeAddress
-	// CloudAddresses: a cloud controller manager sets the addresses; Addresses count only until it has.
+	// CloudAddresses: a cloud controller manager sets the addresses; Addresses count only until it
+	// has.
 	CloudAddresses bool
 	Capacity       corev1.ResourceList // cpu, memory, ephemeral-storage, hugepages-*, pods
-	// Reserved is withheld from pods: system and kube reservation and the hard eviction thresholds, per resource.
+	// Reserved is withheld from pods: system and kube reservation and the hard eviction thresholds,
+	// per resource.
 	Reserved corev1.ResourceList
-	// Info is sent as it is, but for OperatingSystem and Architecture, which also become labels ("linux", "amd64").
+	// Info is sent as it is, but for OperatingSystem and Architecture, which also become labels
+	// ("linux", "amd64").
 	Info corev1.NodeSystemInfo
 	Port int32 // of the node API, 10250
 
@@ -46,7 +49,8 @@ type Conditions struct {
 	MemoryPressure, DiskPressure, PIDPressure bool
 	// RuntimeError is why the container runtime cannot be used, "" if it can.
 	RuntimeError string
-	// NetworkError is why no pod network can be set up ("no CNI configuration in …"), "" if one can.
+	// NetworkError is why no pod network can be set up ("no CNI configuration in …"), "" if one
+	// can.
 	NetworkError string
 	ShuttingDown bool
 	// Other has further reasons for not being ready, one a sentence without full stop.

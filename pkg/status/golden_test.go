@@ -35,9 +35,9 @@ func write(t *testing.T, v any) []byte {
 	return data
 }
 
-// TestPod: in.pod.yaml is a pod with the status that the API holds, in.have.yaml what the host has, in.want.yaml (if there)
-// the rest of what is wanted. The plan is shown beside the status, since both must follow from the same. Whole lives of pods
-// are in podplan's testdata.
+// TestPod: in.pod.yaml is a pod with the status that the API holds, in.have.yaml what the host has,
+// in.want.yaml (if there) the rest of what is wanted. The plan is shown beside the status, since
+// both must follow from the same. Whole lives of pods are in podplan's testdata.
 func TestPod(t *testing.T) {
 	golden.Run(t, "testdata/pod/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod
@@ -154,7 +154,8 @@ func TestQOS(t *testing.T) {
 		{want: corev1.PodQOSBestEffort},
 		{app: [2]string{"ephemeral-storage=1Gi", ""}, want: corev1.PodQOSBestEffort},
 		{app: [2]string{"cpu=1", ""}, want: corev1.PodQOSBurstable},
-		{app: [2]string{"", "cpu=1 memory=1Gi"}, want: corev1.PodQOSBurstable}, // the init container has none
+		// the init container has none
+		{app: [2]string{"", "cpu=1 memory=1Gi"}, want: corev1.PodQOSBurstable},
 		{init: [2]string{"", "cpu=1 memory=1Gi"}, app: [2]string{"", "cpu=1 memory=1Gi"}, want: corev1.PodQOSGuaranteed},
 		{init: [2]string{"", "cpu=1 memory=1Gi"}, app: [2]string{"cpu=500m memory=1Gi", "cpu=1 memory=1Gi"}, want: corev1.PodQOSBurstable},
 		{init: [2]string{"", "cpu=0 memory=0"}, app: [2]string{"cpu=0", ""}, want: corev1.PodQOSBestEffort},

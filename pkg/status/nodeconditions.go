@@ -9,8 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// nodeConditions keeps the conditions of others first and in their order, and ends with the agent's own, Ready last: who
-// reads them while they are being written must never see a Ready that is newer than the pressures.
+// nodeConditions keeps the conditions of others first and in their order, and ends with the agent's
+// own, Ready last: who reads them while they are being written must never see a Ready that is newer
+// than the pressures.
 func nodeConditions(prev []corev1.NodeCondition, f Facts, now time.Time) []corev1.NodeCondition {
 	own := []corev1.NodeCondition{
 		pressure(corev1.NodeMemoryPressure, f.Conditions.MemoryPressure,

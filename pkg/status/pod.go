@@ -21,9 +21,10 @@ type podView struct {
 	now    time.Time
 }
 
-// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it (conditions of others, resource
-// claims) is as want.Reported has it, and so is whatever the agent cannot know after a restart: readiness that was
-// not probed yet, when conditions changed, the last words of containers whose records are gone.
+// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it
+// (conditions of others, resource claims) is as want.Reported has it, and so is whatever the agent
+// cannot know after a restart: readiness that was not probed yet, when conditions changed, the last
+// words of containers whose records are gone.
 //
 // A phase is terminal only when no container runs any more, and then for good.
 func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
@@ -63,8 +64,8 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 	return s
 }
 
-// podResources tells what was given to the pod as a whole, where it asks for something as such (KEP-2837), and what its cgroup
-// has: while that is being changed, what was told before.
+// podResources tells what was given to the pod as a whole, where it asks for something as such
+// (KEP-2837), and what its cgroup has: while that is being changed, what was told before.
 func (p *podView) podResources(s *corev1.PodStatus) {
 	r := p.Pod.Spec.Resources
 	if r == nil {
@@ -77,7 +78,8 @@ func (p *podView) podResources(s *corev1.PodStatus) {
 	}
 }
 
-// refused says that the pod failed before the node took it in: of such a pod nothing but the verdict is reported.
+// refused says that the pod failed before the node took it in: of such a pod nothing but the
+// verdict is reported.
 func (p *podView) refused() bool {
 	return p.want.Outcome != nil && p.have.Runtime.Empty() && p.want.Reported.StartTime == nil && len(p.want.Reported.ContainerStatuses) == 0
 }
@@ -153,8 +155,8 @@ func everRan(c *podplan.Container) bool {
 	return c.Reported != nil && c.Reported.LastTerminationState.Terminated != nil
 }
 
-// addresses fills in those of node and pod. A pod that has ended keeps the ones it had; one that waits for a new sandbox has
-// none.
+// addresses fills in those of node and pod. A pod that has ended keeps the ones it had; one that
+// waits for a new sandbox has none.
 func (p *podView) addresses(s *corev1.PodStatus) {
 	if hosts := p.want.HostIPs; len(hosts) > 0 {
 		s.HostIP, s.HostIPs = hosts[0].String(), nil
@@ -182,8 +184,9 @@ func (p *podView) addresses(s *corev1.PodStatus) {
 	}
 }
 
-// QOS is the pod's class by its requests and limits of cpu and memory: those of the pod itself if it has any, else those of
-// all init and app containers. See https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/.
+// QOS is the pod's class by its requests and limits of cpu and memory: those of the pod itself if
+// it has any, else those of all init and app containers. See
+// https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 	var all []corev1.ResourceRequirements
 	if r := pod.Spec.Resources; r != nil && (hasCompute(r.Requests) || hasCompute(r.Limits)) {

@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 )
 
-// conditions are the agent's own, then those of others as they are. Of a pod that was refused there is only its disruption.
+// conditions are the agent's own, then those of others as they are. Of a pod that was refused there
+// is only its disruption.
 func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondition {
 	var own []corev1.PodCondition
 	if admitted {
@@ -46,7 +47,8 @@ func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodC
 	return out
 }
 
-// resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that each is about.
+// resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that
+// each is about.
 func (p *podView) resize(phase corev1.PodPhase) []corev1.PodCondition {
 	if p.Stopped || phase == corev1.PodSucceeded || phase == corev1.PodFailed {
 		return nil

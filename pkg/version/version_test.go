@@ -9,7 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// TestKubernetes: the string is read by kubeadm and the scheduler with this parser, and says the minor that it says.
+// TestKubernetes: the string is read by kubeadm and the scheduler with this parser, and says the
+// minor that it says.
 func TestKubernetes(t *testing.T) {
 	v, err := version.ParseSemantic(Kubernetes())
 	if err != nil {

@@ -18,12 +18,13 @@ import (
 )
 
 const (
-	// balancerFinalizer is the one that cloud providers hold a Service with until its load balancer is gone.
+	// balancerFinalizer is the one that cloud providers hold a Service with until its load balancer
+	// is gone.
 	balancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 	balancerPoll      = time.Second
 	proxyHealthPort   = 10256
-	// outsideClient is what connections come from that are made to such an address in the control plane's namespace: no node's
-	// neighbour, as clients of load balancers are.
+	// outsideClient is what connections come from that are made to such an address in the control
+	// plane's namespace: no node's neighbour, as clients of load balancers are.
 	outsideClient = "198.51.100.1"
 )
 
@@ -43,10 +44,12 @@ type vip struct {
 	told  bool   // the Service's status has it; what others write there afterwards stays
 }
 
-// Balance makes Services of type LoadBalancer work until ctx ends, as a router does that addresses are announced to: each gets an
-// address of 192.168.78.0/24, which the control plane's namespace routes, connection by connection, to the nodes that pass the
-// Service's health check (with externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own), to one of them when
-// it has session affinity. Packets reach the nodes as they are, so that everything else is the nodes' work.
+// Balance makes Services of type LoadBalancer work until ctx ends, as a router does that addresses
+// are announced to: each gets an address of 192.168.78.0/24, which the control plane's namespace
+// routes, connection by connection, to the nodes that pass the Service's health check (with
+// externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own), to one of them when
+// it has session affinity. Packets reach the nodes as they are, so that everything else is the
+// nodes' work.
 func (c *Cluster) Balance(ctx context.Context) error {
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -63,7 +66,8 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	if err := ip(ctx, "-n", c.cp.netns, "addr", "replace", outsideClient+"/32", "dev", "lo"); err != nil {
 		return err
 	}
-	if _, err := output(c.Command(ctx, "sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1")); err != nil { // by ports too
+	// by ports too
+	if _, err := output(c.Command(ctx, "sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1")); err != nil {
 		return err
 	}
 	tick := time.NewTicker(balancerPoll)

@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestPeer proves the bed with upstream's own programs: two nodes, a Deployment behind a Service, cluster DNS, logs
-// and exec. What fails here is the bed's fault.
+// TestPeer proves the bed with upstream's own programs: two nodes, a Deployment behind a Service,
+// cluster DNS, logs and exec. What fails here is the bed's fault.
 func TestPeer(t *testing.T) {
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{bed.Peer{}, bed.Peer{}}})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -42,7 +42,8 @@ func TestPeer(t *testing.T) {
 	kubectl("run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
 	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 
-	// A pod that is Ready is no Service yet: kube-proxy and the cluster's DNS are told of it in their own time.
+	// A pod that is Ready is no Service yet: kube-proxy and the cluster's DNS are told of it in
+	// their own time.
 	ask := "for i in 1 2 3 4 5 6; do timeout 5 wget -qO- http://web && exit; done; exit 1"
 	if got := kubectl("exec", "client", "--", "sh", "-c", ask); !strings.HasPrefix(got, "hello from web-") {
 		t.Errorf("the Service answers %q by name", got)

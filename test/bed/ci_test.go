@@ -14,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// TestKilledCI kills .ci/run itself, and it alone, in the middle of a step. The next run ends the step's processes and removes what
-// they had, and leaves alone a run that goes on.
+// TestKilledCI kills .ci/run itself, and it alone, in the middle of a step. The next run ends the
+// step's processes and removes what they had, and leaves alone a run that goes on.
 func TestKilledCI(t *testing.T) {
 	bed.Require(t)
 	source, err := tools.FindSource()

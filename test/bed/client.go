@@ -7,8 +7,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// RESTConfig is a client configuration with every right and without client-side limits. It dials from inside the
-// cluster's network namespace, so it works in the test's own process.
+// RESTConfig is a client configuration with every right and without client-side limits. It dials
+// from inside the cluster's network namespace, so it works in the test's own process.
 func (c *Cluster) RESTConfig() (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
 	if err != nil {

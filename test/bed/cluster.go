@@ -52,9 +52,9 @@ type Cluster struct {
 // validID keeps names of namespaces and cgroups short and free of surprises.
 var validID = regexp.MustCompile(`^[a-z0-9]{1,12}$`)
 
-// Start starts a cluster and its nodes and returns when the API answers, cluster DNS runs and every node's agent is
-// started (not: Ready; see Node.WaitReady). Programs that are not built yet are built first. Whatever fails, nothing
-// stays behind.
+// Start starts a cluster and its nodes and returns when the API answers, cluster DNS runs and every
+// node's agent is started (not: Ready; see Node.WaitReady). Programs that are not built yet are
+// built first. Whatever fails, nothing stays behind.
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.ID == "" {
 		opts.ID = strings.ToLower(rand.Text()[:6])
@@ -85,8 +85,8 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return c, c.run.update(func(r *record) { r.Complete, r.Env = true, c.Env() })
 }
 
-// loadModules loads what a cluster needs of the kernel where it is built as modules. Namespaces cannot do that. What
-// cannot be loaded is built in, or its absence shows where it is used.
+// loadModules loads what a cluster needs of the kernel where it is built as modules. Namespaces
+// cannot do that. What cannot be loaded is built in, or its absence shows where it is used.
 func loadModules(ctx context.Context) {
 	modules := []string{"overlay", "bridge", "br_netfilter", "veth", "nf_conntrack", "nf_nat", "ip_tables", "iptable_nat", "nf_tables"}
 	_ = exec.CommandContext(ctx, "modprobe", append([]string{"--all", "--quiet"}, modules...)...).Run()
@@ -137,8 +137,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	return g.Wait()
 }
 
-// AddNode adds a node of the kind to the running cluster, its agent started. Its programs must have been built: a kind
-// that no other node of the cluster has may need Options.Builder to build them first.
+// AddNode adds a node of the kind to the running cluster, its agent started. Its programs must have
+// been built: a kind that no other node of the cluster has may need Options.Builder to build them
+// first.
 func (c *Cluster) AddNode(ctx context.Context, name string, kind Kind) (*Node, error) {
 	extra, err := c.opts.Builder.Build(ctx, append(c.tools.Names(), kind.Tools()...)...)
 	if err != nil {
@@ -180,8 +181,8 @@ func (c *Cluster) Nodes() []*Node {
 	return append([]*Node(nil), c.nodes...)
 }
 
-// Process returns a process of the control plane by name: "etcd", "kube-apiserver", "kube-controller-manager",
-// "kube-scheduler" or "coredns"; nil if there is none.
+// Process returns a process of the control plane by name: "etcd", "kube-apiserver",
+// "kube-controller-manager", "kube-scheduler" or "coredns"; nil if there is none.
 func (c *Cluster) Process(name string) *Process { return c.procs[name] }
 
 // Server is the API server's host and port.
@@ -190,7 +191,8 @@ func (c *Cluster) Server() string { return net.JoinHostPort(controlPlaneIP, "644
 // Token is a bootstrap token that is good for a day.
 func (c *Cluster) Token() string { return c.run.rec.Token }
 
-// CAHash is what --discovery-token-ca-cert-hash takes: "sha256:" and the hash of the CA's public key in hex.
+// CAHash is what --discovery-token-ca-cert-hash takes: "sha256:" and the hash of the CA's public
+// key in hex.
 func (c *Cluster) CAHash() string { return c.caHash }
 
 // CA is the cluster's CA certificate, PEM.
@@ -199,11 +201,12 @@ func (c *Cluster) CA() string { return c.caPEM }
 // CAFile is the path of the cluster's CA certificate.
 func (c *Cluster) CAFile() string { return c.run.path("cp/pki/ca.crt") }
 
-// Kubeconfig is the path of a kubeconfig with every right. Its server answers inside the cluster's namespaces only:
-// see Dial and Command.
+// Kubeconfig is the path of a kubeconfig with every right. Its server answers inside the cluster's
+// namespaces only: see Dial and Command.
 func (c *Cluster) Kubeconfig() string { return c.run.path("cp/super-admin.conf") }
 
-// NetNS is the name of the control plane's network namespace, as ip(8) and nsenter --net=/run/netns/NAME take it.
+// NetNS is the name of the control plane's network namespace, as ip(8) and nsenter
+// --net=/run/netns/NAME take it.
 func (c *Cluster) NetNS() string { return c.cp.netns }
 
 // Env is the environment that Command's programs have beside the test's own.
@@ -213,14 +216,15 @@ func (c *Cluster) Env() []string {
 
 func (c *Cluster) searchPath() string { return c.Tools().SearchPath() + ":" + os.Getenv("PATH") }
 
-// Dial connects from inside the control plane's network namespace, where the API server, every node and every pod can
-// be reached; it fits rest.Config.Dial. The address must be an IP address with a port.
+// Dial connects from inside the control plane's network namespace, where the API server, every node
+// and every pod can be reached; it fits rest.Config.Dial. The address must be an IP address with a
+// port.
 func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return c.cp.dial(ctx, network, address)
 }
 
-// Command prepares a program in the control plane's network namespace, with KUBECONFIG and PATH set, on the files of
-// the machine that the test runs on.
+// Command prepares a program in the control plane's network namespace, with KUBECONFIG and PATH
+// set, on the files of the machine that the test runs on.
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netnsDir + c.cp.netns, "--", name}, args...)...)
 	cmd.Env = append(environment(), c.Env()...)
@@ -240,8 +244,8 @@ func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 	return err
 }
 
-// Record makes a process outside the cluster's machines, such as a User-Mode Linux kernel, end with the cluster, also
-// when the test is killed and the next run sweeps.
+// Record makes a process outside the cluster's machines, such as a User-Mode Linux kernel, end with
+// the cluster, also when the test is killed and the next run sweeps.
 func (c *Cluster) Record(pid int) error {
 	id, err := identify(pid)
 	if err != nil {
@@ -250,7 +254,8 @@ func (c *Cluster) Record(pid int) error {
 	return c.run.update(func(r *record) { r.Foreign = append(r.Foreign, id) })
 }
 
-// Stop ends every process of the cluster and removes namespaces, cgroups and the run folder. Calling it again is fine.
+// Stop ends every process of the cluster and removes namespaces, cgroups and the run folder.
+// Calling it again is fine.
 func (c *Cluster) Stop(ctx context.Context) error {
 	for _, m := range c.machines() {
 		if m.life != nil {
@@ -281,7 +286,8 @@ func (c *Cluster) logf(format string, args ...any) {
 	}
 }
 
-// poll calls try until it returns nil, the context ends or the limit is over; the last error is returned.
+// poll calls try until it returns nil, the context ends or the limit is over; the last error is
+// returned.
 func poll(ctx context.Context, limit, every time.Duration, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

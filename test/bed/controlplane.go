@@ -31,8 +31,8 @@ const (
 	ServiceNetwork = "10.96.0.0/16"
 	DNSServiceIP   = "10.96.0.10"
 	ClusterDomain  = "cluster.local"
-	// Bridge connects the machines of a cluster; it is inside the control plane's network namespace and has the
-	// control plane's address, which is the other machines' gateway and name server.
+	// Bridge connects the machines of a cluster; it is inside the control plane's network namespace
+	// and has the control plane's address, which is the other machines' gateway and name server.
 	Bridge = "br0"
 )
 
@@ -195,7 +195,8 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--advertise-address=" + controlPlaneIP, "--secure-port=6443", "--etcd-servers=http://127.0.0.1:2379",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth",
 		"--allow-privileged", "--service-cluster-ip-range=" + ServiceNetwork,
-		// Nothing routes ClusterIPs in the control plane's namespace, so it talks to endpoints itself.
+		// Nothing routes ClusterIPs in the control plane's namespace, so it talks to endpoints
+		// itself.
 		"--enable-aggregator-routing",
 		"--client-ca-file=" + pki + "ca.crt", "--tls-cert-file=" + pki + "apiserver.crt", "--tls-private-key-file=" + pki + "apiserver.key",
 		"--kubelet-client-certificate=" + pki + "apiserver-kubelet-client.crt", "--kubelet-client-key=" + pki + "apiserver-kubelet-client.key",
@@ -262,7 +263,8 @@ func (c *Cluster) startControllers() error {
 	}
 	args := append(config("controller-manager"),
 		"--controllers=*,bootstrapsigner,tokencleaner", "--use-service-account-credentials", "--cluster-name=bed",
-		// The bed hands out pod networks itself: a node's CNI is configured before the node is known to the API.
+		// The bed hands out pod networks itself: a node's CNI is configured before the node is
+		// known to the API.
 		"--allocate-node-cidrs=false", "--cluster-cidr="+PodNetwork, "--service-cluster-ip-range="+ServiceNetwork,
 		"--client-ca-file="+pki+"ca.crt", "--root-ca-file="+pki+"ca.crt", "--requestheader-client-ca-file="+pki+"front-proxy-ca.crt",
 		"--cluster-signing-cert-file="+pki+"ca.crt", "--cluster-signing-key-file="+pki+"ca.key",
@@ -283,7 +285,8 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 	return c.Apply(ctx, string(product)+"\n---\n"+own)
 }
 
-// startDNS runs CoreDNS as a process; the Service kube-dns has no selector but an EndpointSlice with its address.
+// startDNS runs CoreDNS as a process; the Service kube-dns has no selector but an EndpointSlice
+// with its address.
 func (c *Cluster) startDNS() error {
 	corefile := fmt.Sprintf(`.:53 {
 	bind %s

@@ -19,8 +19,8 @@ const (
 	Busybox = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
 )
 
-// BuildImages assembles images by reference (none: all that the Kubernetes e2e suite names), with the programs that go
-// into them, and returns the archives to import.
+// BuildImages assembles images by reference (none: all that the Kubernetes e2e suite names), with
+// the programs that go into them, and returns the archives to import.
 func BuildImages(ctx context.Context, b *tools.Builder, refs ...string) ([]string, error) {
 	var paths images.ToolPaths
 	if len(refs) == 0 || slices.ContainsFunc(refs, func(r string) bool { return !onlyDebian(r) }) {

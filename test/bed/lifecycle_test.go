@@ -15,8 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// traces lists what there is on this machine of a cluster: network namespaces, mounts, cgroups, processes and its
-// folder. A cluster's name is part of the name or the command line of each.
+// traces lists what there is on this machine of a cluster: network namespaces, mounts, cgroups,
+// processes and its folder. A cluster's name is part of the name or the command line of each.
 func traces(t *testing.T, id string) []string {
 	t.Helper()
 	var out []string
@@ -105,7 +105,8 @@ func TestStopLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestKilledOwner kills the process that made a cluster: its machines end at once, and the next Start removes the rest.
+// TestKilledOwner kills the process that made a cluster: its machines end at once, and the next
+// Start removes the rest.
 func TestKilledOwner(t *testing.T) {
 	bed.Require(t)
 	if os.Getenv("BED_TEST_VICTIM") == "1" {
@@ -136,7 +137,8 @@ func TestKilledOwner(t *testing.T) {
 	if id == "" {
 		t.Fatal("the victim started no cluster")
 	}
-	// A process inside a container's place: its own session, nothing of the test's in its command line.
+	// A process inside a container's place: its own session, nothing of the test's in its command
+	// line.
 	if err := victim.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +159,8 @@ func TestKilledOwner(t *testing.T) {
 	}
 }
 
-// TestReadyFast holds the start of a control plane to the time that tests can bear. The best of a few tries counts,
-// since the machine may have other work; the first one may build programs.
+// TestReadyFast holds the start of a control plane to the time that tests can bear. The best of a
+// few tries counts, since the machine may have other work; the first one may build programs.
 func TestReadyFast(t *testing.T) {
 	bed.Require(t)
 	const limit = 10 * time.Second

@@ -21,7 +21,8 @@ import (
 //go:embed machine.sh
 var machineScript string
 
-// machine is a network namespace with a name, and a holder whose mount, pid, hostname and IPC namespaces go with it.
+// machine is a network namespace with a name, and a holder whose mount, pid, hostname and IPC
+// namespaces go with it.
 type machine struct {
 	run    *run
 	name   string // "cp", or the node's name
@@ -37,7 +38,8 @@ const netnsDir = "/run/netns/"
 // newMachine makes the network namespace and starts the holder. kind is "node" or "plain".
 func newMachine(ctx context.Context, r *run, name, kind string) (*machine, error) {
 	m := &machine{run: r, name: name, netns: "bed-" + r.rec.ID + "-" + name}
-	// Recorded before it exists: a kill between the two must not leave a namespace that nobody knows.
+	// Recorded before it exists: a kill between the two must not leave a namespace that nobody
+	// knows.
 	err := r.update(func(rec *record) { rec.machine(name).NetNS = m.netns })
 	if err != nil {
 		return nil, err
@@ -87,7 +89,8 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.ExtraFiles = []*os.File{lifeR, readyW}
 	m.cmd.SysProcAttr = &unix.SysProcAttr{
-		Setsid:     true, // the terminal's Ctrl-C is for the owner, which then stops the cluster in order
+		// the terminal's Ctrl-C is for the owner, which then stops the cluster in order
+		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 	}
 	err = m.cmd.Start()
@@ -111,7 +114,8 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 // root is where this machine's files are seen from outside, mounts and sockets included.
 func (m *machine) root() string { return "/proc/" + strconv.Itoa(m.holder.PID) + "/root" }
 
-// command prepares a program inside all namespaces of the machine. Standard streams are the caller's to set.
+// command prepares a program inside all namespaces of the machine. Standard streams are the
+// caller's to set.
 func (m *machine) command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
 	pid := strconv.Itoa(m.holder.PID)
 	all := append([]string{"-t", pid, "--mount", "--pid", "--uts", "--ipc", "--net=" + netnsDir + m.netns, "--", name}, args...)
@@ -120,7 +124,8 @@ func (m *machine) command(ctx context.Context, env []string, name string, args .
 	return cmd
 }
 
-// environment is the test's own. Proxies of this machine's network are not to be seen from inside a cluster.
+// environment is the test's own. Proxies of this machine's network are not to be seen from inside a
+// cluster.
 func environment() []string { return append(os.Environ(), "NO_PROXY=*", "no_proxy=*") }
 
 // output runs a program inside the machine and returns what it prints.
@@ -139,9 +144,9 @@ func output(cmd *exec.Cmd) (string, error) {
 	return string(out), nil
 }
 
-// dial connects from inside the machine's network namespace. The address must be an IP address with a port, or the
-// path of a socket on the outside. A socket belongs for good to the namespace that it was made in, so only the making
-// happens on a thread that has entered it.
+// dial connects from inside the machine's network namespace. The address must be an IP address with
+// a port, or the path of a socket on the outside. A socket belongs for good to the namespace that
+// it was made in, so only the making happens on a thread that has entered it.
 func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
@@ -184,7 +189,8 @@ func inNetNS(name string, do func()) error {
 	return nil
 }
 
-// ip runs ip(8) in the namespace that the test runs in; "-n NAME" as first arguments acts on another.
+// ip runs ip(8) in the namespace that the test runs in; "-n NAME" as first arguments acts on
+// another.
 func ip(ctx context.Context, args ...string) error {
 	_, err := output(exec.CommandContext(ctx, "ip", args...))
 	return err

@@ -20,7 +20,8 @@ import (
 type Kind interface {
 	// Tools names programs, beside containerd and the control plane's, that must have been built.
 	Tools() []string
-	// Start starts the node's agent with n.Start, and returns without waiting for the node to be Ready.
+	// Start starts the node's agent with n.Start, and returns without waiting for the node to be
+	// Ready.
 	Start(ctx context.Context, n *Node) error
 }
 
@@ -59,8 +60,9 @@ const ContainerdAddress = "/run/containerd/containerd.sock"
 // firstNode is the last byte of the first node's address.
 const firstNode = 11
 
-// ReserveNode hands out a place in the network for a node with a kernel of its own, such as a User-Mode Linux
-// machine, and routes its pod network to it from the control plane and the other nodes.
+// ReserveNode hands out a place in the network for a node with a kernel of its own, such as a
+// User-Mode Linux machine, and routes its pod network to it from the control plane and the other
+// nodes.
 func (c *Cluster) ReserveNode(ctx context.Context, name string) (NodeNet, error) {
 	n, err := c.reserve(name)
 	if err != nil {
@@ -165,8 +167,9 @@ func (n *Node) connect(ctx context.Context) error {
 	return nil
 }
 
-// configure writes the configuration of containerd, CNI and the agent, and lays the plugins out. Whatever kind the node is of:
-// an agent that a test starts on a bare node must not use the machine's own cgroup root, which all clusters share.
+// configure writes the configuration of containerd, CNI and the agent, and lays the plugins out.
+// Whatever kind the node is of: an agent that a test starts on a bare node must not use the
+// machine's own cgroup root, which all clusters share.
 func (n *Node) configure() error {
 	if err := n.WriteFile("/etc/containerd/config.toml", []byte(containerdConfig), 0o644); err != nil {
 		return err
@@ -191,7 +194,8 @@ func (n *Node) configure() error {
 	return n.WriteFile("/etc/cni/net.d/10-bed.conflist", []byte(n.CNIConfig()), 0o644)
 }
 
-// containerdConfig is as short as can be: what differs from the defaults because of the machine that tests run on.
+// containerdConfig is as short as can be: what differs from the defaults because of the machine
+// that tests run on.
 const containerdConfig = `version = 3
 
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
@@ -255,14 +259,16 @@ func (n *Node) startKind(ctx context.Context) error {
 // Cluster is the cluster that the node belongs to.
 func (n *Node) Cluster() *Cluster { return n.cluster }
 
-// Cgroup is the name of the node's cgroup, which exists below the root of every hierarchy: the agent's cgroup root.
+// Cgroup is the name of the node's cgroup, which exists below the root of every hierarchy: the
+// agent's cgroup root.
 func (n *Node) Cgroup() string { return "bed-" + n.cluster.ID() + "-" + n.Name }
 
 // NetNS is the name of the node's network namespace.
 func (n *Node) NetNS() string { return n.machine.netns }
 
-// Root is where the test finds the node's files, with all that is mounted there: Root()+"/var/log/pods" is the
-// node's /var/log/pods, Root()+ContainerdAddress its containerd. It is valid while the node runs.
+// Root is where the test finds the node's files, with all that is mounted there:
+// Root()+"/var/log/pods" is the node's /var/log/pods, Root()+ContainerdAddress its containerd. It
+// is valid while the node runs.
 func (n *Node) Root() string { return n.machine.root() }
 
 // Path is a path of the node's as the test finds it.
@@ -299,8 +305,8 @@ func (n *Node) AddPath(dir string) error {
 	return n.cluster.run.update(func(r *record) { r.machine(n.Name).Path = n.path + n.cluster.searchPath() })
 }
 
-// Dial connects from inside the node's network namespace, as a program on the node does. The address must be an IP address
-// with a port.
+// Dial connects from inside the node's network namespace, as a program on the node does. The
+// address must be an IP address with a port.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.machine.dial(ctx, network, address)
 }
@@ -319,16 +325,16 @@ func (n *Node) Start(s Spec) (*Process, error) {
 	return p, err
 }
 
-// Process returns a process of the node's by name: "containerd", "nodeagent", "kubelet", "kube-proxy" or what the test
-// has started; nil if there is none.
+// Process returns a process of the node's by name: "containerd", "nodeagent", "kubelet",
+// "kube-proxy" or what the test has started; nil if there is none.
 func (n *Node) Process(name string) *Process {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.procs[name]
 }
 
-// RestartContainerd kills containerd as a crash does, starts it again and waits until it answers. Shims and containers
-// live on.
+// RestartContainerd kills containerd as a crash does, starts it again and waits until it answers.
+// Shims and containers live on.
 func (n *Node) RestartContainerd(ctx context.Context) error {
 	p := n.Process("containerd")
 	if err := p.Kill(); err != nil {
@@ -346,7 +352,8 @@ func (n *Node) ImportImage(ctx context.Context, tar string) error {
 	return err
 }
 
-// Mounts lists the mount points inside the node, those of its machine that are always there left out.
+// Mounts lists the mount points inside the node, those of its machine that are always there left
+// out.
 func (n *Node) Mounts() ([]string, error) {
 	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.machine.holder.PID))
 	if err != nil {
@@ -364,8 +371,8 @@ func (n *Node) Mounts() ([]string, error) {
 	return out, nil
 }
 
-// WaitReady waits until the API says that the node is Ready. It gives up at once when one of the node's programs has
-// ended.
+// WaitReady waits until the API says that the node is Ready. It gives up at once when one of the
+// node's programs has ended.
 func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

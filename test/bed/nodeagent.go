@@ -10,12 +10,13 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// NodeAgent is a node that runs the product: `nodeagent join` by bootstrap token, then `nodeagent run`.
+// NodeAgent is a node that runs the product: `nodeagent join` by bootstrap token, then `nodeagent
+// run`.
 type NodeAgent struct {
 	// Dir is the folder of the product's programs; default: built from the source tree.
 	Dir string
-	// Config is YAML documents (KubeletConfiguration, KubeProxyConfiguration, NodeAgentConfiguration) that win over
-	// the cluster's and the bed's.
+	// Config is YAML documents (KubeletConfiguration, KubeProxyConfiguration,
+	// NodeAgentConfiguration) that win over the cluster's and the bed's.
 	Config string
 	// Args are added to the flags of `nodeagent run`.
 	Args []string
@@ -26,7 +27,8 @@ type NodeAgent struct {
 // nodeAgentConfigDir is what the agent's --config names.
 const nodeAgentConfigDir = "/etc/nodeagent"
 
-// NodeSettingsFile holds Node.KubeletSettings on every node that shares this machine's kernel, before anything is started there.
+// NodeSettingsFile holds Node.KubeletSettings on every node that shares this machine's kernel,
+// before anything is started there.
 const NodeSettingsFile = nodeAgentConfigDir + "/20-node.yaml"
 
 // Tools implements Kind: the agent needs nothing beside the product's own programs.
@@ -76,14 +78,15 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// run is the agent as a process of the node, with the programs of a folder. It finds the node's address itself, as on most
-// machines; a User-Mode Linux node is told its address.
+// run is the agent as a process of the node, with the programs of a folder. It finds the node's
+// address itself, as on most machines; a User-Mode Linux node is told its address.
 func (a NodeAgent) run(dir string) Spec {
 	args := append([]string{"run", "--config", nodeAgentConfigDir}, a.Args...)
 	return Spec{Name: "nodeagent", Path: filepath.Join(dir, "nodeagent"), Args: args}
 }
 
-// StartProxy starts the services half alone, as a process of its own, on a node that this kind has started and whose agent is stopped.
+// StartProxy starts the services half alone, as a process of its own, on a node that this kind has
+// started and whose agent is stopped.
 func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	dir, err := a.programs(ctx, n.Cluster())
 	if err != nil {
@@ -95,8 +98,8 @@ func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	return n.Start(spec)
 }
 
-// configure writes what the bed and the test want. What the cluster wants, join reads from the cluster and writes into
-// the same folder, under a name that comes first.
+// configure writes what the bed and the test want. What the cluster wants, join reads from the
+// cluster and writes into the same folder, under a name that comes first.
 func (a NodeAgent) configure(n *Node) error {
 	for name, content := range map[string]string{
 		"30-proxy.yaml": proxySettings(""),

@@ -50,8 +50,8 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// StartProxy starts kube-proxy alone, on any node whose kind names it among its Tools. It gives it the identity that the
-// API server's own rules give its rights to.
+// StartProxy starts kube-proxy alone, on any node whose kind names it among its Tools. It gives it
+// the identity that the API server's own rules give its rights to.
 func (p Peer) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	c := n.Cluster()
 	kubeconfig, err := c.proxyKubeconfig(ctx)
@@ -77,8 +77,8 @@ func (c *Cluster) proxyKubeconfig(ctx context.Context) (string, error) {
 
 const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 
-// KubeletSettings is a KubeletConfiguration with what this node has that others have not, and what this kind of
-// machine asks for.
+// KubeletSettings is a KubeletConfiguration with what this node has that others have not, and what
+// this kind of machine asks for.
 func (n *Node) KubeletSettings() string {
 	return kubeletKind + fmt.Sprintf(`cgroupRoot: /%s
 cgroupDriver: cgroupfs

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processID names a process for good: the kernel uses a pid again, but not with the same start time.
+// processID names a process for good: the kernel uses a pid again, but not with the same start
+// time.
 type processID struct {
 	PID   int    `json:"pid"`
 	Start string `json:"start"` // field 22 of /proc/PID/stat, in clock ticks since boot

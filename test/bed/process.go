@@ -21,8 +21,9 @@ type Spec struct {
 	Env  []string // NAME=VALUE, added to the environment of the test and to the bed's PATH
 }
 
-// Process is a program that runs inside a machine of the cluster, until it is stopped or the cluster is. It can be
-// killed and started again, which is what it is for. Its methods may be called from several goroutines.
+// Process is a program that runs inside a machine of the cluster, until it is stopped or the
+// cluster is. It can be killed and started again, which is what it is for. Its methods may be
+// called from several goroutines.
 type Process struct {
 	spec    Spec
 	machine *machine
@@ -35,13 +36,15 @@ type Process struct {
 	err  error         // how it ended; valid after done
 }
 
-// start runs a program inside the machine, its output in a log file. It returns as soon as the program is started.
+// start runs a program inside the machine, its output in a log file. It returns as soon as the
+// program is started.
 func (m *machine) start(env []string, spec Spec) (*Process, error) {
 	p := &Process{spec: spec, machine: m, env: env}
 	return p, p.Start()
 }
 
-// Start starts the program again after it has ended; the log file goes on. It is an error if it still runs.
+// Start starts the program again after it has ended; the log file goes on. It is an error if it
+// still runs.
 func (p *Process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,7 +145,8 @@ func (p *Process) Signal(s unix.Signal) error {
 	if err := unix.Kill(p.id.PID, s); err != nil || s != unix.SIGCONT {
 		return err
 	}
-	// nsenter stops itself when its child is stopped. Left so, it would never reap the child, and the machine never end.
+	// nsenter stops itself when its child is stopped. Left so, it would never reap the child, and
+	// the machine never end.
 	return unix.Kill(p.by, unix.SIGCONT)
 }
 
@@ -158,7 +162,8 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Stop asks it to end with SIGTERM and waits; what does not end within the grace is killed, which is an error.
+// Stop asks it to end with SIGTERM and waits; what does not end within the grace is killed, which
+// is an error.
 func (p *Process) Stop(grace time.Duration) error {
 	if err := p.Signal(unix.SIGTERM); err != nil {
 		return err

@@ -12,19 +12,21 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// record is what a run folder says about its cluster; it is enough to take the cluster down without the process that
-// started it.
+// record is what a run folder says about its cluster; it is enough to take the cluster down without
+// the process that started it.
 type record struct {
-	ID       string          `json:"id"`
-	Owner    processID       `json:"owner"`             // the process that started the cluster
-	Detached bool            `json:"detached"`          // the cluster outlives its owner once it is complete
+	ID    string    `json:"id"`
+	Owner processID `json:"owner"` // the process that started the cluster
+	// the cluster outlives its owner once it is complete
+	Detached bool            `json:"detached"`
 	Complete bool            `json:"complete"`          // Start has returned it
 	Scratch  bool            `json:"scratch,omitempty"` // no cluster: see NewScratch
 	Machines []machineRecord `json:"machines"`
-	Foreign  []processID     `json:"foreign,omitempty"` // processes outside machines, such as User-Mode Linux kernels
-	Cgroups  []string        `json:"cgroups,omitempty"` // names below every cgroup hierarchy's root
-	Token    string          `json:"token"`             // bootstrap token
-	Env      []string        `json:"env,omitempty"`     // what `bed env` prints
+	// processes outside machines, such as User-Mode Linux kernels
+	Foreign []processID `json:"foreign,omitempty"`
+	Cgroups []string    `json:"cgroups,omitempty"` // names below every cgroup hierarchy's root
+	Token   string      `json:"token"`             // bootstrap token
+	Env     []string    `json:"env,omitempty"`     // what `bed env` prints
 }
 
 type machineRecord struct {
@@ -56,8 +58,8 @@ type run struct {
 	rec record
 }
 
-// BaseDir is the folder of the run folders: $NODEAGENT_BED_DIR, else /var/tmp/nodeagent-bed. It must be on a file
-// system that overlayfs can have its upper layer on.
+// BaseDir is the folder of the run folders: $NODEAGENT_BED_DIR, else /var/tmp/nodeagent-bed. It
+// must be on a file system that overlayfs can have its upper layer on.
 func BaseDir() string {
 	if d := os.Getenv("NODEAGENT_BED_DIR"); d != "" {
 		return d
@@ -110,7 +112,8 @@ func (r *run) path(elem ...string) string {
 	return filepath.Join(append([]string{r.dir}, elem...)...)
 }
 
-// update changes the record and writes it before it returns: what is recorded first can be swept later.
+// update changes the record and writes it before it returns: what is recorded first can be swept
+// later.
 func (r *run) update(change func(*record)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// Scratch is a place for a test that wants no cluster but starts what outlives a kill: a folder, and a name for cgroups. What is
-// mounted below the folder and what is below the cgroups is swept with them.
+// Scratch is a place for a test that wants no cluster but starts what outlives a kill: a folder,
+// and a name for cgroups. What is mounted below the folder and what is below the cgroups is swept
+// with them.
 type Scratch struct{ run *run }
 
 // NewScratch makes a folder. The caller removes it; if it is killed, the next Start or Sweep does.

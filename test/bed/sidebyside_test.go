@@ -41,8 +41,9 @@ func podCgroups(t *testing.T, n *bed.Node) (count int) {
 	return count
 }
 
-// TestSideBySide runs two clusters at once, with the same addresses and the same pod. The agent of one is started as a test starts
-// it on a bare node, with nothing said of cgroups; then that node is reset and its cluster swept around: the other one does not notice.
+// TestSideBySide runs two clusters at once, with the same addresses and the same pod. The agent of
+// one is started as a test starts it on a bare node, with nothing said of cgroups; then that node
+// is reset and its cluster swept around: the other one does not notice.
 func TestSideBySide(t *testing.T) {
 	ctx := t.Context()
 	shared := kubepods(t, "")

@@ -43,7 +43,8 @@ func List() ([]string, error) {
 	return out, nil
 }
 
-// Env returns the environment (NAME=VALUE) that goes with a running cluster: KUBECONFIG, PATH, BED_ID, BED_NETNS.
+// Env returns the environment (NAME=VALUE) that goes with a running cluster: KUBECONFIG, PATH,
+// BED_ID, BED_NETNS.
 func Env(id string) ([]string, error) {
 	r, err := loadRun(filepath.Join(BaseDir(), id))
 	if err != nil {
@@ -71,7 +72,8 @@ func MachineCommand(ctx context.Context, id, name string, command []string) (*ex
 	return nil, fmt.Errorf("finding machine %q of cluster %q: there is none that runs; nodes are called n1, n2, …", name, id)
 }
 
-// Down takes a cluster down that any process started. That there is none is an error of class fs.ErrNotExist.
+// Down takes a cluster down that any process started. That there is none is an error of class
+// fs.ErrNotExist.
 func Down(ctx context.Context, id string) error {
 	unlock, err := lockBase(ctx)
 	if err != nil {
@@ -134,15 +136,16 @@ func sweepUMLTests(ctx context.Context) error {
 			continue // none of ours
 		}
 		if _, err := identify(pid); err == nil {
-			continue // the test runs, or another process has its number: then a later sweep removes it
+			// the test runs, or another process has its number: then a later sweep removes it
+			continue
 		}
 		errs = append(errs, removeNetNS(ctx, name), uml.Sweep(filepath.Join(os.TempDir(), name)))
 	}
 	return errors.Join(errs...)
 }
 
-// removeRun ends and removes everything a run has recorded, then its folder. What cannot be removed keeps the folder,
-// so that the next sweep tries again. It goes through all steps whatever fails.
+// removeRun ends and removes everything a run has recorded, then its folder. What cannot be removed
+// keeps the folder, so that the next sweep tries again. It goes through all steps whatever fails.
 func removeRun(ctx context.Context, r *run) error {
 	rec := r.snapshot()
 	var errs []error
@@ -154,7 +157,8 @@ func removeRun(ctx context.Context, r *run) error {
 			errs = append(errs, uml.Sweep(r.path(m.Name)))
 		}
 	}
-	// Nodes first: with the API server gone an agent would fill its log while it waits for its turn.
+	// Nodes first: with the API server gone an agent would fill its log while it waits for its
+	// turn.
 	for i := len(rec.Machines) - 1; i >= 0; i-- {
 		errs = append(errs, rec.Machines[i].Holder.kill())
 	}
@@ -174,7 +178,8 @@ func removeRun(ctx context.Context, r *run) error {
 	return nil
 }
 
-// removeNetNS ends what still runs in a network namespace of ours, such as a kubectl, and deletes it with its links.
+// removeNetNS ends what still runs in a network namespace of ours, such as a kubectl, and deletes
+// it with its links.
 func removeNetNS(ctx context.Context, name string) error {
 	if name == "" { // a node with a kernel of its own
 		return nil
@@ -219,7 +224,8 @@ func unmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// cgroupRoots lists the roots of the cgroup hierarchies: one on version 2, one for each controller on version 1.
+// cgroupRoots lists the roots of the cgroup hierarchies: one on version 2, one for each controller
+// on version 1.
 func cgroupRoots() ([]string, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -240,8 +246,8 @@ func cgroupRoots() ([]string, error) {
 	return out, nil
 }
 
-// makeCgroup makes a cgroup of this name below every hierarchy's root. On version 1 a new cpuset is empty until told
-// otherwise; on version 2 the controllers are handed down.
+// makeCgroup makes a cgroup of this name below every hierarchy's root. On version 1 a new cpuset is
+// empty until told otherwise; on version 2 the controllers are handed down.
 func makeCgroup(name string) error {
 	roots, err := cgroupRoots()
 	if err != nil {
@@ -281,8 +287,8 @@ func delegate(root, dir string) error {
 	return nil
 }
 
-// removeCgroup removes the cgroups of this name and all below them. A cgroup is busy for a moment after its last
-// process ended.
+// removeCgroup removes the cgroups of this name and all below them. A cgroup is busy for a moment
+// after its last process ended.
 func removeCgroup(name string) error {
 	roots, err := cgroupRoots()
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// New starts a cluster for a test and stops it when the test ends. It skips the test unless NODEAGENT_BED=1, since a
-// cluster needs root and, the first time, minutes of building; `make test-bed` sets it. When the test has failed, the
-// logs are kept and their folder is printed.
+// New starts a cluster for a test and stops it when the test ends. It skips the test unless
+// NODEAGENT_BED=1, since a cluster needs root and, the first time, minutes of building; `make
+// test-bed` sets it. When the test has failed, the logs are kept and their folder is printed.
 func New(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	Require(t)

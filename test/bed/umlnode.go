@@ -13,8 +13,9 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/uml"
 )
 
-// UMLNode is a User-Mode Linux machine on the cluster's bridge: a kernel of its own with cgroup v2, ip_vs and systemd,
-// containerd running and CNI configured. It can be rebooted and have its plug pulled. It ends with the cluster.
+// UMLNode is a User-Mode Linux machine on the cluster's bridge: a kernel of its own with cgroup v2,
+// ip_vs and systemd, containerd running and CNI configured. It can be rebooted and have its plug
+// pulled. It ends with the cluster.
 type UMLNode struct {
 	NodeNet
 	*uml.Machine
@@ -24,8 +25,8 @@ type UMLNode struct {
 // UMLCommand is one command for such a machine's Run.
 type UMLCommand = uml.Command
 
-// AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The disk is prepared once a cache,
-// which takes minutes; after that a machine is up in some ten seconds.
+// AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The disk is
+// prepared once a cache, which takes minutes; after that a machine is up in some ten seconds.
 func (c *Cluster) AddUML(ctx context.Context, name string) (*UMLNode, error) {
 	disk, err := c.umlDisk(ctx)
 	if err != nil {
@@ -74,8 +75,9 @@ func (c *Cluster) umlDisk(ctx context.Context) (string, error) {
 	return disk, nil
 }
 
-// InstallNodeAgent installs the product on the machine as `make install` does, and joins it for real: systemd starts the
-// daemon, and join returns when the node is Ready. It returns what join prints, also with an error.
+// InstallNodeAgent installs the product on the machine as `make install` does, and joins it for
+// real: systemd starts the daemon, and join returns when the node is Ready. It returns what join
+// prints, also with an error.
 func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, error) {
 	dir, err := a.programs(ctx, u.cluster)
 	if err != nil {
@@ -120,7 +122,8 @@ func (u *UMLNode) WaitReady(ctx context.Context, limit time.Duration) error {
 	return u.cluster.WaitNodeReady(ctx, u.NodeNet, limit)
 }
 
-// StartKubeProxy starts upstream's kube-proxy as a unit of that name. settings are added to its KubeProxyConfiguration.
+// StartKubeProxy starts upstream's kube-proxy as a unit of that name. settings are added to its
+// KubeProxyConfiguration.
 func (u *UMLNode) StartKubeProxy(ctx context.Context, mode, settings string) error {
 	programs, err := u.cluster.Builder().Build(ctx, "kube-proxy")
 	if err != nil {

@@ -15,8 +15,11 @@ type Usage struct {
 	Name string // up to 15 bytes of the program's name, as the kernel has it
 	RSS  int64  // resident memory, bytes
 	Peak int64  // the most of it so far
-	PSS  int64  // the same with shared pages divided among those who share them; 0 where the kernel does not say
-	// CPU is what it has used since its start, with its children that have ended and been waited for.
+	// the same with shared pages divided among those who share them; 0 where the kernel does not
+	// say
+	PSS int64
+	// CPU is what it has used since its start, with its children that have ended and been waited
+	// for.
 	CPU time.Duration
 }
 
@@ -26,7 +29,8 @@ func (n *Node) Usage() ([]Usage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking at node %q: %w", n.Name, err)
 	}
-	// Containers have pid namespaces of their own, below the node's; their processes hang under the node's process 1.
+	// Containers have pid namespaces of their own, below the node's; their processes hang under the
+	// node's process 1.
 	parents, err := processTree()
 	if err != nil {
 		return nil, err
@@ -123,7 +127,8 @@ func proportional(pid int) int64 {
 	return 0
 }
 
-// tick is the unit of CPU times in /proc, USER_HZ, which is 100 on every architecture that Go knows.
+// tick is the unit of CPU times in /proc, USER_HZ, which is 100 on every architecture that Go
+// knows.
 const tick = 10 * time.Millisecond
 
 // cpu sums utime, stime, cutime and cstime of stat (proc(5)).

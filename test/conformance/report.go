@@ -1,5 +1,5 @@
-// Package conformance is PURE: it reads what a run of the Kubernetes e2e suite reports, and compares it with the list of
-// specs that the agent is known to pass, which only ever grows.
+// Package conformance is PURE: it reads what a run of the Kubernetes e2e suite reports, and
+// compares it with the list of specs that the agent is known to pass, which only ever grows.
 package conformance
 
 import (
@@ -23,7 +23,8 @@ const (
 
 // Spec is one spec's outcome.
 type Spec struct {
-	Name     string // full text, such as "[sig-node] Pods should get a host IP [NodeConformance] [Conformance]"
+	// full text, such as "[sig-node] Pods should get a host IP [NodeConformance] [Conformance]"
+	Name     string
 	State    State
 	Duration time.Duration
 	Failure  string // first lines of why it failed or was skipped, with the place
@@ -58,7 +59,8 @@ type (
 	}
 )
 
-// ParseReport reads the file that `ginkgo --json-report` writes. Specs that were filtered out are left out.
+// ParseReport reads the file that `ginkgo --json-report` writes. Specs that were filtered out are
+// left out.
 func ParseReport(r io.Reader) (Report, error) {
 	var suites []ginkgoSuite
 	if err := json.NewDecoder(r).Decode(&suites); err != nil {

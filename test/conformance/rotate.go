@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// What a spec is taken to last that no run has measured. One that says of itself that it is slow may take a quarter of an hour.
+// What a spec is taken to last that no run has measured. One that says of itself that it is slow
+// may take a quarter of an hour.
 const (
 	unknownDuration     = 30 * time.Second
 	unknownSlowDuration = 15 * time.Minute
@@ -83,10 +84,11 @@ func WriteDurations(w io.Writer, comment string, d Durations) error {
 	return err
 }
 
-// Pick chooses specs that together last about budget when procs of them run side by side. The seed alone decides the order in
-// which they are considered, so every spec has its turn over enough seeds, and a spec that joins the list moves no other one.
-// A spec that is longer than what is left gives way to the next. Those that are longer than the budget, however many run beside
-// them, are never chosen, and returned too.
+// Pick chooses specs that together last about budget when procs of them run side by side. The seed
+// alone decides the order in which they are considered, so every spec has its turn over enough
+// seeds, and a spec that joins the list moves no other one. A spec that is longer than what is left
+// gives way to the next. Those that are longer than the budget, however many run beside them, are
+// never chosen, and returned too.
 func Pick(listed []string, d Durations, seed string, budget time.Duration, procs int) (chosen, tooLong []string) {
 	type ticket struct{ key, name string }
 	tickets := make([]ticket, 0, len(listed))
@@ -108,7 +110,8 @@ func Pick(listed []string, d Durations, seed string, budget time.Duration, procs
 	return normalized(chosen), normalized(tooLong)
 }
 
-// Focus is the regular expression that selects exactly these specs. Ginkgo matches it against the suite's name, a blank and the spec's.
+// Focus is the regular expression that selects exactly these specs. Ginkgo matches it against the
+// suite's name, a blank and the spec's.
 func Focus(names []string) string {
 	quoted := make([]string, 0, len(names))
 	for _, n := range names {
@@ -126,7 +129,8 @@ func Names(specs []Spec) []string {
 	return out
 }
 
-// Retried is a report in which the specs that a second run passed have passed, and those specs, with why they failed first.
+// Retried is a report in which the specs that a second run passed have passed, and those specs,
+// with why they failed first.
 func (r Report) Retried(second Report) (merged Report, unstable []Spec) {
 	again := map[string]Spec{}
 	for _, s := range second.Specs {
@@ -143,5 +147,6 @@ func (r Report) Retried(second Report) (merged Report, unstable []Spec) {
 	return merged, unstable
 }
 
-// Unsteady says that so many specs needed a second try that it is no accident: more than one in twenty, and more than one.
+// Unsteady says that so many specs needed a second try that it is no accident: more than one in
+// twenty, and more than one.
 func Unsteady(unstable, ran int) bool { return unstable > 1 && unstable*20 > ran }

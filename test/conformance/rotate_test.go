@@ -84,7 +84,8 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// TestRetried: a second try excuses what it passes, names it with the first failure, and excuses no more than a few.
+// TestRetried: a second try excuses what it passes, names it with the first failure, and excuses no
+// more than a few.
 func TestRetried(t *testing.T) {
 	first := reportOf(t, "passed a", "failed b: too late", "failed c: broken")
 	merged, unstable := first.Retried(reportOf(t, "passed b", "failed c: broken"))

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// ParseList reads a list of specs: one name a line, lines that begin with # and empty ones are skipped.
+// ParseList reads a list of specs: one name a line, lines that begin with # and empty ones are
+// skipped.
 func ParseList(r io.Reader) ([]string, error) {
 	var out []string
 	scan := bufio.NewScanner(r)
@@ -26,7 +27,8 @@ func ParseList(r io.Reader) ([]string, error) {
 	return normalized(out), nil
 }
 
-// WriteList writes a list of specs below a comment, so that two versions of it differ only in what was added.
+// WriteList writes a list of specs below a comment, so that two versions of it differ only in what
+// was added.
 func WriteList(w io.Writer, comment string, names []string) error {
 	var b strings.Builder
 	for l := range strings.Lines(comment) {
@@ -78,7 +80,8 @@ func Judge(listed []string, r Report) Verdict {
 	return v
 }
 
-// OK says that nothing that used to pass has failed, that few specs needed a second try, that the suite itself ran, and that specs were found.
+// OK says that nothing that used to pass has failed, that few specs needed a second try, that the
+// suite itself ran, and that specs were found.
 func (v Verdict) OK() bool {
 	return len(v.Regressed) == 0 && !Unsteady(len(v.Unstable), len(v.Passed)+len(v.Failed)) && len(v.Suite) == 0 && len(v.Passed)+len(v.Failed)+len(v.Skipped) > 0
 }

@@ -46,7 +46,8 @@ func sleeper(name string, sc corev1.SecurityContext) corev1.Container {
 	return corev1.Container{Name: name, Command: []string{"/bin/sleep", "1000"}, SecurityContext: &sc}
 }
 
-// TestSysIsWritableForThePrivilegedAlone: in either order, though a pod's containers share one sysfs.
+// TestSysIsWritableForThePrivilegedAlone: in either order, though a pod's containers share one
+// sysfs.
 func TestSysIsWritableForThePrivilegedAlone(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -71,7 +72,8 @@ func TestSysIsWritableForThePrivilegedAlone(t *testing.T) {
 	}
 }
 
-// TestNonRootTakesAnyPortAndPings, without a capability, as CRI lets it; the pod's own sysctl says otherwise.
+// TestNonRootTakesAnyPortAndPings, without a capability, as CRI lets it; the pod's own sysctl says
+// otherwise.
 func TestNonRootTakesAnyPortAndPings(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -109,7 +111,8 @@ func pingSocket(netns string, user int) error {
 			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} { // of this thread alone
+			// of this thread alone
+			for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 				if _, _, errno := unix.RawSyscall(call, uintptr(user), uintptr(user), uintptr(user)); errno != 0 {
 					return errno
 				}
@@ -146,7 +149,8 @@ func TestATerminalHasATerm(t *testing.T) {
 	}
 }
 
-// TestImageVolumes: each container has its own copy, writable, with what the image has there, counted and gone with it.
+// TestImageVolumes: each container has its own copy, writable, with what the image has there,
+// counted and gone with it.
 func TestImageVolumes(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -180,7 +184,8 @@ func TestImageVolumes(t *testing.T) {
 	}
 }
 
-// TestTheStopSignalStaysWithTheContainer, also for an agent that comes later, whatever becomes of the image's names.
+// TestTheStopSignalStaysWithTheContainer, also for an agent that comes later, whatever becomes of
+// the image's names.
 func TestTheStopSignalStaysWithTheContainer(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -196,7 +201,8 @@ func TestTheStopSignalStaysWithTheContainer(t *testing.T) {
 	must(h.agent.Signal(t.Context(), config.ID(), syscall.SIGKILL))
 }
 
-// TestGarbageCollectionBesideCreation: a collection at any moment neither breaks the reading of an image nor leaves anything.
+// TestGarbageCollectionBesideCreation: a collection at any moment neither breaks the reading of an
+// image nor leaves anything.
 func TestGarbageCollectionBesideCreation(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -246,7 +252,8 @@ func (l *levels) Reserve(made runtime.SELinuxLabels) { l.taken[made.Process]++ }
 func (l *levels) Release(made runtime.SELinuxLabels) { delete(l.taken, made.Process) }
 func (l *levels) Relabel(string, string) error       { return nil }
 
-// TestLabelsOfASandboxAreKept: a later agent knows them, and gives them to no other pod until the sandbox is gone.
+// TestLabelsOfASandboxAreKept: a later agent knows them, and gives them to no other pod until the
+// sandbox is gone.
 func TestLabelsOfASandboxAreKept(t *testing.T) {
 	h := newHost(t)
 	first, later := &levels{map[string]int{}}, &levels{map[string]int{}}

@@ -33,7 +33,8 @@ func TestASlowReaderGetsTheWholeOutputOfACommand(t *testing.T) {
 	h.start()
 	_, c := h.pod(1, "sleep", "1000")
 	const size = 1 << 20
-	out := &slowWriter{fast: size - 140<<10, pause: 1300 * time.Millisecond} // more than the pipes hold
+	// more than the pipes hold
+	out := &slowWriter{fast: size - 140<<10, pause: 1300 * time.Millisecond}
 	code, err := h.agent.Exec(t.Context(), c.ID, runtime.ExecConfig{
 		Command: []string{"head", "-c", "1048576", "/dev/zero"}, IO: runtime.IO{Stdout: out},
 	})
@@ -58,7 +59,8 @@ func TestTheExitCodeCountsNotWhatACommandLeavesBehind(t *testing.T) {
 	}
 	gone.Wait() // once the shim has let go of it
 
-	// A check that has less time than the output needs to be over learns the exit code all the same.
+	// A check that has less time than the output needs to be over learns the exit code all the
+	// same.
 	gone.Add(1)
 	ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
 	defer cancel()

@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(outside())
 }
 
-// outside builds the programs, then runs this program again as process 1 of its own namespaces: when it ends, the kernel ends
-// containerd, shims and containers, and unmounts everything.
+// outside builds the programs, then runs this program again as process 1 of its own namespaces:
+// when it ends, the kernel ends containerd, shims and containers, and unmounts everything.
 func outside() int {
 	b, err := tools.New(os.Stderr)
 	if err != nil {
@@ -92,7 +92,8 @@ func inside(m *testing.M) int {
 	must(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
 	must(syscall.Mount("proc", "/proc", "proc", 0, ""))
 	must(os.MkdirAll("/run/containerd", 0o711))
-	must(syscall.Mount("tmpfs", "/run/containerd", "tmpfs", 0, "")) // where shims have their sockets, whatever containerd's folders
+	// where shims have their sockets, whatever containerd's folders
+	must(syscall.Mount("tmpfs", "/run/containerd", "tmpfs", 0, ""))
 	must(exec.Command("ip", "link", "set", "lo", "up").Run())
 	signal.Ignore(syscall.SIGPIPE)
 	return m.Run()
@@ -277,7 +278,8 @@ func (h *host) nothingLeft() {
 	}
 	snapshots := h.ctr("snapshots", "ls")
 	for line := range strings.Lines(snapshots) {
-		if (strings.Contains(line, "Active") || strings.Contains(line, "View")) && !strings.HasPrefix(line, "extract-") { // unpacking, which a crash leaves to a lease
+		// unpacking, which a crash leaves to a lease
+		if (strings.Contains(line, "Active") || strings.Contains(line, "View")) && !strings.HasPrefix(line, "extract-") {
 			h.Errorf("left: snapshot %s", line)
 		}
 	}

@@ -14,13 +14,15 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// testImage is the image that every test host has: Debian's static busybox under the names of its applets.
+// testImage is the image that every test host has: Debian's static busybox under the names of its
+// applets.
 const (
 	testImage = "nodeagent-test/busybox:1"
 	fullName  = "docker.io/nodeagent-test/busybox:1"
 )
 
-// importImage puts the image into containerd's store without unpacking it, as kind's preloading may leave it.
+// importImage puts the image into containerd's store without unpacking it, as kind's preloading may
+// leave it.
 func (h *host) importImage() {
 	h.Helper()
 	h.write("image.tar", string(imageTar()))

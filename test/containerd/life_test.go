@@ -175,7 +175,8 @@ func TestASharedPIDNamespaceIsReaped(t *testing.T) {
 	h.until("the sandbox is not ready", func() bool { return !h.get(ref.UID).Sandbox.Ready })
 }
 
-// TestContainerdIsKilled is complaint 30: whatever happens while containerd is away is known when it is back.
+// TestContainerdIsKilled is complaint 30: whatever happens while containerd is away is known when
+// it is back.
 func TestContainerdIsKilled(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -343,7 +344,9 @@ func TestExecsOfADeadAgentAreEnded(t *testing.T) {
 	defer cancel()
 	go h.agent.Exec(ctx, c.ID, runtime.ExecConfig{Command: []string{"sleep", "12345"}})
 	h.until("it runs", func() bool { return strings.Contains(h.exec(c.ID, "ps"), "sleep 12345") })
-	h.restart() // the old instance's exec goes on, as nothing has cancelled it: it stands for what a crash leaves
+	// the old instance's exec goes on, as nothing has cancelled it: it stands for what a crash
+	// leaves
+	h.restart()
 	h.until("it is ended", func() bool { return !strings.Contains(h.exec(c.ID, "ps"), "sleep 12345") })
 }
 
@@ -456,8 +459,8 @@ func TestStartTimes(t *testing.T) {
 		sandboxes[10], sandboxes[19], containers[10], containers[19], removals[10], removals[19])
 }
 
-// TestAddressesOfACutOffStart has an agent die while CNI's ADD is half done, and DEL fail for a while: host-local's address is
-// given back all the same, by the next agent.
+// TestAddressesOfACutOffStart has an agent die while CNI's ADD is half done, and DEL fail for a
+// while: host-local's address is given back all the same, by the next agent.
 func TestAddressesOfACutOffStart(t *testing.T) {
 	h := newHost(t)
 	h.write("net.d/10-test.conflist", fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "test%d", "plugins": [
@@ -505,7 +508,8 @@ if [ "$CNI_COMMAND" = DEL ] && [ ! -e "$d/mended" ]; then echo '{"cniVersion":"1
 	}
 }
 
-// TestContainerdHangs stops containerd as a hung disk does: nothing waits for it for ever, and nothing is lost.
+// TestContainerdHangs stops containerd as a hung disk does: nothing waits for it for ever, and
+// nothing is lost.
 func TestContainerdHangs(t *testing.T) {
 	h := newHost(t)
 	h.start()

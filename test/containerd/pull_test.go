@@ -21,8 +21,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// registry starts a real registry with the test image in it, behind a door that wants user u and password p, and counts
-// the manifests that are asked for.
+// registry starts a real registry with the test image in it, behind a door that wants user u and
+// password p, and counts the manifests that are asked for.
 func registry(t *testing.T, locked *atomic.Bool) (address string, manifests *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -165,8 +165,8 @@ func TestPull(t *testing.T) {
 	h.run(config)
 }
 
-// TestAStalledPullIsCancelled: registries that accept and then say nothing, at each step of a pull, are given up by name, while
-// one that is only slow is waited for.
+// TestAStalledPullIsCancelled: registries that accept and then say nothing, at each step of a pull,
+// are given up by name, while one that is only slow is waited for.
 func TestAStalledPullIsCancelled(t *testing.T) {
 	h := newHost(t)
 	h.progress = 500 * time.Millisecond
@@ -212,7 +212,8 @@ func TestAStalledPullIsCancelled(t *testing.T) {
 			proxy.ServeHTTP(w, r)
 		}))
 		address := strings.TrimPrefix(front.URL, "http://")
-		if have, err := h.agent.Image(t.Context(), testImage); err == nil { // so that all is fetched anew
+		// so that all is fetched anew
+		if have, err := h.agent.Image(t.Context(), testImage); err == nil {
 			must(h.agent.RemoveImage(t.Context(), have.ID))
 		}
 		began := time.Now()
@@ -246,7 +247,8 @@ func (s stall) Read([]byte) (int, error) {
 	return 0, io.ErrUnexpectedEOF
 }
 
-// TestImageIDIsWhereTheImageCameFrom, as a pod's status tells it: the pod's own repository, or the image's id when it was imported.
+// TestImageIDIsWhereTheImageCameFrom, as a pod's status tells it: the pod's own repository, or the
+// image's id when it was imported.
 func TestImageIDIsWhereTheImageCameFrom(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -15,8 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestFreshObjects starts pods whose objects are as new as can be, which the API server's own caches learn of a moment after
-// the agent does, and pods whose objects come later than they.
+// TestFreshObjects starts pods whose objects are as new as can be, which the API server's own
+// caches learn of a moment after the agent does, and pods whose objects come later than they.
 func TestFreshObjects(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -32,7 +32,8 @@ func TestFreshObjects(t *testing.T) {
 	t.Logf("created to Ready, %d pods one after the other: p50 %s, p99 %s", count, took[count/2], took[count-1])
 	p.noEvents(ctx, t, "FailedMount", "Failed", "FailedToRetrieveImagePullSecret")
 
-	// The back-offs of a volume and of a container's configuration have grown by then to 8 s and 10 s.
+	// The back-offs of a volume and of a container's configuration have grown by then to 8 s and 10
+	// s.
 	const late = 18 * time.Second
 	if after := p.startFresh(ctx, t, "late", late) - late; after > 3*time.Second {
 		t.Errorf("a pod was Ready %s after its ConfigMap and Secret had appeared", after)
@@ -41,8 +42,9 @@ func TestFreshObjects(t *testing.T) {
 	}
 }
 
-// startFresh creates a pod with a ConfigMap as a volume and a Secret in its environment, and returns the time until it is
-// Ready. The two objects are created just before it, or so long after it.
+// startFresh creates a pod with a ConfigMap as a volume and a Secret in its environment, and
+// returns the time until it is Ready. The two objects are created just before it, or so long after
+// it.
 func (p place) startFresh(ctx context.Context, t *testing.T, name string, late time.Duration) time.Duration {
 	t.Helper()
 	core, meta := p.client.CoreV1(), metav1.ObjectMeta{Name: name, Namespace: "default"}

@@ -16,7 +16,8 @@ import (
 // raceEnv makes TestHostile race for longer: NODEAGENT_RACE=10m.
 const raceEnv = "NODEAGENT_RACE"
 
-// raceMemory is the most memory that the agent may ever take meanwhile, in KiB: some three times what it takes on a quiet node.
+// raceMemory is the most memory that the agent may ever take meanwhile, in KiB: some three times
+// what it takes on a quiet node.
 const raceMemory = 256 << 10
 
 // linkedRoot is an agent whose root folder is not there, on a disk that a link leads to.
@@ -40,8 +41,9 @@ kind: KubeletConfiguration
 crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 `
 
-// race is what the racing container does, as root, to whatever it can reach: files without end, devices, FIFOs and links out
-// of the pod where the node has had files and folders, folders that move while the node goes by.
+// race is what the racing container does, as root, to whatever it can reach: files without end,
+// devices, FIFOs and links out of the pod where the node has had files and folders, folders that
+// move while the node goes by.
 const race = `
 while :; do
   for f in /etc/hosts /etc/hostname /etc/resolv.conf /dev/termination-log; do
@@ -57,7 +59,8 @@ while :; do
 done 2>/dev/null
 `
 
-// racer is a pod of that container and two that end at once, so that the agent comes by again and again.
+// racer is a pod of that container and two that end at once, so that the agent comes by again and
+// again.
 func racer(name string) string {
 	return strings.NewReplacer("NAME", name, "IMAGE", bed.Busybox, "RACE", strings.ReplaceAll(race, "\n", "\n      ")).Replace(`
 apiVersion: v1
@@ -93,8 +96,8 @@ spec:
 `)
 }
 
-// TestHostile lets containers race against the agent in every path that they can reach, while pods come and go. Neither does
-// the agent end or grow, nor does it touch anything outside of the pods.
+// TestHostile lets containers race against the agent in every path that they can reach, while pods
+// come and go. Neither does the agent end or grow, nor does it touch anything outside of the pods.
 func TestHostile(t *testing.T) {
 	length := 25 * time.Second
 	if text := os.Getenv(raceEnv); text != "" {

@@ -18,7 +18,8 @@ import (
 
 const proxierOff = "apiVersion: nodeagent.dev/v1alpha1\nkind: NodeAgentConfiguration\nproxier: off\n"
 
-// behind are addresses in the control plane's namespace: endpoints that the machine reaches over the network.
+// behind are addresses in the control plane's namespace: endpoints that the machine reaches over
+// the network.
 const (
 	ipvsVIP  = "10.96.77.77"
 	otherVIP = "10.96.77.78"
@@ -56,9 +57,10 @@ ports: [{port: 8088}]
 endpoints: [{addresses: [BEHIND1]}]
 `)
 
-// TestFromIPVS: a machine whose kube-proxy ran in mode ipvs is taken over while connections go through IPVS, from outside to a
-// cluster IP and to a node port, and from the machine itself. They live as long as their ends want, new ones are served all the time, and
-// then nothing of kube-proxy is left, but what was others' is.
+// TestFromIPVS: a machine whose kube-proxy ran in mode ipvs is taken over while connections go
+// through IPVS, from outside to a cluster IP and to a node port, and from the machine itself. They
+// live as long as their ends want, new ones are served all the time, and then nothing of kube-proxy
+// is left, but what was others' is.
 func TestFromIPVS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

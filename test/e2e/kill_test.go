@@ -22,7 +22,8 @@ import (
 // crowd is how many pods run while something is killed.
 const crowd = 20
 
-// counters are pods that count aloud, five numbers a second, and answer probes; and an echo server with a Service.
+// counters are pods that count aloud, five numbers a second, and answer probes; and an echo server
+// with a Service.
 func counters() string {
 	return fmt.Sprintf(`
 apiVersion: apps/v1
@@ -60,8 +61,8 @@ spec:
 `, crowd, bed.Busybox)
 }
 
-// TestKills kills the agent, containerd and the API server, one after the other, under a crowd of pods: no container
-// restarts, no log line is lost, no condition flips, no connection drops.
+// TestKills kills the agent, containerd and the API server, one after the other, under a crowd of
+// pods: no container restarts, no log line is lost, no condition flips, no connection drops.
 func TestKills(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
@@ -109,7 +110,8 @@ func TestKills(t *testing.T) {
 			t.Fatalf("killing %s: %v", k.what, err)
 		}
 		echo(t, conn, "after "+k.what)
-		// A probe period and several status intervals, in which wrong conclusions would be drawn and reported.
+		// A probe period and several status intervals, in which wrong conclusions would be drawn
+		// and reported.
 		time.Sleep(12 * time.Second)
 		echo(t, conn, "later")
 		if now := stateOf(ctx, t, p); now != before {
@@ -192,7 +194,8 @@ func echo(t *testing.T, c net.Conn, text string) {
 	}
 }
 
-// stateOf is all that must not change: ids, restarts, start times and condition transitions of pods and node.
+// stateOf is all that must not change: ids, restarts, start times and condition transitions of pods
+// and node.
 func stateOf(ctx context.Context, t *testing.T, p place) string {
 	t.Helper()
 	var lines []string
@@ -239,7 +242,8 @@ func changedLines(before, now string) string {
 	return out.String()
 }
 
-// contiguous checks that every counter's log has every number once and in order, and returns how many there are.
+// contiguous checks that every counter's log has every number once and in order, and returns how
+// many there are.
 func contiguous(t *testing.T, n *bed.Node) int {
 	t.Helper()
 	files, err := filepath.Glob(n.Path("/var/log/pods/default_counter-*/counter/0.log"))

@@ -65,8 +65,9 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// mainThread checks that the agent has made its pods' namespaces without its main thread, whose namespaces are those of
-// /proc/net, and that it goes on reporting the node, for which it must find the node's address again.
+// mainThread checks that the agent has made its pods' namespaces without its main thread, whose
+// namespaces are those of /proc/net, and that it goes on reporting the node, for which it must find
+// the node's address again.
 func mainThread(ctx context.Context, t *testing.T, p place, n *bed.Node) {
 	t.Helper()
 	pid := n.Process("nodeagent").PID()
@@ -175,7 +176,8 @@ spec:
 	p.kubectl(ctx, t, "delete", "pod", "greedy-volume", "greedy-layer", "greedy-hosts")
 }
 
-// completed runs a pod to its end, and expects that it then holds nothing of the machine but its log, though it is not deleted.
+// completed runs a pod to its end, and expects that it then holds nothing of the machine but its
+// log, though it is not deleted.
 func completed(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	if err := p.cluster.Apply(ctx, `
@@ -230,7 +232,8 @@ func leftovers(ctx context.Context, t *testing.T, p place) string {
 	return all.String()
 }
 
-// nothingLeft waits until the node is as it was: removal is reported a moment before the last file is gone.
+// nothingLeft waits until the node is as it was: removal is reported a moment before the last file
+// is gone.
 func nothingLeft(ctx context.Context, t *testing.T, p place, before string) {
 	t.Helper()
 	eventually(ctx, t, 15*time.Second, "cleaning up", func() (bool, string) {

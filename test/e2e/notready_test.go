@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestNotReadyReasons takes away what a node needs, one thing after the other: the node says what is missing and where, pods
-// run on, and it is Ready again by itself.
+// TestNotReadyReasons takes away what a node needs, one thing after the other: the node says what
+// is missing and where, pods run on, and it is Ready again by itself.
 func TestNotReadyReasons(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

@@ -1,4 +1,5 @@
-// Package e2e_test is the whole product on a real cluster: what a user does and sees, and what is left when it is over.
+// Package e2e_test is the whole product on a real cluster: what a user does and sees, and what is
+// left when it is over.
 package e2e_test
 
 import (

@@ -28,7 +28,8 @@ import (
 
 const (
 	trafficVIP = "10.96.77.77"
-	// places are addresses of endpoints, all of them the node's own: what is tested is the way to them.
+	// places are addresses of endpoints, all of them the node's own: what is tested is the way to
+	// them.
 	places = 8
 	// slicesOf is in how many EndpointSlices they are; each is changed by a writer of its own.
 	slicesOf = 4
@@ -55,9 +56,10 @@ spec:
   ports: [{name: short, port: 80}, {name: long, port: 7}]
 `
 
-// TestTraffic: a connection that lasts and a thousand short ones a second go through a Service while the agent is killed,
-// endpoints change a hundred times a second, kube-proxy takes over and the agent takes over from it: no reset, no failed
-// connect. NODEAGENT_CHURN is how long endpoints change; default 10s, 60s for the figures.
+// TestTraffic: a connection that lasts and a thousand short ones a second go through a Service
+// while the agent is killed, endpoints change a hundred times a second, kube-proxy takes over and
+// the agent takes over from it: no reset, no failed connect. NODEAGENT_CHURN is how long endpoints
+// change; default 10s, 60s for the figures.
 func TestTraffic(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -178,7 +180,8 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 			before := ""
 			for n := 0; time.Since(begin) < d; n++ {
 				due := begin.Add(time.Duration(n) * slicesOf * time.Second / changes)
-				if err := pause(ctx, time.Until(due)); err != nil { // by the clock: what is late is caught up
+				// by the clock: what is late is caught up
+				if err := pause(ctx, time.Until(due)); err != nil {
 					return err
 				}
 				slice := trafficSlice(i)
@@ -218,7 +221,8 @@ func serveTraffic(ctx context.Context, t *testing.T, n *bed.Node) {
 func answerIn(t *testing.T, namespace string) {
 	t.Helper()
 	for port, answer := range map[int]func(net.Conn){
-		8088: func(c net.Conn) { // and waits for the caller to hang up, so that it keeps no TIME_WAIT
+		// and waits for the caller to hang up, so that it keeps no TIME_WAIT
+		8088: func(c net.Conn) {
 			_, _ = io.WriteString(c, "hello\n")
 			_, _ = c.Read(make([]byte, 1))
 		},
@@ -272,7 +276,8 @@ func longConnection(ctx context.Context, t *testing.T, n *bed.Node) net.Conn {
 	t.Helper()
 	var conn net.Conn
 	eventually(ctx, t, 20*time.Second, "connecting to "+trafficVIP, func() (bool, string) {
-		limit, cancel := context.WithTimeout(ctx, time.Second) // a packet that met no rules yet is never translated
+		// a packet that met no rules yet is never translated
+		limit, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		c, err := n.Dial(limit, "tcp", trafficVIP+":7")
 		if err != nil {
@@ -297,7 +302,8 @@ type stream struct {
 	missed int // were not begun: all callers were busy
 }
 
-// sources are where connections come from: the node, whose connections are masqueraded, and addresses of its pods.
+// sources are where connections come from: the node, whose connections are masqueraded, and
+// addresses of its pods.
 func sources(n *bed.Node) []string {
 	out := []string{n.IP.String()}
 	for i := range 7 {
@@ -306,7 +312,8 @@ func sources(n *bed.Node) []string {
 	return out
 }
 
-// startStream begins connections by the clock, from several addresses: what is late counts as slow, and ports do not run out.
+// startStream begins connections by the clock, from several addresses: what is late counts as slow,
+// and ports do not run out.
 func startStream(ctx context.Context, t *testing.T, n *bed.Node) *stream {
 	t.Helper()
 	from := sources(n)

@@ -9,8 +9,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// newUML starts a cluster with a User-Mode Linux machine on which the agent has been installed as a user would, and joins it
-// by `nodeagent join`, which starts it through systemd.
+// newUML starts a cluster with a User-Mode Linux machine on which the agent has been installed as a
+// user would, and joins it by `nodeagent join`, which starts it through systemd.
 func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 	t.Helper()
 	c := bed.New(t, bed.Options{})
@@ -34,7 +34,8 @@ func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 	return p, u
 }
 
-// keepJournal prints the agent's log when the test has failed: the machine and its disk are gone afterwards.
+// keepJournal prints the agent's log when the test has failed: the machine and its disk are gone
+// afterwards.
 func keepJournal(t *testing.T, u *bed.UMLNode) {
 	if !t.Failed() {
 		return
@@ -45,7 +46,8 @@ func keepJournal(t *testing.T, u *bed.UMLNode) {
 	t.Logf("journal of nodeagent (%v):\n%s", err, out)
 }
 
-// TestLifeUML is TestLife on a machine with a kernel of its own, cgroup v2 and systemd; then its plug is pulled.
+// TestLifeUML is TestLife on a machine with a kernel of its own, cgroup v2 and systemd; then its
+// plug is pulled.
 func TestLifeUML(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
@@ -114,7 +116,8 @@ func resize(ctx context.Context, t *testing.T, p place) {
 	}
 }
 
-// plug runs a pod, pulls the machine's plug, and expects the same pod to run again with everything it had but its processes.
+// plug runs a pod, pulls the machine's plug, and expects the same pod to run again with everything
+// it had but its processes.
 func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	t.Helper()
 	if err := p.cluster.Apply(ctx, limited); err != nil {

@@ -19,11 +19,12 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// signs is a folder of the node that the pods see: they say there when they learn something, and are told there to be unready.
+// signs is a folder of the node that the pods see: they say there when they learn something, and
+// are told there to be unready.
 const signs = "/var/lib/signs"
 
-// talkers are two pods that say their names, go on doing so when they are to end, and leave a file the moment that they are asked to, and
-// the moment that a probe has failed.
+// talkers are two pods that say their names, go on doing so when they are to end, and leave a file
+// the moment that they are asked to, and the moment that a probe has failed.
 func talkers() string {
 	var all strings.Builder
 	for _, name := range []string{"a", "b"} {
@@ -54,9 +55,10 @@ spec:
 `
 }
 
-// TestWithdraw: a pod of this node that is not ready any more, or is to end, gets no new connection from this node, however
-// late the API hears of it; where there is no other it is used all the same, and it is back when it is ready. No connection fails.
-// NODEAGENT_ROUNDS is how often the times are taken, with the agent's own knowledge and without; default 1.
+// TestWithdraw: a pod of this node that is not ready any more, or is to end, gets no new connection
+// from this node, however late the API hears of it; where there is no other it is used all the
+// same, and it is back when it is ready. No connection fails. NODEAGENT_ROUNDS is how often the
+// times are taken, with the agent's own knowledge and without; default 1.
 func TestWithdraw(t *testing.T) {
 	rounds, err := strconv.Atoi(os.Getenv("NODEAGENT_ROUNDS"))
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// way is one address of the API server: a forwarder whose line can be cut, or go silent without a word.
+// way is one address of the API server: a forwarder whose line can be cut, or go silent without a
+// word.
 type way struct {
 	address string
 	mu      sync.Mutex
@@ -71,7 +72,8 @@ func (w *way) copy(to, from net.Conn) {
 	}
 }
 
-// set changes the line. One that is cut drops its connections; connections of one that was silent are dropped when it comes back.
+// set changes the line. One that is cut drops its connections; connections of one that was silent
+// are dropped when it comes back.
 func (w *way) set(cut, silent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,8 +86,8 @@ func (w *way) set(cut, silent bool) {
 	w.cut, w.silent = cut, silent
 }
 
-// TestFailover: a node joined by two addresses stays Ready while one of them is cut, and while the other, later, says nothing
-// any more; pods go on coming.
+// TestFailover: a node joined by two addresses stays Ready while one of them is cut, and while the
+// other, later, says nothing any more; pods go on coming.
 func TestFailover(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()

@@ -34,10 +34,12 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// fault is what stands between a joining machine and the API server. It returns true when it has answered.
+// fault is what stands between a joining machine and the API server. It returns true when it has
+// answered.
 type fault func(w http.ResponseWriter, r *http.Request) bool
 
-// between is a proxy with a certificate of the cluster's CA, or of another, that lets faults happen.
+// between is a proxy with a certificate of the cluster's CA, or of another, that lets faults
+// happen.
 type between struct {
 	m       *machine
 	address string
@@ -236,8 +238,8 @@ func (b *between) otherKey(_ http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// TestFaults: whatever stands between, a join ends in the right exit code, says what to do, leaves no identity, and the same
-// join succeeds when the cause is gone.
+// TestFaults: whatever stands between, a join ends in the right exit code, says what to do, leaves
+// no identity, and the same join succeeds when the cause is gone.
 func TestFaults(t *testing.T) {
 	m := newMachine(t)
 	b := newBetween(m)

@@ -1,5 +1,5 @@
-// Package join_test joins real machines to a real API server: what works, and what must be refused, each with its exit
-// code, and each followed by a join that succeeds.
+// Package join_test joins real machines to a real API server: what works, and what must be refused,
+// each with its exit code, and each followed by a join that succeeds.
 package join_test
 
 import (
@@ -34,7 +34,8 @@ func newMachine(t *testing.T) *machine {
 		t.Fatalf("building the programs: %v", err)
 	}
 	m := &machine{t, c, c.Nodes()[0], filepath.Join(dir, "nodeagent")}
-	// the signer of cluster-info takes seconds to start; tests with short timeouts must not meet that
+	// the signer of cluster-info takes seconds to start; tests with short timeouts must not meet
+	// that
 	for !strings.Contains(m.kubectl("get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data}"), "jws-kubeconfig-") {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -111,7 +112,8 @@ func (m *machine) joined() bool {
 	return err == nil
 }
 
-// TestJoin: a token becomes an identity that works; everything after that is the same again or nothing at all.
+// TestJoin: a token becomes an identity that works; everything after that is the same again or
+// nothing at all.
 func TestJoin(t *testing.T) {
 	m := newMachine(t)
 	dry, code := m.run("", append(m.good(), "--dry-run")...)
@@ -181,7 +183,8 @@ func (m *machine) checkFiles() {
 	}
 }
 
-// TestRefused: every wrong input ends in its exit code, says what to do next, and leaves no identity.
+// TestRefused: every wrong input ends in its exit code, says what to do next, and leaves no
+// identity.
 func TestRefused(t *testing.T) {
 	m := newMachine(t)
 	token, hash := m.c.Token(), m.c.CAHash()
@@ -297,8 +300,8 @@ func TestForms(t *testing.T) {
 	})
 }
 
-// TestApproval: a request that nobody approves is named, and the key that was made for it is used again later; a denied
-// one is explained, and the next is a new one.
+// TestApproval: a request that nobody approves is named, and the key that was made for it is used
+// again later; a denied one is explained, and the next is a new one.
 func TestApproval(t *testing.T) {
 	m := newMachine(t)
 	binding := m.kubectl("get", "clusterrolebinding", "kubeadm:node-autoapprove-bootstrap", "-o", "json")

@@ -11,7 +11,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// What kubeadm's package brings beside kubeadm (kubernetes/release, cmd/krel/templates): the unit, and how kubeadm gives it flags.
+// What kubeadm's package brings beside kubeadm (kubernetes/release, cmd/krel/templates): the unit,
+// and how kubeadm gives it flags.
 const kubeletUnit = `[Unit]
 Description=kubelet: The Kubernetes Node Agent
 Wants=network-online.target
@@ -45,8 +46,8 @@ spec:
   - {name: c, image: ` + bed.Busybox + `, command: [sleep, "100000"], volumeMounts: [{name: scratch, mountPath: /scratch}]}
 `
 
-// TestKubeadm: the real kubeadm joins a machine whose kubelet is this program, up to its own success message; a pod runs;
-// kubeadm reset, then nodeagent reset, leave the machine as it was.
+// TestKubeadm: the real kubeadm joins a machine whose kubelet is this program, up to its own
+// success message; a pod runs; kubeadm reset, then nodeagent reset, leave the machine as it was.
 func TestKubeadm(t *testing.T) {
 	bed.Require(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
@@ -81,7 +82,8 @@ func TestKubeadm(t *testing.T) {
 	for path, text := range map[string]string{
 		"/etc/systemd/system/kubelet.service": kubeletUnit, "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": kubeadmDropIn,
 		"/etc/default/kubelet": "KUBELET_EXTRA_ARGS=--node-ip=" + u.IP.String() + " --runtime-cgroups=/system.slice/containerd.service" +
-			// The bed keeps its PKI elsewhere than where kubeadm would, and ConfigMap kubelet-config says so.
+			// The bed keeps its PKI elsewhere than where kubeadm would, and ConfigMap
+			// kubelet-config says so.
 			" --client-ca-file=/etc/kubernetes/pki/ca.crt\n",
 	} {
 		if err := u.WriteFile(ctx, path, []byte(text), 0o644); err != nil {
@@ -94,7 +96,8 @@ func TestKubeadm(t *testing.T) {
 		t.Errorf("kubelet --version says %q", got)
 	}
 	before := onMachine(on)
-	// This kernel's configuration cannot be read, and its machine is small: that is not what is tested.
+	// This kernel's configuration cannot be read, and its machine is small: that is not what is
+	// tested.
 	begin := time.Now()
 	out := on("timeout", "100", "kubeadm", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
 		"--ignore-preflight-errors=SystemVerification")

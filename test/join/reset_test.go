@@ -60,7 +60,8 @@ func traces(ctx context.Context, t *testing.T, n *bed.Node) string {
 	return all.String()
 }
 
-// settled is traces once they have stayed the same for 3 s: rules and cgroups follow a pod's readiness by a moment.
+// settled is traces once they have stayed the same for 3 s: rules and cgroups follow a pod's
+// readiness by a moment.
 func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
 	t.Helper()
 	last, since := traces(ctx, t, n), time.Now()
@@ -75,8 +76,8 @@ func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
 	return last
 }
 
-// TestReset: a node with pods, volumes, rules and host ports is as it was before; nothing of others is touched; run again,
-// there is nothing; and the machine can join again.
+// TestReset: a node with pods, volumes, rules and host ports is as it was before; nothing of others
+// is touched; run again, there is nothing; and the machine can join again.
 func TestReset(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
@@ -92,7 +93,8 @@ func TestReset(t *testing.T) {
 		t.Fatalf("on a machine without it: %v\n%s", err, out)
 	}
 	for _, command := range []string{
-		"iptables -t nat -N MINE && iptables -t nat -A OUTPUT -d 203.0.113.1 -j MINE", // somebody else's rule,
+		// somebody else's rule,
+		"iptables -t nat -N MINE && iptables -t nat -A OUTPUT -d 203.0.113.1 -j MINE",
 		"mkdir -p /var/lib/kubelet/other /etc/kubernetes && echo x >/var/lib/kubelet/other/file && echo y >/etc/kubernetes/mine.conf",
 	} {
 		if out, err := n.Output(ctx, "sh", "-c", command); err != nil {
@@ -152,8 +154,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// TestPreflight: what is wrong with a machine is told all at once, each with its remedy, in the words that join uses; what is
-// ignored by name does not count.
+// TestPreflight: what is wrong with a machine is told all at once, each with its remedy, in the
+// words that join uses; what is ignored by name does not count.
 func TestPreflight(t *testing.T) {
 	m := newMachine(t)
 	ctx := t.Context()

@@ -43,9 +43,9 @@ spec:
         readinessProbe: {exec: {command: ["true"]}, periodSeconds: 5}
 `
 
-// TestRotation: certificates that live for a minute are renewed under pods: the node stays Ready, nothing the agent asks is
-// refused, and pods can be looked into all the time. The serving certificate waits for its approval, which status says, and
-// is shown once it is there.
+// TestRotation: certificates that live for a minute are renewed under pods: the node stays Ready,
+// nothing the agent asks is refused, and pods can be looked into all the time. The serving
+// certificate waits for its approval, which status says, and is shown once it is there.
 func TestRotation(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
@@ -95,7 +95,8 @@ func TestRotation(t *testing.T) {
 	kubectl("rollout", "status", "deployment/many", "--timeout=120s")
 	const ready = `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}`
 	const file = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-	// those of the start do not count: the node authorizer hears of a pod a moment after its node does
+	// those of the start do not count: the node authorizer hears of a pod a moment after its node
+	// does
 	page := "/api/v1/nodes/" + n.Name + "/proxy/metrics"
 	goodBefore, badBefore := requests(t, kubectl("get", "--raw", page))
 	before, seen := kubectl("get", "node", n.Name, "-o", ready), map[string]bool{}
@@ -134,7 +135,8 @@ func TestRotation(t *testing.T) {
 	kubectl("wait", "--for=delete", "pod", "-l", "app=many", "--timeout=60s")
 }
 
-// requests counts what the agent has asked of the API server: what was answered, and what was refused or not answered.
+// requests counts what the agent has asked of the API server: what was answered, and what was
+// refused or not answered.
 func requests(t *testing.T, metrics string) (good, bad int) {
 	t.Helper()
 	for _, r := range regexp.MustCompile(`(?m)^rest_client_requests_total\{code="(.*?)".*\} (\d+)$`).FindAllStringSubmatch(metrics, -1) {

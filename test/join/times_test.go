@@ -26,8 +26,8 @@ func joins(t *testing.T) int {
 	return n
 }
 
-// TestJoinToReady measures what TestUnderSystemd does on the machine itself, where a process starts as fast as on any, but no
-// systemd runs: the test starts the daemon where the unit would.
+// TestJoinToReady measures what TestUnderSystemd does on the machine itself, where a process starts
+// as fast as on any, but no systemd runs: the test starts the daemon where the unit would.
 func TestJoinToReady(t *testing.T) {
 	m := newMachine(t)
 	ctx := t.Context()
@@ -63,8 +63,9 @@ func TestJoinToReady(t *testing.T) {
 	t.Logf("join to Ready, %d times: p50 %s, all %v", len(times), times[len(times)/2], times)
 }
 
-// TestUnderSystemd joins a machine under systemd again and again, each time after a reset that has to leave nothing behind,
-// and once without its network. NODEAGENT_JOINS=10 for figures; once in between other tests.
+// TestUnderSystemd joins a machine under systemd again and again, each time after a reset that has
+// to leave nothing behind, and once without its network. NODEAGENT_JOINS=10 for figures; once in
+// between other tests.
 func TestUnderSystemd(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
@@ -102,7 +103,8 @@ func TestUnderSystemd(t *testing.T) {
 	t.Logf("join to Ready, %d times: p50 %s, all %v", runs, times[len(times)/2], times)
 	s.leave()
 
-	// without a network the node does not become Ready: join says so in the condition's own words, and goes on once it is there
+	// without a network the node does not become Ready: join says so in the condition's own words,
+	// and goes on once it is there
 	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
 	s.move(conf, away)
 	out, code := s.join("--ignore", "cni", "--timeout", "15s")

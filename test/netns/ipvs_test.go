@@ -17,8 +17,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 )
 
-// TestAddressesOfIPVS: what a kube-proxy in mode ipvs left but its virtual servers, which this kernel need not know: an address is
-// taken off as soon as no connection starts at it, and new ones start at the node's own. test/e2e has the virtual servers.
+// TestAddressesOfIPVS: what a kube-proxy in mode ipvs left but its virtual servers, which this
+// kernel need not know: an address is taken off as soon as no connection starts at it, and new ones
+// start at the node's own. test/e2e has the virtual servers.
 func TestAddressesOfIPVS(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -44,7 +45,8 @@ PROGRAM -I INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IP
 PROGRAM -N KUBE-NODE-PORT
 PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT`, "PROGRAM", program), "PREFIX", prefix))
 
-			// As a program of the node that connected to the Service under kube-proxy: its own address is the Service's.
+			// As a program of the node that connected to the Service under kube-proxy: its own
+			// address is the Service's.
 			var old net.Conn
 			if err := in(w.node, func() (err error) {
 				d := net.Dialer{Timeout: dropTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(vip.Addr(), 0))}
@@ -76,7 +78,8 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 				t.Errorf("new connections to the Service start elsewhere: %s", got)
 			}
 			for _, from := range []proxiertest.Place{proxiertest.Client, proxiertest.Node} {
-				if r := w.Connect(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(vip.Addr(), 9999)); r.Verdict == proxiertest.Landed || !w.v6() && r.Verdict != proxiertest.Rejected { // Linux looks at ICMPv6 a second late
+				// Linux looks at ICMPv6 a second late
+				if r := w.Connect(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(vip.Addr(), 9999)); r.Verdict == proxiertest.Landed || !w.v6() && r.Verdict != proxiertest.Rejected {
 					t.Errorf("a connection from %s to a port of the host at the Service's address: %v", from, r)
 				}
 			}

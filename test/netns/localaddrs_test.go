@@ -12,7 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
 )
 
-// TestAddressesAreFollowed: an address that comes or goes is heard of from the kernel, of either family.
+// TestAddressesAreFollowed: an address that comes or goes is heard of from the kernel, of either
+// family.
 func TestAddressesAreFollowed(t *testing.T) {
 	needRoot(t)
 	ns := newNS(t)

@@ -15,7 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestGlanceSeesOthersAndNotUs: one system call tells whether anyone wrote, and a few questions what it took away.
+// TestGlanceSeesOthersAndNotUs: one system call tells whether anyone wrote, and a few questions
+// what it took away.
 func TestGlanceSeesOthersAndNotUs(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
@@ -99,7 +100,8 @@ func TestHangingAndMissingPrograms(t *testing.T) {
 	}
 }
 
-// TestInsertedRulesAreNoDrift: what is put before the rules that are there is what was wanted, in the eyes of Check.
+// TestInsertedRulesAreNoDrift: what is put before the rules that are there is what was wanted, in
+// the eyes of Check.
 func TestInsertedRulesAreNoDrift(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		needRoot(t)

@@ -1,5 +1,5 @@
-// Package unit is EDGE: it enables and starts one systemd unit over D-Bus. It is the only importer of systemd's D-Bus
-// client, and writes nothing but what systemd writes for it.
+// Package unit is EDGE: it enables and starts one systemd unit over D-Bus. It is the only importer
+// of systemd's D-Bus client, and writes nothing but what systemd writes for it.
 package unit
 
 import (
@@ -15,7 +15,8 @@ type Systemd struct{ name string }
 // New names the unit; it touches nothing.
 func New(name string) *Systemd { return &Systemd{name} }
 
-// State asks whether the unit runs and whether it starts at boot. A unit that is not installed is an error.
+// State asks whether the unit runs and whether it starts at boot. A unit that is not installed is
+// an error.
 func (s *Systemd) State(ctx context.Context) (active, enabled bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -32,8 +33,8 @@ func (s *Systemd) State(ctx context.Context) (active, enabled bool, err error) {
 	return p["ActiveState"] == "active", p["UnitFileState"] == "enabled", nil
 }
 
-// Start reads the unit file afresh if it has changed, enables the unit, and starts or restarts it. It returns when systemd has: for
-// Type=notify that is when the daemon has said READY=1.
+// Start reads the unit file afresh if it has changed, enables the unit, and starts or restarts it.
+// It returns when systemd has: for Type=notify that is when the daemon has said READY=1.
 func (s *Systemd) Start(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -67,8 +68,8 @@ func (s *Systemd) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to do; a unit that is not
-// installed, or a machine without systemd, is no error.
+// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to do;
+// a unit that is not installed, or a machine without systemd, is no error.
 func (s *Systemd) Stop(ctx context.Context) (did bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Addresses returns the node's addresses: the given ones, else the one of the default route's interface, IPv4 first, or IPv6
-// first where :: is given. The
-// kernel is asked by netlink, which answers for the thread that asks; /proc/net answers for the process's main thread.
+// Addresses returns the node's addresses: the given ones, else the one of the default route's
+// interface, IPv4 first, or IPv6 first where :: is given. The kernel is asked by netlink, which
+// answers for the thread that asks; /proc/net answers for the process's main thread.
 func Addresses(given []netip.Addr) ([]netip.Addr, error) {
 	families := []int{unix.AF_INET, unix.AF_INET6}
 	switch {
@@ -37,7 +37,8 @@ func Addresses(given []netip.Addr) ([]netip.Addr, error) {
 
 // network is what the kernel says of this network namespace.
 type network struct {
-	// defaults are the indexes of the default routes' interfaces by family, the preferred route first.
+	// defaults are the indexes of the default routes' interfaces by family, the preferred route
+	// first.
 	defaults map[int][]int
 	links    []link
 }
@@ -48,8 +49,8 @@ type link struct {
 	addresses    []netip.Addr
 }
 
-// address is a global one of the interface that a default route names. Where such interfaces have only link-local addresses
-// (RFC 5549), it is a global one of the loopback interface.
+// address is a global one of the interface that a default route names. Where such interfaces have
+// only link-local addresses (RFC 5549), it is a global one of the loopback interface.
 func (n network) address(families []int) (netip.Addr, error) {
 	if len(n.defaults[unix.AF_INET])+len(n.defaults[unix.AF_INET6]) == 0 {
 		return netip.Addr{}, errors.New("there is no default route")
@@ -139,7 +140,8 @@ func defaultLinks(routes []netlink.Route) []int {
 	return links
 }
 
-// whole asks again when the kernel's tables changed while they were read. A table that never stands still is taken as it is.
+// whole asks again when the kernel's tables changed while they were read. A table that never stands
+// still is taken as it is.
 func whole[T any](list func() ([]T, error)) (all []T, err error) {
 	for range 5 {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {

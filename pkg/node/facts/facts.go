@@ -1,7 +1,7 @@
-// Package facts is EDGE: it reads what the machine is from /proc, /sys, /etc and the file system, and asks the kernel for
-// its routes and addresses, for the Node object. It
-// writes nothing. Everything is read each time that it is asked for: processors, memory and huge pages come and go while a machine
-// is up.
+// Package facts is EDGE: it reads what the machine is from /proc, /sys, /etc and the file system,
+// and asks the kernel for its routes and addresses, for the Node object. It writes nothing.
+// Everything is read each time that it is asked for: processors, memory and huge pages come and go
+// while a machine is up.
 package facts
 
 import (
@@ -40,8 +40,8 @@ func (r Reader) line(p string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// Machine reads the machine. A fact that identifies it for people (machine id, product UUID) may be missing; kernel, memory
-// and processors may not.
+// Machine reads the machine. A fact that identifies it for people (machine id, product UUID) may be
+// missing; kernel, memory and processors may not.
 func (r Reader) Machine() (Machine, error) {
 	var m Machine
 	bootID, err := r.line("/proc/sys/kernel/random/boot_id")
@@ -62,7 +62,8 @@ func (r Reader) Machine() (Machine, error) {
 	}
 	m.Info = corev1.NodeSystemInfo{
 		MachineID: r.first("/etc/machine-id", "/var/lib/dbus/machine-id"),
-		// The product UUID is that of the hardware; machines without one are told apart by their machine id.
+		// The product UUID is that of the hardware; machines without one are told apart by their
+		// machine id.
 		SystemUUID:      r.first("/sys/class/dmi/id/product_uuid", "/proc/device-tree/vm,uuid", "/etc/machine-id"),
 		BootID:          bootID,
 		KernelVersion:   kernel,
@@ -90,7 +91,8 @@ func (r Reader) first(paths ...string) string {
 	return ""
 }
 
-// memory returns MemTotal and SwapTotal in bytes (proc_meminfo(5); the unit there is always kB of 1024).
+// memory returns MemTotal and SwapTotal in bytes (proc_meminfo(5); the unit there is always kB of
+// 1024).
 func (r Reader) memory() (total, swap int64, err error) {
 	b, err := os.ReadFile(r.path("/proc/meminfo"))
 	if err != nil {
@@ -126,7 +128,8 @@ func (r Reader) cpus() (int, error) {
 	return countList(s)
 }
 
-// countList counts the members of a kernel list such as "0-3,7" (Documentation/admin-guide/kernel-parameters.rst).
+// countList counts the members of a kernel list such as "0-3,7"
+// (Documentation/admin-guide/kernel-parameters.rst).
 func countList(s string) (int, error) {
 	n := 0
 	for part := range strings.SplitSeq(s, ",") {

@@ -99,8 +99,8 @@ func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
 	}
 }
 
-// TestCapacityFollowsTheMachine: memory that is added while the machine is up can be used without a restart of the agent; a fact
-// that cannot be read for a moment is as it was.
+// TestCapacityFollowsTheMachine: memory that is added while the machine is up can be used without a
+// restart of the agent; a fact that cannot be read for a moment is as it was.
 func TestCapacityFollowsTheMachine(t *testing.T) {
 	g, err := NewGatherer(Config{
 		Config: &config.Config{

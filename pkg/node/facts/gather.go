@@ -19,17 +19,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// runtimePatience is how long the runtime may be away before the node is not ready: while it restarts its containers run,
-// and a node that is not ready has all its pods taken out of Services. Kubelet's is the same.
+// runtimePatience is how long the runtime may be away before the node is not ready: while it
+// restarts its containers run, and a node that is not ready has all its pods taken out of Services.
+// Kubelet's is the same.
 const runtimePatience = 30 * time.Second
 
-// askTime bounds one question to the runtime or to the network: the node's status is reported whatever they do.
+// askTime bounds one question to the runtime or to the network: the node's status is reported
+// whatever they do.
 const askTime = 10 * time.Second
 
 // firstAnswer is how long the runtime's first answer is waited for.
 const firstAnswer = 5 * time.Second
 
-// imageListTime is how long a report waits for the list of images; the last one stands when it is over.
+// imageListTime is how long a report waits for the list of images; the last one stands when it is
+// over.
 const imageListTime = 5 * time.Second
 
 // Runtime tells how the container runtime is.
@@ -124,7 +127,8 @@ func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
 	return f, g.fillPressure(&f, disk)
 }
 
-// providedAddresses is the annotation that tells a cloud controller manager which of a machine's addresses to take.
+// providedAddresses is the annotation that tells a cloud controller manager which of a machine's
+// addresses to take.
 const providedAddresses = "alpha.kubernetes.io/provided-node-ip"
 
 func texts(ips []netip.Addr) []string {
@@ -183,7 +187,8 @@ func (g *Gatherer) reserved(capacity corev1.ResourceList) corev1.ResourceList {
 	return out
 }
 
-// fillRuntime asks runtime and network. What the runtime said before it went away is still true of the node.
+// fillRuntime asks runtime and network. What the runtime said before it went away is still true of
+// the node.
 func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	if g.config.Runtime == nil {
 		return
@@ -211,7 +216,8 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	}
 }
 
-// listImages keeps the last list when the runtime does not answer in time: a report never waits for it.
+// listImages keeps the last list when the runtime does not answer in time: a report never waits for
+// it.
 func (g *Gatherer) listImages(ctx context.Context) []corev1.ContainerImage {
 	ctx, cancel := context.WithTimeout(ctx, imageListTime)
 	defer cancel()
@@ -229,8 +235,9 @@ func ask(ctx context.Context, question func(context.Context) error) error {
 	return question(ctx)
 }
 
-// ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that has just started has not
-// connected yet, and must not report a node as not ready that was ready before.
+// ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that
+// has just started has not connected yet, and must not report a node as not ready that was ready
+// before.
 func (g *Gatherer) ready(ctx context.Context) error {
 	err := ask(ctx, g.config.Runtime.Ready)
 	if g.asked {
@@ -258,8 +265,8 @@ func containerImages(images []runtime.Image) []corev1.ContainerImage {
 	return out
 }
 
-// fillPressure compares with the hard thresholds. A pressure that was seen stays for the transition period, so that the
-// scheduler does not follow every swing.
+// fillPressure compares with the hard thresholds. A pressure that was seen stays for the transition
+// period, so that the scheduler does not follow every swing.
 func (g *Gatherer) fillPressure(f *status.Facts, disk Disk) error {
 	if len(g.thresholds) == 0 {
 		return nil

@@ -32,7 +32,8 @@ func (hung) Status(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// A runtime or a network that hangs does not keep the node's status from being reported; it is what is reported.
+// A runtime or a network that hangs does not keep the node's status from being reported; it is what
+// is reported.
 func TestNobodyIsWaitedForWithoutEnd(t *testing.T) {
 	for name, r := range map[string]hung{"list of images": {}, "all": {all: true}} {
 		t.Run(name, func(t *testing.T) {

@@ -29,7 +29,8 @@ func (t threshold) of(total int64) int64 {
 	return t.absolute
 }
 
-// parseThreshold reads one entry of evictionHard: a quantity or a percentage (KubeletConfiguration v1beta1).
+// parseThreshold reads one entry of evictionHard: a quantity or a percentage (KubeletConfiguration
+// v1beta1).
 func parseThreshold(signal, value string) (threshold, error) {
 	t := threshold{signal: signal}
 	switch signal {
@@ -64,8 +65,8 @@ func parseThreshold(signal, value string) (threshold, error) {
 // measurement is how much is left of how much.
 type measurement struct{ available, total int64 }
 
-// measure reads what thresholds are compared with. The image store is not measured: it is containerd's, and usually on the
-// node's own file system.
+// measure reads what thresholds are compared with. The image store is not measured: it is
+// containerd's, and usually on the node's own file system.
 func (r Reader) measure(disk Disk) (map[string]measurement, error) {
 	b, err := os.ReadFile(r.path("/proc/meminfo"))
 	if err != nil {

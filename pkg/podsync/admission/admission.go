@@ -1,6 +1,7 @@
-// Package admission is PURE: whether a pod that was bound to this node may run here, beside the pods that do. It asks again
-// what the scheduler asked, since static pods never passed it and two schedulers may have decided at the same time, and what
-// only the node can judge: operating system, sysctls and AppArmor. Reasons and messages are kubelet's, which people search for.
+// Package admission is PURE: whether a pod that was bound to this node may run here, beside the
+// pods that do. It asks again what the scheduler asked, since static pods never passed it and two
+// schedulers may have decided at the same time, and what only the node can judge: operating system,
+// sysctls and AppArmor. Reasons and messages are kubelet's, which people search for.
 package admission
 
 import (
@@ -27,8 +28,8 @@ type Node struct {
 	AppArmor bool
 }
 
-// Admit returns why the pod may not run on the node, or nil. others are the pods whose room is taken; static says that the
-// pod is defined on this node: taints do not concern it.
+// Admit returns why the pod may not run on the node, or nil. others are the pods whose room is
+// taken; static says that the pod is defined on this node: taints do not concern it.
 func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podplan.Outcome {
 	for _, check := range []func() *podplan.Outcome{
 		func() *podplan.Outcome { return checkOS(pod, node) },
@@ -64,7 +65,8 @@ func checkOS(pod *corev1.Pod, node Node) *podplan.Outcome {
 	return nil
 }
 
-// checkGroups refuses supplementalGroupsPolicy Strict where the node does not say that it can (KEP-3619).
+// checkGroups refuses supplementalGroupsPolicy Strict where the node does not say that it can
+// (KEP-3619).
 func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
 	sc, features := pod.Spec.SecurityContext, node.Object.Status.Features
 	if sc == nil || sc.SupplementalGroupsPolicy == nil || *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyStrict {
@@ -79,8 +81,8 @@ func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
 	}
 }
 
-// checkRoom compares requests with what is allocatable. Extended resources that the node does not have are somebody else's
-// (cluster-level, or dynamic allocation) and are left out.
+// checkRoom compares requests with what is allocatable. Extended resources that the node does not
+// have are somebody else's (cluster-level, or dynamic allocation) and are left out.
 func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podplan.Outcome {
 	allocatable := node.Status.Allocatable
 	if most, known := allocatable[corev1.ResourcePods]; known && int64(len(others))+1 > most.Value() {
@@ -168,7 +170,8 @@ func (p hostPort) conflicts(q hostPort) bool {
 	return p.port == q.port && p.protocol == q.protocol && (p.ip == q.ip || p.ip == "" || q.ip == "")
 }
 
-// hostPorts lists the pod's host ports: of its containers, and of init containers that keep running.
+// hostPorts lists the pod's host ports: of its containers, and of init containers that keep
+// running.
 func hostPorts(pod *corev1.Pod) []hostPort {
 	var found []hostPort
 	add := func(c *corev1.Container) {
@@ -228,7 +231,8 @@ func tolerated(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 	return false
 }
 
-// checkAppArmor refuses who asks for a profile that nobody would enforce. A pod that runs already stays.
+// checkAppArmor refuses who asks for a profile that nobody would enforce. A pod that runs already
+// stays.
 func checkAppArmor(pod *corev1.Pod, enabled bool) *podplan.Outcome {
 	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
 		return nil

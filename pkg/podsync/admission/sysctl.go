@@ -39,7 +39,8 @@ func forbidden(name string, pod *corev1.Pod, allowed []string) string {
 	return ""
 }
 
-// ordered lists resources as kubelet compares them: cpu, memory, ephemeral storage, then the others by name.
+// ordered lists resources as kubelet compares them: cpu, memory, ephemeral storage, then the others
+// by name.
 func ordered(list corev1.ResourceList) []corev1.ResourceName {
 	first := []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}
 	names := make([]corev1.ResourceName, 0, len(list))

@@ -1,5 +1,6 @@
-// Package fieldref is PURE: the values of downward API fields (fieldRef, resourceFieldRef), for environment variables and for
-// volumes alike. Source of the paths: EnvVarSource in the Kubernetes API.
+// Package fieldref is PURE: the values of downward API fields (fieldRef, resourceFieldRef), for
+// environment variables and for volumes alike. Source of the paths: EnvVarSource in the Kubernetes
+// API.
 package fieldref
 
 import (
@@ -89,8 +90,9 @@ func formatMap(m map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Resource is the value of one resource field such as "limits.cpu" in units of its divisor, rounded up. A limit that the
-// container does not set is what the node can give (allocatable). container is used when the selector names none.
+// Resource is the value of one resource field such as "limits.cpu" in units of its divisor, rounded
+// up. A limit that the container does not set is what the node can give (allocatable). container is
+// used when the selector names none.
 func Resource(pod *corev1.Pod, container string, s *corev1.ResourceFieldSelector, allocatable corev1.ResourceList) (string, error) {
 	name := s.ContainerName
 	if name == "" {

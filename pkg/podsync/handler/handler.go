@@ -1,5 +1,5 @@
-// Package handler is PURE: what lifecycle hooks and probes make of the handlers in a pod's spec: ports, addresses and headers
-// of requests, and how much of an answer is kept.
+// Package handler is PURE: what lifecycle hooks and probes make of the handlers in a pod's spec:
+// ports, addresses and headers of requests, and how much of an answer is kept.
 package handler
 
 import (
@@ -17,10 +17,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/clip"
 )
 
-// MaxOutput bounds what is kept of a command's output or read of an answer, in bytes; as in kubelet.
+// MaxOutput bounds what is kept of a command's output or read of an answer, in bytes; as in
+// kubelet.
 const MaxOutput = 10 << 10
 
-// Port resolves a port by number, or by its name in the container. fallback stands for a port that is not given; 0: it must be.
+// Port resolves a port by number, or by its name in the container. fallback stands for a port that
+// is not given; 0: it must be.
 func Port(port intstr.IntOrString, c *corev1.Container, fallback int) (int, error) {
 	number := port.IntValue()
 	if port.Type == intstr.String {
@@ -39,8 +41,8 @@ func Port(port intstr.IntOrString, c *corev1.Container, fallback int) (int, erro
 	return number, nil
 }
 
-// URL is what a handler asks for; host and port stand for those that it does not name. A path may have a query; one that is
-// no URL is taken as it is.
+// URL is what a handler asks for; host and port stand for those that it does not name. A path may
+// have a query; one that is no URL is taken as it is.
 func URL(h *corev1.HTTPGetAction, host string, port int) *url.URL {
 	if h.Host != "" {
 		host = h.Host
@@ -59,7 +61,8 @@ func URL(h *corev1.HTTPGetAction, host string, port int) *url.URL {
 	return u
 }
 
-// Header has the given headers, and what every request sends unless they say otherwise. An empty Accept sends none.
+// Header has the given headers, and what every request sends unless they say otherwise. An empty
+// Accept sends none.
 func Header(given []corev1.HTTPHeader, userAgent string) http.Header {
 	h := make(http.Header)
 	for _, pair := range given {
@@ -76,7 +79,8 @@ func Header(given []corev1.HTTPHeader, userAgent string) http.Header {
 	return h
 }
 
-// Output keeps the first MaxOutput bytes of what is written. A process's two streams may be copied to it side by side.
+// Output keeps the first MaxOutput bytes of what is written. A process's two streams may be copied
+// to it side by side.
 type Output struct {
 	lock sync.Mutex
 	text bytes.Buffer
@@ -92,7 +96,8 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is what was kept, as text that an event may carry: what the bound has cut in two is left out.
+// String is what was kept, as text that an event may carry: what the bound has cut in two is left
+// out.
 func (o *Output) String() string {
 	o.lock.Lock()
 	defer o.lock.Unlock()

@@ -1,5 +1,6 @@
-// Package hook is EDGE: it runs the lifecycle hooks of containers, postStart and preStop: a command in the container, an HTTP
-// request to it, or a sleep. It decides neither when nor what follows; the context bounds how long.
+// Package hook is EDGE: it runs the lifecycle hooks of containers, postStart and preStop: a command
+// in the container, an HTTP request to it, or a sleep. It decides neither when nor what follows;
+// the context bounds how long.
 package hook
 
 import (
@@ -34,8 +35,8 @@ type Execer interface {
 // Config of a Runner. Every field is required.
 type Config struct {
 	Exec Execer
-	// OnFallback is told of every HTTPS hook that was answered in plain HTTP and was asked again so, for the metric
-	// kubelet_lifecycle_handler_http_fallbacks_total; nil: nobody is.
+	// OnFallback is told of every HTTPS hook that was answered in plain HTTP and was asked again
+	// so, for the metric kubelet_lifecycle_handler_http_fallbacks_total; nil: nobody is.
 	OnFallback func()
 }
 
@@ -56,8 +57,8 @@ func New(c Config) (*Runner, error) {
 	}}}, nil
 }
 
-// Run runs the container's hook of that kind, and nothing if it has none. host is where HTTP hooks go unless they name a
-// host of their own.
+// Run runs the container's hook of that kind, and nothing if it has none. host is where HTTP hooks
+// go unless they name a host of their own.
 func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podplan.HookKind) error {
 	h := lifecycle(c, kind)
 	switch {
@@ -98,8 +99,9 @@ func (r *Runner) command(ctx context.Context, e *corev1.ExecAction, containerID 
 	return nil
 }
 
-// request asks for a page and takes any answer that is no error. An HTTPS hook that meets a plain HTTP server is asked again
-// in plain HTTP, without credentials: KEP-2625 (ConsistentHTTPGetHandlers) promises that to hooks from before it.
+// request asks for a page and takes any answer that is no error. An HTTPS hook that meets a plain
+// HTTP server is asked again in plain HTTP, without credentials: KEP-2625
+// (ConsistentHTTPGetHandlers) promises that to hooks from before it.
 func (r *Runner) request(ctx context.Context, c *corev1.Container, h *corev1.HTTPGetAction, host string) error {
 	port, err := handler.Port(h.Port, c, defaultPort)
 	if err != nil {
@@ -131,7 +133,8 @@ func (r *Runner) get(ctx context.Context, u *url.URL, header http.Header) error 
 	if err != nil {
 		return err
 	}
-	defer func() { _ = answer.Body.Close() }()                                 // it was read as far as it is wanted
+	// it was read as far as it is wanted
+	defer func() { _ = answer.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, handler.MaxOutput)) // only politeness
 	if answer.StatusCode >= http.StatusBadRequest {
 		return fmt.Errorf("the answer is %s", answer.Status)

@@ -10,14 +10,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// entry is one object that pods use. What is known of it only moves forward: an answer older than what is held is dropped. Only
-// the server itself, asked for what is true now, can say that there is nothing newer: then its store was set back to a backup.
+// entry is one object that pods use. What is known of it only moves forward: an answer older than
+// what is held is dropped. Only the server itself, asked for what is true now, can say that there
+// is nothing newer: then its store was set back to a backup.
 type entry struct {
 	key  Object
 	done chan struct{} // closed when no pod uses it any more
 	// still is closed when the object proves immutable: watching it has no use.
 	still chan struct{}
-	// rewound says that the server's store was set back, so that the watch waits for what will not come; holds at most one.
+	// rewound says that the server's store was set back, so that the watch waits for what will not
+	// come; holds at most one.
 	rewound chan struct{}
 
 	mu        sync.Mutex
@@ -136,7 +138,8 @@ func (e *entry) held() (metav1.Object, error, bool) {
 	}
 }
 
-// learn takes an answer in (nil: the object is gone) and says whether it changed anything. e.mu is held.
+// learn takes an answer in (nil: the object is gone) and says whether it changed anything. e.mu is
+// held.
 func (e *entry) learn(object metav1.Object, version uint64) bool {
 	if version < e.version {
 		return false

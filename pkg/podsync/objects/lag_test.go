@@ -17,8 +17,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 )
 
-// TestTokenOfANewPod: the server's caches know the pod, its service account or its authorization later than the agent, or still
-// have the pod that had its name before.
+// TestTokenOfANewPod: the server's caches know the pod, its service account or its authorization
+// later than the agent, or still have the pod that had its name before.
 func TestTokenOfANewPod(t *testing.T) {
 	for name, behind := range map[string]error{
 		"no pod":             apierrors.NewNotFound(corev1.Resource("pod"), "p-u1"),
@@ -58,7 +58,8 @@ func TestTokenOfANewPod(t *testing.T) {
 	}
 }
 
-// TestTokenOutlivesClocks: a token is renewed by the life that it was given, whatever this machine's clock says of its end.
+// TestTokenOutlivesClocks: a token is renewed by the life that it was given, whatever this
+// machine's clock says of its end.
 func TestTokenOutlivesClocks(t *testing.T) {
 	for _, ahead := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
 		b := newBed(t)
@@ -67,7 +68,8 @@ func TestTokenOutlivesClocks(t *testing.T) {
 			requests++
 			r := a.(clienttesting.CreateActionImpl).Object.(*authenticationv1.TokenRequest).DeepCopy()
 			r.Status.Token = "token"
-			r.Status.ExpirationTimestamp = metav1.NewTime(time.Unix(b.now.Load()+1000, 0).Add(-ahead)) // by the server's clock
+			// by the server's clock
+			r.Status.ExpirationTimestamp = metav1.NewTime(time.Unix(b.now.Load()+1000, 0).Add(-ahead))
 			return true, r, nil
 		})
 		for _, at := range []int64{0, 790, 810} {
@@ -82,7 +84,8 @@ func TestTokenOutlivesClocks(t *testing.T) {
 	}
 }
 
-// TestAppearanceIsTold: an object that appears between the reading that missed it and the first answer of the watch is news.
+// TestAppearanceIsTold: an object that appears between the reading that missed it and the first
+// answer of the watch is news.
 func TestAppearanceIsTold(t *testing.T) {
 	b := newBed(t)
 	b.Use(pod("u1"))
@@ -101,8 +104,9 @@ func TestAppearanceIsTold(t *testing.T) {
 	}
 }
 
-// TestRestoredFromABackup: the server's store was set back, so that what is new has lower versions than what is held. New pods
-// are served what the server has, and the watch begins anew, for the old one waits for versions that will not come.
+// TestRestoredFromABackup: the server's store was set back, so that what is new has lower versions
+// than what is held. New pods are served what the server has, and the watch begins anew, for the
+// old one waits for versions that will not come.
 func TestRestoredFromABackup(t *testing.T) {
 	maps := corev1.SchemeGroupVersion.WithResource("configmaps")
 	b := newBed(t, conf("900", "before"))

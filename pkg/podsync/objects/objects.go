@@ -1,7 +1,8 @@
-// Package objects is EDGE: the ConfigMaps, Secrets and service-account tokens that pods of this node name. Each object that a
-// pod uses is watched on its own, since a node may only read what its pods name; what is immutable is read once. The first
-// reading for each new pod asks the API server, so that a pod never starts from what was true before it. It reads the API
-// and writes nothing but token requests.
+// Package objects is EDGE: the ConfigMaps, Secrets and service-account tokens that pods of this
+// node name. Each object that a pod uses is watched on its own, since a node may only read what its
+// pods name; what is immutable is read once. The first reading for each new pod asks the API
+// server, so that a pod never starts from what was true before it. It reads the API and writes
+// nothing but token requests.
 //
 //	Use(pod) ──► entry: watched, wanted++ ──► first ConfigMap() asks the server ──► later ones answer from the watch
 //	Forget(pod) of the last user ──► the watch ends, the entry is gone
@@ -27,16 +28,19 @@ import (
 // Config is what Objects are made from.
 type Config struct {
 	Client kubernetes.Interface
-	// Services lists the Services of a namespace and default/kubernetes; an error while they were not read yet.
+	// Services lists the Services of a namespace and default/kubernetes; an error while they were
+	// not read yet.
 	Services func(namespace string) ([]*corev1.Service, error)
-	// Changed is told of an object that changed, appeared or went, and which pods use it; it must not block. nil for none.
+	// Changed is told of an object that changed, appeared or went, and which pods use it; it must
+	// not block. nil for none.
 	Changed func(o Object, pods []types.UID)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger
 }
 
-// Objects is a volume.Objects, ready for use by many at a time. Without Run nothing is watched, but everything can be read.
+// Objects is a volume.Objects, ready for use by many at a time. Without Run nothing is watched, but
+// everything can be read.
 type Objects struct {
 	config Config
 	tokens tokens

@@ -125,8 +125,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// The server has something newer than the watch has told: a pod that was there goes on with what it has, a new one is served
-// what is true now.
+// The server has something newer than the watch has told: a pod that was there goes on with what it
+// has, a new one is served what is true now.
 func TestANewPodIsServedNothingStale(t *testing.T) {
 	b := newBed(t, conf("1", "one"))
 	b.run(t)

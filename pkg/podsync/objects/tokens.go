@@ -71,8 +71,9 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, audience string, seco
 	return have.value, nil
 }
 
-// lifeOf says when a token that was asked for at now expires and is to be renewed. It counts the life that the server gave it
-// from now on, since the moment of its end is by the server's clock, and this machine's may be set.
+// lifeOf says when a token that was asked for at now expires and is to be renewed. It counts the
+// life that the server gave it from now on, since the moment of its end is by the server's clock,
+// and this machine's may be set.
 func lifeOf(granted *authenticationv1.TokenRequest, now time.Time) (expires, renewAt time.Time) {
 	life := granted.Status.ExpirationTimestamp.Sub(now)
 	if s := granted.Spec.ExpirationSeconds; s != nil && *s > 0 {

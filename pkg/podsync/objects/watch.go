@@ -24,7 +24,8 @@ func (o *Objects) watch(ctx context.Context, group *sync.WaitGroup, e *entry) {
 	})
 }
 
-// follow watches, and says whether the watch is to begin anew, since the server's store was set back.
+// follow watches, and says whether the watch is to begin anew, since the server's store was set
+// back.
 func (o *Objects) follow(ctx context.Context, e *entry) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -137,13 +138,15 @@ func (s store) mine(obj any) (metav1.Object, error) {
 // Resync does nothing: there is no second store to bring in line.
 func (store) Resync() error { return nil }
 
-// learn takes in what the watch says, and tells the users of a change; nobody who has not read the object yet.
+// learn takes in what the watch says, and tells the users of a change; nobody who has not read the
+// object yet.
 func (s store) learn(object metav1.Object, version uint64, whole bool) {
 	e := s.entry
 	e.mu.Lock()
 	var changed bool
 	if whole && version < e.version {
-		// The list is from a cache that is behind, or the server's store was set back: the next reading asks for the truth.
+		// The list is from a cache that is behind, or the server's store was set back: the next
+		// reading asks for the truth.
 		e.wanted++
 		changed = true
 	} else {

@@ -12,7 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
-// Allocation is what the node has given a pod of what it asks for, where that may change while the pod lives.
+// Allocation is what the node has given a pod of what it asks for, where that may change while the
+// pod lives.
 type Allocation struct {
 	// Pod are the sizes of the pod as a whole: Requests and Limits.
 	Pod Sizes
@@ -31,11 +32,13 @@ type Room struct {
 //	asked for ─► given ─► in progress: widen the pod's cgroup ─► containers ─► narrow the pod's cgroup ─► done
 //	    └─► pending: Deferred until there is room, Infeasible until something else is asked for
 //
-// It is one with what containers' records and the reported conditions say, from which a new agent learns it.
+// It is one with what containers' records and the reported conditions say, from which a new agent
+// learns it.
 type ResizeState struct {
 	Given   *Allocation // nil: not known yet
 	Pending PendingResize
-	// Generation of the pod whose resources were given last by a resize, and that of the last resize that is complete.
+	// Generation of the pod whose resources were given last by a resize, and that of the last
+	// resize that is complete.
 	Generation, Done int64
 	// Widened and Narrowed are the generations for which that was done to the pod's cgroup.
 	Widened, Narrowed int64
@@ -108,9 +111,10 @@ func (a *Allocation) into(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// Allocate says what the pod is to have: it returns want with the resources in Pod that the pod was given. It gives what is
-// asked for when that fits into room; a nil room decides nothing. It comes before Observe. A pod that ends or is defined on
-// this node is given nothing new; the latter is replaced when its file changes.
+// Allocate says what the pod is to have: it returns want with the resources in Pod that the pod was
+// given. It gives what is asked for when that fits into room; a nil room decides nothing. It comes
+// before Observe. A pod that ends or is defined on this node is given nothing new; the latter is
+// replaced when its file changes.
 func (m *Memory) Allocate(want Want, host runtime.Pod, room *Room) Want {
 	r, pod := &m.Resize, want.Pod
 	if pod == nil {
@@ -153,7 +157,8 @@ func (r *ResizeState) begin(generation int64) {
 	r.Done, r.Widened, r.Narrowed = 0, 0, 0
 }
 
-// refuses says why a pod may not have what it asks for, in kubelet's words; "" when it may. What does not grow always fits.
+// refuses says why a pod may not have what it asks for, in kubelet's words; "" when it may. What
+// does not grow always fits.
 func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 	if r.Allocatable == nil {
 		return "", ""
@@ -175,7 +180,8 @@ func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 	return reason, message
 }
 
-// Reserve takes what another pod that waits for room asks for out of it, if it fits: its turn comes first.
+// Reserve takes what another pod that waits for room asks for out of it, if it fits: its turn comes
+// first.
 func (r *Room) Reserve(has, asks *corev1.Pod) {
 	rest := Room{Allocatable: r.Allocatable, Used: r.Used.DeepCopy()}
 	requests := resource.PodRequests(has, resource.PodResourcesOptions{})
@@ -195,8 +201,8 @@ func (r *Room) Reserve(has, asks *corev1.Pod) {
 	r.Used = rest.Used
 }
 
-// ResizesBefore says whether the resize of a is weighed before that of b when both wait for room: the higher priority, then
-// Guaranteed before others, then the one that waits longer.
+// ResizesBefore says whether the resize of a is weighed before that of b when both wait for room:
+// the higher priority, then Guaranteed before others, then the one that waits longer.
 func ResizesBefore(a, b *corev1.Pod) bool {
 	if x, y := priority(a), priority(b); x != y {
 		return x > y
@@ -234,8 +240,9 @@ func units(name corev1.ResourceName, list corev1.ResourceList) int64 {
 	return q.Value()
 }
 
-// recall learns what an earlier life of the agent gave the pod: what its containers were made with or last given, as their
-// records say; of those without a record, what the API was told. A resize that was in progress goes on.
+// recall learns what an earlier life of the agent gave the pod: what its containers were made with
+// or last given, as their records say; of those without a record, what the API was told. A resize
+// that was in progress goes on.
 func (r *ResizeState) recall(want Want, host runtime.Pod) {
 	pod := want.Pod
 	r.Given = allocationOf(pod)
@@ -276,7 +283,8 @@ func recordedSizes(c *runtime.Container) (Sizes, bool) {
 	return ReadSizes(c.Sizes)
 }
 
-// ResizeMessage is the text of an event about a resize, as kubelet writes it: the prefix, and the resources as JSON.
+// ResizeMessage is the text of an event about a resize, as kubelet writes it: the prefix, and the
+// resources as JSON.
 func ResizeMessage(prefix string, pod *corev1.Pod, generation int64, problem string) string {
 	type container struct {
 		Name      string                      `json:"name"`

@@ -2,7 +2,8 @@ package podplan
 
 import "time"
 
-// Delays of what is tried again. Those of restarts and image pulls are kubelet's, and people know them.
+// Delays of what is tried again. Those of restarts and image pulls are kubelet's, and people know
+// them.
 const (
 	crashInitial, crashMax     = 10 * time.Second, 300 * time.Second
 	imageInitial, imageMax     = 10 * time.Second, 300 * time.Second
@@ -18,14 +19,16 @@ const (
 	// killAgain is when SIGKILL is sent again to what still runs.
 	killAgain = 10 * time.Second
 	minGrace  = time.Second
-	// holdStatus is how long the end of a container that was replaced is told of together with its successor: what kubelet
-	// needs to notice either.
+	// holdStatus is how long the end of a container that was replaced is told of together with its
+	// successor: what kubelet needs to notice either.
 	holdStatus = time.Second
-	// ErrorShown is how long a failed pull shows its own reason before it shows that of its back-off.
+	// ErrorShown is how long a failed pull shows its own reason before it shows that of its
+	// back-off.
 	ErrorShown = 2 * time.Second
 )
 
-// Doubling is the delay after count failures in a row: first, then twice the one before, up to limit; 0 for no failure.
+// Doubling is the delay after count failures in a row: first, then twice the one before, up to
+// limit; 0 for no failure.
 func Doubling(count int, first, limit time.Duration) time.Duration {
 	if count <= 0 {
 		return 0
@@ -48,8 +51,9 @@ func (f FailureState) until(first, limit time.Duration) time.Time {
 // ImageRetry is when a failed pull is tried again.
 func (s ImageState) ImageRetry() time.Time { return s.Failure.until(imageInitial, imageMax) }
 
-// CrashDelay is how long a container that finished at this time waits before it is started again: nothing after its first
-// end and after a quiet time, else 10 s, doubling up to longest with each restart.
+// CrashDelay is how long a container that finished at this time waits before it is started again:
+// nothing after its first end and after a quiet time, else 10 s, doubling up to longest with each
+// restart.
 func (s CrashState) CrashDelay(finished time.Time, longest time.Duration) time.Duration {
 	if s.expired(finished, longest) {
 		return 0
@@ -65,7 +69,8 @@ func (s CrashState) next(finished time.Time, longest time.Duration) time.Duratio
 	return min(2*s.Delay, longest)
 }
 
-// expired says that the container ended so long after its last restart that its back-off begins anew.
+// expired says that the container ended so long after its last restart that its back-off begins
+// anew.
 func (s CrashState) expired(finished time.Time, longest time.Duration) bool {
 	return s.Delay == 0 || finished.Sub(s.LastRestart) > 2*longest
 }

@@ -27,7 +27,8 @@ func (h *host) onRealClock() {
 	h.now = h.start
 }
 
-// longest is the longest that a plan may want to sleep for: the largest back-off, or what the pod itself asks for.
+// longest is the longest that a plan may want to sleep for: the largest back-off, or what the pod
+// itself asks for.
 func longest(pod *corev1.Pod) time.Duration {
 	most := 300 * time.Second
 	for _, s := range []*int64{pod.Spec.TerminationGracePeriodSeconds, pod.DeletionGracePeriodSeconds, pod.Spec.ActiveDeadlineSeconds} {
@@ -38,8 +39,9 @@ func longest(pod *corev1.Pod) time.Duration {
 	return most
 }
 
-// TestClockIsSet plays lives while somebody sets the machine's clock, by hours in either direction, also between a life of the
-// agent and the next: no plan ever sleeps for longer than the largest back-off, and every pod comes to rest.
+// TestClockIsSet plays lives while somebody sets the machine's clock, by hours in either direction,
+// also between a life of the agent and the next: no plan ever sleeps for longer than the largest
+// back-off, and every pod comes to rest.
 func TestClockIsSet(t *testing.T) {
 	lives := 250
 	if testing.Short() {
@@ -87,10 +89,12 @@ func crashed(finished time.Time) (podplan.Want, podplan.Have) {
 	}}
 }
 
-// TestRestartDoesNotWaitForTheClock: the clock was two hours ahead when a container ended (a hardware clock in local time, read
-// at boot), and was synchronised before the agent saw it. The first restart is made at once, and a later one after its back-off.
+// TestRestartDoesNotWaitForTheClock: the clock was two hours ahead when a container ended (a
+// hardware clock in local time, read at boot), and was synchronised before the agent saw it. The
+// first restart is made at once, and a later one after its back-off.
 func TestRestartDoesNotWaitForTheClock(t *testing.T) {
-	for _, after := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} { // what the record says: so long before now
+	// what the record says: so long before now
+	for _, after := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
 		for _, delay := range []time.Duration{0, 40 * time.Second} {
 			now := time.Now()
 			want, have := crashed(now.Add(-after))
@@ -115,7 +119,8 @@ func TestRestartDoesNotWaitForTheClock(t *testing.T) {
 	}
 }
 
-// TestDeadlinesDoNotFollowTheClock: grace period and active deadline last as long as they say while the clock is set.
+// TestDeadlinesDoNotFollowTheClock: grace period and active deadline last as long as they say while
+// the clock is set.
 func TestDeadlinesDoNotFollowTheClock(t *testing.T) {
 	for _, by := range []time.Duration{-2 * time.Hour, 2 * time.Hour} {
 		start := time.Now()

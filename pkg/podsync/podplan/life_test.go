@@ -18,8 +18,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// TestLife plays the lives of pods: in.yaml is the pod, in.life what happens to it, want.life every action and every change
-// of its status with the time since it came. The commands of in.life are the cases of (*player).play.
+// TestLife plays the lives of pods: in.yaml is the pod, in.life what happens to it, want.life every
+// action and every change of its status with the time since it came. The commands of in.life are
+// the cases of (*player).play.
 func TestLife(t *testing.T) {
 	golden.Run(t, "testdata/life/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod
@@ -31,7 +32,8 @@ func TestLife(t *testing.T) {
 		h := newHost(&pod, func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) })
 		p := player{host: h, statuses: &statuses}
 		script := string(files["in.life"])
-		begun := !strings.Contains("\n"+script, "\nstart\n") // else what comes before is the state of things at first
+		// else what comes before is the state of things at first
+		begun := !strings.Contains("\n"+script, "\nstart\n")
 		if begun {
 			h.settle()
 		}

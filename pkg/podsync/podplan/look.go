@@ -25,8 +25,8 @@ const (
 //	              │
 //	              └─► Succeeded, Failed  (for good)
 //
-// Nothing leads out of Succeeded and Failed but a new sandbox for an init container. A container whose task cannot be asked
-// counts as Running: what cannot be asked is not known to have ended.
+// Nothing leads out of Succeeded and Failed but a new sandbox for an init container. A container
+// whose task cannot be asked counts as Running: what cannot be asked is not known to have ended.
 type Standing string
 
 // The standings.
@@ -46,7 +46,8 @@ type Container struct {
 	// Latest and Previous are records of the host; nil when there are none.
 	Latest, Previous *runtime.Container
 	Reported         *corev1.ContainerStatus // nil when the API holds none
-	Exit             *Exit                   // the end of the newest attempt; nil if there is none or it runs
+	// the end of the newest attempt; nil if there is none or it runs
+	Exit *Exit
 	// Attempt is the one to be started next; of a running container the one that runs.
 	Attempt int
 	// Current says that the newest attempt belongs to the sandbox that there is now.
@@ -55,7 +56,8 @@ type Container struct {
 	Started bool
 	// HookPending says that its postStart hook has not ended yet.
 	HookPending bool
-	// Applied are the sizes that the newest attempt was made with or given since; nil when its record does not say.
+	// Applied are the sizes that the newest attempt was made with or given since; nil when its
+	// record does not say.
 	Applied *Sizes
 	// Resize says that it runs with other sizes than it is to have.
 	Resize bool
@@ -77,9 +79,11 @@ type Exit struct {
 type View struct {
 	Pod        *corev1.Pod // nil for a pod that only the host knows
 	Containers []Container // init, app, ephemeral; each in the order of the spec
-	// Initialized says that an app container runs or was created in the current sandbox: init containers are behind it.
+	// Initialized says that an app container runs or was created in the current sandbox: init
+	// containers are behind it.
 	Initialized bool
-	// Ends says that no container of the pod may start any more; Removed, that nothing may be left of it.
+	// Ends says that no container of the pod may start any more; Removed, that nothing may be left
+	// of it.
 	Ends, Removed bool
 	// Completed says that it ends because its containers did.
 	Completed bool
@@ -132,8 +136,8 @@ func memoryOf(have Have) *Memory {
 // reasonDeadline is the reason of a pod that was active for longer than its spec allows.
 const reasonDeadline = "DeadlineExceeded"
 
-// verdict is why the pod fails as a whole, and when that could change by itself. A deadline that passes while the pod ends
-// for another reason is no verdict.
+// verdict is why the pod fails as a whole, and when that could change by itself. A deadline that
+// passes while the pod ends for another reason is no verdict.
 func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
 	if l.want.Outcome != nil {
 		return l.want.Outcome, time.Time{}
@@ -237,8 +241,8 @@ func reportedOf(s *corev1.PodStatus, role Role, name string) *corev1.ContainerSt
 	return nil
 }
 
-// NextAttempt is the attempt that a container is to be started as. An attempt that was created and never started is taken
-// up again, unless its sandbox is gone.
+// NextAttempt is the attempt that a container is to be started as. An attempt that was created and
+// never started is taken up again, unless its sandbox is gone.
 func NextAttempt(want Want, have Have, name string) int {
 	next := 0
 	if c := have.Runtime.Latest(name); c != nil {
@@ -267,7 +271,8 @@ func attemptsOf(s *corev1.ContainerStatus) int {
 	return int(s.RestartCount) + 1
 }
 
-// inSandbox says whether an attempt was made in this sandbox. Without a record of that, what runs is taken to be.
+// inSandbox says whether an attempt was made in this sandbox. Without a record of that, what runs
+// is taken to be.
 func inSandbox(c *runtime.Container, s *runtime.Sandbox) bool {
 	switch {
 	case s == nil:

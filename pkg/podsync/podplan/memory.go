@@ -2,16 +2,19 @@ package podplan
 
 import "time"
 
-// Memory holds facts of one pod that the host cannot hold. The worker of the pod owns it: it calls Allocate and Observe before
-// each plan and Note after each action; Next and Look only read it. The zero Memory is ready for use. Every moment in it is one of
-// the agent's own clock, with its monotonic reading.
+// Memory holds facts of one pod that the host cannot hold. The worker of the pod owns it: it calls
+// Allocate and Observe before each plan and Note after each action; Next and Look only read it. The
+// zero Memory is ready for use. Every moment in it is one of the agent's own clock, with its
+// monotonic reading.
 type Memory struct {
 	FirstSeen time.Time // when the agent first heard of the pod
-	// Began is when the node took the pod in, as an own moment (see OwnMoment); the active deadline counts from it.
+	// Began is when the node took the pod in, as an own moment (see OwnMoment); the active deadline
+	// counts from it.
 	Began            time.Time
 	startReported    bool      // the API's start time is in Began
 	TerminatingSince time.Time // when it first saw that the pod must end; zero if it need not
-	// Grace counts from TerminatingSince: together they are the deadline, which a later want may only bring forward.
+	// Grace counts from TerminatingSince: together they are the deadline, which a later want may
+	// only bring forward.
 	Grace time.Duration
 	// SpecGrace is the pod's own grace, for when its spec is no longer known.
 	SpecGrace time.Duration
@@ -26,9 +29,10 @@ type Memory struct {
 	Hooks       map[string]HookState    // by container id
 	Stops       map[string]StopState    // by container id
 	Crashes     map[string]CrashState   // by container name: restart back-off
-	Ends        map[string]time.Time    // by container id: own moments at which attempts ended; restart back-offs count from them
-	Removal     map[string]FailureState // by Action.Key: failures to remove something
-	Resize      ResizeState
+	// by container id: own moments at which attempts ended; restart back-offs count from them
+	Ends    map[string]time.Time
+	Removal map[string]FailureState // by Action.Key: failures to remove something
+	Resize  ResizeState
 }
 
 // FailureState counts failures in a row; the zero value is none.
@@ -69,7 +73,8 @@ type StopState struct {
 	KillSent time.Time
 	Message  string
 	Grace    time.Duration
-	// Replace says that it ends for a newer spec or other resources of its own, and is started again whatever its restart policy says.
+	// Replace says that it ends for a newer spec or other resources of its own, and is started
+	// again whatever its restart policy says.
 	Replace bool
 	Failure FailureState // to signal it
 }
@@ -86,7 +91,8 @@ type ActionResult struct {
 	ImageID string
 }
 
-// ReasonError is an error with kubelet's reason, as in ErrImagePull, CreateContainerConfigError, RunContainerError.
+// ReasonError is an error with kubelet's reason, as in ErrImagePull, CreateContainerConfigError,
+// RunContainerError.
 type ReasonError struct {
 	Reason string
 	Err    error

@@ -6,9 +6,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// OwnMoment turns a moment that somebody else wrote down (a record of the host, the API's status) into one of the agent's own
-// clock: as long before now as the wall clock says, and never after now. Waiting counts from own moments only, which carry Go's
-// monotonic reading, so that nothing waits longer, or shorter, because somebody sets the machine's clock. A moment is turned once,
+// OwnMoment turns a moment that somebody else wrote down (a record of the host, the API's status)
+// into one of the agent's own clock: as long before now as the wall clock says, and never after
+// now. Waiting counts from own moments only, which carry Go's monotonic reading, so that nothing
+// waits longer, or shorter, because somebody sets the machine's clock. A moment is turned once,
 // when the agent first sees it, and the result is kept in Memory.
 func OwnMoment(then, now time.Time) time.Time {
 	return now.Add(-max(0, now.Sub(then)))
@@ -30,7 +31,8 @@ func (m *Memory) observeTimes(want Want, have Have, now time.Time) {
 	}
 }
 
-// observeLost does the same for containers of which only the API has a record, and forgets what no record is of any more.
+// observeLost does the same for containers of which only the API has a record, and forgets what no
+// record is of any more.
 func (m *Memory) observeLost(v View, have Have) {
 	lost := map[string]bool{}
 	for i := range v.Containers {
@@ -49,7 +51,8 @@ func (m *Memory) observeLost(v View, have Have) {
 // lostKey stands in Memory.Ends for the id of a container that the host has no record of.
 func lostKey(name string) string { return "lost/" + name }
 
-// ended is the own moment at which an attempt ended, by the key that it has in Ends and by its record.
+// ended is the own moment at which an attempt ended, by the key that it has in Ends and by its
+// record.
 func (m *Memory) ended(key string, finished, now time.Time) time.Time {
 	if at, known := m.Ends[key]; known {
 		return at

@@ -19,7 +19,8 @@ type planner struct {
 	plan   Plan
 }
 
-// Next says what may be done now for a pod, when to look again, and whether it is through. Memory.Observe comes before it.
+// Next says what may be done now for a pod, when to look again, and whether it is through.
+// Memory.Observe comes before it.
 //
 //	            volumes ┐
 //	LIVING      sandbox ┼─► init containers, one after the other ─► app containers ─► ended for good? ─┐
@@ -35,8 +36,8 @@ type planner struct {
 //	                                                                                        │ deleted or unknown
 //	REMOVED     … and remove containers ─► clean up ─► Done ◄───────────────────────────────┘
 //
-// Nothing leads back from ENDING: no container of such a pod is ever started. A step that is under way (Have.Busy) is not
-// named again.
+// Nothing leads back from ENDING: no container of such a pod is ever started. A step that is under
+// way (Have.Busy) is not named again.
 func Next(want Want, have Have, now time.Time) Plan {
 	p := planner{want: want, have: have, memory: memoryOf(have), view: Look(want, have, now), now: now}
 	p.wake(p.view.wake)
@@ -114,7 +115,8 @@ func (p *planner) volumes() bool {
 	return all
 }
 
-// sandbox sees to it that there is one sandbox, and says whether it can be used. A lost one goes only after its containers.
+// sandbox sees to it that there is one sandbox, and says whether it can be used. A lost one goes
+// only after its containers.
 func (p *planner) sandbox() bool {
 	s := p.have.Runtime.Sandbox
 	switch {
@@ -130,7 +132,8 @@ func (p *planner) sandbox() bool {
 	return false
 }
 
-// nextSandbox is an attempt whose id no container record names, so that old attempts never seem to be in the new sandbox.
+// nextSandbox is an attempt whose id no container record names, so that old attempts never seem to
+// be in the new sandbox.
 func (p *planner) nextSandbox() int {
 	attempt := p.memory.NextSandbox
 	for i := 0; i < len(p.have.Runtime.Containers); i++ {
@@ -152,9 +155,10 @@ func (p *planner) anyAlive() bool {
 	return false
 }
 
-// hold holds the status back while a container that ended for its successor is without one: the two are told as one change, so
-// that no pod is taken for broken, by whoever watches, that was only given another image or size. A successor that
-// takes longer than holdStatus, or fails, holds nothing back.
+// hold holds the status back while a container that ended for its successor is without one: the two
+// are told as one change, so that no pod is taken for broken, by whoever watches, that was only
+// given another image or size. A successor that takes longer than holdStatus, or fails, holds
+// nothing back.
 func (p *planner) hold() {
 	for i := range p.view.Containers {
 		c := &p.view.Containers[i]
@@ -196,7 +200,8 @@ func (p *planner) running() {
 	p.strays()
 }
 
-// strays ends what runs of a container that is not its newest attempt; nothing but a lost record leads to that.
+// strays ends what runs of a container that is not its newest attempt; nothing but a lost record
+// leads to that.
 func (p *planner) strays() {
 	for i := range p.have.Runtime.Containers {
 		c := &p.have.Runtime.Containers[i]
@@ -206,8 +211,9 @@ func (p *planner) strays() {
 	}
 }
 
-// frontier lists the containers that may be started as soon as sandbox, volumes and image are there and their back-off is
-// over. Ephemeral containers wait for nothing; app containers for all init containers.
+// frontier lists the containers that may be started as soon as sandbox, volumes and image are there
+// and their back-off is over. Ephemeral containers wait for nothing; app containers for all init
+// containers.
 func (p *planner) frontier() []*Container {
 	var inits, apps, out []*Container
 	for i := range p.view.Containers {
@@ -232,8 +238,9 @@ func (p *planner) frontier() []*Container {
 	return out
 }
 
-// initFrontier lists the init containers to be started, and says whether the app containers' turn has come. Those before the
-// furthest that was reached are behind: of them only sidecars are started again, and hold nothing up.
+// initFrontier lists the init containers to be started, and says whether the app containers' turn
+// has come. Those before the furthest that was reached are behind: of them only sidecars are
+// started again, and hold nothing up.
 func (p *planner) initFrontier(inits []*Container) (out []*Container, passed bool) {
 	reached := len(inits)
 	if !p.view.Initialized {
@@ -304,7 +311,8 @@ func (p *planner) image(c *Container, attempt int) (string, bool) {
 	return "", false
 }
 
-// pullPolicy is the container's, else IfNotPresent: the API server writes the right default into every pod of its own.
+// pullPolicy is the container's, else IfNotPresent: the API server writes the right default into
+// every pod of its own.
 func pullPolicy(c *corev1.Container) corev1.PullPolicy {
 	if c.ImagePullPolicy == "" {
 		return corev1.PullIfNotPresent
@@ -312,8 +320,8 @@ func pullPolicy(c *corev1.Container) corev1.PullPolicy {
 	return c.ImagePullPolicy
 }
 
-// trim names the attempts before the previous one: of each container the newest and one dead one are kept, for `logs
-// --previous` and the last state.
+// trim names the attempts before the previous one: of each container the newest and one dead one
+// are kept, for `logs --previous` and the last state.
 func (p *planner) trim() {
 	for i := range p.have.Runtime.Containers {
 		c := &p.have.Runtime.Containers[i]

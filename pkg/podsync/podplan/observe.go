@@ -17,15 +17,16 @@ const (
 	postStartFailed = "FailedPostStartHook"
 )
 
-// Reasons of failures that name none themselves, and the one that tells that a record was left behind.
+// Reasons of failures that name none themselves, and the one that tells that a record was left
+// behind.
 const (
 	reasonPull  = "ErrImagePull"
 	reasonStart = "CreateContainerError"
 	reasonRun   = "RunContainerError"
 )
 
-// Observe notes what the present moment changes: since when the pod, or one of its containers, is to end. have.Memory is
-// taken to be m. It comes before Next.
+// Observe notes what the present moment changes: since when the pod, or one of its containers, is
+// to end. have.Memory is taken to be m. It comes before Next.
 func (m *Memory) Observe(want Want, have Have, now time.Time) {
 	m.prepare()
 	have.Memory = m
@@ -91,7 +92,8 @@ func holds(p runtime.Pod, id string) bool {
 	return false
 }
 
-// observeEnd keeps the deadline of an ending pod. A later want may bring it forward, never put it off.
+// observeEnd keeps the deadline of an ending pod. A later want may bring it forward, never put it
+// off.
 func (m *Memory) observeEnd(want Want, v View, now time.Time) {
 	if !v.Ends {
 		m.TerminatingSince, m.Grace = time.Time{}, 0
@@ -107,8 +109,8 @@ func (m *Memory) observeEnd(want Want, v View, now time.Time) {
 	}
 }
 
-// endGrace is how long the containers of an ending pod have: what its deletion says, what its verdict says, else its own;
-// at least a second.
+// endGrace is how long the containers of an ending pod have: what its deletion says, what its
+// verdict says, else its own; at least a second.
 func (m *Memory) endGrace(want Want, v View) time.Duration {
 	if want.Pod == nil {
 		return max(m.SpecGrace, minGrace)
@@ -132,7 +134,8 @@ func specGrace(pod *corev1.Pod) time.Duration {
 
 func seconds(s int64) time.Duration { return time.Duration(s) * time.Second }
 
-// observeStops notes which running containers of a living pod must end. A stop that has begun is carried through.
+// observeStops notes which running containers of a living pod must end. A stop that has begun is
+// carried through.
 func (m *Memory) observeStops(v View, have Have, now time.Time) {
 	for i := range v.Containers {
 		c := &v.Containers[i]
@@ -148,8 +151,8 @@ func (m *Memory) observeStops(v View, have Have, now time.Time) {
 	}
 }
 
-// recallCrashes takes up the back-offs that an earlier life of the agent had told the API of, so that its restart does not
-// start every crashing container of the node at once.
+// recallCrashes takes up the back-offs that an earlier life of the agent had told the API of, so
+// that its restart does not start every crashing container of the node at once.
 func (m *Memory) recallCrashes(v View, now time.Time) {
 	for i := range v.Containers {
 		c := &v.Containers[i]

@@ -1,7 +1,7 @@
-// Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what the host has of it, which
-// steps may be taken now, and when to look again. It reads nothing but its arguments, has no clock, and waits for nothing:
-// order is "not yet", so that every step it returns may run side by side with the others. Nothing waits for the wall clock: see
-// OwnMoment.
+// Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what
+// the host has of it, which steps may be taken now, and when to look again. It reads nothing but
+// its arguments, has no clock, and waits for nothing: order is "not yet", so that every step it
+// returns may run side by side with the others. Nothing waits for the wall clock: see OwnMoment.
 package podplan
 
 import (
@@ -18,13 +18,14 @@ import (
 // Want is the newest that is wanted of a pod. It is never written to.
 type Want struct {
 	UID types.UID
-	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended and removed. Its
-	// resources are those that the pod was given, by Memory.Allocate.
+	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended
+	// and removed. Its resources are those that the pod was given, by Memory.Allocate.
 	Pod *corev1.Pod
-	// Reported is the status that the API server holds, the seed for what the host cannot remember across a restart of
-	// the agent: readiness, start time, restart counts of removed containers.
+	// Reported is the status that the API server holds, the seed for what the host cannot remember
+	// across a restart of the agent: readiness, start time, restart counts of removed containers.
 	Reported corev1.PodStatus
-	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission, evicted, node shutdown.
+	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission,
+	// evicted, node shutdown.
 	Outcome *Outcome
 	HostIPs []netip.Addr // addresses of the node, primary first
 	// CrashMax is the longest back-off of a crash loop on this node; 0: 300 s.
@@ -44,7 +45,8 @@ type Outcome struct {
 // Have is what the host has of a pod.
 type Have struct {
 	Runtime runtime.Pod
-	// Residue is what else is left of the pod on the host; only filled when the pod is ending or has ended.
+	// Residue is what else is left of the pod on the host; only filled when the pod is ending or
+	// has ended.
 	Residue Residue
 	// Probes has the newest results by container id.
 	Probes map[string]Probes
@@ -74,7 +76,8 @@ const (
 	Failure   Result = "Failure"
 )
 
-// Probes are one container's newest probe results. Message tells why the liveness or startup probe fails.
+// Probes are one container's newest probe results. Message tells why the liveness or startup probe
+// fails.
 type Probes struct {
 	Startup, Liveness, Readiness Result
 	Message                      string
@@ -101,7 +104,8 @@ const (
 
 // The actions.
 type (
-	// MountVolume makes one volume of the pod ready on the host; it is idempotent and also run after a restart of the agent.
+	// MountVolume makes one volume of the pod ready on the host; it is idempotent and also run
+	// after a restart of the agent.
 	MountVolume struct{ Volume string }
 	// StartSandbox pins the namespaces and sets up the network.
 	StartSandbox struct{ Attempt int }
@@ -137,7 +141,8 @@ type (
 		Container, ContainerID string
 		To                     string // Sizes, as text
 	}
-	// ResizePod changes the limits of the pod's cgroup to what the pod was given: with Widen only those that grow.
+	// ResizePod changes the limits of the pod's cgroup to what the pod was given: with Widen only
+	// those that grow.
 	ResizePod struct {
 		Generation int64 // of the resize that it is for
 		Widen      bool
@@ -148,7 +153,8 @@ type (
 	RemoveSandbox struct{ Attempt int }
 	// UnmountVolumes unmounts and removes everything below the pod's volumes folder.
 	UnmountVolumes struct{}
-	// RemoveCgroup removes the cgroup of a pod that has ended and is kept for its logs; idempotent as all of them.
+	// RemoveCgroup removes the cgroup of a pod that has ended and is kept for its logs; idempotent
+	// as all of them.
 	RemoveCgroup struct{}
 	// Cleanup removes the pod's cgroup, folder and logs.
 	Cleanup struct{}
@@ -159,10 +165,11 @@ type Plan struct {
 	Actions []Action
 	// WakeAt is the next moment at which the answer could change with no event; zero for none.
 	WakeAt time.Time
-	// Stopped says that no container of an ending pod runs, or will: from here on the pod's status is final.
+	// Stopped says that no container of an ending pod runs, or will: from here on the pod's status
+	// is final.
 	Stopped bool
-	// Hold says that the status of this moment is not for the API: a container that was replaced has ended and its successor
-	// is being started. It is over at WakeAt at the latest.
+	// Hold says that the status of this moment is not for the API: a container that was replaced
+	// has ended and its successor is being started. It is over at WakeAt at the latest.
 	Hold bool
 	// Done says that nothing is left on the host; the worker may end.
 	Done bool

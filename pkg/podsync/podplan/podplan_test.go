@@ -13,7 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// The hash is kept in the records of running containers: when this test fails, an upgrade restarts them all.
+// The hash is kept in the records of running containers: when this test fails, an upgrade restarts
+// them all.
 func TestSpecHashNeverChanges(t *testing.T) {
 	c := corev1.Container{Name: "app", Image: "registry.k8s.io/pause:3.10"}
 	const want = "91acffc37d547cd8"
@@ -134,7 +135,8 @@ func TestNextAttempt(t *testing.T) {
 	}
 }
 
-// One turn of a worker for a pod at rest: what each wake of each pod costs beside the runtime's answer.
+// One turn of a worker for a pod at rest: what each wake of each pod costs beside the runtime's
+// answer.
 func BenchmarkTurnOfPodAtRest(b *testing.B) {
 	l := newLife(3)
 	l.advance(10 * time.Minute)

@@ -94,8 +94,8 @@ func (l *life) spec(name string) corev1.Container {
 	return c
 }
 
-// event is one thing that happens: an action ends, well or not, time passes, a container ends, a probe answers, the agent
-// or the machine restarts.
+// event is one thing that happens: an action ends, well or not, time passes, a container ends, a
+// probe answers, the agent or the machine restarts.
 func (l *life) event() {
 	if len(l.flying) > 0 && l.chance(60) {
 		l.failures = nil
@@ -193,8 +193,9 @@ func (l *life) anyRunning() *runtime.Container {
 	return l.byID(ids[l.rand.IntN(len(ids))])
 }
 
-// restartAndCompare restarts the agent, and holds the first status of its new life against the last of the old one: what
-// was told of readiness, phase and restarts must be the same, since nothing happened to the pod.
+// restartAndCompare restarts the agent, and holds the first status of its new life against the last
+// of the old one: what was told of readiness, phase and restarts must be the same, since nothing
+// happened to the pod.
 func (l *life) restartAndCompare() {
 	l.look()
 	replacing := false // that a container ends for a newer spec is known to the agent alone
@@ -230,9 +231,9 @@ func told(s corev1.PodStatus) string {
 	return out.String()
 }
 
-// TestEveryLifeEnds plays generated lives through failures, restarts and reboots, with actions that end in any order. The
-// host notes each broken rule; after its deletion every pod must be gone within the time that its grace and the back-off of
-// what failed allow.
+// TestEveryLifeEnds plays generated lives through failures, restarts and reboots, with actions that
+// end in any order. The host notes each broken rule; after its deletion every pod must be gone
+// within the time that its grace and the back-off of what failed allow.
 func TestEveryLifeEnds(t *testing.T) {
 	lives := 800
 	if testing.Short() {
@@ -262,8 +263,8 @@ func TestEveryLifeEnds(t *testing.T) {
 	}
 }
 
-// TestEveryLifeSettles plays lives to a point, heals everything, and lets time pass: the pod must come to rest, running
-// everything it should or ended for good.
+// TestEveryLifeSettles plays lives to a point, heals everything, and lets time pass: the pod must
+// come to rest, running everything it should or ended for good.
 func TestEveryLifeSettles(t *testing.T) {
 	for seed := range uint64(250) {
 		l := newLife(seed + 1_000_000)
@@ -318,7 +319,8 @@ func (l *life) ready() bool {
 	return false
 }
 
-// someSucceeded says that an app container ended well under OnFailure or Never, so that the pod is not ready and need not be.
+// someSucceeded says that an app container ended well under OnFailure or Never, so that the pod is
+// not ready and need not be.
 func (l *life) someSucceeded() bool {
 	for _, c := range l.status.ContainerStatuses {
 		if c.State.Terminated != nil && l.want.Pod.Spec.RestartPolicy != corev1.RestartPolicyAlways {

@@ -7,14 +7,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Object names an API object in a pod's namespace that its spec names. Kind is in lower case: configmap, secret.
+// Object names an API object in a pod's namespace that its spec names. Kind is in lower case:
+// configmap, secret.
 type Object struct{ Kind, Name string }
 
 // reasonConfig is the reason of a start that failed for what the spec names.
 const reasonConfig = "CreateContainerConfigError"
 
-// Renew ends the back-off of whatever may have failed for want of an object that has changed, appeared or gone since. How often
-// it failed still counts, should it fail again.
+// Renew ends the back-off of whatever may have failed for want of an object that has changed,
+// appeared or gone since. How often it failed still counts, should it fail again.
 func (m *Memory) Renew(pod *corev1.Pod, changed []Object) {
 	for name, v := range m.Volumes {
 		v.Failure.At = time.Time{}

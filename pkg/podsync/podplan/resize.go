@@ -8,7 +8,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// resizing fills in which sizes a container was given last, and whether it runs with others than it is to have.
+// resizing fills in which sizes a container was given last, and whether it runs with others than it
+// is to have.
 func (c *Container) resizing(pod *corev1.Pod) {
 	if c.Role == Ephemeral || c.Latest == nil || c.Latest.Sizes == "" {
 		return
@@ -40,8 +41,9 @@ func (c *Container) resizeRestarts(pod *corev1.Pod) bool {
 	return false
 }
 
-// observeResize notes when a resize is complete: every running container has what it is to have, and so has the pod's
-// cgroup. A container may also come with what was given before, when it was being started meanwhile.
+// observeResize notes when a resize is complete: every running container has what it is to have,
+// and so has the pod's cgroup. A container may also come with what was given before, when it was
+// being started meanwhile.
 func (m *Memory) observeResize(v View, have Have) {
 	r, left := &m.Resize, false
 	for i := range v.Containers {
@@ -58,7 +60,8 @@ func (m *Memory) observeResize(v View, have Have) {
 	}
 }
 
-// noteResize takes the outcome of a step of a resize in. What failed is shown until the resize is complete.
+// noteResize takes the outcome of a step of a resize in. What failed is shown until the resize is
+// complete.
 func (m *Memory) noteResize(a Action, r ActionResult, f FailureState) {
 	if r.Err != nil {
 		m.Resize.Failure, m.Resize.Failure.Reason = f, corev1.PodReasonError
@@ -77,8 +80,8 @@ func (m *Memory) noteResize(a Action, r ActionResult, f FailureState) {
 //
 //	widen the pod's cgroup ─► containers that shrink ─► those that grow ─► narrow the pod's cgroup
 //
-// so that no container is ever limited to more than its pod. It says whether the pod's cgroup has room for containers to be
-// started.
+// so that no container is ever limited to more than its pod. It says whether the pod's cgroup has
+// room for containers to be started.
 func (p *planner) resize() bool {
 	r := p.memory.Resize
 	if !r.InProgress() {

@@ -17,8 +17,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// host is a strict host in memory: it applies actions, keeps what they lead to, and notes every action that must not have
-// been planned. Its clock stands still but for advance.
+// host is a strict host in memory: it applies actions, keeps what they lead to, and notes every
+// action that must not have been planned. Its clock stands still but for advance.
 type host struct {
 	start, now time.Time
 	want       podplan.Want
@@ -324,7 +324,8 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 	return result
 }
 
-// create makes the record that the start of a container begins with; nil when the sandbox went while it was under way.
+// create makes the record that the start of a container begins with; nil when the sandbox went
+// while it was under way.
 func (h *host) create(a podplan.StartContainer) *runtime.Container {
 	rt := &h.have.Runtime
 	id := runtime.ContainerID(h.want.UID, a.Container, a.Attempt)
@@ -368,7 +369,8 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 }
 
 func (h *host) end(c *runtime.Container, code int) {
-	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now.Round(0) // records have no monotonic reading
+	// records have no monotonic reading
+	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now.Round(0)
 	delete(h.have.Probes, c.ID)
 }
 
@@ -400,7 +402,8 @@ func (h *host) deletePod(grace int64) {
 	})
 }
 
-// restartAgent forgets all that only the agent knew. What was under way is lost in the middle or done unseen.
+// restartAgent forgets all that only the agent knew. What was under way is lost in the middle or
+// done unseen.
 func (h *host) restartAgent() {
 	h.memory = podplan.Memory{}
 	h.have.Probes, h.have.Busy = map[string]podplan.Probes{}, map[string]bool{}

@@ -50,7 +50,8 @@ func (h *host) resize(a podplan.Action) {
 	}
 }
 
-// checkLimits notes a container that was limited to more than its pod: cgroup v1 refuses that for CPU.
+// checkLimits notes a container that was limited to more than its pod: cgroup v1 refuses that for
+// CPU.
 func (h *host) checkLimits(a podplan.Action) {
 	for i := range h.have.Runtime.Containers {
 		c := &h.have.Runtime.Containers[i]

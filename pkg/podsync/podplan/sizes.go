@@ -9,11 +9,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Sizes are the requests and limits of a container that may change while it runs: CPU and memory (KEP-1287). The lists hold
-// nothing else.
+// Sizes are the requests and limits of a container that may change while it runs: CPU and memory
+// (KEP-1287). The lists hold nothing else.
 type Sizes struct {
 	Requests, Limits corev1.ResourceList
-	// Pod are limits of the pod as a whole that stand in for those that the container has not itself (KEP-2837).
+	// Pod are limits of the pod as a whole that stand in for those that the container has not
+	// itself (KEP-2837).
 	Pod corev1.ResourceList
 }
 
@@ -54,7 +55,8 @@ func put(list *corev1.ResourceList, name corev1.ResourceName, q resource.Quantit
 	(*list)[name] = q
 }
 
-// String is one line, as container records keep it: "requests.cpu=20m limits.memory=64Mi"; "none" when nothing is asked for.
+// String is one line, as container records keep it: "requests.cpu=20m limits.memory=64Mi"; "none"
+// when nothing is asked for.
 func (s Sizes) String() string {
 	var fields []string
 	for _, part := range s.parts() {
@@ -70,7 +72,8 @@ func (s Sizes) String() string {
 	return strings.Join(fields, " ")
 }
 
-// ReadSizes reads what String wrote; it says false of what it cannot read, as of a record that has none.
+// ReadSizes reads what String wrote; it says false of what it cannot read, as of a record that has
+// none.
 func ReadSizes(text string) (Sizes, bool) {
 	var s Sizes
 	if text == "none" {
@@ -124,7 +127,8 @@ func (s Sizes) differs(o Sizes, name corev1.ResourceName) bool {
 	return false
 }
 
-// grows says whether a limit of o is higher than it is here, or a request is where there is no limit.
+// grows says whether a limit of o is higher than it is here, or a request is where there is no
+// limit.
 func (s Sizes) grows(o Sizes) bool {
 	for _, name := range resizable() {
 		a, b := s.bound(name), o.bound(name)
@@ -145,7 +149,8 @@ func (s Sizes) bound(name corev1.ResourceName) resource.Quantity {
 	return resource.Quantity{}
 }
 
-// into gives a list of requests or limits these sizes, and leaves the other resources in it as they are.
+// into gives a list of requests or limits these sizes, and leaves the other resources in it as they
+// are.
 func into(list, sizes corev1.ResourceList) corev1.ResourceList {
 	out := list.DeepCopy()
 	for _, name := range resizable() {

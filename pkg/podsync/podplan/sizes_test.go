@@ -18,7 +18,8 @@ func requirementsOf(t *testing.T, text string) corev1.ResourceRequirements {
 	return r
 }
 
-// The text is kept in the records of running containers: when it changes, an upgrade resizes them all.
+// The text is kept in the records of running containers: when it changes, an upgrade resizes them
+// all.
 func TestSizesAsText(t *testing.T) {
 	c := corev1.Container{Name: "app", Resources: requirementsOf(t, "requests.cpu=1000m requests.memory=64Mi limits.memory=0.5Gi")}
 	c.Resources.Requests["example.com/x"] = resource.MustParse("1")
@@ -64,7 +65,8 @@ func FuzzReadSizes(f *testing.F) {
 	})
 }
 
-// What is of no size is as it was, what has one is replaced, and nothing of the original is written to.
+// What is of no size is as it was, what has one is replaced, and nothing of the original is written
+// to.
 func TestSizesInto(t *testing.T) {
 	r := requirementsOf(t, "requests.cpu=1 requests.memory=64Mi limits.cpu=2")
 	r.Limits["example.com/x"] = resource.MustParse("1")

@@ -29,7 +29,8 @@ func (l *looker) stand(c *Container) {
 	}
 }
 
-// hookPending says whether a running container's postStart hook must still end. One that was reported as running had it.
+// hookPending says whether a running container's postStart hook must still end. One that was
+// reported as running had it.
 func (l *looker) hookPending(c *Container) bool {
 	if c.Spec.Lifecycle == nil || c.Spec.Lifecycle.PostStart == nil || c.Role == Ephemeral {
 		return false
@@ -48,8 +49,8 @@ func (c *Container) reportedRunning() bool {
 // StatusID is a container's id as a pod status has it.
 func StatusID(id string) string { return "containerd://" + id }
 
-// startupDone says whether the startup probe has succeeded. After a restart of the agent, what was reported counts until
-// the probe says otherwise.
+// startupDone says whether the startup probe has succeeded. After a restart of the agent, what was
+// reported counts until the probe says otherwise.
 func (l *looker) startupDone(c *Container) bool {
 	if c.Spec.StartupProbe == nil || c.Role == Ephemeral {
 		return true
@@ -63,9 +64,9 @@ func (l *looker) startupDone(c *Container) bool {
 	return false
 }
 
-// Ready says whether a container counts as ready: it has started, and its readiness probe, if it has one, succeeds. Until
-// that has run, what the API was told of the same attempt counts, so that a restart of the agent flips nothing. An init
-// container is ready when it has succeeded.
+// Ready says whether a container counts as ready: it has started, and its readiness probe, if it
+// has one, succeeds. Until that has run, what the API was told of the same attempt counts, so that
+// a restart of the agent flips nothing. An init container is ready when it has succeeded.
 func (c *Container) Ready(p Probes) bool {
 	switch {
 	case c.Role == Init:
@@ -86,11 +87,13 @@ func (l *looker) again(c *Container) bool {
 	if restarts(l.pod, c, c.Exit.Code) {
 		return true
 	}
-	// An init container that succeeded runs again in a new sandbox, since what it did there is gone.
+	// An init container that succeeded runs again in a new sandbox, since what it did there is
+	// gone.
 	return c.Role == Init && c.Exit.Code == 0 && !c.Current && l.pod.Spec.RestartPolicy != corev1.RestartPolicyNever
 }
 
-// restarts is the restart policy: the first rule of the container that matches, else its own policy, else the pod's.
+// restarts is the restart policy: the first rule of the container that matches, else its own
+// policy, else the pod's.
 func restarts(pod *corev1.Pod, c *Container, code int) bool {
 	switch c.Role {
 	case Ephemeral:
@@ -127,8 +130,8 @@ func matches(rule corev1.ContainerRestartRule, code int32) bool {
 	return in == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn)
 }
 
-// backOff fills in when a container that ended is started again. A container of a new spec does not pay for the old one's
-// crashes.
+// backOff fills in when a container that ended is started again. A container of a new spec does not
+// pay for the old one's crashes.
 func (l *looker) backOff(c *Container) {
 	crash := l.memory.Crashes[c.Spec.Name]
 	if c.Latest != nil && (changed(c) || l.memory.Stops[c.Latest.ID].Replace) {
@@ -141,7 +144,8 @@ func (l *looker) backOff(c *Container) {
 	}
 }
 
-// settle gives a container of an ending pod, which is never restarted, the standing of its last end.
+// settle gives a container of an ending pod, which is never restarted, the standing of its last
+// end.
 func (c *Container) settle() {
 	c.Standing, c.Due, c.Delay = Failed, time.Time{}, 0
 	if c.Exit.Code == 0 {
@@ -149,8 +153,9 @@ func (c *Container) settle() {
 	}
 }
 
-// Replaceable says that a container runs which was made from another spec than the pod has now, and that another is to take
-// its place. It is stopped when the image of that one is there, so that one that cannot be had breaks nothing.
+// Replaceable says that a container runs which was made from another spec than the pod has now, and
+// that another is to take its place. It is stopped when the image of that one is there, so that one
+// that cannot be had breaks nothing.
 func (c *Container) Replaceable() bool {
 	return c.Standing == Running && c.Latest.State == runtime.Running && (c.Role == App || c.Role == Sidecar) && changed(c)
 }
@@ -160,8 +165,9 @@ func changed(c *Container) bool {
 	return c.Latest.SpecHash != "" && c.Latest.SpecHash != SpecHash(c.Spec)
 }
 
-// completed says that the pod's containers are through: an init container failed for good, or every app container ended for
-// good, or, with restart policy Never, the sandbox that they were made in is gone.
+// completed says that the pod's containers are through: an init container failed for good, or every
+// app container ended for good, or, with restart policy Never, the sandbox that they were made in
+// is gone.
 func (l *looker) completed(v View) bool {
 	done, apps, tried := 0, 0, false
 	for i := range v.Containers {
@@ -202,8 +208,8 @@ func (l *looker) stopped() bool {
 
 const startPrefix = "container/"
 
-// alive says that a container runs, or may run. One that cannot be asked counts as dead once it was sent SIGKILL: removing
-// it kills what is left.
+// alive says that a container runs, or may run. One that cannot be asked counts as dead once it was
+// sent SIGKILL: removing it kills what is left.
 func (l *looker) alive(c *runtime.Container) bool {
 	return c.State == runtime.Running || c.State == runtime.Unknown && l.memory.Stops[c.ID].KillSent.IsZero()
 }

@@ -124,8 +124,8 @@ func (p *planner) find(record *runtime.Container) *Container {
 	return nil
 }
 
-// tearDown removes what a pod holds that has stopped: all of it when the pod itself is removed, else everything but the
-// records, folder and logs of its containers.
+// tearDown removes what a pod holds that has stopped: all of it when the pod itself is removed,
+// else everything but the records, folder and logs of its containers.
 func (p *planner) tearDown() {
 	rt, left := &p.have.Runtime, p.have.Residue
 	if rt.Sandbox != nil {

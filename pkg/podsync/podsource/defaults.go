@@ -8,11 +8,12 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Default writes into a pod that was read from a file what the API server would have written into it.
+// Default writes into a pod that was read from a file what the API server would have written into
+// it.
 func Default(pod *corev1.Pod) { setDefaults(pod) }
 
-// setDefaults writes into a pod what the API server writes into every pod it stores (the defaulting of core/v1 in 1.36), so
-// that nothing behind this package has to tell static pods from others.
+// setDefaults writes into a pod what the API server writes into every pod it stores (the defaulting
+// of core/v1 in 1.36), so that nothing behind this package has to tell static pods from others.
 func setDefaults(pod *corev1.Pod) {
 	s := &pod.Spec
 	def(&s.RestartPolicy, corev1.RestartPolicyAlways)

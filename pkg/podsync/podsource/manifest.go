@@ -17,8 +17,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// parseManifest reads one pod, or a PodList, in YAML or JSON. Fields that a pod does not have make a warning: the manifest
-// may be newer than the agent, or have a typing error that should not go unseen.
+// parseManifest reads one pod, or a PodList, in YAML or JSON. Fields that a pod does not have make
+// a warning: the manifest may be newer than the agent, or have a typing error that should not go
+// unseen.
 func parseManifest(text []byte) (pods []*corev1.Pod, warning, err error) {
 	text, err = oneDocument(text)
 	if err != nil {
@@ -93,8 +94,8 @@ func isContent(doc []byte) bool {
 	return false
 }
 
-// check refuses what could not become a pod of this node. The API server would refuse more; what it does shows when the
-// mirror pod is made, and the pod runs all the same.
+// check refuses what could not become a pod of this node. The API server would refuse more; what it
+// does shows when the mirror pod is made, and the pod runs all the same.
 func check(pod *corev1.Pod) error {
 	switch {
 	case len(validation.IsDNS1123Subdomain(pod.Name)) > 0:
@@ -123,8 +124,8 @@ func check(pod *corev1.Pod) error {
 	return checkVolumes(pod)
 }
 
-// checkVolumes refuses volumes that the API has to grant: a static pod must not reach other people's secrets through the
-// node's identity.
+// checkVolumes refuses volumes that the API has to grant: a static pod must not reach other
+// people's secrets through the node's identity.
 func checkVolumes(pod *corev1.Pod) error {
 	names := make(map[string]bool)
 	for i := range pod.Spec.Volumes {
@@ -142,8 +143,9 @@ func checkVolumes(pod *corev1.Pod) error {
 	return nil
 }
 
-// identify makes a manifest's pod one of this node: name, UID from its contents, annotations, toleration, and every default
-// that the API server would have set. The UID changes with the contents, so that a changed manifest is another pod.
+// identify makes a manifest's pod one of this node: name, UID from its contents, annotations,
+// toleration, and every default that the API server would have set. The UID changes with the
+// contents, so that a changed manifest is another pod.
 func identify(pod *corev1.Pod, node, file, seen string) error {
 	text, err := json.Marshal(pod)
 	if err != nil {

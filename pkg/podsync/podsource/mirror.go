@@ -35,7 +35,8 @@ func (s *Static) ObserveMirror(pod *corev1.Pod, gone bool) {
 	s.poke()
 }
 
-// observeNew takes a mirror pod that was just made, unless the watch was quicker and may know a newer one.
+// observeNew takes a mirror pod that was just made, unless the watch was quicker and may know a
+// newer one.
 func (s *Static) observeNew(pod *corev1.Pod) {
 	s.mu.Lock()
 	known := s.mirrors[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] != nil
@@ -53,8 +54,9 @@ func (s *Static) MirrorsListed() {
 	s.poke()
 }
 
-// firstMirrorRetry is the first pause after a failure, which doubles. It is short because the API server may not know in all its
-// caches yet the Node that was just registered or the mirror pod that was just deleted; such failures are not worth a word.
+// firstMirrorRetry is the first pause after a failure, which doubles. It is short because the API
+// server may not know in all its caches yet the Node that was just registered or the mirror pod
+// that was just deleted; such failures are not worth a word.
 const firstMirrorRetry = 20 * time.Millisecond
 
 // keepMirrors creates and removes mirror pods until ctx ends.
@@ -113,8 +115,9 @@ func (s *Static) settleMirrors(ctx context.Context) error {
 	return first
 }
 
-// mirrorSteps compares static pods with mirrors. A mirror of a pod that is ending is left to whoever writes statuses, for
-// as long as that may take; one that is being deleted by somebody else is let go and made anew.
+// mirrorSteps compares static pods with mirrors. A mirror of a pod that is ending is left to
+// whoever writes statuses, for as long as that may take; one that is being deleted by somebody else
+// is let go and made anew.
 func (s *Static) mirrorSteps() []mirrorStep {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +153,8 @@ func (s *Static) removeMirror(ctx context.Context, mirror *corev1.Pod) error {
 	return nil
 }
 
-// createMirror shows a static pod in the API. The API server demands the node as its controller, so that it goes with it.
+// createMirror shows a static pod in the API. The API server demands the node as its controller, so
+// that it goes with it.
 func (s *Static) createMirror(ctx context.Context, pod *corev1.Pod) error {
 	node, err := s.config.Client.CoreV1().Nodes().Get(ctx, s.config.NodeName, metav1.GetOptions{})
 	if err != nil {

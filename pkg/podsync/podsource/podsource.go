@@ -1,6 +1,7 @@
-// Package podsource is EDGE: where the pods of this node come from. API reads them from the API server, Static from a folder
-// of manifests. Static also keeps a mirror pod in the API for each of its pods, and is the only one that creates them. Neither
-// runs anything, and neither writes a status.
+// Package podsource is EDGE: where the pods of this node come from. API reads them from the API
+// server, Static from a folder of manifests. Static also keeps a mirror pod in the API for each of
+// its pods, and is the only one that creates them. Neither runs anything, and neither writes a
+// status.
 package podsource
 
 import (
@@ -34,7 +35,8 @@ const (
 
 // Mirrors is told of the mirror pods that the API server has of this node.
 type Mirrors interface {
-	// ObserveMirror takes the newest of one mirror pod; gone says that the API server has it no longer.
+	// ObserveMirror takes the newest of one mirror pod; gone says that the API server has it no
+	// longer.
 	ObserveMirror(pod *corev1.Pod, gone bool)
 	// MirrorsListed says that all mirror pods of the first complete answer were observed.
 	MirrorsListed()
@@ -66,8 +68,9 @@ func NewAPI(c APIConfig) (*API, error) {
 // Synced says that a complete list of this node's pods has been emitted.
 func (a *API) Synced() bool { return a.synced.Load() }
 
-// Run lists and watches until ctx ends. Failures are retried with growing pauses for ever: an API server that is away says
-// nothing about pods. A pod counts as gone when the watch says so, or when a complete list has it no longer.
+// Run lists and watches until ctx ends. Failures are retried with growing pauses for ever: an API
+// server that is away says nothing about pods. A pod counts as gone when the watch says so, or when
+// a complete list has it no longer.
 func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
 	pods := a.config.Client.CoreV1().Pods(metav1.NamespaceAll)
 	selector := fields.OneTermEqualSelector("spec.nodeName", a.config.NodeName).String()
@@ -75,8 +78,9 @@ func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
 			o.FieldSelector = selector
 			if o.ResourceVersion == "0" {
-				// Any version would do, says the reflector. But what the first list does not have is ended as an orphan, and the
-				// cache of an API server that has just started may not have the youngest pods.
+				// Any version would do, says the reflector. But what the first list does not have
+				// is ended as an orphan, and the cache of an API server that has just started may
+				// not have the youngest pods.
 				o.ResourceVersion = ""
 			}
 			return pods.List(ctx, o)
@@ -93,7 +97,8 @@ func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
 	return nil
 }
 
-// podStore turns what the reflector learns into updates. Only the reflector's goroutine calls it, but a test may look.
+// podStore turns what the reflector learns into updates. Only the reflector's goroutine calls it,
+// but a test may look.
 type podStore struct {
 	source *API
 	emit   func(podplan.Update)

@@ -118,7 +118,8 @@ func (s *server) send(f func(w *watch.FakeWatcher)) {
 func TestAPIListsWatchesAndForgivesOutages(t *testing.T) {
 	outside := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		// apimachinery compares the clock with that of the program's start, which was outside of this bubble.
+		// apimachinery compares the clock with that of the program's start, which was outside of
+		// this bubble.
 		time.Sleep(time.Until(outside) + time.Hour)
 		s := &server{}
 		s.set(errors.New("connection refused"))
@@ -194,8 +195,8 @@ func manifest(t *testing.T, dir, file, name, image string) {
 	}
 }
 
-// TestFirstListIsTrue: what the first list lacks is ended as an orphan, so that it is read from the store, and not from a cache
-// that may be behind.
+// TestFirstListIsTrue: what the first list lacks is ended as an orphan, so that it is read from the
+// store, and not from a cache that may be behind.
 func TestFirstListIsTrue(t *testing.T) {
 	outside := time.Now()
 	synctest.Test(t, func(t *testing.T) {
@@ -301,7 +302,8 @@ func TestStaticSeesChangesAtOnce(t *testing.T) {
 	}
 }
 
-// mirrored is a static source whose mirrors go to a fake API server and come back as a watch would bring them.
+// mirrored is a static source whose mirrors go to a fake API server and come back as a watch would
+// bring them.
 type mirrored struct {
 	*Static
 	t      *testing.T

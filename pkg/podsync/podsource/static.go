@@ -38,8 +38,9 @@ type StaticConfig struct {
 	Log      *slog.Logger
 }
 
-// Static is the source of the pods that are defined on this node by manifests in a folder. It needs no API server. A file
-// that can be read no more keeps its last good pods while it exists, so that saving half a manifest ends nothing.
+// Static is the source of the pods that are defined on this node by manifests in a folder. It needs
+// no API server. A file that can be read no more keeps its last good pods while it exists, so that
+// saving half a manifest ends nothing.
 type Static struct {
 	config StaticConfig
 	synced atomic.Bool
@@ -148,7 +149,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// notifier is a file watcher, or none where the kernel gives none: the folder is read regularly anyway.
+// notifier is a file watcher, or none where the kernel gives none: the folder is read regularly
+// anyway.
 type notifier struct{ *fsnotify.Watcher }
 
 func (s *Static) watch() notifier {
@@ -230,7 +232,8 @@ func (s *Static) scan() {
 	s.synced.Store(true)
 }
 
-// manifests lists the files of the folder that count, sorted. A folder that does not exist has none.
+// manifests lists the files of the folder that count, sorted. A folder that does not exist has
+// none.
 func (s *Static) manifests() ([]string, error) {
 	if s.config.Dir == "" {
 		return nil, nil

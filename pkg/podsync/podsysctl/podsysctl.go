@@ -8,7 +8,8 @@ import (
 )
 
 // Safe says that a sysctl is namespaced and touches no other pod
-// (https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/); all of them are namespaced from kernel 4.15 on.
+// (https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/); all of them are namespaced
+// from kernel 4.15 on.
 func Safe(name string) bool {
 	return slices.Contains([]string{
 		"kernel.shm_rmid_forced",
@@ -26,8 +27,8 @@ func Safe(name string) bool {
 	}, name)
 }
 
-// CheckAllowed says what is wrong with an entry of allowedUnsafeSysctls, a sysctl or a prefix that ends in "*": it must be known
-// to be namespaced.
+// CheckAllowed says what is wrong with an entry of allowedUnsafeSysctls, a sysctl or a prefix that
+// ends in "*": it must be known to be namespaced.
 func CheckAllowed(pattern string) error {
 	name := strings.TrimSuffix(Normal(pattern), "*")
 	if name == "" || len(name) > 253 || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters, r) }) {
@@ -43,7 +44,8 @@ func CheckAllowed(pattern string) error {
 // letters are those of the names of sysctls.
 const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/"
 
-// Namespace is the kernel namespace of a sysctl, "IPC" or "Net", or "" when it is not known to have one.
+// Namespace is the kernel namespace of a sysctl, "IPC" or "Net", or "" when it is not known to have
+// one.
 func Namespace(name string) string {
 	switch {
 	case strings.HasPrefix(name, "net."):
@@ -54,8 +56,9 @@ func Namespace(name string) string {
 	return ""
 }
 
-// Normal writes a sysctl with dots between its parts, as kubelet does: the first separator tells which one is meant, so
-// that in net/ipv4/conf/eth0.100/forwarding the dot belongs to the interface and becomes a slash.
+// Normal writes a sysctl with dots between its parts, as kubelet does: the first separator tells
+// which one is meant, so that in net/ipv4/conf/eth0.100/forwarding the dot belongs to the interface
+// and becomes a slash.
 func Normal(name string) string {
 	first := strings.IndexAny(name, "./")
 	if first < 0 || name[first] == '.' {

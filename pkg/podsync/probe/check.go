@@ -39,7 +39,8 @@ func newChecker(exec Execer) checker {
 	return checker{
 		exec: exec,
 		transport: &http.Transport{
-			// A check asks whether the program answers, not who it is; and it never goes through the node's proxy.
+			// A check asks whether the program answers, not who it is; and it never goes through
+			// the node's proxy.
 			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as said
 			DisableKeepAlives: true, DisableCompression: true,
 			DialContext: dialer().DialContext,
@@ -77,8 +78,9 @@ func (c checker) check(ctx context.Context, w *worker) outcome {
 	return outcome{text: "the probe has no handler"}
 }
 
-// command runs a command in the container. The exit code counts as soon as it is known, whatever the command leaves behind.
-// A probe has one process at a time: one that cannot be killed makes the next checks time out, of this probe and no other.
+// command runs a command in the container. The exit code counts as soon as it is known, whatever
+// the command leaves behind. A probe has one process at a time: one that cannot be killed makes the
+// next checks time out, of this probe and no other.
 func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) outcome {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -105,7 +107,8 @@ func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) 
 	return outcome{result: podplan.Success, text: output.String()}
 }
 
-// httpGet asks for a page. 200 to 399 is success; a redirect to another host is not followed, and is a success with a warning.
+// httpGet asks for a page. 200 to 399 is success; a redirect to another host is not followed, and
+// is a success with a warning.
 func (c checker) httpGet(ctx context.Context, w *worker, h *corev1.HTTPGetAction) outcome {
 	request, err := httpRequest(ctx, w, h)
 	if err != nil {
@@ -169,7 +172,8 @@ func tcpConnect(ctx context.Context, w *worker, t *corev1.TCPSocketAction) outco
 	return outcome{result: podplan.Success}
 }
 
-// grpcHealth asks the standard health service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
+// grpcHealth asks the standard health service
+// (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
 func grpcHealth(ctx context.Context, w *worker, g *corev1.GRPCAction) outcome {
 	conn, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(w.address, strconv.Itoa(int(g.Port))),
 		grpc.WithUserAgent(userAgent), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),

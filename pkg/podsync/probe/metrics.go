@@ -9,7 +9,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Metrics are prober_probe_total and prober_probe_duration_seconds, with kubelet's labels. A nil Metrics counts nothing.
+// Metrics are prober_probe_total and prober_probe_duration_seconds, with kubelet's labels. A nil
+// Metrics counts nothing.
 type Metrics struct {
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec

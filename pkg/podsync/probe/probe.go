@@ -1,13 +1,15 @@
-// Package probe is EDGE: it runs the startup, liveness and readiness checks of running containers, and keeps their results.
-// It decides nothing: what a failed check means for a container is podplan's matter.
+// Package probe is EDGE: it runs the startup, liveness and readiness checks of running containers,
+// and keeps their results. It decides nothing: what a failed check means for a container is
+// podplan's matter.
 //
 // # A life
 //
-// Sync sees a container run for the first time and makes one worker for each of its probes. A worker waits for the startup
-// probe (if it is not that), then for initialDelaySeconds, and then checks every periodSeconds. Its result changes when as
-// many checks in a row as the threshold says agree. A startup probe ends with its first result, a liveness probe with its
-// first failure: what follows is a new container. When the pod is to end, startup and liveness probes end at once; readiness
-// goes on until the container stops, so that traffic is led away in time.
+// Sync sees a container run for the first time and makes one worker for each of its probes. A
+// worker waits for the startup probe (if it is not that), then for initialDelaySeconds, and then
+// checks every periodSeconds. Its result changes when as many checks in a row as the threshold says
+// agree. A startup probe ends with its first result, a liveness probe with its first failure: what
+// follows is a new container. When the pod is to end, startup and liveness probes end at once;
+// readiness goes on until the container stops, so that traffic is led away in time.
 package probe
 
 import (
@@ -46,7 +48,8 @@ type Config struct {
 	// Metrics counts checks; nil: nobody does.
 	Metrics *Metrics
 	Now     func() time.Time
-	// Random is a number from 0 to 1: the share of the first period that a probe waits after a restart of the agent.
+	// Random is a number from 0 to 1: the share of the first period that a probe waits after a
+	// restart of the agent.
 	Random func() float64
 	Log    *slog.Logger
 }
@@ -144,8 +147,8 @@ func (p *Prober) Forget(uid types.UID) {
 	}
 }
 
-// Sync makes the probes of a pod be those of its running containers. pod.Status is what the API server was told: of a
-// container that was reported as started, the startup probe is not run again.
+// Sync makes the probes of a pod be those of its running containers. pod.Status is what the API
+// server was told: of a container that was reported as started, the startup probe is not run again.
 func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +174,8 @@ func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 	}
 }
 
-// probed are the containers of a pod that may have probes: the usual ones, and init containers that keep running.
+// probed are the containers of a pod that may have probes: the usual ones, and init containers that
+// keep running.
 func probed(pod *corev1.Pod) []*corev1.Container {
 	var list []*corev1.Container
 	for i := range pod.Spec.InitContainers {

@@ -138,7 +138,8 @@ func probedPod(c corev1.Container) (*corev1.Pod, runtime.Pod) {
 	return pod, have
 }
 
-// TestInitialDelayDoesNotWaitForTheClock: the clock was set back by two hours since a container was started.
+// TestInitialDelayDoesNotWaitForTheClock: the clock was set back by two hours since a container was
+// started.
 func TestInitialDelayDoesNotWaitForTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, nil)
@@ -369,7 +370,8 @@ func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 				t.Fatalf("container %d: readiness %q beside hung probes of others", i, r)
 			}
 		}
-		// The second check, at 10 s, finds the first one's process still there: it fails in its own time, and starts none.
+		// The second check, at 10 s, finds the first one's process still there: it fails in its own
+		// time, and starts none.
 		settle(11 * time.Second)
 		if n := len(l.called("unkillable")); n != 40 {
 			t.Errorf("%d processes were started beside hung ones, want 40", n)

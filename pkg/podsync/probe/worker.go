@@ -27,7 +27,8 @@ type worker struct {
 // outcome of one check.
 type outcome struct {
 	result podplan.Result // NotProbed: the check itself could not be made
-	// text is for people: what the check said, or why it could not be made. Warned says that it succeeded but.
+	// text is for people: what the check said, or why it could not be made. Warned says that it
+	// succeeded but.
 	text   string
 	warned bool
 }
@@ -44,7 +45,8 @@ func (w *worker) run(ctx context.Context) {
 	}
 	first := w.began.Add(time.Duration(w.spec.InitialDelaySeconds) * time.Second)
 	if w.began.Before(w.prober.began) {
-		// The agent was restarted: the checks of all the node's containers are spread over their first period.
+		// The agent was restarted: the checks of all the node's containers are spread over their
+		// first period.
 		jitter := time.Duration(w.prober.config.Random() * float64(period))
 		first = later(first, w.prober.config.Now().Add(jitter))
 	}

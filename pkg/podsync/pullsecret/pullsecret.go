@@ -1,5 +1,5 @@
-// Package pullsecret is PURE: the credentials in imagePullSecrets, and which of them are for an image. The rules are those of
-// https://kubernetes.io/docs/concepts/containers/images/#config-json.
+// Package pullsecret is PURE: the credentials in imagePullSecrets, and which of them are for an
+// image. The rules are those of https://kubernetes.io/docs/concepts/containers/images/#config-json.
 package pullsecret
 
 import (
@@ -19,7 +19,8 @@ import (
 
 // Entry is one login: to a registry, or to repositories of it.
 type Entry struct {
-	// Host may have a port, and "*" for a part of a name: "*.example.com:5000". Path is a prefix of repositories, "" for all.
+	// Host may have a port, and "*" for a part of a name: "*.example.com:5000". Path is a prefix of
+	// repositories, "" for all.
 	Host, Path  string
 	Credentials runtime.Credentials
 }
@@ -80,7 +81,8 @@ func parseLogins(text []byte) ([]Entry, error) {
 			entries = append(entries, entry)
 		}
 	}
-	// The most exact first: longer paths before shorter, then by server, so that the order is always the same.
+	// The most exact first: longer paths before shorter, then by server, so that the order is
+	// always the same.
 	slices.SortFunc(entries, func(a, b Entry) int {
 		if d := len(b.Path) - len(a.Path); d != 0 {
 			return d
@@ -114,7 +116,8 @@ func decodeAuth(auth string) (name, password string, err error) {
 	return name, strings.TrimRight(password, "\x00"), nil
 }
 
-// location splits a server as people write it: "https://index.docker.io/v1/", "registry.example.com:5000/team".
+// location splits a server as people write it: "https://index.docker.io/v1/",
+// "registry.example.com:5000/team".
 func location(server string) (host, dir string) {
 	if !strings.Contains(server, "://") {
 		server = "https://" + server
@@ -133,8 +136,9 @@ func location(server string) (host, dir string) {
 	return runtime.RegistryHost(u.Host), dir
 }
 
-// For returns the credentials of the entries that match a repository, as in "docker.io/library/nginx", without doubles. They are
-// for the repository's own registry from there on: an entry's pattern ("*.example.com") is no name of a host.
+// For returns the credentials of the entries that match a repository, as in
+// "docker.io/library/nginx", without doubles. They are for the repository's own registry from there
+// on: an entry's pattern ("*.example.com") is no name of a host.
 func For(entries []Entry, repository string) []runtime.Credentials {
 	host, repo, _ := strings.Cut(repository, "/")
 	host = runtime.RegistryHost(host)

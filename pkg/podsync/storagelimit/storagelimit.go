@@ -1,6 +1,7 @@
-// Package storagelimit is PURE: whether a pod has used more of the node's disk than its spec allows: sizeLimit of an emptyDir,
-// ephemeral-storage limits of containers. Nothing in the kernel holds a pod to these, so the node ends pods that went beyond.
-// Order, reason and messages are kubelet's (pkg/kubelet/eviction), which people search for.
+// Package storagelimit is PURE: whether a pod has used more of the node's disk than its spec
+// allows: sizeLimit of an emptyDir, ephemeral-storage limits of containers. Nothing in the kernel
+// holds a pod to these, so the node ends pods that went beyond. Order, reason and messages are
+// kubelet's (pkg/kubelet/eviction), which people search for.
 package storagelimit
 
 import (
@@ -21,18 +22,20 @@ const (
 	Container = "ephemeralcontainerfs.limit"
 )
 
-// systemCritical is the least priority of pods that are never ended so (scheduling.SystemCriticalPriority).
+// systemCritical is the least priority of pods that are never ended so
+// (scheduling.SystemCriticalPriority).
 const systemCritical = 2_000_000_000
 
 // Usage is what a pod takes of the disk, in bytes.
 type Usage struct {
 	Containers map[string]int64 // writable layer and logs, by container, init containers included
 	Volumes    map[string]int64 // of those that Counted names
-	Files      int64            // what the node keeps for the pod and containers can write to: /etc/hosts, termination messages
+	// what the node keeps for the pod and containers can write to: /etc/hosts, termination messages
+	Files int64
 }
 
-// Limited says whether there is anything to hold the pod to. Static and system critical pods are never ended: nothing would
-// bring them back, or others depend on them.
+// Limited says whether there is anything to hold the pod to. Static and system critical pods are
+// never ended: nothing would bring them back, or others depend on them.
 func Limited(pod *corev1.Pod, static bool) bool {
 	if static || pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical {
 		return false
@@ -89,7 +92,8 @@ func podLimit(pod *corev1.Pod) (resource.Quantity, bool) {
 	return q, limited
 }
 
-// sizeLimit of an emptyDir on disk; nil for none. Those in memory are as large as they may be from the start.
+// sizeLimit of an emptyDir on disk; nil for none. Those in memory are as large as they may be from
+// the start.
 func sizeLimit(v *corev1.Volume) *resource.Quantity {
 	if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Sign() <= 0 {
 		return nil

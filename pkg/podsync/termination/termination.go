@@ -1,5 +1,6 @@
-// Package termination is EDGE: it reads the termination messages that containers leave: a file of their own, or the end of
-// their log. It never follows what a container may have put in a file's place.
+// Package termination is EDGE: it reads the termination messages that containers leave: a file of
+// their own, or the end of their log. It never follows what a container may have put in a file's
+// place.
 package termination
 
 import (
@@ -22,8 +23,9 @@ const (
 // Reader reads messages. Its zero value is ready.
 type Reader struct{}
 
-// Message returns at most limit bytes of an exited container's message: its file; or, when that is empty and the policy is
-// FallbackToLogsOnError and the container failed, the last lines of its log.
+// Message returns at most limit bytes of an exited container's message: its file; or, when that is
+// empty and the policy is FallbackToLogsOnError and the container failed, the last lines of its
+// log.
 func (Reader) Message(_ context.Context, c runtime.Container, policy corev1.TerminationMessagePolicy, limit int) string {
 	text := ""
 	if c.MessagePath != "" {
@@ -44,7 +46,8 @@ func readTail(name string, most int64) string {
 	return string(text)
 }
 
-// tail returns the last lines of a log in CRI format, without what the format adds, of at most so many bytes.
+// tail returns the last lines of a log in CRI format, without what the format adds, of at most so
+// many bytes.
 func tail(name string, most int) string {
 	// Each line has about 45 bytes of time, stream and tag, and may be one byte long.
 	raw := readTail(name, int64(most+logLines*64)*8)
@@ -63,7 +66,8 @@ func tail(name string, most int) string {
 	return clip.End(b.String(), most)
 }
 
-// parseLine splits "2016-10-06T00:17:09.669794202Z stdout F content"; a tag P says that the line goes on in the next.
+// parseLine splits "2016-10-06T00:17:09.669794202Z stdout F content"; a tag P says that the line
+// goes on in the next.
 func parseLine(line string) (content string, whole, ok bool) {
 	parts := strings.SplitN(line, " ", 4)
 	if len(parts) < 4 || parts[1] != "stdout" && parts[1] != "stderr" {

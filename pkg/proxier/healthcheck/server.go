@@ -27,7 +27,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// retry is how soon a port that cannot be opened is tried again: another program may have it for a moment.
+// retry is how soon a port that cannot be opened is tried again: another program may have it for a
+// moment.
 const retry = 5 * time.Second
 
 // Config is what a Server is made of.
@@ -203,7 +204,8 @@ func (s *Server) unknown(f corev1.IPFamily, err error, want map[place]types.Name
 	s.failed[place{family: f}] = fmt.Errorf("opening health check node ports: %w", err)
 }
 
-// addresses are those to listen on. Link-local ones are left out: they mean nothing without an interface.
+// addresses are those to listen on. Link-local ones are left out: they mean nothing without an
+// interface.
 func (s *Server) addresses(f corev1.IPFamily, w wanted) ([]netip.Addr, error) {
 	switch {
 	case len(w.services) == 0:

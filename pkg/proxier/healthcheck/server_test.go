@@ -210,7 +210,8 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestListensWhereNodePortsAnswer: on the machine's addresses of nodePortAddresses, as they come and go, and on no other.
+// TestListensWhereNodePortsAnswer: on the machine's addresses of nodePortAddresses, as they come
+// and go, and on no other.
 func TestListensWhereNodePortsAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{}
@@ -253,7 +254,8 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 	})
 }
 
-// TestABusyPortIsTriedAgain: told once, in the status for as long as it lasts, and served some seconds after it is free.
+// TestABusyPortIsTriedAgain: told once, in the status for as long as it lasts, and served some
+// seconds after it is free.
 func TestABusyPortIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{busy: map[string]bool{"tcp4 0.0.0.0:32000": true}}

@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
-// lives are what one Service is, one after the other: type, families, protocols, ports, names of ports, addresses and
-// policies are others each time.
+// lives are what one Service is, one after the other: type, families, protocols, ports, names of
+// ports, addresses and policies are others each time.
 var lives = []string{`
   type: ClusterIP
   clusterIP: 10.96.0.10
@@ -65,7 +65,8 @@ ports: [{name: web, port: 8080}, {name: dns, port: 5353}, {name: "", port: 8443,
 endpoints: [{addresses: ["fd00:244:1::1"], nodeName: me}, {addresses: ["fd00:244:2::1"], nodeName: other}]
 `
 
-// TestAServiceBecomesAnother: whatever one update changes, the kernel is as if the Service had never been anything else.
+// TestAServiceBecomesAnother: whatever one update changes, the kernel is as if the Service had
+// never been anything else.
 func TestAServiceBecomesAnother(t *testing.T) {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {

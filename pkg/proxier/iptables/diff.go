@@ -6,9 +6,10 @@ import "strings"
 // or differ, and the names of those to remove. have nil means that nothing is known:
 // the answer is all of want.
 //
-// Tables are taken one after the other, iptables-nft 10 to 25 ms apart, and packets come in between. Rules of table filter are
-// for what nat has not translated, so they come before nat's lose a translation, and go after nat's have gained one:
-// then a connection is refused or led to an endpoint, and never lost. It also makes a new endpoint known soonest.
+// Tables are taken one after the other, iptables-nft 10 to 25 ms apart, and packets come in
+// between. Rules of table filter are for what nat has not translated, so they come before nat's
+// lose a translation, and go after nat's have gained one: then a connection is refused or led to an
+// endpoint, and never lost. It also makes a new endpoint known soonest.
 func Diff(have, want *Ruleset) *Ruleset {
 	if have == nil {
 		return want
@@ -34,8 +35,8 @@ func Diff(have, want *Ruleset) *Ruleset {
 	return out
 }
 
-// around splits a change of table filter into what is to be done before nat's and after it: if rules both come and go,
-// those that come are inserted first.
+// around splits a change of table filter into what is to be done before nat's and after it: if
+// rules both come and go, those that come are inserted first.
 func around(have, change Table) (before, after Table) {
 	before, after = Table{Name: change.Name}, Table{Name: change.Name, Remove: change.Remove}
 	rules := make(map[string]string, len(have.Chains))
@@ -60,7 +61,8 @@ func around(have, change Table) (before, after Table) {
 	return before, after
 }
 
-// moved are the rules of after that are not in before, to be inserted, and whether any of before is not in after.
+// moved are the rules of after that are not in before, to be inserted, and whether any of before is
+// not in after.
 func moved(before, after string) (come string, gone bool) {
 	old := map[string]bool{}
 	for line := range strings.Lines(before) {

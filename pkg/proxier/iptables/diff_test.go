@@ -26,7 +26,8 @@ func (c counting) Restore(ctx context.Context, text []byte) error {
 	return c.fakeTool.Restore(ctx, text)
 }
 
-// TestNewServicesAreInserted: of many Services few are new; the chain that all share is not written again, and is not drift.
+// TestNewServicesAreInserted: of many Services few are new; the chain that all share is not written
+// again, and is not drift.
 func TestNewServicesAreInserted(t *testing.T) {
 	k := fakekernel.New(corev1.IPv4Protocol)
 	var last string
@@ -66,8 +67,9 @@ func TestNewServicesAreInserted(t *testing.T) {
 	}
 }
 
-// TestNoPacketIsLostBetweenTables: tables are taken one after the other. Whatever comes and goes at once, a packet to a Service is
-// led to an endpoint or refused after each of them, never let through untranslated.
+// TestNoPacketIsLostBetweenTables: tables are taken one after the other. Whatever comes and goes at
+// once, a packet to a Service is led to an endpoint or refused after each of them, never let
+// through untranslated.
 func TestNoPacketIsLostBetweenTables(t *testing.T) {
 	const n = 8
 	rules := func() *Ruleset {
@@ -113,7 +115,8 @@ func TestNoPacketIsLostBetweenTables(t *testing.T) {
 	}
 }
 
-// TestNewEndpointIsWrittenFirst: what lets packets through does not wait for the rule that refused them to go.
+// TestNewEndpointIsWrittenFirst: what lets packets through does not wait for the rule that refused
+// them to go.
 func TestNewEndpointIsWrittenFirst(t *testing.T) {
 	none, some := manyServices(2), manyServices(2)
 	p := none.Services[1].Ports[0]

@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Find returns every variant of iptables that is installed, and writes no rule: for looks at a machine, and for taking rules
-// away wherever they are. Detect is for programming.
+// Find returns every variant of iptables that is installed, and writes no rule: for looks at a
+// machine, and for taking rules away wherever they are. Detect is for programming.
 func Find(ctx context.Context, f corev1.IPFamily) ([]*Program, error) {
 	name, proto := names(f)
 	found, problems := installed(ctx, name, proto)

@@ -7,15 +7,17 @@ import (
 	"slices"
 )
 
-// A kube-proxy in mode ipvs shares chains with us and has some of its own: it filters with ip sets what IPVS spreads.
-// Its jumps into the shared chains have other conditions than ours, so they go as soon as ours stand: what is
-// established goes through IPVS still, and would meet rules that are for what is new.
+// A kube-proxy in mode ipvs shares chains with us and has some of its own: it filters with ip sets
+// what IPVS spreads. Its jumps into the shared chains have other conditions than ours, so they go
+// as soon as ours stand: what is established goes through IPVS still, and would meet rules that are
+// for what is new.
 
-// guards keep what is sent to a Service's address, but not to its port, from the host's own ports, as long as the
-// host has that address (kubernetes #72236).
+// guards keep what is sent to a Service's address, but not to its port, from the host's own ports,
+// as long as the host has that address (kubernetes #72236).
 func guards() []string { return []string{"KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER"} }
 
-// ipvsChains are chains of mode ipvs in a table, which mode iptables has not. Guards come first, since they may stay longer.
+// ipvsChains are chains of mode ipvs in a table, which mode iptables has not. Guards come first,
+// since they may stay longer.
 func ipvsChains(table string) []string {
 	switch table {
 	case "filter":
@@ -40,8 +42,8 @@ func ipvsJumps() []Jump {
 	}
 }
 
-// dropIPVS removes the jumps and chains of mode ipvs that the kernel has, but with keepGuards not the guards; it
-// returns how often it wrote.
+// dropIPVS removes the jumps and chains of mode ipvs that the kernel has, but with keepGuards not
+// the guards; it returns how often it wrote.
 func (b *Backend) dropIPVS(ctx context.Context, kernel *Ruleset, keepGuards bool) (writes int, err error) {
 	kept := func(chain string) bool { return keepGuards && slices.Contains(guards(), chain) }
 	jumps := slices.DeleteFunc(ipvsJumps(), func(j Jump) bool { return kept(j.Rule[len(j.Rule)-1]) })
@@ -72,8 +74,8 @@ func (b *Backend) dropIPVS(ctx context.Context, kernel *Ruleset, keepGuards bool
 	return writes + len(change.Tables), nil
 }
 
-// RemoveGuards removes what is left of a kube-proxy's rules in mode ipvs once the host has no Service's address any
-// more. Sync removes the rest. It works twice.
+// RemoveGuards removes what is left of a kube-proxy's rules in mode ipvs once the host has no
+// Service's address any more. Sync removes the rest. It works twice.
 func (b *Backend) RemoveGuards(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

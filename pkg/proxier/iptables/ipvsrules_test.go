@@ -54,7 +54,8 @@ func ipvsKernel(t *testing.T) *fakekernel.Kernel {
 	return k
 }
 
-// TestTakeoverFromIPVS: with the first sync only the guards are left of mode ipvs, and with them gone it is as if it had never been.
+// TestTakeoverFromIPVS: with the first sync only the guards are left of mode ipvs, and with them
+// gone it is as if it had never been.
 func TestTakeoverFromIPVS(t *testing.T) {
 	for _, s := range scenes(t) {
 		never := fakekernel.New(corev1.IPv4Protocol)

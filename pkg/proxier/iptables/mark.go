@@ -39,7 +39,8 @@ const (
 	headerSize        = 4 // struct nfgenmsg
 )
 
-// generation asks for the number of transactions of nf_tables in this network namespace. The socket is kept: it is asked every second.
+// generation asks for the number of transactions of nf_tables in this network namespace. The socket
+// is kept: it is asked every second.
 func (p *Program) generation() (uint64, error) {
 	p.asking.Lock()
 	defer p.asking.Unlock()

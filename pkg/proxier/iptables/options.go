@@ -22,14 +22,14 @@ type Options struct {
 	Local Local
 	// NodePorts say where node ports answer. On 127.0.0.1 they need the sysctl route_localnet.
 	NodePorts snapshot.NodePortAddresses
-	// NoFirewall leaves out KUBE-FIREWALL, which keeps others from 127.0.0.1;
-	// not where node ports answer there, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
+	// NoFirewall leaves out KUBE-FIREWALL, which keeps others from 127.0.0.1; not where node ports
+	// answer there, which need it. KubeletConfiguration makeIPTablesUtilChains: false.
 	NoFirewall bool
 	// TCPBeLiberal says that conntrack forgives packets out of window, so that
 	// INVALID ones need not be dropped.
 	TCPBeLiberal bool
-	// Accounting counts packets that are dropped as INVALID, and those to node ports on 127.0.0.1, with the kernel's counters
-	// CountInvalid and CountLocalhost, which must be there.
+	// Accounting counts packets that are dropped as INVALID, and those to node ports on 127.0.0.1,
+	// with the kernel's counters CountInvalid and CountLocalhost, which must be there.
 	Accounting bool
 	// RandomFully chooses masqueraded source ports at random (iptables ≥ 1.6.2).
 	RandomFully bool
@@ -54,8 +54,8 @@ func (o Options) count(counter string) string {
 type Local struct {
 	// CIDR is the pods' range (ClusterCIDR).
 	CIDR netip.Prefix
-	// NodeCIDR takes the range that the node has at the time, as the control plane assigned it; while it has none, no
-	// packet counts as local.
+	// NodeCIDR takes the range that the node has at the time, as the control plane assigned it;
+	// while it has none, no packet counts as local.
 	NodeCIDR bool
 	// Interface is a bridge's name (BridgeInterface), or a prefix and "+"
 	// (InterfaceNamePrefix).
@@ -86,7 +86,8 @@ func (o Options) Localhost() bool { return o.NodePorts.At(o.Family, snapshot.Nod
 
 func (o Options) firewall() bool { return !o.ipv6() && (!o.NoFirewall || o.Localhost()) }
 
-// scene is what rules of Services depend on besides them: Options, and what the node is at the time.
+// scene is what rules of Services depend on besides them: Options, and what the node is at the
+// time.
 type scene struct {
 	Options
 	nodePorts snapshot.Places
@@ -102,8 +103,9 @@ func (o Options) on(n snapshot.Node) scene {
 
 func (s scene) equal(o scene) bool { return s.Local == o.Local && s.nodePorts.Equal(o.nodePorts) }
 
-// destinations are the match arguments for the addresses on which node ports answer: one rule for each, none if they answer
-// nowhere. Whether an address of a range is the node's, the rule asks besides.
+// destinations are the match arguments for the addresses on which node ports answer: one rule for
+// each, none if they answer nowhere. Whether an address of a range is the node's, the rule asks
+// besides.
 func (s scene) destinations() []string {
 	switch {
 	case !s.nodePorts.All:

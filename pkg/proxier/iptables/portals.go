@@ -11,8 +11,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// udpPortals are the places where Services answer UDP by the rules that the kernel has, ours or a kube-proxy's: those that
-// lead to endpoints, and those that refuse since there are none. They are sorted.
+// udpPortals are the places where Services answer UDP by the rules that the kernel has, ours or a
+// kube-proxy's: those that lead to endpoints, and those that refuse since there are none. They are
+// sorted.
 func udpPortals(kernel *Ruleset) []snapshot.Portal {
 	found := map[snapshot.Portal]bool{}
 	for _, t := range kernel.Tables {
@@ -62,8 +63,9 @@ func portalsToo(text []byte) (*Ruleset, error) {
 func portal(rule string) (p snapshot.Portal, ok bool) {
 	list := words(rule)
 	local := len(list) > 1 && list[1] == chainNodePorts // its destination is an address of the node
-	vague := false                                      // it has more than one destination, or all but some
-	for i := 2; i+1 < len(list); i++ {                  // after -A NAME
+	// it has more than one destination, or all but some
+	vague := false
+	for i := 2; i+1 < len(list); i++ { // after -A NAME
 		value := list[i+1]
 		switch list[i] {
 		case "!":
@@ -94,7 +96,8 @@ func portal(rule string) (p snapshot.Portal, ok bool) {
 	return p, p.Protocol != "" && p.Port != 0 && (local || !vague)
 }
 
-// FoundUDP are the portals of UDP that the kernel's rules had before this Backend wrote any; nil before the first Sync.
+// FoundUDP are the portals of UDP that the kernel's rules had before this Backend wrote any; nil
+// before the first Sync.
 func (b *Backend) FoundUDP() []snapshot.Portal {
 	b.mu.Lock()
 	defer b.mu.Unlock()

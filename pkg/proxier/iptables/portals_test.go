@@ -40,7 +40,8 @@ ports: [{name: dns, port: 5353, protocol: UDP}, {name: tcp, port: 5353}]
 endpoints: [{addresses: [10.244.1.1]}]
 `
 
-// TestUDPPortalsAreRead: of what one agent wrote, the next reads every address and node port of UDP, with endpoints and without.
+// TestUDPPortalsAreRead: of what one agent wrote, the next reads every address and node port of
+// UDP, with endpoints and without.
 func TestUDPPortalsAreRead(t *testing.T) {
 	const want = "[{UDP invalid IP 30053} {UDP invalid IP 30055} {UDP 10.96.0.10 53} {UDP 10.96.0.11 54} {UDP 198.51.100.9 53} {UDP 203.0.113.9 53}]"
 	for name, text := range map[string]string{"an endpoint": udpPorts + udpEndpoint, "none": udpPorts} {

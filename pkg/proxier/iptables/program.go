@@ -181,8 +181,9 @@ func (p *Program) inUse(ctx context.Context) bool {
 	return false
 }
 
-// anyTable says whether the kernel holds any table of the legacy variant, without making one as iptables-legacy-save does.
-// It lists them in a file of the network namespace (net/ipv4/netfilter, xt_table_seq).
+// anyTable says whether the kernel holds any table of the legacy variant, without making one as
+// iptables-legacy-save does. It lists them in a file of the network namespace (net/ipv4/netfilter,
+// xt_table_seq).
 func (p *Program) anyTable() bool {
 	file := "/proc/thread-self/net/ip_tables_names"
 	if p.ipv6 {
@@ -197,7 +198,8 @@ func (p *Program) probe(ctx context.Context) error {
 	return p.Restore(ctx, []byte("*mangle\n:"+chainHint+" - [0:0]\nCOMMIT\n"))
 }
 
-// Translates says whether the kernel takes rules that translate addresses, which not every kernel does for IPv6.
+// Translates says whether the kernel takes rules that translate addresses, which not every kernel
+// does for IPv6.
 func (p *Program) Translates(ctx context.Context) error {
 	if err := p.Restore(ctx, []byte("*nat\n:"+chainCanary+" - [0:0]\nCOMMIT\n")); err != nil {
 		return fmt.Errorf("trying table nat of %q: %w", p.path, err)

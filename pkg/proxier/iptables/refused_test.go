@@ -21,7 +21,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// pickyTool refuses rules, as a kernel without a module does. With lines it names the line, else it quotes the chain.
+// pickyTool refuses rules, as a kernel without a module does. With lines it names the line, else it
+// quotes the chain.
 type pickyTool struct {
 	fakeTool
 	refuse *regexp.Regexp
@@ -41,7 +42,8 @@ func (p *pickyTool) Restore(ctx context.Context, text []byte) error {
 	return p.fakeTool.Restore(ctx, text)
 }
 
-// TestRefusedRulesAreLeftOut: everything else is in place, the Service is named, and it is back when it can be.
+// TestRefusedRulesAreLeftOut: everything else is in place, the Service is named, and it is back
+// when it can be.
 func TestRefusedRulesAreLeftOut(t *testing.T) {
 	for _, lines := range []bool{true, false} {
 		k := fakekernel.New(corev1.IPv4Protocol)

@@ -52,7 +52,8 @@ type fragment struct {
 	round                                          uint64  // of the Renderer, when it was last used
 }
 
-// compact is the same fragment, all of its text in one piece: it is kept for as long as the Service is.
+// compact is the same fragment, all of its text in one piece: it is kept for as long as the Service
+// is.
 func (f *fragment) compact() *fragment {
 	texts := []string{f.natServices, f.natNodePorts, f.filterServices, f.filterExternal, f.filterFirewall}
 	for _, c := range f.chains {
@@ -77,7 +78,8 @@ func (f *fragment) compact() *fragment {
 			continue
 		}
 		rules := next(c.Rules)
-		out.chains[i] = Chain{Name: rules[len("-A "):][:len(c.Name)], Rules: rules} // as every rule of it begins
+		// as every rule of it begins
+		out.chains[i] = Chain{Name: rules[len("-A "):][:len(c.Name)], Rules: rules}
 	}
 	return out
 }
@@ -219,7 +221,8 @@ func nodePortJumps(s scene) string {
 	return b.String()
 }
 
-// healthCheckRules let load balancers ask on the addresses that node ports answer on, where the health check server listens.
+// healthCheckRules let load balancers ask on the addresses that node ports answer on, where the
+// health check server listens.
 func healthCheckRules(b *strings.Builder, svc *snapshot.Service, s scene) {
 	if svc.HealthCheckNodePort == 0 {
 		return

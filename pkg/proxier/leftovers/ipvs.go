@@ -85,7 +85,8 @@ func (d *drain) sets() (out []string) {
 	return out
 }
 
-// handle opens IPVS; nil: there is none in this namespace. Asking a kernel that has none would load the module.
+// handle opens IPVS; nil: there is none in this namespace. Asking a kernel that has none would load
+// the module.
 func handle() (*ipvs.Handle, error) {
 	if _, err := os.Stat("/proc/thread-self/net/ip_vs"); err != nil {
 		return nil, nil //nolint:nilerr // no IPVS, no virtual servers
@@ -129,8 +130,9 @@ func (d *drain) look(h *ipvs.Handle) (state, error) {
 	return s, nil
 }
 
-// portsIn are the node ports in an ip set, so far as there are servers for them. Sets of SCTP, which IPVS has no
-// bitmaps for, hold addresses, too: the library can only ask for what may be in them, the others it can only read.
+// portsIn are the node ports in an ip set, so far as there are servers for them. Sets of SCTP,
+// which IPVS has no bitmaps for, hold addresses, too: the library can only ask for what may be in
+// them, the others it can only read.
 func portsIn(set string, s state) map[port]bool {
 	out := map[port]bool{}
 	protocol := setProtocol(set)
@@ -218,8 +220,9 @@ func (d *drain) shut(h *ipvs.Handle, s server) error {
 	return nil
 }
 
-// unname has programs of this node connect to a Service from the node's own address, as before kube-proxy: as long as the
-// Service's is an address of the node, too, Linux would take that, and the connection would end with it.
+// unname has programs of this node connect to a Service from the node's own address, as before
+// kube-proxy: as long as the Service's is an address of the node, too, Linux would take that, and
+// the connection would end with it.
 func (d *drain) unname(a netip.Addr) error {
 	if !d.c.NodeIP.IsValid() || d.c.NodeIP.Is6() != a.Is6() {
 		return nil
@@ -230,7 +233,8 @@ func (d *drain) unname(a netip.Addr) error {
 	}
 	route.Src = d.c.NodeIP.AsSlice()
 	err = netlink.RouteReplace(route)
-	if err == nil && a.Is6() { // the kernel's own has another metric: it is not replaced, but goes before this one
+	// the kernel's own has another metric: it is not replaced, but goes before this one
+	if err == nil && a.Is6() {
 		route.LinkIndex, route.Src = d.link.Attrs().Index, nil
 		err = gone(netlink.RouteDel(route), unix.ESRCH)
 	}
@@ -240,7 +244,8 @@ func (d *drain) unname(a netip.Addr) error {
 	return nil
 }
 
-// ownRoute says that an address is the host's own. IPv6 wants a device that is up, which kube-ipvs0 never is.
+// ownRoute says that an address is the host's own. IPv6 wants a device that is up, which kube-ipvs0
+// never is.
 func ownRoute(a netip.Addr) (*netlink.Route, error) {
 	device, scope := bridge, netlink.SCOPE_HOST
 	if a.Is6() {
@@ -282,7 +287,8 @@ func (d *drain) release(a netip.Addr) error {
 	return nil
 }
 
-// carryOut does what a plan says, addresses before servers: a packet that comes between is for nobody, rather than for the host.
+// carryOut does what a plan says, addresses before servers: a packet that comes between is for
+// nobody, rather than for the host.
 func (d *drain) carryOut(h *ipvs.Handle, p plan) error {
 	var all error
 	for _, a := range p.release {
@@ -296,7 +302,8 @@ func (d *drain) carryOut(h *ipvs.Handle, p plan) error {
 	return all
 }
 
-// finish removes what only stood as long as addresses did: guards, sets, and, with the last address of either family, the device.
+// finish removes what only stood as long as addresses did: guards, sets, and, with the last address
+// of either family, the device.
 func (d *drain) finish(ctx context.Context) error {
 	if d.c.Rules != nil {
 		if err := d.c.Rules.RemoveGuards(ctx); err != nil {

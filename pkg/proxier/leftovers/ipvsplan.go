@@ -41,11 +41,11 @@ type plan struct {
 	waiting int
 }
 
-// newPlan decides what may go while connections that were made through IPVS live on: IPVS drops their packets once
-// their virtual server is deleted, and the host takes them for its own once that has no real server. So an address and
-// all its servers stay until none of them has a connection, nor any starts at the address: a program of this
-// node that connected to a Service has its address for its own.
-// A server of a node port has an address that is none of the bridge's.
+// newPlan decides what may go while connections that were made through IPVS live on: IPVS drops
+// their packets once their virtual server is deleted, and the host takes them for its own once that
+// has no real server. So an address and all its servers stay until none of them has a connection,
+// nor any starts at the address: a program of this node that connected to a Service has its address
+// for its own. A server of a node port has an address that is none of the bridge's.
 func newPlan(s state) plan {
 	var p plan
 	flows := map[netip.Addr]int{}

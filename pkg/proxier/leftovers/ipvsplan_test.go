@@ -91,7 +91,8 @@ func text(p plan) string {
 	return fmt.Sprintf("shut %v release %v remove %v waiting %d", at(p.shut), p.release, at(p.remove), p.waiting)
 }
 
-// TestPlanBreaksNothingAndEnds: in any state, what goes has no connection, and once all have ended everything of kube-proxy goes.
+// TestPlanBreaksNothingAndEnds: in any state, what goes has no connection, and once all have ended
+// everything of kube-proxy goes.
 func TestPlanBreaksNothingAndEnds(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {

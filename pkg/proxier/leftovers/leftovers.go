@@ -27,7 +27,8 @@ import (
 const table = "kube-proxy"
 
 const (
-	// firstWait and lastWait bound the pause between two looks at connections that are still there; it doubles.
+	// firstWait and lastWait bound the pause between two looks at connections that are still there;
+	// it doubles.
 	firstWait = 2 * time.Second
 	lastWait  = time.Minute
 )
@@ -37,9 +38,11 @@ type Config struct {
 	Family corev1.IPFamily
 	// Rules removes the last of kube-proxy's iptables rules; nil: they are none of ours.
 	Rules Rules
-	// NodeIP is the address that this node's programs are to have as their own when they connect to Services; the zero value: as it comes.
+	// NodeIP is the address that this node's programs are to have as their own when they connect to
+	// Services; the zero value: as it comes.
 	NodeIP netip.Addr
-	// Exclude are addresses of virtual servers that are not kube-proxy's, though they look so: KubeProxyConfiguration ipvs.excludeCIDRs.
+	// Exclude are addresses of virtual servers that are not kube-proxy's, though they look so:
+	// KubeProxyConfiguration ipvs.excludeCIDRs.
 	Exclude []netip.Prefix
 	Log     *slog.Logger
 }
@@ -105,7 +108,8 @@ func (c *Cleaner) tell(waiting int) {
 		"family", c.c.Family, "connections", waiting)
 }
 
-// Run removes what connections were waited for, when they have ended. It blocks until ctx is done, and returns nil then.
+// Run removes what connections were waited for, when they have ended. It blocks until ctx is done,
+// and returns nil then.
 func (c *Cleaner) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -141,7 +145,8 @@ func (c *Cleaner) Found() (bool, error) {
 	return c.drain.find()
 }
 
-// Clean removes everything at once, and says what it did. Connections through IPVS end. It works twice.
+// Clean removes everything at once, and says what it did. Connections through IPVS end. It works
+// twice.
 func (c *Cleaner) Clean(ctx context.Context) (did []string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -56,8 +56,8 @@ func List() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// Watch calls changed after an address has come or gone, and whenever that may have been missed, until ctx ends; it returns
-// nil then. Many changes may be told as one.
+// Watch calls changed after an address has come or gone, and whenever that may have been missed,
+// until ctx ends; it returns nil then. Many changes may be told as one.
 func Watch(ctx context.Context, log *slog.Logger, changed func()) error {
 	for said := ""; ctx.Err() == nil; {
 		if err := watch(ctx, changed); ctx.Err() == nil && err.Error() != said {

@@ -1,5 +1,6 @@
-// Package nfacct is EDGE: named packet counters of the kernel (nfnetlink_acct), which iptables rules count with and which
-// outlive every rewriting of the rules. It makes counters and reads them, in the network namespace of its caller.
+// Package nfacct is EDGE: named packet counters of the kernel (nfnetlink_acct), which iptables
+// rules count with and which outlive every rewriting of the rules. It makes counters and reads
+// them, in the network namespace of its caller.
 package nfacct
 
 import (

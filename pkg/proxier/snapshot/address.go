@@ -39,8 +39,9 @@ func validPort(n int32) (uint16, bool) {
 	return uint16(n), true
 }
 
-// parseAddr reads an address as the API stores it. Objects that are older than today's validation may have leading zeros in
-// an IPv4 address, which are decimal, or an IPv4 address in IPv6, which is IPv4.
+// parseAddr reads an address as the API stores it. Objects that are older than today's validation
+// may have leading zeros in an IPv4 address, which are decimal, or an IPv4 address in IPv6, which
+// is IPv4.
 func parseAddr(text string) (a netip.Addr, ok bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil {

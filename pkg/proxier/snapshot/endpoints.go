@@ -54,11 +54,13 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 	return out
 }
 
-// controller is the EndpointSlice controller of kube-controller-manager, which makes slices of pods that a selector chooses.
+// controller is the EndpointSlice controller of kube-controller-manager, which makes slices of pods
+// that a selector chooses.
 const controller = "endpointslice-controller.k8s.io"
 
-// fromReadiness says whether a slice's conditions are those of pods, so that this node may know them sooner. In a slice that
-// somebody else wrote, or that mirrors Endpoints, an endpoint is what its author says, whatever the pod that it refers to.
+// fromReadiness says whether a slice's conditions are those of pods, so that this node may know
+// them sooner. In a slice that somebody else wrote, or that mirrors Endpoints, an endpoint is what
+// its author says, whatever the pod that it refers to.
 func fromReadiness(slice *discoveryv1.EndpointSlice) bool {
 	return slice.Labels[discoveryv1.LabelManagedBy] == controller
 }
@@ -213,8 +215,8 @@ func nearest(all []Endpoint, n Node) func(Endpoint) bool {
 	return func(e Endpoint) bool { return e.Ready }
 }
 
-// hinted says which endpoints are meant for here; nil if there are no hints to follow. of says whether there are any of the kind
-// that is asked for, and whether this place is among them.
+// hinted says which endpoints are meant for here; nil if there are no hints to follow. of says
+// whether there are any of the kind that is asked for, and whether this place is among them.
 func hinted(all []Endpoint, of func(*discoveryv1.EndpointHints) (hints, here bool)) func(Endpoint) bool {
 	some := false
 	for _, e := range all {

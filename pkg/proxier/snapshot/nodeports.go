@@ -8,13 +8,17 @@ import (
 )
 
 // NodePortAddresses say on which of a node's addresses node ports answer, and their health checks
-// (KubeProxyConfiguration nodePortAddresses). Whatever else listens on the node's other addresses is not touched.
+// (KubeProxyConfiguration nodePortAddresses). Whatever else listens on the node's other addresses
+// is not touched.
 type NodePortAddresses struct {
-	// Ranges are of both families. A family without any has node ports on all addresses, as one with a range of all has.
+	// Ranges are of both families. A family without any has node ports on all addresses, as one
+	// with a range of all has.
 	Ranges []netip.Prefix
-	// Primary limits node ports to the node's primary address of each family; it goes before Ranges.
+	// Primary limits node ports to the node's primary address of each family; it goes before
+	// Ranges.
 	Primary bool
-	// Localhost lets node ports answer on 127.0.0.1 too, if Ranges do not exclude it. IPv6 has no such thing.
+	// Localhost lets node ports answer on 127.0.0.1 too, if Ranges do not exclude it. IPv6 has no
+	// such thing.
 	Localhost bool
 }
 

@@ -11,7 +11,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestPlacesOfNodePorts: as kube-proxy has them, loopback addresses excluded wherever they are not asked for.
+// TestPlacesOfNodePorts: as kube-proxy has them, loopback addresses excluded wherever they are not
+// asked for.
 func TestPlacesOfNodePorts(t *testing.T) {
 	v4, v6 := corev1.IPv4Protocol, corev1.IPv6Protocol
 	for _, c := range []struct {

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// firstWait and lastWait bound the pause between two passes; it doubles. The first ones are soon after the first rules,
-	// which load the kernel module that has most of the parameters.
+	// firstWait and lastWait bound the pause between two passes; it doubles. The first ones are
+	// soon after the first rules, which load the kernel module that has most of the parameters.
 	firstWait = time.Second
 	lastWait  = time.Minute
 	// patience is how many passes go by before it is told that the module is not loaded.
@@ -27,8 +27,9 @@ type Config struct {
 	Told func(problem error)
 }
 
-// Keeper sets parameters once each, whenever they can be: not all exist before the kernel has loaded their module. What
-// others change later stays as they want it. What others have to set is looked at for as long as it runs.
+// Keeper sets parameters once each, whenever they can be: not all exist before the kernel has
+// loaded their module. What others change later stays as they want it. What others have to set is
+// looked at for as long as it runs.
 type Keeper struct {
 	c        Config
 	done     map[Change]bool

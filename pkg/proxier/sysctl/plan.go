@@ -19,7 +19,8 @@ type Settings struct {
 	LocalhostNodePorts bool
 	// IPv4 and IPv6 are the families of the node's addresses.
 	IPv4, IPv6 bool
-	// Bridged says that a bridge of this machine has something on it, as pods of many CNI plugins are.
+	// Bridged says that a bridge of this machine has something on it, as pods of many CNI plugins
+	// are.
 	Bridged bool
 }
 

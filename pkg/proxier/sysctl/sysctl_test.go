@@ -159,7 +159,8 @@ func TestKernelParametersAreFiles(t *testing.T) {
 	}
 }
 
-// TestParametersOfAModuleThatIsLoadedLater are set then, once: what an administrator makes of them stays.
+// TestParametersOfAModuleThatIsLoadedLater are set then, once: what an administrator makes of them
+// stays.
 func TestParametersOfAModuleThatIsLoadedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{values: map[string]string{"net/ipv4/ip_forward": "0"}, readOnly: map[string]bool{}}

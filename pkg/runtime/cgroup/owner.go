@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ownerMark begins the name of the extended attribute that an agent leaves on a group which it uses: two agents on one machine may
-// share kubepods, and neither may take away what the other has.
+// ownerMark begins the name of the extended attribute that an agent leaves on a group which it
+// uses: two agents on one machine may share kubepods, and neither may take away what the other has.
 const ownerMark = "trusted.nodeagent.owner."
 
 func (t *Tree) mark() string {
@@ -22,7 +22,8 @@ func (t *Tree) mark() string {
 	return fmt.Sprintf("%s%x", ownerMark, h.Sum64())
 }
 
-// claim marks a group in every hierarchy. A kernel without such attributes leaves it unmarked, which is nobody's.
+// claim marks a group in every hierarchy. A kernel without such attributes leaves it unmarked,
+// which is nobody's.
 func (t *Tree) claim(n Name) {
 	if t.config.Owner == "" {
 		return
@@ -37,7 +38,8 @@ func (t *Tree) claim(n Name) {
 // release takes the mark of this agent off a group.
 func (t *Tree) release(n Name) {
 	for _, mount := range t.mounts {
-		_ = unix.Removexattr(filepath.Join(mount, t.Dir(n)), t.mark()) // not there: nothing to take off
+		// not there: nothing to take off
+		_ = unix.Removexattr(filepath.Join(mount, t.Dir(n)), t.mark())
 	}
 }
 

@@ -1,11 +1,13 @@
-// Package cgroup keeps the control groups of pods. What they are called and what they limit is decided in plan.go, which is
-// PURE; tree.go is EDGE and writes them. The hierarchy is kubelet's, which dashboards know by name:
+// Package cgroup keeps the control groups of pods. What they are called and what they limit is
+// decided in plan.go, which is PURE; tree.go is EDGE and writes them. The hierarchy is kubelet's,
+// which dashboards know by name:
 //
 //	<root>/kubepods/pod<uid>/<container id>             Guaranteed
 //	<root>/kubepods/burstable/pod<uid>/<container id>
 //	<root>/kubepods/besteffort/pod<uid>/<container id>
 //
-// or with the systemd driver kubepods-burstable-pod<uid>.slice and below it cri-containerd-<container id>.scope.
+// or with the systemd driver kubepods-burstable-pod<uid>.slice and below it
+// cri-containerd-<container id>.scope.
 package cgroup
 
 import (
@@ -102,7 +104,8 @@ func (n Name) Slice() string {
 	return strings.Join(parts, "-") + ".slice"
 }
 
-// SlicePath is where the slice is below a mounted hierarchy: each slice is in that of its first parts.
+// SlicePath is where the slice is below a mounted hierarchy: each slice is in that of its first
+// parts.
 func (n Name) SlicePath() string {
 	p := "/"
 	for i := range n {
@@ -142,8 +145,8 @@ type Limits struct {
 	Quota, Period int64  // microseconds
 	Memory        int64  // bytes
 	Pids          int64
-	// HugePages are bytes by page size as in a manifest ("2Mi"); sizes that it does not name are limited to nothing. nil leaves
-	// all sizes as they are.
+	// HugePages are bytes by page size as in a manifest ("2Mi"); sizes that it does not name are
+	// limited to nothing. nil leaves all sizes as they are.
 	HugePages map[string]int64
 }
 
@@ -173,7 +176,8 @@ type Enforce struct {
 	Pids      int64 // processes of a pod; 0 or less: no limit
 }
 
-// PodLimits are those of a pod as a whole: what it requests, and its limits for what every container of it limits.
+// PodLimits are those of a pod as a whole: what it requests, and its limits for what every
+// container of it limits.
 func PodLimits(pod *corev1.Pod, e Enforce) Limits {
 	total := qos.Total(pod)
 	l := Limits{Shares: qos.Shares(total.CPURequest), HugePages: map[string]int64{}, Pids: max(e.Pids, 0)}
@@ -194,7 +198,8 @@ func NodeLimits(allocatable corev1.ResourceList) Limits {
 	return Limits{Shares: qos.Shares(allocatable.Cpu().MilliValue()), Memory: allocatable.Memory().Value()}
 }
 
-// LevelShares are the shares of a QoS class's level: what its pods request together. Guaranteed has no level.
+// LevelShares are the shares of a QoS class's level: what its pods request together. Guaranteed has
+// no level.
 func LevelShares(class corev1.PodQOSClass, pods []*corev1.Pod) uint64 {
 	if class == corev1.PodQOSBestEffort {
 		return qos.MinShares

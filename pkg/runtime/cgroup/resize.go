@@ -14,9 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// ResizePod changes the limits of a running pod's group to those that the pod has now: with widen only the limits that grow,
-// which comes before its containers are given more; without, all of them, which comes after its containers were given less.
-// A memory limit below what the pod uses is refused: with cgroup v2 the kernel would begin to kill.
+// ResizePod changes the limits of a running pod's group to those that the pod has now: with widen
+// only the limits that grow, which comes before its containers are given more; without, all of
+// them, which comes after its containers were given less. A memory limit below what the pod uses is
+// refused: with cgroup v2 the kernel would begin to kill.
 func (t *Tree) ResizePod(_ context.Context, pod *corev1.Pod, widen bool) error {
 	if !t.PerQOS {
 		return nil
@@ -41,7 +42,8 @@ type usage struct {
 	used int64 // bytes of memory
 }
 
-// read reads a group's files; of one that is not there it says nothing, since whoever makes it limits it.
+// read reads a group's files; of one that is not there it says nothing, since whoever makes it
+// limits it.
 func (t *Tree) read(n Name) (usage, error) {
 	m, err := t.manager(n, &cgroups.Resources{SkipDevices: true})
 	if err != nil {
@@ -77,7 +79,8 @@ func readText(dir, file string, failed *error) string {
 // unlimited is where cgroup v1 has a number for "no limit": more than any machine's memory.
 const unlimited = 1 << 60
 
-// number reads a limit; 0 is none, which the kernel writes as "max", -1 or the largest number of pages.
+// number reads a limit; 0 is none, which the kernel writes as "max", -1 or the largest number of
+// pages.
 func number(text string, failed *error) int64 {
 	if text == "" || text == "max" {
 		return 0
@@ -92,7 +95,8 @@ func number(text string, failed *error) int64 {
 	return v
 }
 
-// growing are the limits of wanted that are higher than now. Shares bound nothing and may change at any time.
+// growing are the limits of wanted that are higher than now. Shares bound nothing and may change at
+// any time.
 func growing(now, wanted Limits) Limits {
 	l := Limits{Shares: wanted.Shares}
 	if now.Quota > 0 && wanted.Quota > now.Quota {

@@ -32,7 +32,8 @@ const V1Warning = "this machine uses cgroup v1, which Kubernetes, systemd and ru
 type Config struct {
 	Layout  Layout
 	Enforce Enforce
-	// Owner tells this agent's groups from those of another one on the machine: its root folder. "": groups are not marked.
+	// Owner tells this agent's groups from those of another one on the machine: its root folder.
+	// "": groups are not marked.
 	Owner string
 	Log   *slog.Logger
 }
@@ -63,7 +64,8 @@ func New(c Config) (*Tree, error) {
 			t.mounts = append(t.mounts, m.Mountpoint)
 		}
 	}
-	if cgroups.IsCgroup2HybridMode() { // a v2 hierarchy beside those of v1, which the list leaves out
+	// a v2 hierarchy beside those of v1, which the list leaves out
+	if cgroups.IsCgroup2HybridMode() {
 		t.mounts = append(t.mounts, hybridMount)
 	}
 	if len(t.mounts) == 0 {
@@ -75,7 +77,8 @@ func New(c Config) (*Tree, error) {
 // V2 says that the machine has cgroup v2 alone.
 func (t *Tree) V2() bool { return t.v2 }
 
-// Ensure makes kubepods with the node's limits, and its levels; those that are there keep their shares until SetLevels.
+// Ensure makes kubepods with the node's limits, and its levels; those that are there keep their
+// shares until SetLevels.
 func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	if !t.PerQOS {
 		return nil
@@ -97,7 +100,8 @@ func levels() []corev1.PodQOSClass {
 	return []corev1.PodQOSClass{corev1.PodQOSBurstable, corev1.PodQOSBestEffort}
 }
 
-// SetLevels gives the levels the shares that the node's pods together request; what is right already is not written.
+// SetLevels gives the levels the shares that the node's pods together request; what is right
+// already is not written.
 func (t *Tree) SetLevels(pods []*corev1.Pod) error {
 	if !t.PerQOS {
 		return nil
@@ -129,7 +133,8 @@ func (t *Tree) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// write makes the group n, and those above it that are not there: systemd makes no slice within one that it does not know.
+// write makes the group n, and those above it that are not there: systemd makes no slice within one
+// that it does not know.
 func (t *Tree) write(n Name, l Limits) error {
 	if above := n[:len(n)-1]; t.Systemd && len(above) > 0 && !t.there(above) {
 		if err := t.write(above, Limits{}); err != nil {
@@ -191,8 +196,8 @@ func resources(l Limits) *cgroups.Resources {
 	return r
 }
 
-// hugePages are the limits of the group at dir for the page sizes of the machine. A size whose file is not there cannot be
-// limited: the controller is not there, or not given on to this group.
+// hugePages are the limits of the group at dir for the page sizes of the machine. A size whose file
+// is not there cannot be limited: the controller is not there, or not given on to this group.
 func hugePages(dir string, sizes []string, wanted map[string]int64) []*cgroups.HugepageLimit {
 	if dir == "" || wanted == nil {
 		return nil
@@ -252,8 +257,8 @@ func (t *Tree) find(uid types.UID) ([]string, error) {
 	return dirs, nil
 }
 
-// RemovePod removes the pod's group in every hierarchy, whatever class it had. What still runs in it is killed: by now no
-// container of the pod is known any more.
+// RemovePod removes the pod's group in every hierarchy, whatever class it had. What still runs in
+// it is killed: by now no container of the pod is known any more.
 func (t *Tree) RemovePod(_ context.Context, uid types.UID) error {
 	dirs, err := t.find(uid)
 	if err != nil {

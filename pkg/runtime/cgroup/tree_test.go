@@ -20,7 +20,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
 )
 
-// The tree is written to the real hierarchies, below a root of the test's own: v1 or v2, whichever the machine has.
+// The tree is written to the real hierarchies, below a root of the test's own: v1 or v2, whichever
+// the machine has.
 func TestTreeOnTheKernel(t *testing.T) {
 	root := fmt.Sprintf("/nodeagenttest%d", os.Getpid())
 	t.Run("cgroupfs", func(t *testing.T) { onTheKernel(t, cgroup.Layout{Root: root, PerQOS: true}) })
@@ -53,7 +54,8 @@ func onTheKernel(t *testing.T, layout cgroup.Layout) {
 		must(t, tree.EnsurePod(ctx, pod))
 	}
 	must(t, tree.SetLevels([]*corev1.Pod{pod}))
-	must(t, newTree(t, layout).Ensure(ctx, cgroup.Limits{Shares: 1024, Memory: 1 << 30})) // as after a restart: the level's shares stay
+	// as after a restart: the level's shares stay
+	must(t, newTree(t, layout).Ensure(ctx, cgroup.Limits{Shares: 1024, Memory: 1 << 30}))
 	wantPods(t, tree, "11-22")
 	dir, level := tree.Dir(tree.Pod(pod)), tree.Dir(tree.Level(corev1.PodQOSBurstable))
 	if tree.V2() {
@@ -195,7 +197,8 @@ func resizeOnTheKernel(t *testing.T, tree *cgroup.Tree, pod *corev1.Pod) {
 	must(t, tree.RemovePod(ctx, gone.UID))
 }
 
-// A limit below what is used is refused before the kernel is asked, which on v2 would begin to kill.
+// A limit below what is used is refused before the kernel is asked, which on v2 would begin to
+// kill.
 func TestResizeBelowUsage(t *testing.T) {
 	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagenttest%du", os.Getpid()), PerQOS: true}
 	tree := newTree(t, layout)
@@ -225,7 +228,8 @@ func TestResizeBelowUsage(t *testing.T) {
 	_ = stray.Wait()
 }
 
-// TestTwoAgentsShareKubepods: what one of two agents takes off the machine is its own, never the other's pods or the levels that it uses.
+// TestTwoAgentsShareKubepods: what one of two agents takes off the machine is its own, never the
+// other's pods or the levels that it uses.
 func TestTwoAgentsShareKubepods(t *testing.T) {
 	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagent-test-owners-%d", os.Getpid()), PerQOS: true}
 	agent := func(root string) *cgroup.Tree {

@@ -7,7 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// What stands between a pod's turn and its first container, but for the runtime, cgroups and the network.
+// What stands between a pod's turn and its first container, but for the runtime, cgroups and the
+// network.
 func BenchmarkStart(b *testing.B) {
 	bed := newBed(b)
 	pod := podFrom(b, `

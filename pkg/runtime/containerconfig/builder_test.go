@@ -309,7 +309,8 @@ spec:
   volumes: [{name: scratch, emptyDir: {}}]
   containers: [{name: app, image: app, terminationMessagePath: /msg, volumeMounts: [{name: scratch, mountPath: /data, subPath: a}]}]
 `)
-	ref := runtime.PodRef{UID: "u1"} // a name is not needed: the agent may never have heard of the pod
+	// a name is not needed: the agent may never have heard of the pod
+	ref := runtime.PodRef{UID: "u1"}
 	wantResidue := func(want podplan.Residue) {
 		t.Helper()
 		if got, err := b.Residue(ctx, ref); err != nil || got != want {

@@ -1,9 +1,10 @@
-// Package containerconfig is EDGE: it gathers all that a container is made from. From a pod, the host's state of it and an
-// image come the environment (with what ConfigMaps, Secrets, Services and fields of the pod say), the mounts (volumes,
-// subPaths, /etc/hosts and its like), the user, the cgroup and the profiles; ocispec.Build, which is pure, then decides.
+// Package containerconfig is EDGE: it gathers all that a container is made from. From a pod, the
+// host's state of it and an image come the environment (with what ConfigMaps, Secrets, Services and
+// fields of the pod say), the mounts (volumes, subPaths, /etc/hosts and its like), the user, the
+// cgroup and the profiles; ocispec.Build, which is pure, then decides.
 //
-// It alone writes <root>/pods/<uid> (but for volumes below it), the pods' log folders and the pods' /dev/shm below the run
-// folder, and asks for the pods' cgroups.
+// It alone writes <root>/pods/<uid> (but for volumes below it), the pods' log folders and the pods'
+// /dev/shm below the run folder, and asks for the pods' cgroups.
 package containerconfig
 
 import (
@@ -59,7 +60,8 @@ type SELinux interface {
 
 // Cgroups are the pods' control groups.
 type Cgroups interface {
-	// PodPath and ContainerPath are in the form that OCI runtimes expect of the node's cgroup driver.
+	// PodPath and ContainerPath are in the form that OCI runtimes expect of the node's cgroup
+	// driver.
 	PodPath(pod *corev1.Pod) string
 	ContainerPath(pod *corev1.Pod, id string) string
 	EnsurePod(ctx context.Context, pod *corev1.Pod) error
@@ -82,7 +84,8 @@ type Node struct {
 	Spec        ocispec.Node
 	// RecursiveReadOnly says that the kernel has mount_setattr(2), Linux 5.12.
 	RecursiveReadOnly bool
-	// Devices lists what a privileged container gets. It is asked at each start: devices come and go. nil: none.
+	// Devices lists what a privileged container gets. It is asked at each start: devices come and
+	// go. nil: none.
 	Devices func() ([]specs.LinuxDevice, error)
 }
 
@@ -101,13 +104,15 @@ type Config struct {
 	// AppArmor and SELinux are the machine's; nil for none.
 	AppArmor AppArmor
 	SELinux  SELinux
-	// VolumeDir is the folder for what the image of a container declares as VOLUME; nil: such volumes are left out.
+	// VolumeDir is the folder for what the image of a container declares as VOLUME; nil: such
+	// volumes are left out.
 	VolumeDir func(containerID string) string
 	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
 	Handler func(ctx context.Context, class string) (string, error)
 	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
 	Bind func(volume, sub, target string) error
-	// Propagates says why mounts cannot come and go through a host path in the way that a container asks; nil: by mountinfo.
+	// Propagates says why mounts cannot come and go through a host path in the way that a container
+	// asks; nil: by mountinfo.
 	Propagates func(source string, mode corev1.MountPropagationMode) error
 	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
 	Warn func(pod *corev1.Pod, reason, message string)
@@ -148,8 +153,9 @@ type Request struct {
 	Image   runtime.Image
 }
 
-// Build makes the finished configuration. Errors are podplan.ReasonError with the reason CreateContainerConfigError when the
-// pod's owner can mend them by the spec or an object that it names, CreateContainerError otherwise.
+// Build makes the finished configuration. Errors are podplan.ReasonError with the reason
+// CreateContainerConfigError when the pod's owner can mend them by the spec or an object that it
+// names, CreateContainerError otherwise.
 func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
 	c, target := container(r.Want.Pod, r.Name)
 	if c == nil {
@@ -213,7 +219,8 @@ func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
 	return image.StopSignal
 }
 
-// Resources are the limits that a container is to have by the pod's spec, for one that runs already.
+// Resources are the limits that a container is to have by the pod's spec, for one that runs
+// already.
 func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources, error) {
 	c, _ := container(pod, name)
 	if c == nil {
@@ -230,7 +237,8 @@ func ref(pod *corev1.Pod) runtime.PodRef {
 	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
 }
 
-// container finds a container of any sort; target is the one whose processes an ephemeral container sees.
+// container finds a container of any sort; target is the one whose processes an ephemeral container
+// sees.
 func container(pod *corev1.Pod, name string) (c *corev1.Container, target string) {
 	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
@@ -326,7 +334,8 @@ func (w work) volumeDir(id string) string {
 	return w.config.VolumeDir(id)
 }
 
-// targetPID is the PID namespace of the running container that an ephemeral container was started for.
+// targetPID is the PID namespace of the running container that an ephemeral container was started
+// for.
 func (w work) targetPID() string {
 	if w.target == "" {
 		return ""

@@ -19,8 +19,8 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Detect finds the facts of this machine that specs depend on. CPUQuotaPeriod and SingleProcessOOMKill, which are settings,
-// are left for the caller.
+// Detect finds the facts of this machine that specs depend on. CPUQuotaPeriod and
+// SingleProcessOOMKill, which are settings, are left for the caller.
 func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	n.CgroupV2 = onCgroup2()
 	n.SwapControl = swapControl(n.CgroupV2)
@@ -31,7 +31,8 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	if n.Capabilities, n.MinOOMScoreAdj, err = privileges(); err != nil {
 		return n, false, err
 	}
-	// What the processors' heat tells is a way to other pods' secrets; kubelet hides it where it is.
+	// What the processors' heat tells is a way to other pods' secrets; kubelet hides it where it
+	// is.
 	if n.MaskedPaths, err = filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"); err != nil {
 		return n, false, err
 	}
@@ -41,7 +42,8 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	return n, !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS), err
 }
 
-// cgroupMountOptions are those of cgroup v2 that each mount sets anew for all (kernel Documentation/admin-guide/cgroup-v2).
+// cgroupMountOptions are those of cgroup v2 that each mount sets anew for all (kernel
+// Documentation/admin-guide/cgroup-v2).
 func cgroupMountOptions() []string {
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(cgroupRoot))
 	if err != nil || len(mounts) == 0 {
@@ -78,8 +80,8 @@ func memoryCapacity() (int64, error) {
 	return 0, errors.New("reading the machine's memory: /proc/meminfo has no MemTotal")
 }
 
-// privileges are the agent's own: no container can be given more, and without CAP_SYS_RESOURCE the kernel lets nobody be
-// better protected from the OOM killer than the agent is.
+// privileges are the agent's own: no container can be given more, and without CAP_SYS_RESOURCE the
+// kernel lets nobody be better protected from the OOM killer than the agent is.
 func privileges() (caps []string, minOOM int, err error) {
 	own, err := capability.NewPid2(0)
 	if err == nil {
@@ -140,7 +142,8 @@ func hugePageSizes(v2 bool) []string {
 	return sizes
 }
 
-// swapControl says whether cgroups can limit swap: on v2 the root has no such file, the agent's own cgroup has.
+// swapControl says whether cgroups can limit swap: on v2 the root has no such file, the agent's own
+// cgroup has.
 func swapControl(v2 bool) bool {
 	file := filepath.Join(cgroupRoot, "memory", "memory.memsw.limit_in_bytes")
 	if v2 {

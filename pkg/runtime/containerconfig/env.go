@@ -21,7 +21,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// variables are an environment being put together: the last value of a name counts, at the place of its first.
+// variables are an environment being put together: the last value of a name counts, at the place of
+// its first.
 type variables struct {
 	names  []string
 	values map[string]string
@@ -45,8 +46,9 @@ func (v *variables) list() []string {
 	return out
 }
 
-// environment is the pod spec's part of a container's environment: envFrom, then env, in their order, then those variables of
-// Services that neither of them set. References $(NAME) see what stands before them, and all Services.
+// environment is the pod spec's part of a container's environment: envFrom, then env, in their
+// order, then those variables of Services that neither of them set. References $(NAME) see what
+// stands before them, and all Services.
 func (w work) environment(ctx context.Context) ([]string, error) {
 	services, err := w.serviceEnv(ctx)
 	if err != nil {
@@ -106,8 +108,8 @@ func (w work) serviceEnv(ctx context.Context) ([]string, error) {
 	return serviceenv.Env(services, w.pod.Namespace, links), nil
 }
 
-// services waits up to two seconds for the first reading of Services, which an agent that has just started may not have done
-// yet; not for a pod that may be what makes it possible.
+// services waits up to two seconds for the first reading of Services, which an agent that has just
+// started may not have done yet; not for a pod that may be what makes it possible.
 func (w work) services(ctx context.Context) (services []*corev1.Service, err error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -244,7 +246,8 @@ func (w work) fileKey(s *corev1.FileKeySelector) (string, bool, error) {
 		if errors.Is(err, fs.ErrNotExist) && optional {
 			return "", false, nil
 		}
-		return "", false, errors.New("couldn't parse env file") // the cause could tell of the host's files
+		// the cause could tell of the host's files
+		return "", false, errors.New("couldn't parse env file")
 	}
 	value, found, err := podfiles.EnvFile(string(text), s.Key)
 	if err != nil {

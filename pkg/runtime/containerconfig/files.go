@@ -34,7 +34,8 @@ func (b *Builder) podDir(uid types.UID) string {
 	return filepath.Join(b.config.Root, "pods", string(uid))
 }
 
-// shm is the folder that the pod's containers share as /dev/shm: a tmpfs of the pod's, or the host's with hostIPC.
+// shm is the folder that the pod's containers share as /dev/shm: a tmpfs of the pod's, or the
+// host's with hostIPC.
 func (b *Builder) shm(pod *corev1.Pod) string {
 	if pod.Spec.HostIPC {
 		return hostShm
@@ -59,8 +60,8 @@ const (
 	messagesDir  = "containers"
 )
 
-// Writable are the files and folders beside its volumes that a pod's containers can write to, under the agent's root folder:
-// they take up room on the disk that is the pod's.
+// Writable are the files and folders beside its volumes that a pod's containers can write to, under
+// the agent's root folder: they take up room on the disk that is the pod's.
 func Writable(root string, uid types.UID) []string {
 	var paths []string
 	for _, name := range []string{hostsFile, hostnameFile, resolvFile, messagesDir} {
@@ -90,7 +91,8 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 	if err == nil {
 		err = write(f.resolv, resolv)
 	} else if _, missing := os.Lstat(f.resolv); missing == nil {
-		// The node's file is gone for a moment, as while another is put in its place: the pod keeps what it has.
+		// The node's file is gone for a moment, as while another is put in its place: the pod keeps
+		// what it has.
 		b.config.Log.Warn("A pod's resolver file was not brought up to date", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 		err = nil
 	}
@@ -173,7 +175,8 @@ func (b *Builder) ensureShm(pod *corev1.Pod) error {
 	})
 }
 
-// localhostSeccomp reads the profile that the container, or else its pod, names below <root>/seccomp; nil if none.
+// localhostSeccomp reads the profile that the container, or else its pod, names below
+// <root>/seccomp; nil if none.
 func (w work) localhostSeccomp() (*specs.LinuxSeccomp, error) {
 	var p *corev1.SeccompProfile
 	if w.pod.Spec.SecurityContext != nil {

@@ -92,8 +92,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Release takes off what is mounted for containers beside their volumes: /dev/shm and subPaths, which hold the memory of
-// volumes that are gone otherwise. It comes before the volumes are unmounted, when no container runs any more.
+// Release takes off what is mounted for containers beside their volumes: /dev/shm and subPaths,
+// which hold the memory of volumes that are gone otherwise. It comes before the volumes are
+// unmounted, when no container runs any more.
 func (b *Builder) Release(uid types.UID) error {
 	return errors.Join(removeMounted(b.shmDir(uid)), removeMounted(b.subPaths(uid)))
 }
@@ -120,7 +121,8 @@ func (b *Builder) Cleanup(ctx context.Context, pod runtime.PodRef) error {
 	return all
 }
 
-// removeMounted takes off the agent's own mounts below the folder (subPaths, tmpfs), then the folder.
+// removeMounted takes off the agent's own mounts below the folder (subPaths, tmpfs), then the
+// folder.
 func removeMounted(dir string) error {
 	if !exists(dir) {
 		return nil
@@ -131,7 +133,8 @@ func removeMounted(dir string) error {
 	return hostfs.Remove(dir)
 }
 
-// Leftovers are the UIDs of all pods of which the host has a folder, logs, a /dev/shm or a cgroup, sorted.
+// Leftovers are the UIDs of all pods of which the host has a folder, logs, a /dev/shm or a cgroup,
+// sorted.
 func (b *Builder) Leftovers(context.Context) ([]types.UID, error) {
 	found, err := b.config.Cgroups.Pods()
 	if err != nil {

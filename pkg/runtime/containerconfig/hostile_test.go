@@ -14,7 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
-// A container makes its /etc/hosts larger than the machine's memory and ends: its next start takes no memory, and puts it right.
+// A container makes its /etc/hosts larger than the machine's memory and ends: its next start takes
+// no memory, and puts it right.
 func TestPodFilesAreHostile(t *testing.T) {
 	b := newBed(t)
 	pod := podFrom(t, `

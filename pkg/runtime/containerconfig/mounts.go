@@ -64,8 +64,8 @@ func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
 	return mount, w.config.Propagates(source, mount.Propagation)
 }
 
-// checkPropagation refuses what the kernel would take without a word and never do: mounts come and go only through a mount that
-// is shared with, or a slave of, another.
+// checkPropagation refuses what the kernel would take without a word and never do: mounts come and
+// go only through a mount that is shared with, or a slave of, another.
 func checkPropagation(source string, mode corev1.MountPropagationMode) error {
 	if mode == "" || mode == corev1.MountPropagationNone {
 		return nil
@@ -98,7 +98,8 @@ func checkPropagation(source string, mode corev1.MountPropagationMode) error {
 	}
 }
 
-// subPath expands subPathExpr, where unlike in a command every name must be known, and refuses what leads out of the volume.
+// subPath expands subPathExpr, where unlike in a command every name must be known, and refuses what
+// leads out of the volume.
 func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
@@ -124,8 +125,9 @@ func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 	return sub, nil
 }
 
-// bindSubPath gives the runtime a mount of the node's own, below the pod's folder: between the check and the container's start
-// nobody in the pod can change where it leads. Errors say nothing of the host's files.
+// bindSubPath gives the runtime a mount of the node's own, below the pod's folder: between the
+// check and the container's start nobody in the pod can change where it leads. Errors say nothing
+// of the host's files.
 func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	m := w.container.VolumeMounts[index]
 	target := filepath.Join(w.subPaths(w.pod.UID), m.Name, w.container.Name, strconv.Itoa(index))
@@ -159,7 +161,8 @@ func (w work) recursiveReadOnly(m *corev1.VolumeMount) (bool, error) {
 	}
 }
 
-// managedMounts are /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination message's file.
+// managedMounts are /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination
+// message's file.
 func (w work) managedMounts() ([]ocispec.Mount, error) {
 	files, err := w.writePodFiles(w.pod, w.podIPs())
 	if err != nil {
@@ -181,7 +184,8 @@ func (w work) managedMounts() ([]ocispec.Mount, error) {
 	return append(list, ocispec.Mount{Source: w.messagePath(), Destination: w.messageTarget(), Managed: true}), nil
 }
 
-// messageTarget is where the container finds its termination message's file; pods from files come without the default.
+// messageTarget is where the container finds its termination message's file; pods from files come
+// without the default.
 func (w work) messageTarget() string {
 	if w.container.TerminationMessagePath == "" {
 		return corev1.TerminationMessagePathDefault
@@ -194,8 +198,8 @@ func (w work) messagePath() string {
 	return filepath.Join(w.podDir(w.pod.UID), messagesDir, w.container.Name, strconv.Itoa(w.request.Attempt))
 }
 
-// makeMessageFile makes the file, writable for any user of the container, and removes those of attempts that are forgotten:
-// each may have been filled.
+// makeMessageFile makes the file, writable for any user of the container, and removes those of
+// attempts that are forgotten: each may have been filled.
 func (w work) makeMessageFile() error {
 	path := w.messagePath()
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// TestResolverFileIsGoneForAMoment: a container of a pod that runs is started again with what the pod has, and the pod follows
-// when the node's file is there again. A pod that never had one is not started without.
+// TestResolverFileIsGoneForAMoment: a container of a pod that runs is started again with what the
+// pod has, and the pod follows when the node's file is there again. A pod that never had one is not
+// started without.
 func TestResolverFileIsGoneForAMoment(t *testing.T) {
 	b := newBed(t)
 	resolv := filepath.Join(b.root, "resolv.conf")

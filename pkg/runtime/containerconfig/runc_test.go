@@ -40,7 +40,8 @@ echo "pid: $$"
 echo -n "last words" > /dev/termination-log
 `
 
-// A real runc runs what is built. It needs runc (NODEAGENT_RUNC, or in PATH) and a static busybox in PATH.
+// A real runc runs what is built. It needs runc (NODEAGENT_RUNC, or in PATH) and a static busybox
+// in PATH.
 func TestRunc(t *testing.T) {
 	runc, shell := program(t, os.Getenv("NODEAGENT_RUNC"), "runc"), program(t, "", "busybox")
 	b := newBed(t)
@@ -82,7 +83,8 @@ spec:
     - {name: conf, mountPath: /etc/app.conf, subPath: app.conf}
     - {name: conf, mountPath: /conf}
     securityContext: `+c.security+"\n")
-			pod.Spec.Containers[0].Args[0] = strings.ReplaceAll(look, "$", "$$") // a single "$" may be the pod spec's own
+			// a single "$" may be the pod spec's own
+			pod.Spec.Containers[0].Args[0] = strings.ReplaceAll(look, "$", "$$")
 			built, err := b.start(t, pod, "app", 0)
 			must(t, err)
 			got := run(t, runc, shell, built.Spec, built.ID())

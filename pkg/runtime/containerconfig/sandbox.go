@@ -60,8 +60,9 @@ func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (ru
 	return c, err
 }
 
-// sysctls are those of the pod's own namespaces. Unless the pod says otherwise its users may take any port and send pings, as
-// in CRI (enable_unprivileged_ports, enable_unprivileged_icmp): the ports are its own.
+// sysctls are those of the pod's own namespaces. Unless the pod says otherwise its users may take
+// any port and send pings, as in CRI (enable_unprivileged_ports, enable_unprivileged_icmp): the
+// ports are its own.
 func sysctls(pod *corev1.Pod) map[string]string {
 	set := map[string]string{}
 	if !pod.Spec.HostNetwork {

@@ -20,7 +20,8 @@ func seLinuxOptions(pod *corev1.Pod, c *corev1.Container) *corev1.SELinuxOptions
 	return nil
 }
 
-// warnOfSELinux tells the owner of a pod that asks for labels on a machine without them. The pod runs, as under kubelet.
+// warnOfSELinux tells the owner of a pod that asks for labels on a machine without them. The pod
+// runs, as under kubelet.
 func (b *Builder) warnOfSELinux(pod *corev1.Pod) {
 	if b.config.Warn == nil || b.hasSELinux() {
 		return
@@ -52,8 +53,9 @@ func (w work) labels() (runtime.SELinuxLabels, error) {
 	return labels, nil
 }
 
-// relabel gives the container's label to the files of the node's own making that it gets: volumes with the pod's data, and
-// what is managed for the pod. What is the machine's or of a storage system (hostPath, nfs, persistent volumes) keeps its own.
+// relabel gives the container's label to the files of the node's own making that it gets: volumes
+// with the pod's data, and what is managed for the pod. What is the machine's or of a storage
+// system (hostPath, nfs, persistent volumes) keeps its own.
 func (w work) relabel(mounts []ocispec.Mount, label string) error {
 	if label == "" || !w.hasSELinux() {
 		return nil

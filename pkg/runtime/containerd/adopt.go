@@ -24,9 +24,10 @@ const (
 	maxAgain = 30 * time.Second
 )
 
-// adoptAll looks at each container. It does not wait for those that a call is about just now, nor for those whose task cannot
-// be asked for: they are looked at again in the background. One of which nothing is known is an error: without it the view
-// would have the pod start it a second time.
+// adoptAll looks at each container. It does not wait for those that a call is about just now, nor
+// for those whose task cannot be asked for: they are looked at again in the background. One of
+// which nothing is known is an error: without it the view would have the pod start it a second
+// time.
 func (r *Runtime) adoptAll(ctx context.Context, ids map[string]bool) error {
 	var mu sync.Mutex
 	var unknown error
@@ -60,7 +61,8 @@ func (r *Runtime) adoptAll(ctx context.Context, ids map[string]bool) error {
 	return unknown
 }
 
-// lookAgain looks at a container in the background, as soon as no call is about it, and again by time until that succeeds.
+// lookAgain looks at a container in the background, as soon as no call is about it, and again by
+// time until that succeeds.
 func (r *Runtime) lookAgain(id string) {
 	first := false
 	r.mu.Lock()
@@ -97,8 +99,8 @@ func (r *Runtime) lookLocked(ctx context.Context, id string) error {
 	return r.look(ctx, id)
 }
 
-// look makes the view of one container what the host holds. The caller has the container locked: what starts or removes it
-// has come to its end, and record and task are asked for after that.
+// look makes the view of one container what the host holds. The caller has the container locked:
+// what starts or removes it has come to its end, and record and task are asked for after that.
 func (r *Runtime) look(ctx context.Context, id string) error {
 	record, err := r.store().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
@@ -130,7 +132,8 @@ func (r *Runtime) task(ctx context.Context, id string) (*tasktypes.Process, erro
 	return got.Process, nil
 }
 
-// adopt takes one container into the view, and sees to it that its end is noticed and its output goes on.
+// adopt takes one container into the view, and sees to it that its end is noticed and its output
+// goes on.
 func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *tasktypes.Process) error {
 	log := r.c.Logger.With("container", record.ID)
 	ref, c, s, err := fromRecord(record)
@@ -199,7 +202,8 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 	return nil
 }
 
-// dropHalfMade removes what an agent has made that died before it started it, or a call whose time was up. Nothing of it ran.
+// dropHalfMade removes what an agent has made that died before it started it, or a call whose time
+// was up. Nothing of it ran.
 func (r *Runtime) dropHalfMade(ctx context.Context, c *container) error {
 	r.view.put(c) // with its log, which goes as well
 	ctx, cancel := context.WithTimeout(ctx, cleanupTime)

@@ -13,7 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// A container that ends while containerd's disk is full has ended, and that is recorded once there is room again.
+// A container that ends while containerd's disk is full has ended, and that is recorded once there
+// is room again.
 func TestAnEndThatCannotBeRecordedYet(t *testing.T) {
 	d := newDaemon(t)
 	r := d.runtime(time.Now)
@@ -42,7 +43,8 @@ func TestAnEndThatCannotBeRecordedYet(t *testing.T) {
 	}
 }
 
-// containerd is asked again before a container is given up: after a reconnect the first answer may be too early.
+// containerd is asked again before a container is given up: after a reconnect the first answer may
+// be too early.
 func TestATaskThatIsMissedAtFirstIsNotLost(t *testing.T) {
 	d := newDaemon(t)
 	d.hidden = 1
@@ -58,8 +60,8 @@ func TestATaskThatIsMissedAtFirstIsNotLost(t *testing.T) {
 	until(t, "the end is recorded", func() bool { return d.label(labelExitCode) != "" })
 }
 
-// What a reconcile has listed may be old by the time that it comes to a container: a call that starts or removes it holds the
-// lock, and the container is looked at once that call has ended.
+// What a reconcile has listed may be old by the time that it comes to a container: a call that
+// starts or removes it holds the lock, and the container is looked at once that call has ended.
 func TestAReconcileLeavesACallAlone(t *testing.T) {
 	d := newDaemon(t)
 	r := d.runtime(time.Now)
@@ -159,7 +161,8 @@ func TestASilentSocket(t *testing.T) {
 	}
 }
 
-// A kubelet's pods still run, by containerd's CRI plugin: nothing is begun beside them, and it goes on once they are gone.
+// A kubelet's pods still run, by containerd's CRI plugin: nothing is begun beside them, and it goes
+// on once they are gone.
 func TestNothingBeginsBesideForeignPods(t *testing.T) {
 	d := newDaemon(t)
 	d.foreign = true

@@ -23,7 +23,8 @@ import (
 type Facts struct {
 	// Version as in "2.3.4".
 	Version string
-	// Snapshotters are those it has, by name; the value says why one does not work, "" that it does.
+	// Snapshotters are those it has, by name; the value says why one does not work, "" that it
+	// does.
 	Snapshotters map[string]string
 	// Foreign are pods that containerd's CRI plugin runs, as namespace/name.
 	Foreign []string
@@ -67,7 +68,8 @@ func whyNot(p *introspectionapi.Plugin) string {
 	return p.InitErr.Message
 }
 
-// Labels of containers that containerd's CRI plugin runs, and the namespace in which it runs them, whichever is ours.
+// Labels of containers that containerd's CRI plugin runs, and the namespace in which it runs them,
+// whichever is ours.
 const (
 	criKind      = "io.cri-containerd.kind"
 	criUID       = "io.kubernetes.pod.uid"
@@ -76,8 +78,8 @@ const (
 	criHome      = "k8s.io"
 )
 
-// ForeignError says which pods of a kubelet still run, and what to do. It is an ErrUnavailable: no pod is started, and none is
-// taken for an orphan, until they are gone.
+// ForeignError says which pods of a kubelet still run, and what to do. It is an ErrUnavailable: no
+// pod is started, and none is taken for an orphan, until they are gone.
 type ForeignError struct{ Pods []string }
 
 // shownForeign is how many pods an error names.

@@ -18,8 +18,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// AppArmorProfile is the name of the profile for containers that name none. Its text is containerd's, which CRI loads as
-// cri-containerd.apparmor.d.
+// AppArmorProfile is the name of the profile for containers that name none. Its text is
+// containerd's, which CRI loads as cri-containerd.apparmor.d.
 const AppArmorProfile = "nodeagent-default"
 
 // appArmorProfiles lists the profiles that the kernel has, one a line: "name (enforce)".
@@ -33,7 +33,8 @@ func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return seccomp.DefaultProfile(s), nil
 }
 
-// HostHasAppArmor says whether the kernel enforces AppArmor and apparmor_parser is there to load profiles.
+// HostHasAppArmor says whether the kernel enforces AppArmor and apparmor_parser is there to load
+// profiles.
 func HostHasAppArmor() bool { return apparmor.HostSupports() }
 
 // AppArmor knows the profiles that the kernel has; the zero value is ready.
@@ -41,7 +42,8 @@ type AppArmor struct {
 	profiles, parser string // instead of the machine's, for tests
 }
 
-// Ensure finds a profile, and loads it when it is the default one: a profile of another name is its author's to load.
+// Ensure finds a profile, and loads it when it is the default one: a profile of another name is its
+// author's to load.
 func (a AppArmor) Ensure(ctx context.Context, name string) error {
 	setDefault(&a.profiles, appArmorProfiles)
 	setDefault(&a.parser, "apparmor_parser")

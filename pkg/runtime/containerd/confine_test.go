@@ -53,7 +53,8 @@ func TestAppArmorProfiles(t *testing.T) {
 	}
 }
 
-// TestTheRootHasTheLabelOfTheContainersFiles: with SELinux the kernel labels a whole file system at its mount.
+// TestTheRootHasTheLabelOfTheContainersFiles: with SELinux the kernel labels a whole file system at
+// its mount.
 func TestTheRootHasTheLabelOfTheContainersFiles(t *testing.T) {
 	root := []mount.Mount{{Type: "overlay", Options: []string{"ro"}}}
 	s := &specs.Spec{Linux: &specs.Linux{MountLabel: "system_u:object_r:container_file_t:s0:c1,c2"}}

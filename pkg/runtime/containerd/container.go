@@ -38,14 +38,16 @@ type launch struct {
 	pid     uint32
 }
 
-// startError is why a container's process could not be started: the container is to blame, not the runtime.
+// startError is why a container's process could not be started: the container is to blame, not the
+// runtime.
 type startError struct{ error }
 
-// StartContainer creates and starts one attempt. What exists of it is adopted: a record is reused, a created task started, a
-// running one returned as it is. A container whose process cannot be started is returned Exited with its StartError.
+// StartContainer creates and starts one attempt. What exists of it is adopted: a record is reused,
+// a created task started, a running one returned as it is. A container whose process cannot be
+// started is returned Exited with its StartError.
 //
-// The work goes on when ctx ends: containerd takes long to recover from a creation that is cancelled half way. The next call
-// for the container waits for it.
+// The work goes on when ctx ends: containerd takes long to recover from a creation that is
+// cancelled half way. The next call for the container waits for it.
 func (r *Runtime) StartContainer(ctx context.Context, config runtime.ContainerConfig) (runtime.Container, error) {
 	if err := r.view.wait(ctx); err != nil {
 		return runtime.Container{}, err
@@ -140,8 +142,8 @@ func (r *Runtime) launch(ctx context.Context, c *container, l *launch) error {
 	return nil
 }
 
-// create makes record, snapshot and task. The record comes before the snapshot, which is safe from garbage collection from its
-// first moment by that.
+// create makes record, snapshot and task. The record comes before the snapshot, which is safe from
+// garbage collection from its first moment by that.
 func (r *Runtime) create(ctx context.Context, c *container, l *launch) error {
 	c.c.Resources = resourcesOf(l.spec)
 	c.cgroup = cgroupOf(l.spec)
@@ -267,7 +269,8 @@ func (r *Runtime) handler(name string) (containers.RuntimeInfo, error) {
 	}
 	setDefault(&h.Type, runcType+"v2")
 	if !strings.HasPrefix(h.Type, runcType) {
-		// Another shim refuses options of a type that it does not know; it has a configuration of its own.
+		// Another shim refuses options of a type that it does not know; it has a configuration of
+		// its own.
 		if h.Binary != "" {
 			return containers.RuntimeInfo{}, fmt.Errorf("runtime handler %q: a shim of type %q takes no binary, only those of %s* do: leave binary out of containerd.handlers",
 				name, h.Type, runcType)
@@ -281,10 +284,12 @@ func (r *Runtime) handler(name string) (containers.RuntimeInfo, error) {
 	return containers.RuntimeInfo{Name: h.Type, Options: options}, nil
 }
 
-// runcType begins the names of the shims that run containers by runc, or by a program with runc's command line.
+// runcType begins the names of the shims that run containers by runc, or by a program with runc's
+// command line.
 const runcType = "io.containerd.runc."
 
-// prepareRoot makes the container's writable layer. An image that was imported without being unpacked is unpacked here.
+// prepareRoot makes the container's writable layer. An image that was imported without being
+// unpacked is unpacked here.
 func (r *Runtime) prepareRoot(ctx context.Context, l *launch) ([]mount.Mount, error) {
 	sn, key := r.snapshotter(), l.record.SnapshotKey
 	for try := 0; ; try++ {
@@ -344,8 +349,9 @@ func (r *Runtime) setLabels(ctx context.Context, id string, labels map[string]st
 	return nil
 }
 
-// record adds labels to a container's record, again and again until they are there: containerd's disk may be full, or itself
-// away. Only a container that is gone, and the end of the agent, are errors.
+// record adds labels to a container's record, again and again until they are there: containerd's
+// disk may be full, or itself away. Only a container that is gone, and the end of the agent, are
+// errors.
 func (r *Runtime) record(ctx context.Context, id string, labels map[string]string) error {
 	about := r.view.same(id)
 	for wait := minAgain; ; wait = min(2*wait, maxAgain) {
@@ -381,8 +387,9 @@ func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) err
 	return fmt.Errorf("signalling container %.12s: %w", id, err)
 }
 
-// WritableBytes is how much of the disk is the container's own: what it has written to its root file system, and the volumes
-// that its image declares. It is 0 for one that has none of them any more.
+// WritableBytes is how much of the disk is the container's own: what it has written to its root
+// file system, and the volumes that its image declares. It is 0 for one that has none of them any
+// more.
 func (r *Runtime) WritableBytes(ctx context.Context, id string) (int64, error) {
 	volumes, err := hostfs.DiskUsage(ctx, r.VolumeDir(id))
 	if err != nil {
@@ -398,7 +405,8 @@ func (r *Runtime) WritableBytes(ctx context.Context, id string) (int64, error) {
 	return usage.Size + volumes, nil
 }
 
-// RemoveContainer removes task, record, snapshot, pipes and log; a running container is killed first.
+// RemoveContainer removes task, record, snapshot, pipes and log; a running container is killed
+// first.
 func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err

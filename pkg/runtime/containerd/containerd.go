@@ -1,8 +1,10 @@
-// Package containerd is EDGE: the runtime contract on the containerd v2 client, without CRI. It alone imports that client.
+// Package containerd is EDGE: the runtime contract on the containerd v2 client, without CRI. It
+// alone imports that client.
 //
-// It reads containerd's containers, tasks, snapshots, images and events, and the sandbox records below its state folder; it
-// writes those records, the pinned namespaces and pipes below its run folder, and containers under its own labels
-// (nodeagent.dev/…). It never touches a container without them.
+// It reads containerd's containers, tasks, snapshots, images and events, and the sandbox records
+// below its state folder; it writes those records, the pinned namespaces and pipes below its run
+// folder, and containers under its own labels (nodeagent.dev/…). It never touches a container
+// without them.
 //
 // # Where a fact lives
 //
@@ -12,7 +14,8 @@
 //	a sandbox's namespaces               bind mounts <run>/pods/<pod uid>/{net,ipc,uts,pid}
 //	a container's pipes                  <run>/io/<container id>/{stdin,stdout,stderr}
 //
-// A copy of it all is kept in memory (view.go), rebuilt whenever the connection to containerd was lost.
+// A copy of it all is kept in memory (view.go), rebuilt whenever the connection to containerd was
+// lost.
 package containerd
 
 import (
@@ -40,7 +43,8 @@ import (
 // Network gives sandboxes their network; package podnet has it on CNI.
 type Network interface {
 	Setup(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) ([]netip.Addr, error)
-	// Teardown undoes Setup, whole, failed or interrupted. netns is the path that Setup was given; the namespace may be gone.
+	// Teardown undoes Setup, whole, failed or interrupted. netns is the path that Setup was given;
+	// the namespace may be gone.
 	Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error
 }
 
@@ -77,7 +81,8 @@ type Config struct {
 	Address     string // of containerd's socket, default /run/containerd/containerd.sock
 	Namespace   string // of containerd, default k8s.io
 	Snapshotter string // default overlayfs
-	// Handlers by the name that a RuntimeClass gives; "" is that of pods without one and always there.
+	// Handlers by the name that a RuntimeClass gives; "" is that of pods without one and always
+	// there.
 	Handlers      map[string]Handler
 	SystemdCgroup bool
 	// StateDir survives reboots (<root>/nodeagent); RunDir does not (/run/nodeagent).
@@ -169,8 +174,9 @@ const (
 	writePatience = 30 * time.Second
 )
 
-// Ready is nil when what containerd holds is known, when it reads its records, and when no change of them is stuck; else it is
-// an ErrUnavailable that says what to do. Its text does not change from one call to the next.
+// Ready is nil when what containerd holds is known, when it reads its records, and when no change
+// of them is stuck; else it is an ErrUnavailable that says what to do. Its text does not change
+// from one call to the next.
 func (r *Runtime) Ready(ctx context.Context) error {
 	if !r.view.current() {
 		r.mu.Lock()
@@ -183,7 +189,8 @@ func (r *Runtime) Ready(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	// Unlike containerd's health service, which always says that it serves, this goes through to its database.
+	// Unlike containerd's health service, which always says that it serves, this goes through to
+	// its database.
 	_, err := r.store().Get(ctx, "nodeagent-ready")
 	if err != nil && !errdefs.IsNotFound(err) {
 		if ctx.Err() != nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
@@ -225,7 +232,8 @@ func (r *Runtime) snapshotter() snapshots.Snapshotter {
 func (r *Runtime) podDir(uid string) string { return filepath.Join(r.c.RunDir, "pods", uid) }
 func (r *Runtime) ioDir(id string) string   { return filepath.Join(r.c.RunDir, "io", id) }
 
-// execDir has the pipes of one process run in a container; its name is how a later agent finds what was left running.
+// execDir has the pipes of one process run in a container; its name is how a later agent finds what
+// was left running.
 func (r *Runtime) execDir(id, execID string) string {
 	return filepath.Join(r.c.RunDir, "exec", id+"."+execID)
 }
@@ -247,7 +255,8 @@ func native(err error) error {
 	return err
 }
 
-// spawn runs f in the background until it returns or Run ends. Before Run it does nothing and says so.
+// spawn runs f in the background until it returns or Run ends. Before Run it does nothing and says
+// so.
 func (r *Runtime) spawn(f func(ctx context.Context)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,15 +11,16 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// How long one call to containerd may take, whatever its caller's patience. Reading costs milliseconds; a task is created or
-// deleted by other programs, which on a busy machine take their time.
+// How long one call to containerd may take, whatever its caller's patience. Reading costs
+// milliseconds; a task is created or deleted by other programs, which on a busy machine take their
+// time.
 const (
 	readTime = 15 * time.Second
 	callTime = 2 * time.Minute
 )
 
-// unbounded are calls whose length nobody can say: the wait for a container's end, unpacking a layer, whose pull is watched
-// for progress, and a collection of garbage.
+// unbounded are calls whose length nobody can say: the wait for a container's end, unpacking a
+// layer, whose pull is watched for progress, and a collection of garbage.
 func unbounded(method string) bool {
 	switch method {
 	case "/containerd.services.tasks.v1.Tasks/Wait", "/containerd.services.diff.v1.Diff/Apply", "/containerd.services.images.v1.Images/Delete":
@@ -38,8 +39,8 @@ func callLimit(method string) time.Duration {
 	return callTime
 }
 
-// calls gives each call to containerd a deadline, and knows of changes of its records that do not come back: with a disk
-// that hangs, containerd still answers questions from its memory.
+// calls gives each call to containerd a deadline, and knows of changes of its records that do not
+// come back: with a disk that hangs, containerd still answers questions from its memory.
 type calls struct {
 	now func() time.Time
 
@@ -100,7 +101,8 @@ const (
 	removeTime = 30 * time.Second
 )
 
-// boundedPump gives each call to the log pump a deadline, but Attach, which lasts as long as somebody looks on.
+// boundedPump gives each call to the log pump a deadline, but Attach, which lasts as long as
+// somebody looks on.
 type boundedPump struct{ Pump }
 
 func (p boundedPump) Open(ctx context.Context, out runtime.Output) error {

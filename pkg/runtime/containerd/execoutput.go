@@ -58,7 +58,8 @@ func (o *output) isDone() bool {
 	}
 }
 
-// isQuiet says that the pipe has been empty since the last look. A writer that takes its time is no silence.
+// isQuiet says that the pipe has been empty since the last look. A writer that takes its time is no
+// silence.
 func (o *output) isQuiet() bool {
 	if o.isDone() {
 		return true

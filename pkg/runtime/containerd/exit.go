@@ -15,17 +15,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// lostCode is the exit code of a container whose task is gone without having told one: a reboot, a killed shim.
+// lostCode is the exit code of a container whose task is gone without having told one: a reboot, a
+// killed shim.
 const lostCode = 255
 
-// drainTime is how long the rest of an ended container's output is waited for, so that its log is whole when its end is
-// told. A process that it left behind may hold the pipe open for ever.
+// drainTime is how long the rest of an ended container's output is waited for, so that its log is
+// whole when its end is told. A process that it left behind may hold the pipe open for ever.
 const drainTime = 2 * time.Second
 
-// recordTime is how long the record of a container's end is waited for before it is shown all the same.
+// recordTime is how long the record of a container's end is waited for before it is shown all the
+// same.
 const recordTime = 5 * time.Second
 
-// watchExit has a goroutine wait for the container's end. Events tell it as well, but events are lost at reconnects.
+// watchExit has a goroutine wait for the container's end. Events tell it as well, but events are
+// lost at reconnects.
 func (r *Runtime) watchExit(id string) {
 	started := false
 	r.view.with(id, func(c *container) bool {
@@ -68,12 +71,13 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 	}
 }
 
-// lostGrace is how long the event of a lost task's end is waited for. A shim whose containerd was away sends its events again
-// after a second.
+// lostGrace is how long the event of a lost task's end is waited for. A shim whose containerd was
+// away sends its events again after a second.
 const lostGrace = 3 * time.Second
 
-// lost is a container whose task seems to be gone, as containerd deletes what ended while it was away. The kernel may tell how
-// it ended, else only an event can. It returns whether the task is there all the same.
+// lost is a container whose task seems to be gone, as containerd deletes what ended while it was
+// away. The kernel may tell how it ended, else only an event can. It returns whether the task is
+// there all the same.
 func (r *Runtime) lost(ctx context.Context, id string) (found bool) {
 	code, known := 0, false
 	r.view.with(id, func(c *container) bool { code, known = exitCode(c.pidfd); return false })
@@ -107,9 +111,9 @@ func (r *Runtime) settled(ctx context.Context, id string) (bool, error) {
 	return task != nil, err
 }
 
-// exited shows the end of a container, records it, once, then deletes the task so that its shim may end. The order is what
-// makes a crash in between harmless: the task keeps the exit code until the record has it. What cannot be recorded yet is
-// shown all the same: the container does not run.
+// exited shows the end of a container, records it, once, then deletes the task so that its shim may
+// end. The order is what makes a crash in between harmless: the task keeps the exit code until the
+// record has it. What cannot be recorded yet is shown all the same: the container does not run.
 func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time) {
 	first := false
 	var c container
@@ -170,8 +174,8 @@ func (r *Runtime) dropTask(ctx context.Context, c container) {
 	}
 }
 
-// reaperEnded makes a sandbox unready whose shared PID namespace has lost its first process: the kernel lets nothing start
-// in it any more.
+// reaperEnded makes a sandbox unready whose shared PID namespace has lost its first process: the
+// kernel lets nothing start in it any more.
 func (r *Runtime) reaperEnded(c container) {
 	s, ok := r.view.sandbox(c.ref.UID)
 	if !ok || s.Sandbox.ID != c.c.ID {
@@ -181,8 +185,8 @@ func (r *Runtime) reaperEnded(c container) {
 	r.view.putSandbox(&s)
 }
 
-// startedFile has the time of a container's start beside its pipes: written at once where that costs nothing, while the
-// label follows in the background.
+// startedFile has the time of a container's start beside its pipes: written at once where that
+// costs nothing, while the label follows in the background.
 const startedFile = "started"
 
 func (r *Runtime) noteStart(id string, at time.Time) {
@@ -208,8 +212,9 @@ func (r *Runtime) notedStart(id string) time.Time {
 // sigkilled is the exit code after SIGKILL, which is what the kernel sends.
 const sigkilled = 137
 
-// oomKilled asks the container's cgroup, which is there until the task is deleted: the event may come later than the exit.
-// Where systemd has removed the cgroup already, the event is waited for a moment.
+// oomKilled asks the container's cgroup, which is there until the task is deleted: the event may
+// come later than the exit. Where systemd has removed the cgroup already, the event is waited for a
+// moment.
 func (r *Runtime) oomKilled(ctx context.Context, c container, code int) bool {
 	killed, known := cgroupOOM(c.cgroup)
 	if known || code != sigkilled {

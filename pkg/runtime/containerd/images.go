@@ -25,7 +25,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
 )
 
-// Deadlines of single calls about images. What takes long by right (downloads) is watched by its progress instead.
+// Deadlines of single calls about images. What takes long by right (downloads) is watched by its
+// progress instead.
 const (
 	imageCallTime   = 30 * time.Second
 	imageRemoveTime = 2 * time.Minute  // with the garbage collection that a removal waits for
@@ -233,11 +234,13 @@ func (s *imageStore) find(ctx context.Context, ref string) (*image, error) {
 	return nil, fmt.Errorf("image %q: %w", ref, runtime.ErrNotFound)
 }
 
-// sourceLabel on a manifest names the repositories of a registry that it came from (containerd core/remotes/docker).
+// sourceLabel on a manifest names the repositories of a registry that it came from (containerd
+// core/remotes/docker).
 const sourceLabel = "containerd.io/distribution.source."
 
-// repoDigest is where an image that a pod calls ref came from, "repo@sha256:…"; of several repositories the pod's own. An image
-// that was only imported came from nowhere: it is called by its id.
+// repoDigest is where an image that a pod calls ref came from, "repo@sha256:…"; of several
+// repositories the pod's own. An image that was only imported came from nowhere: it is called by
+// its id.
 func (r *Runtime) repoDigest(ctx context.Context, img *image, ref string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, imageCallTime)
 	defer cancel()
@@ -287,7 +290,8 @@ func (s *imageStore) byID(ctx context.Context, id string) (*image, error) {
 	return s.find(ctx, id)
 }
 
-// unpack makes the snapshots of an image's layers. It goes on when its caller's time is up: the next one finds it done.
+// unpack makes the snapshots of an image's layers. It goes on when its caller's time is up: the
+// next one finds it done.
 func (s *imageStore) unpack(ctx context.Context, img *image) error {
 	done := make(chan error, 1)
 	ok := s.r.spawn(func(ctx context.Context) {

@@ -15,7 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Labels of container records. No label of CRI is ever used: its plugin would take the container for its own.
+// Labels of container records. No label of CRI is ever used: its plugin would take the container
+// for its own.
 const (
 	labelUID         = "nodeagent.dev/pod-uid"
 	labelNamespace   = "nodeagent.dev/pod-namespace"
@@ -38,8 +39,8 @@ const (
 	labelOOM         = "nodeagent.dev/oom"
 	labelStartError  = "nodeagent.dev/start-error"
 
-	// labelKeepImage keeps the image's content from garbage collection while the container exists, also when somebody
-	// removes the image's last name (containerd docs/garbage-collection.md).
+	// labelKeepImage keeps the image's content from garbage collection while the container exists,
+	// also when somebody removes the image's last name (containerd docs/garbage-collection.md).
 	labelKeepImage = "containerd.io/gc.ref.content.image"
 )
 

@@ -23,7 +23,8 @@ const (
 	maxRetry = 2 * time.Second
 )
 
-// Run keeps the view current until ctx ends. When it returns, no goroutine of the Runtime is left; containers run on.
+// Run keeps the view current until ctx ends. When it returns, no goroutine of the Runtime is left;
+// containers run on.
 func (r *Runtime) Run(ctx context.Context) error {
 	r.mu.Lock()
 	r.run = ctx
@@ -59,7 +60,8 @@ func (r *Runtime) Run(ctx context.Context) error {
 	return nil
 }
 
-// refuse notes why no pod is run although containerd answers, for Ready; another error is no such reason.
+// refuse notes why no pod is run although containerd answers, for Ready; another error is no such
+// reason.
 func (r *Runtime) refuse(err error) bool {
 	var why *ForeignError
 	refused := errors.As(err, &why)
@@ -69,7 +71,8 @@ func (r *Runtime) refuse(err error) bool {
 	return refused
 }
 
-// checkForeign refuses to begin beside a kubelet's pods. Once this agent has begun, what others start is their affair.
+// checkForeign refuses to begin beside a kubelet's pods. Once this agent has begun, what others
+// start is their affair.
 func (r *Runtime) checkForeign(ctx context.Context) error {
 	if r.c.AllowForeign || r.view.loaded() {
 		return nil
@@ -81,8 +84,8 @@ func (r *Runtime) checkForeign(ctx context.Context) error {
 	return err
 }
 
-// connection lives from one connect to the loss of the event stream. It subscribes before it lists, so that nothing falls
-// between the two.
+// connection lives from one connect to the loss of the event stream. It subscribes before it lists,
+// so that nothing falls between the two.
 func (r *Runtime) connection(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -219,7 +222,8 @@ func (r *Runtime) checkReapers() {
 	}
 }
 
-// sweepExecs ends the processes that an earlier agent ran in containers: whoever asked for them is gone with it.
+// sweepExecs ends the processes that an earlier agent ran in containers: whoever asked for them is
+// gone with it.
 func (r *Runtime) sweepExecs() {
 	root := filepath.Join(r.c.RunDir, "exec")
 	entries, err := os.ReadDir(root)

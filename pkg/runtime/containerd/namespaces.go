@@ -22,8 +22,9 @@ const (
 	pidFile = "pid"
 )
 
-// pinNamespaces makes the namespaces that the sandbox does not share with the host, sets them up and pins each as a bind
-// mount in dir. A pinned namespace lives on without a process, which is why no pause container is needed.
+// pinNamespaces makes the namespaces that the sandbox does not share with the host, sets them up
+// and pins each as a bind mount in dir. A pinned namespace lives on without a process, which is why
+// no pause container is needed.
 func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, error) {
 	flags, files := 0, []string{}
 	ns := runtime.NamespacePaths(dir, c)
@@ -79,8 +80,8 @@ func setUp(c runtime.SandboxConfig) error {
 	return nil
 }
 
-// setSysctls sets kernel parameters inside a sandbox's namespaces. It comes after the network, whose interfaces have
-// parameters of their own (net.ipv4.conf.eth0.*).
+// setSysctls sets kernel parameters inside a sandbox's namespaces. It comes after the network,
+// whose interfaces have parameters of their own (net.ipv4.conf.eth0.*).
 func setSysctls(ns runtime.Namespaces, sysctls map[string]string) (err error) {
 	if len(sysctls) == 0 {
 		return nil
@@ -144,7 +145,8 @@ func sysctlPath(name string) string {
 	return filepath.Join("/proc/sys", name)
 }
 
-// checkSysctls refuses what would change the host (kernel Documentation/admin-guide/sysctl: which of them are namespaced).
+// checkSysctls refuses what would change the host (kernel Documentation/admin-guide/sysctl: which
+// of them are namespaced).
 func checkSysctls(c runtime.SandboxConfig) error {
 	for name := range c.Sysctls {
 		dotted := strings.ReplaceAll(name, "/", ".")

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPidfd holds on to a process, so that the kernel keeps how it ended; nil where that cannot be had.
+// openPidfd holds on to a process, so that the kernel keeps how it ended; nil where that cannot be
+// had.
 func openPidfd(pid int) *os.File {
 	if pid <= 0 {
 		return nil
@@ -18,8 +19,8 @@ func openPidfd(pid int) *os.File {
 	return os.NewFile(uintptr(fd), "pidfd")
 }
 
-// exitCode is how a held process ended: its code, or 128 and the signal. Kernels before 6.15 do not tell
-// (include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT).
+// exitCode is how a held process ended: its code, or 128 and the signal. Kernels before 6.15 do not
+// tell (include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT).
 func exitCode(pidfd *os.File) (code int, ok bool) {
 	if pidfd == nil {
 		return 0, false

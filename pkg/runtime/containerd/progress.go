@@ -23,8 +23,9 @@ func (e *stalledError) Error() string {
 		"and this node, overloaded?", strings.Join(e.hosts, ", "), e.after)
 }
 
-// progress is what is under way between a pull and its registries. A pull stalls when requests are open and none of them gets
-// a byte or an answer for the time allowed; while none is open (layers are unpacked) the pull never stalls.
+// progress is what is under way between a pull and its registries. A pull stalls when requests are
+// open and none of them gets a byte or an answer for the time allowed; while none is open (layers
+// are unpacked) the pull never stalls.
 type progress struct {
 	deadline time.Duration
 	cancel   context.CancelCauseFunc
@@ -34,7 +35,8 @@ type progress struct {
 	timer *time.Timer    // nil without a deadline
 }
 
-// watchProgress returns a context that ends with a stalledError when the pull stalls. A deadline of 0 is none.
+// watchProgress returns a context that ends with a stalledError when the pull stalls. A deadline of
+// 0 is none.
 func watchProgress(ctx context.Context, deadline time.Duration) (context.Context, *progress, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &progress{deadline: deadline, cancel: cancel, open: map[string]int{}}

@@ -18,8 +18,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Pull fetches and unpacks an image. Credentials are tried in order, then none, as long as the registry refuses them. Mirrors,
-// certificates and plain HTTP are as hosts.toml below CertsDir says; localhost is plain HTTP.
+// Pull fetches and unpacks an image. Credentials are tried in order, then none, as long as the
+// registry refuses them. Mirrors, certificates and plain HTTP are as hosts.toml below CertsDir
+// says; localhost is plain HTTP.
 func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentials) (runtime.Image, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
@@ -90,7 +91,8 @@ func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Cre
 	return err
 }
 
-// credentialsFor gives credentials only to the registry that they are for, and never to a mirror of another name.
+// credentialsFor gives credentials only to the registry that they are for, and never to a mirror of
+// another name.
 func credentialsFor(host string, named reference.Named, c runtime.Credentials) (user, secret string, err error) {
 	server := c.Server
 	if server == "" {

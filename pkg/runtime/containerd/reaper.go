@@ -14,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// startReaper starts process 1 of a pod's shared PID namespace, as a container whose root folder has nothing but that program.
-// Its id is the sandbox's, so that it is found again.
+// startReaper starts process 1 of a pod's shared PID namespace, as a container whose root folder
+// has nothing but that program. Its id is the sandbox's, so that it is found again.
 func (r *Runtime) startReaper(ctx context.Context, s *sandbox) (pid int, err error) {
 	if r.c.Reaper == "" {
 		return 0, errors.New("the path of nodeagent-pump is not configured")

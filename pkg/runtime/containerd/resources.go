@@ -17,8 +17,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// UpdateResources implements runtime.Resizer. The task comes first, then its record: a crash in between leaves a record of the
-// old limits, and the same change is asked for again.
+// UpdateResources implements runtime.Resizer. The task comes first, then its record: a crash in
+// between leaves a record of the old limits, and the same change is asked for again.
 func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err
@@ -52,8 +52,8 @@ func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *spe
 	return nil
 }
 
-// affordable refuses a memory limit below what the container uses: with cgroup v2 the kernel would kill it. The words are
-// kubelet's.
+// affordable refuses a memory limit below what the container uses: with cgroup v2 the kernel would
+// kill it. The words are kubelet's.
 func affordable(c container, to *specs.LinuxResources) error {
 	if to.Memory == nil || to.Memory.Limit == nil || *to.Memory.Limit <= 0 {
 		return nil
@@ -127,7 +127,8 @@ func given[T any](field **T, value *T) {
 	}
 }
 
-// updateTask has the OCI runtime change the limits. It is told of those alone that may change while a container runs.
+// updateTask has the OCI runtime change the limits. It is told of those alone that may change while
+// a container runs.
 func (r *Runtime) updateTask(ctx context.Context, id string, to *specs.LinuxResources) error {
 	limits, err := typeurl.MarshalAny(&specs.LinuxResources{CPU: to.CPU, Memory: to.Memory, Unified: to.Unified})
 	if err != nil {

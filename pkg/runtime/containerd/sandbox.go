@@ -27,8 +27,8 @@ type sandbox struct {
 // cleanupTime bounds the undoing of what failed or was cancelled.
 const cleanupTime = 30 * time.Second
 
-// StartSandbox pins the namespaces, sets up the network and, for a shared PID namespace, starts the process that reaps in it.
-// What an interrupted start or an earlier attempt left is removed first.
+// StartSandbox pins the namespaces, sets up the network and, for a shared PID namespace, starts the
+// process that reaps in it. What an interrupted start or an earlier attempt left is removed first.
 func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
 	if err := r.view.wait(ctx); err != nil {
 		return runtime.Sandbox{}, err
@@ -179,8 +179,8 @@ func (r *Runtime) writeSandbox(s sandbox) error {
 	return nil
 }
 
-// readSandboxes reads all records. One that cannot be read is of a sandbox that is not ready: what it was made of is found by
-// its pod's UID and the path of its namespaces.
+// readSandboxes reads all records. One that cannot be read is of a sandbox that is not ready: what
+// it was made of is found by its pod's UID and the path of its namespaces.
 func (r *Runtime) readSandboxes() ([]*sandbox, error) {
 	entries, err := os.ReadDir(r.sandboxDir())
 	if os.IsNotExist(err) {

@@ -27,13 +27,14 @@ type execSet struct{ names sync.Map }
 
 func (e *execSet) has(name string) bool { _, ok := e.names.Load(name); return ok }
 
-// outputGrace is how long the pipes of an ended process must be empty for its output to be over: a child that it left in the
-// background may hold them open for as long as it likes.
+// outputGrace is how long the pipes of an ended process must be empty for its output to be over: a
+// child that it left in the background may hold them open for as long as it likes.
 const outputGrace = time.Second
 
-// Exec runs one process to its end, as the container's own: its environment, folder, user and capabilities. When ctx ends
-// first, ctx's error is returned and the process is killed. What is left of the process is removed in the background, so that
-// nobody waits for it who only wants the exit code.
+// Exec runs one process to its end, as the container's own: its environment, folder, user and
+// capabilities. When ctx ends first, ctx's error is returned and the process is killed. What is
+// left of the process is removed in the background, so that nobody waits for it who only wants the
+// exit code.
 func (r *Runtime) Exec(ctx context.Context, id string, x runtime.ExecConfig) (int, error) {
 	e := &exec{r: r, id: id, execID: randomID(), io: x.IO, gone: x.Gone}
 	if e.gone == nil {
@@ -119,7 +120,8 @@ type exec struct {
 	outputs    []*output
 	stdin      *os.File
 	stopResize context.CancelFunc
-	// starting is closed when the shim has answered whether it has started the process; nil while it was not asked.
+	// starting is closed when the shim has answered whether it has started the process; nil while
+	// it was not asked.
 	starting chan struct{}
 	startErr error
 	answered bool // run has seen starting closed
@@ -168,8 +170,9 @@ func (e *exec) run(ctx context.Context, p *specs.Process) (int, error) {
 // startTime bounds the start of a process.
 const startTime = 2 * time.Minute
 
-// start has the shim start the process. The time that the caller has for its command must not bound this: the shim would kill
-// the OCI runtime half way, and a process that it has made by then would be known to nobody.
+// start has the shim start the process. The time that the caller has for its command must not bound
+// this: the shim would kill the OCI runtime half way, and a process that it has made by then would
+// be known to nobody.
 func (e *exec) start(ctx context.Context, q *tasksapi.ExecProcessRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -182,7 +185,8 @@ func (e *exec) start(ctx context.Context, q *tasksapi.ExecProcessRequest) error 
 
 // open makes the pipes. Reading ends need a writer until the shim has opened its own.
 func (e *exec) open(dir string) error {
-	wanted := [3]bool{e.io.Stdin != nil, true, !e.io.TTY} // the shim wants both outputs, or the one of a terminal
+	// the shim wants both outputs, or the one of a terminal
+	wanted := [3]bool{e.io.Stdin != nil, true, !e.io.TTY}
 	for i, name := range []string{"stdin", "stdout", "stderr"} {
 		if wanted[i] {
 			e.paths[i] = filepath.Join(dir, name)
@@ -207,7 +211,8 @@ func (e *exec) open(dir string) error {
 		if err != nil {
 			return err
 		}
-		// The writer comes before the first read, which without one would find the end of the output.
+		// The writer comes before the first read, which without one would find the end of the
+		// output.
 		keeper, err := os.OpenFile(e.paths[i], os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			_ = f.Close()
@@ -276,8 +281,8 @@ func (r *Runtime) resizePty(ctx context.Context, id, execID string, size runtime
 	}
 }
 
-// finishOutput waits for the end of the output: the pipes have ended, or they stay empty. A client that takes its time is
-// waited for until ctx ends.
+// finishOutput waits for the end of the output: the pipes have ended, or they stay empty. A client
+// that takes its time is waited for until ctx ends.
 func (e *exec) finishOutput(ctx context.Context) error {
 	look := time.NewTicker(outputGrace)
 	defer look.Stop()
@@ -316,8 +321,9 @@ func (e *exec) outputError() error {
 	return nil
 }
 
-// close lets go of the pipes. When ctx has ended, a copy may be stuck in its client's connection, which the caller is about
-// to close; else every copy ends here, so that nothing is written after Exec has returned.
+// close lets go of the pipes. When ctx has ended, a copy may be stuck in its client's connection,
+// which the caller is about to close; else every copy ends here, so that nothing is written after
+// Exec has returned.
 func (e *exec) close(ctx context.Context) {
 	if e.stopResize != nil {
 		e.stopResize()
@@ -346,8 +352,9 @@ func (e *exec) close(ctx context.Context) {
 	}
 }
 
-// cleanUp lets go of the pipes, and removes the process from the shim and its folder from the disk, in the background. The
-// folder goes last and only with the process: it is how a later agent finds what was left running.
+// cleanUp lets go of the pipes, and removes the process from the shim and its folder from the disk,
+// in the background. The folder goes last and only with the process: it is how a later agent finds
+// what was left running.
 func (e *exec) cleanUp(ctx context.Context, dir string) {
 	if e.starting == nil {
 		e.close(ctx)
@@ -366,7 +373,8 @@ func (e *exec) cleanUp(ctx context.Context, dir string) {
 		case <-e.starting:
 		case <-ctx.Done():
 		}
-		if !e.answered { // without readers the shim would wait for one, and then forget the process that it has made
+		// without readers the shim would wait for one, and then forget the process that it has made
+		if !e.answered {
 			e.close(ctx)
 		}
 		if ctx.Err() == nil && e.r.endExec(ctx, e.id, e.execID) {
@@ -388,8 +396,9 @@ func removeExecDir(dir string) {
 	}
 }
 
-// endExec kills and deletes a process, whatever state it is in, and says whether nothing is left of it. It tries until ctx
-// ends or containerd does not answer; the next reconcile takes up what is left then.
+// endExec kills and deletes a process, whatever state it is in, and says whether nothing is left of
+// it. It tries until ctx ends or containerd does not answer; the next reconcile takes up what is
+// left then.
 func (r *Runtime) endExec(ctx context.Context, id, execID string) (clean bool) {
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.removeExec(ctx, id, execID)

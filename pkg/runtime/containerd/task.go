@@ -19,11 +19,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// shimPatience is how long a task is created anew while its pod's shim is ending or an earlier creation is cleaned up, for
-// which containerd takes up to 10 s.
+// shimPatience is how long a task is created anew while its pod's shim is ending or an earlier
+// creation is cleaned up, for which containerd takes up to 10 s.
 const shimPatience = 20 * time.Second
 
-// ociRefusal is in every error of the program that makes containers (runc and its like): the spec is to blame, or the image.
+// ociRefusal is in every error of the program that makes containers (runc and its like): the spec
+// is to blame, or the image.
 const ociRefusal = "OCI runtime"
 
 // launchTime bounds a launch whose caller has gone.
@@ -72,14 +73,16 @@ func labelled(root []mount.Mount, s *specs.Spec) []mount.Mount {
 	return root
 }
 
-// shimEnding says that containerd met the pod's previous shim on its way out (the last container of a pod takes its shim with
-// it, and the next one comes at the same address), or the folder of a creation that was cancelled and is being cleaned up.
+// shimEnding says that containerd met the pod's previous shim on its way out (the last container of
+// a pod takes its shim with it, and the next one comes at the same address), or the folder of a
+// creation that was cancelled and is being cleaned up.
 func shimEnding(err error) bool {
 	text := err.Error()
 	for _, sign := range []string{
 		"ttrpc: closed", "ttrpc: server closed", "connection refused", "connect: no such file", "failed to start shim",
 		"shim disconnected", ": file exists",
-		"io.containerd.runtime.v2.task/", // a path of the folder that is being cleaned up while we make it anew
+		// a path of the folder that is being cleaned up while we make it anew
+		"io.containerd.runtime.v2.task/",
 	} {
 		if strings.Contains(text, sign) {
 			return true
@@ -114,8 +117,8 @@ func (r *Runtime) startTask(ctx context.Context, l *launch) error {
 // containerKey locks all that starts, adopts and removes a container.
 func containerKey(id string) string { return "container/" + id }
 
-// shimKey locks what a pod's shim does not do well at the same time: it ends with its last task, also while it is creating
-// the next one.
+// shimKey locks what a pod's shim does not do well at the same time: it ends with its last task,
+// also while it is creating the next one.
 func shimKey(c *container) string {
 	if c.c.SandboxID == "" {
 		return "shim/" + c.c.ID
@@ -157,7 +160,8 @@ func (r *Runtime) endTask(ctx context.Context, id string) error {
 			}
 		}
 	}
-	// An exit that is recorded just now deletes the task as well; whoever comes second may see the shim go.
+	// An exit that is recorded just now deletes the task as well; whoever comes second may see the
+	// shim go.
 	for wait := 2 * time.Millisecond; ; wait *= 2 {
 		err := r.deleteTask(ctx, &c)
 		if err == nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
 )
 
-// User resolves a user string in the image's /etc/passwd and /etc/group, which are read once an image.
+// User resolves a user string in the image's /etc/passwd and /etc/group, which are read once an
+// image.
 func (r *Runtime) User(ctx context.Context, imageID, user string) (runtime.User, error) {
 	img, err := r.images.byID(ctx, imageID)
 	if err != nil {
@@ -66,8 +67,8 @@ func (s *imageStore) database(ctx context.Context, img *image) (passwd.Database,
 	return db, nil
 }
 
-// mounted calls f with a read-only mount of the image. A lease keeps the mount's snapshot from garbage collection meanwhile,
-// and gives it up to it should this agent die.
+// mounted calls f with a read-only mount of the image. A lease keeps the mount's snapshot from
+// garbage collection meanwhile, and gives it up to it should this agent die.
 func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string) error) (err error) {
 	call, cancel := context.WithTimeout(ctx, imageCallTime)
 	defer cancel()
@@ -89,7 +90,8 @@ func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string
 		if err := s.unpack(ctx, img); err != nil {
 			return err
 		}
-		again, cancel := context.WithTimeout(context.WithoutCancel(call), imageCallTime) // with the lease, which call carries
+		// with the lease, which call carries
+		again, cancel := context.WithTimeout(context.WithoutCancel(call), imageCallTime)
 		defer cancel()
 		mounts, err = sn.View(again, key, img.chain)
 	}
@@ -112,11 +114,12 @@ func (s *imageStore) mounted(ctx context.Context, img *image, f func(root string
 	return f(root)
 }
 
-// maxDatabase is the longest users' file that is read, in bytes: an image's author is not trusted with the agent's memory.
+// maxDatabase is the longest users' file that is read, in bytes: an image's author is not trusted
+// with the agent's memory.
 const maxDatabase = 1 << 20
 
-// readInRoot reads a file as a process whose root folder is root would: links, absolute ones too, never lead out of it. A
-// file that is not there, or no file, is empty.
+// readInRoot reads a file as a process whose root folder is root would: links, absolute ones too,
+// never lead out of it. A file that is not there, or no file, is empty.
 func readInRoot(root, name string) ([]byte, error) {
 	text, err := hostfs.ReadInRoot(root, name, maxDatabase)
 	for _, none := range []error{fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP, hostfs.ErrNotRegular} {

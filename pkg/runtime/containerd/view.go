@@ -119,7 +119,8 @@ func (v *view) offline() {
 	clear(v.watchers)
 }
 
-// with calls f with the container under the view's lock and tells the watchers if f says that something changed.
+// with calls f with the container under the view's lock and tells the watchers if f says that
+// something changed.
 func (v *view) with(id string, f func(c *container) (changed bool)) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -186,8 +187,8 @@ func (v *view) drop(id string) {
 	}
 }
 
-// group is the shim group for a new container: that of what lives in its sandbox, else one of its own, which no ending shim
-// has. It is called with the sandbox's shim locked.
+// group is the shim group for a new container: that of what lives in its sandbox, else one of its
+// own, which no ending shim has. It is called with the sandbox's shim locked.
 func (v *view) group(c *container) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -239,8 +240,8 @@ func (v *view) dropSandbox(uid types.UID) {
 	v.notify(uid)
 }
 
-// notify is called with the lock held. Watchers' channels are large; one that is full gets its hint lost only if as many
-// others wait in it already, so a full channel is closed instead: list again.
+// notify is called with the lock held. Watchers' channels are large; one that is full gets its hint
+// lost only if as many others wait in it already, so a full channel is closed instead: list again.
 func (v *view) notify(uid types.UID) {
 	for ch := range v.watchers {
 		select {

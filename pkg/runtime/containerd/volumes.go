@@ -18,8 +18,9 @@ func (r *Runtime) VolumeDir(containerID string) string {
 	return filepath.Join(r.c.StateDir, "volumes", containerID)
 }
 
-// fillVolumes makes the folders of the image's volumes, with what the image has at their place. All of them appear at once:
-// what a crash left half done is made anew, and a container that is started again after a failure finds its own.
+// fillVolumes makes the folders of the image's volumes, with what the image has at their place. All
+// of them appear at once: what a crash left half done is made anew, and a container that is started
+// again after a failure finds its own.
 func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	dir := r.VolumeDir(l.record.ID)
 	if _, err := os.Lstat(dir); err == nil || len(l.volumes) == 0 {
@@ -71,7 +72,8 @@ func (r *Runtime) removeVolumes(containerID string) error {
 	return nil
 }
 
-// fillVolume copies the image's folder with owners, modes and links as they are; where the image has none, the volume is empty.
+// fillVolume copies the image's folder with owners, modes and links as they are; where the image
+// has none, the volume is empty.
 func fillVolume(target, root, place string) error {
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return err

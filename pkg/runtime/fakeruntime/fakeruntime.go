@@ -101,7 +101,8 @@ func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (ru
 	return r.h.startSandbox(c)
 }
 
-// RemoveSandbox implements runtime.Lifecycle. Unlike the real one it refuses while a container runs: nobody should do that.
+// RemoveSandbox implements runtime.Lifecycle. Unlike the real one it refuses while a container
+// runs: nobody should do that.
 func (r *Runtime) RemoveSandbox(ctx context.Context, uid types.UID) error {
 	if err := r.h.check(ctx, OpRemoveSandbox, string(uid)); err != nil {
 		return err
@@ -134,7 +135,8 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	return r.h.removeContainer(id)
 }
 
-// UpdateResources implements runtime.Resizer. Programs use no memory, so that every limit can be kept.
+// UpdateResources implements runtime.Resizer. Programs use no memory, so that every limit can be
+// kept.
 func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
 	if err := r.h.check(ctx, OpUpdateResources, id); err != nil {
 		return err

@@ -1,6 +1,7 @@
-// Package fakeruntime is EDGE: a runtime in memory that keeps the contract as strictly as the real one, for tests of what
-// stands on it. Containers run small programs written in Go. A Host is what outlives an agent: several Runtimes, one after the
-// other, can be its agents, as when an agent is restarted.
+// Package fakeruntime is EDGE: a runtime in memory that keeps the contract as strictly as the real
+// one, for tests of what stands on it. Containers run small programs written in Go. A Host is what
+// outlives an agent: several Runtimes, one after the other, can be its agents, as when an agent is
+// restarted.
 package fakeruntime
 
 import (
@@ -46,7 +47,8 @@ const (
 type Host struct {
 	// Fail is asked before each call what error it is to end with; nil for none. Set it before use.
 	Fail func(op Op, subject string) error
-	// Programs are commands by their first word, besides the built-in true, false, sleep, echo, cat and sh -c.
+	// Programs are commands by their first word, besides the built-in true, false, sleep, echo, cat
+	// and sh -c.
 	Programs map[string]Program
 	// Registry has the images that can be pulled, by full name.
 	Registry map[string]Image
@@ -113,8 +115,8 @@ func (h *Host) check(ctx context.Context, op Op, subject string) error {
 	return h.Fail(op, subject)
 }
 
-// SetDown makes every call fail with ErrUnavailable and closes the watches, as when the runtime's daemon is away. What runs
-// goes on.
+// SetDown makes every call fail with ErrUnavailable and closes the watches, as when the runtime's
+// daemon is away. What runs goes on.
 func (h *Host) SetDown(down bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,7 +14,8 @@ import (
 // ErrSlow means that an attached client did not take the output fast enough and was let go.
 var ErrSlow = errors.New("attached client fell too far behind the container's output")
 
-// Attach copies the container's output from now on, and stdin to it, until the container's output ends (nil) or ctx does.
+// Attach copies the container's output from now on, and stdin to it, until the container's output
+// ends (nil) or ctx does.
 func (c *Client) Attach(ctx context.Context, id string, streams runtime.IO) error {
 	conn, _, err := c.ask(ctx, wire.Request{Op: wire.Attach, ID: id, Stdin: streams.Stdin != nil})
 	if err != nil {
@@ -24,7 +25,8 @@ func (c *Client) Attach(ctx context.Context, id string, streams runtime.IO) erro
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if streams.Stdin != nil {
-		// The reader may block for ever on its source; it ends with the source or with the connection.
+		// The reader may block for ever on its source; it ends with the source or with the
+		// connection.
 		go sendStdin(conn, streams.Stdin)
 	}
 	err = receive(conn, streams)

@@ -1,6 +1,6 @@
-// Package logpump is EDGE: the agent's side of the log pump. It starts the pump, keeps it running, asks it to join
-// containers' streams, and reads the log files that the pump writes. The pump itself is in package pump, a process of its
-// own (cmd/nodeagent-pump) that outlives the agent.
+// Package logpump is EDGE: the agent's side of the log pump. It starts the pump, keeps it running,
+// asks it to join containers' streams, and reads the log files that the pump writes. The pump
+// itself is in package pump, a process of its own (cmd/nodeagent-pump) that outlives the agent.
 package logpump
 
 import (
@@ -27,14 +27,17 @@ import (
 type Config struct {
 	// Program is the path of nodeagent-pump.
 	Program string
-	// Socket is the path that the pump answers on. An agent finds the pump of its predecessor by it.
+	// Socket is the path that the pump answers on. An agent finds the pump of its predecessor by
+	// it.
 	Socket string
-	// Build, when not "", is the build of Program: a pump of another one is replaced when it holds no container.
+	// Build, when not "", is the build of Program: a pump of another one is replaced when it holds
+	// no container.
 	Build string
 	// MaxSize (bytes) and MaxFiles are kubelet's containerLogMaxSize and containerLogMaxFiles.
 	MaxSize  int64
 	MaxFiles int
-	// Place, when not nil, is told of each pump that is found or started: it puts the process where it outlives the agent.
+	// Place, when not nil, is told of each pump that is found or started: it puts the process where
+	// it outlives the agent.
 	Place  func(ctx context.Context, pid int) error
 	Logger *slog.Logger
 }
@@ -48,9 +51,10 @@ type Client struct {
 	open     map[string]*held // what the pump must know, to tell it again when it was restarted
 }
 
-// held is a container whose output is not complete yet. The agent keeps the reading ends of its pipes, without ever reading:
-// what is in a pipe stays there when the container ends while no pump runs. They are bare descriptors: as files of package os
-// they would wake the agent with every line.
+// held is a container whose output is not complete yet. The agent keeps the reading ends of its
+// pipes, without ever reading: what is in a pipe stays there when the container ends while no pump
+// runs. They are bare descriptors: as files of package os they would wake the agent with every
+// line.
 type held struct {
 	out    runtime.Output
 	pipes  []int
@@ -136,8 +140,8 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 // retryTime is how often a container is tried again whose output the pump could not join.
 const retryTime = 2 * time.Second
 
-// retry joins what could not be joined, until the pump is gone: a container whose output nobody reads stands still once its pipe
-// is full.
+// retry joins what could not be joined, until the pump is gone: a container whose output nobody
+// reads stands still once its pipe is full.
 func (c *Client) retry(ctx context.Context, gone <-chan struct{}) {
 	tick := time.NewTicker(retryTime)
 	defer tick.Stop()
@@ -185,7 +189,8 @@ func (c *Client) mark(id string, failed bool) {
 	}
 }
 
-// replaceIdle ends a pump of another build. One that holds containers is left alone: it speaks the same protocol.
+// replaceIdle ends a pump of another build. One that holds containers is left alone: it speaks the
+// same protocol.
 func (c *Client) replaceIdle(ctx context.Context) {
 	conn, hello, err := c.ask(ctx, wire.Request{Op: wire.Hello})
 	if err != nil {
@@ -228,8 +233,8 @@ func (c *Client) Seal(ctx context.Context, id string) error {
 	return c.do(ctx, wire.Request{Op: wire.Seal, ID: id})
 }
 
-// Drain returns when all output of an ended container is in its file, also when nothing is known of the container. A pump
-// that was started just now is told of the container first.
+// Drain returns when all output of an ended container is in its file, also when nothing is known of
+// the container. A pump that was started just now is told of the container first.
 func (c *Client) Drain(ctx context.Context, id string) error {
 	err := c.do(ctx, wire.Request{Op: wire.Drain, ID: id})
 	if errors.Is(err, runtime.ErrNotFound) {
@@ -284,7 +289,8 @@ func (c *Client) do(ctx context.Context, q wire.Request) error {
 	return err
 }
 
-// ask sends one request, starting the pump if need be. The connection is left open for what follows the response.
+// ask sends one request, starting the pump if need be. The connection is left open for what follows
+// the response.
 func (c *Client) ask(ctx context.Context, q wire.Request) (net.Conn, wire.Response, error) {
 	conn, r, err := c.askOnce(ctx, q)
 	if !gone(err) || ctx.Err() != nil {
@@ -344,7 +350,8 @@ func (c *Client) askOnce(ctx context.Context, q wire.Request) (_ net.Conn, r wir
 	return conn, r, nil
 }
 
-// readLine takes nothing of the frames behind the line: answers are short, so byte by byte is good enough.
+// readLine takes nothing of the frames behind the line: answers are short, so byte by byte is good
+// enough.
 func readLine(conn net.Conn) ([]byte, error) {
 	var line []byte
 	b := make([]byte, 1)

@@ -12,8 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 )
 
-// TestALineWithoutEndIsNotHeld: what a pod with the logs' folder mounted writes there costs the agent no memory, whichever way
-// the log is read, and entries beside it are printed.
+// TestALineWithoutEndIsNotHeld: what a pod with the logs' folder mounted writes there costs the
+// agent no memory, whichever way the log is read, and entries beside it are printed.
 func TestALineWithoutEndIsNotHeld(t *testing.T) {
 	const size = 256 << 20
 	entry := func(text string) string { return "2026-01-02T03:04:05Z stdout F " + text + "\n" }

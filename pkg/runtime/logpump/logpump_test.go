@@ -58,7 +58,8 @@ func TestMain(m *testing.M) {
 	pump.New("test", time.Now).Serve(context.Background(), l)
 }
 
-// rig is a pump and one container's pipes, with this test as the shim: it keeps both ends open, as the real one does.
+// rig is a pump and one container's pipes, with this test as the shim: it keeps both ends open, as
+// the real one does.
 type rig struct {
 	*testing.T
 	dir    string
@@ -209,7 +210,8 @@ func TestRotationKeepsTheLimitAndReadersCrossIt(t *testing.T) {
 	w := bufio.NewWriter(r.stdout)
 	for i := range lines {
 		fmt.Fprintf(w, "line %06d\n", i)
-		if i%20 == 0 { // in several reads, and slow enough for the follower not to lose files for good
+		// in several reads, and slow enough for the follower not to lose files for good
+		if i%20 == 0 {
 			w.Flush()
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -283,7 +285,8 @@ func TestOptions(t *testing.T) {
 		stdout, all string
 	}{
 		{logpump.Options{}, "old\nnew\n", "old\nparnew\ntial\n"},
-		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\n"}, // whole lines
+		// whole lines
+		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\n"},
 		{logpump.Options{LimitBytes: &limit}, "old\nne", "old\npa"},
 		{
 			logpump.Options{Timestamps: true},
@@ -342,7 +345,8 @@ func TestAKilledPumpIsReplaced(t *testing.T) {
 	}
 	stop()
 	r.end()
-	// The pipes keep what is not in the log, also what came when the container ended while no pump ran.
+	// The pipes keep what is not in the log, also what came when the container ended while no pump
+	// ran.
 	text := r.read(logpump.Options{})
 	for i := range 3000 {
 		if line := fmt.Sprintf("line %06d\n", i); !strings.Contains(text, line) {

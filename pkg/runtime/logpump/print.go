@@ -22,7 +22,8 @@ type printer struct {
 // maxPending is how much output is gathered before it is written.
 const maxPending = 32 << 10
 
-// entry prints one line of the file, if it is wanted. Lines that are no entries (a disk that was full) are left out.
+// entry prints one line of the file, if it is wanted. Lines that are no entries (a disk that was
+// full) are left out.
 func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	e, err := crilog.Parse(line)
 	if errors.Is(err, crilog.ErrFormat) {
@@ -56,7 +57,8 @@ func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	return nil
 }
 
-// begins says whether an entry begins a line, and notes for the rest of it whether that is too early.
+// begins says whether an entry begins a line, and notes for the rest of it whether that is too
+// early.
 func (p *printer) begins(e crilog.Entry) bool {
 	if p.midLine == nil {
 		p.midLine, p.early = map[crilog.Stream]bool{}, map[crilog.Stream]bool{}

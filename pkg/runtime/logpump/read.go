@@ -18,16 +18,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/logdir"
 )
 
-// Options are those of `kubectl logs`; the zero value reads everything that is kept when it begins, once.
+// Options are those of `kubectl logs`; the zero value reads everything that is kept when it begins,
+// once.
 type Options struct {
-	// Follow goes on with what is written later, until Ended says that nothing will be, or the context ends.
+	// Follow goes on with what is written later, until Ended says that nothing will be, or the
+	// context ends.
 	Follow bool
-	// Ended says that the container has ended and its output is all in the file. It is asked about once a second and after
-	// each change of the file, when all there is has been read. Nil means never.
+	// Ended says that the container has ended and its output is all in the file. It is asked about
+	// once a second and after each change of the file, when all there is has been read. Nil means
+	// never.
 	Ended func() bool
 	// Timestamps puts the time before each line.
 	Timestamps bool
-	// Tail, when not nil, starts that many lines before the end. A line is the program's, in however many pieces it was written.
+	// Tail, when not nil, starts that many lines before the end. A line is the program's, in
+	// however many pieces it was written.
 	Tail *int64
 	// Since leaves out the lines that began earlier.
 	Since time.Time
@@ -43,8 +47,9 @@ const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
 // errEnough ends a read that reached its limit.
 var errEnough = errors.New("enough")
 
-// Read copies the log at path, rotated files included, to stdout and stderr; both may be the same writer, in which case the
-// order of entries is kept. It crosses rotations while it follows. An end of ctx while following is no error.
+// Read copies the log at path, rotated files included, to stdout and stderr; both may be the same
+// writer, in which case the order of entries is kept. It crosses rotations while it follows. An end
+// of ctx while following is no error.
 func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
 	current, err := logdir.Open(path)
 	if err != nil {
@@ -87,7 +92,8 @@ type reader struct {
 	out     printer
 }
 
-// old reads what was rotated before the current file was opened, and brings the current file to where reading starts.
+// old reads what was rotated before the current file was opened, and brings the current file to
+// where reading starts.
 func (r *reader) old(ctx context.Context) error {
 	info, err := r.current.Stat()
 	if err != nil {
@@ -124,7 +130,8 @@ func (r *reader) old(ctx context.Context) error {
 	return err
 }
 
-// before says whether a rotated file is older than the current one, which may itself have been rotated by now.
+// before says whether a rotated file is older than the current one, which may itself have been
+// rotated by now.
 func (r *reader) before(name string) bool {
 	own, _ := r.currentName()
 	return own == r.path || strings.TrimSuffix(name, ".gz") < own
@@ -232,8 +239,9 @@ func drainEvents(changes <-chan fsnotify.Event) {
 	}
 }
 
-// advance prints the current file to its present end, and goes on to the next one if it was rotated. Whether it was is
-// found out before the last read, so that nothing written to it before is missed.
+// advance prints the current file to its present end, and goes on to the next one if it was
+// rotated. Whether it was is found out before the last read, so that nothing written to it before
+// is missed.
 func (r *reader) advance(ctx context.Context) (next bool, err error) {
 	name, gone := r.currentName()
 	if err := r.lines(ctx); err != nil {
@@ -286,7 +294,8 @@ func (r *reader) successor(ctx context.Context, name string) (*os.File, error) {
 		if name == r.path || strings.TrimSuffix(other, ".gz") <= name {
 			continue
 		}
-		if strings.HasSuffix(other, ".gz") { // compressed while the reader was busy with an older one
+		// compressed while the reader was busy with an older one
+		if strings.HasSuffix(other, ".gz") {
 			r.at = position{file: r.at.file + 1}
 			if err := r.whole(ctx, other); err != nil {
 				return nil, err

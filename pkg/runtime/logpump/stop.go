@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// Stop ends the pump, which must hold no container, and returns when it is gone. It says whether there was one.
+// Stop ends the pump, which must hold no container, and returns when it is gone. It says whether
+// there was one.
 func (c *Client) Stop(ctx context.Context) (was bool, err error) {
 	conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Quit})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {

@@ -10,7 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// position is a place in a log: the number of the file, oldest first, and the offset in what it holds uncompressed.
+// position is a place in a log: the number of the file, oldest first, and the offset in what it
+// holds uncompressed.
 type position struct {
 	file   int
 	offset int64
@@ -20,12 +21,12 @@ func (p position) before(o position) bool {
 	return p.file < o.file || p.file == o.file && p.offset < o.offset
 }
 
-// tailSlack is how many entries are looked at before the last lines, for the beginning of a line that is in pieces between
-// entries of the other stream.
+// tailSlack is how many entries are looked at before the last lines, for the beginning of a line
+// that is in pieces between entries of the other stream.
 const tailSlack = 10_000
 
-// tail walks a log from its end until it knows where the last lines begin. A line is the program's: its pieces are one. Of each
-// stream the last lines are all entries from one position on.
+// tail walks a log from its end until it knows where the last lines begin. A line is the program's:
+// its pieces are one. Of each stream the last lines are all entries from one position on.
 type tail struct {
 	left   int64         // lines to find
 	stream crilog.Stream // "" for both
@@ -90,7 +91,8 @@ func (r *reader) findTail(ctx context.Context, older []string) (*tail, error) {
 	return t, err
 }
 
-// scanBack visits the whole lines of f before end, the last first, until visit says no; more says that it never did.
+// scanBack visits the whole lines of f before end, the last first, until visit says no; more says
+// that it never did.
 func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset int64, line []byte) bool) (more bool, err error) {
 	var rest []byte // from the beginning of what was read to the end of a line, once one was found
 	found, long := false, false
@@ -136,10 +138,12 @@ func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset i
 	return !found || offer(0, rest), nil
 }
 
-// maxEntries is how many entries of a compressed file are held in memory: it says nothing of how long it is.
+// maxEntries is how many entries of a compressed file are held in memory: it says nothing of how
+// long it is.
 const maxEntries = 4 << 20
 
-// scanOld visits the entries of a rotated file, the last first. A compressed one can be read forwards only.
+// scanOld visits the entries of a rotated file, the last first. A compressed one can be read
+// forwards only.
 func scanOld(ctx context.Context, name string, visit func(offset int64, s crilog.Stream, partial bool) bool) (more bool, err error) {
 	f, err := openOld(name)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// entries makes a log of both streams, in which lines are in pieces between those of the other stream.
+// entries makes a log of both streams, in which lines are in pieces between those of the other
+// stream.
 func randomEntries(r *rand.Rand, n int) []crilog.Entry {
 	var all []crilog.Entry
 	for i := range n {
@@ -28,7 +29,8 @@ func randomEntries(r *rand.Rand, n int) []crilog.Entry {
 	return all
 }
 
-// lastLines is what the last lines are, said slowly: number the lines of each stream, by where they end.
+// lastLines is what the last lines are, said slowly: number the lines of each stream, by where they
+// end.
 func lastLines(all []crilog.Entry, stream crilog.Stream, lines int) string {
 	line, open := make([]int, len(all)), map[crilog.Stream]int{}
 	total := 0

@@ -13,7 +13,8 @@ func defaultCapabilities() []string {
 	return prefixed("AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT")
 }
 
-// knownCapabilities are those of include/uapi/linux/capability.h up to Linux 5.9 (none was added since).
+// knownCapabilities are those of include/uapi/linux/capability.h up to Linux 5.9 (none was added
+// since).
 func knownCapabilities() []string {
 	return prefixed("AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE " +
 		"DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN " +
@@ -29,9 +30,9 @@ func prefixed(names string) []string {
 	return list
 }
 
-// capabilities: privileged has all that the host can give; otherwise, over the default set: add ALL, drop ALL, the names to
-// add, the names to drop, in this order (containerd's). A name that the kernel does not know is left to the runtime, which
-// warns and goes on.
+// capabilities: privileged has all that the host can give; otherwise, over the default set: add
+// ALL, drop ALL, the names to add, the names to drop, in this order (containerd's). A name that the
+// kernel does not know is left to the runtime, which warns and goes on.
 func capabilities(sc *corev1.SecurityContext, host []string) *specs.LinuxCapabilities {
 	all := host
 	if len(all) == 0 {

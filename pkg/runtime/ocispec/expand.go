@@ -2,8 +2,9 @@ package ocispec
 
 import "strings"
 
-// Expand replaces each $(NAME) whose name lookup knows; an unknown one stays as it is, and "$$" is a plain "$", so that
-// "$$(NAME)" is never replaced. The rule is that of EnvVar.Value in the Kubernetes API.
+// Expand replaces each $(NAME) whose name lookup knows; an unknown one stays as it is, and "$$" is
+// a plain "$", so that "$$(NAME)" is never replaced. The rule is that of EnvVar.Value in the
+// Kubernetes API.
 func Expand(s string, lookup func(name string) (string, bool)) string {
 	if !strings.Contains(s, "$") {
 		return s

@@ -16,8 +16,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// An archive has pod.yaml, maybe in.yaml (what is resolved: the keys of ocispec.Input, for every container of the pod), and
-// maybe show (one JSON path a line: only these parts are printed). want has one section a container.
+// An archive has pod.yaml, maybe in.yaml (what is resolved: the keys of ocispec.Input, for every
+// container of the pod), and maybe show (one JSON path a line: only these parts are printed). want
+// has one section a container.
 func TestBuild(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod

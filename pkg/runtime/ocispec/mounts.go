@@ -30,15 +30,16 @@ func systemMounts(n Node, sc *corev1.SecurityContext) []specs.Mount {
 			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
 		},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		// A network namespace has one sysfs: with "ro" the first mount would make it read-only for all containers of the pod,
-		// the privileged too. hidePaths says instead who may only read it.
+		// A network namespace has one sysfs: with "ro" the first mount would make it read-only for
+		// all containers of the pod, the privileged too. hidePaths says instead who may only read
+		// it.
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "rw"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroup},
 	}
 }
 
-// ImageVolumes are the folders for what the image declares as VOLUME, in order of their place, but for places where the pod
-// mounts something itself.
+// ImageVolumes are the folders for what the image declares as VOLUME, in order of their place, but
+// for places where the pod mounts something itself.
 func ImageVolumes(in Input) []runtime.ImageVolume {
 	taken := map[string]bool{}
 	for _, m := range in.Mounts {
@@ -59,8 +60,9 @@ func ImageVolumes(in Input) []runtime.ImageVolume {
 	return list
 }
 
-// mounts are the system's, then the pod's in order of depth, so that a mount never hides one below it. What a pod mounts
-// itself takes the place of a system or managed mount at the same path; a /dev of its own takes all of /dev.
+// mounts are the system's, then the pod's in order of depth, so that a mount never hides one below
+// it. What a pod mounts itself takes the place of a system or managed mount at the same path; a
+// /dev of its own takes all of /dev.
 func mounts(in Input, sc *corev1.SecurityContext) ([]specs.Mount, string, error) {
 	own := map[string]bool{}
 	for _, v := range ImageVolumes(in) {

@@ -1,9 +1,10 @@
-// Package ocispec is PURE: pod + container + image config + what was resolved for them (user, environment, mounts, cgroup,
-// namespaces) → a finished OCI runtime spec. It reads nothing but its Input and has no opinion on where things come from; a
-// runtime runs the result as it is.
+// Package ocispec is PURE: pod + container + image config + what was resolved for them (user,
+// environment, mounts, cgroup, namespaces) → a finished OCI runtime spec. It reads nothing but its
+// Input and has no opinion on where things come from; a runtime runs the result as it is.
 //
-// Sources of the rules: the OCI runtime spec 1.3, Kubernetes' API reference of PodSecurityContext and SecurityContext,
-// KEP-3619 (supplementalGroupsPolicy), KEP-3857 (recursive read-only mounts), KEP-127 (user namespaces).
+// Sources of the rules: the OCI runtime spec 1.3, Kubernetes' API reference of PodSecurityContext
+// and SecurityContext, KEP-3619 (supplementalGroupsPolicy), KEP-3857 (recursive read-only mounts),
+// KEP-127 (user namespaces).
 package ocispec
 
 import (
@@ -31,11 +32,13 @@ type Input struct {
 	Image     imagespec.ImageConfig
 	// User is the image's user, or the security context's, resolved in the image; see UserString.
 	User runtime.User
-	// Env is the pod spec's part of the environment, "NAME=value" with every reference resolved. It wins over the image's.
+	// Env is the pod spec's part of the environment, "NAME=value" with every reference resolved. It
+	// wins over the image's.
 	Env []string
 	// Mounts are volumes and managed files in the order of the pod spec.
 	Mounts []Mount
-	// VolumeDir is where the image's volumes get folders of the container's own; "": they are left out.
+	// VolumeDir is where the image's volumes get folders of the container's own; "": they are left
+	// out.
 	VolumeDir  string
 	Namespaces runtime.Namespaces
 	// TargetPID is the PID namespace that an ephemeral container joins; "" for none.
@@ -60,15 +63,18 @@ type Mount struct {
 	RecursiveReadOnly   bool // read-only for mounts below the source as well
 	// Propagation is None when empty.
 	Propagation corev1.MountPropagationMode
-	// Managed marks the agent's own mounts (/etc/hosts, /dev/shm …), which give way to a volume at the same path.
+	// Managed marks the agent's own mounts (/etc/hosts, /dev/shm …), which give way to a volume at
+	// the same path.
 	Managed bool
 }
 
 // Seccomp are the profiles that a container may be given.
 type Seccomp struct {
-	// Default gives RuntimeDefault to containers that say nothing (KubeletConfiguration.seccompDefault).
+	// Default gives RuntimeDefault to containers that say nothing
+	// (KubeletConfiguration.seccompDefault).
 	Default bool
-	// RuntimeDefault derives the default profile for a spec whose capabilities are set; nil: not built in.
+	// RuntimeDefault derives the default profile for a spec whose capabilities are set; nil: not
+	// built in.
 	RuntimeDefault func(*specs.Spec) (*specs.LinuxSeccomp, error)
 	// Localhost is the content of the container's localhostProfile; nil when it names none.
 	Localhost *specs.LinuxSeccomp
@@ -82,12 +88,14 @@ type IDMappings struct {
 // Node are facts and settings of the machine.
 type Node struct {
 	MemoryCapacity int64 // bytes
-	// MinOOMScoreAdj is the lowest oom_score_adj that the agent may give (its own, without CAP_SYS_RESOURCE).
+	// MinOOMScoreAdj is the lowest oom_score_adj that the agent may give (its own, without
+	// CAP_SYS_RESOURCE).
 	MinOOMScoreAdj int
 	CgroupV2       bool
 	// CPUQuotaPeriod of CPU limits in microseconds; 0: limits are not enforced.
 	CPUQuotaPeriod int64
-	// Capabilities that a privileged container gets ("CAP_…"); all that this package knows when empty.
+	// Capabilities that a privileged container gets ("CAP_…"); all that this package knows when
+	// empty.
 	Capabilities []string
 	// Devices that a privileged container gets.
 	Devices []specs.LinuxDevice
@@ -98,10 +106,11 @@ type Node struct {
 	SingleProcessOOMKill bool
 	// MaskedPaths are hidden beside those that every machine has.
 	MaskedPaths []string
-	// AppArmor is the name of the profile for containers that name none, loaded; "" where the machine has no AppArmor.
+	// AppArmor is the name of the profile for containers that name none, loaded; "" where the
+	// machine has no AppArmor.
 	AppArmor string
-	// CgroupMountOptions are options of the machine's cgroup v2 mount that belong to all mounts of it together
-	// ("nsdelegate"): a mount without them takes them from the machine.
+	// CgroupMountOptions are options of the machine's cgroup v2 mount that belong to all mounts of
+	// it together ("nsdelegate"): a mount without them takes them from the machine.
 	CgroupMountOptions []string
 }
 
@@ -161,7 +170,8 @@ func annotations(in Input) map[string]string {
 	return all
 }
 
-// namespaces: "" in runtime.Namespaces is the host's own, so only what is pinned is joined; mount and PID are new.
+// namespaces: "" in runtime.Namespaces is the host's own, so only what is pinned is joined; mount
+// and PID are new.
 func namespaces(in Input, sc *corev1.SecurityContext) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	add := func(kind specs.LinuxNamespaceType, path string) {
@@ -216,7 +226,8 @@ func first[T any](a, b *T) *T {
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
-// UserString is what the image's passwd and group files are to be asked for: the security context's ids over the image's user.
+// UserString is what the image's passwd and group files are to be asked for: the security context's
+// ids over the image's user.
 func UserString(pod *corev1.Pod, c *corev1.Container, image imagespec.ImageConfig) string {
 	sc := effective(pod, c)
 	user := image.User

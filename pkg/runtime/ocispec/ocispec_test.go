@@ -41,7 +41,8 @@ func TestExpand(t *testing.T) {
 	}
 }
 
-// Text that names nothing known and has no "$$" is never changed, and expanding never fails or loses what is around.
+// Text that names nothing known and has no "$$" is never changed, and expanding never fails or
+// loses what is around.
 func FuzzExpand(f *testing.F) {
 	for _, s := range []string{"$(A)", "$$(A)", "$(", "a$(A)b$", "$($(A))"} {
 		f.Add(s)
@@ -79,7 +80,8 @@ func TestUserString(t *testing.T) {
 	}
 }
 
-// The default profile that the product uses lets through what the container's capabilities need, and no more.
+// The default profile that the product uses lets through what the container's capabilities need,
+// and no more.
 func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 	allowed := func(privileged corev1.Capability) map[string]bool {
 		in := base()

@@ -37,7 +37,8 @@ func process(in Input, sc *corev1.SecurityContext) (*specs.Process, error) {
 	}, nil
 }
 
-// arguments: the spec's command stands for the image's entrypoint and cmd together, its args for cmd alone.
+// arguments: the spec's command stands for the image's entrypoint and cmd together, its args for
+// cmd alone.
 func arguments(in Input) ([]string, error) {
 	lookup := Lookup(in.Env)
 	entrypoint, cmd := expandAll(in.Container.Command, lookup), expandAll(in.Container.Args, lookup)
@@ -63,7 +64,8 @@ func expandAll(list []string, lookup func(string) (string, bool)) []string {
 	return out
 }
 
-// environment lays TERM and HOSTNAME over the image's, and the pod spec's over all, keeping the place of the first mention.
+// environment lays TERM and HOSTNAME over the image's, and the pod spec's over all, keeping the
+// place of the first mention.
 func environment(in Input) []string {
 	var env []string
 	if !slices.ContainsFunc(in.Image.Env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
@@ -110,8 +112,8 @@ func workingDir(in Input) string {
 	return path.Join("/", dir)
 }
 
-// groups are the primary group, what the image's /etc/group says of the user (unless the policy is Strict), fsGroup and
-// supplementalGroups, each once.
+// groups are the primary group, what the image's /etc/group says of the user (unless the policy is
+// Strict), fsGroup and supplementalGroups, each once.
 func groups(in Input) []uint32 {
 	list := []uint32{in.User.GID}
 	psc := in.Pod.Spec.SecurityContext

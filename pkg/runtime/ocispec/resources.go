@@ -13,13 +13,14 @@ import (
 
 func resources(in Input, sc *corev1.SecurityContext) *specs.LinuxResources {
 	r := Resources(in.Pod, in.Container, in.Node)
-	// The runtime adds the harmless devices (null, zero, full, random, urandom, tty, ptmx, pts) to what is allowed.
+	// The runtime adds the harmless devices (null, zero, full, random, urandom, tty, ptmx, pts) to
+	// what is allowed.
 	r.Devices = []specs.LinuxDeviceCgroup{{Allow: isTrue(sc.Privileged), Access: "rwm"}}
 	return r
 }
 
-// Resources are the limits of one container as its pod spec has them, without device rules: also what an in-place resize
-// applies.
+// Resources are the limits of one container as its pod spec has them, without device rules: also
+// what an in-place resize applies.
 func Resources(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResources {
 	request, limit := qos.ContainerCPU(pod, c)
 	shares := qos.Shares(request)
@@ -55,8 +56,8 @@ func unified(n Node) map[string]string {
 	return u
 }
 
-// hugePages limits every size that the machine has: to what the container asks for, else to what its pod as a whole may have,
-// which is nothing unless it asks.
+// hugePages limits every size that the machine has: to what the container asks for, else to what
+// its pod as a whole may have, which is nothing unless it asks.
 func hugePages(pod *corev1.Pod, c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
 	var list []specs.LinuxHugepageLimit
 	for _, size := range sizes {

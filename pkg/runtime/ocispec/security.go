@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// hidePaths masks what tells about, or works on, the host, unless the container is privileged; what procfs shows of it, also
-// unless it asks for procMount Unmasked.
+// hidePaths masks what tells about, or works on, the host, unless the container is privileged; what
+// procfs shows of it, also unless it asks for procMount Unmasked.
 func hidePaths(spec *specs.Spec, n Node, sc *corev1.SecurityContext) {
 	if isTrue(sc.Privileged) {
 		return
@@ -73,8 +73,8 @@ func seccompProfile(spec *specs.Spec, in Input, sc *corev1.SecurityContext) (*sp
 	}
 }
 
-// AppArmor is the profile that a container asks for, nil when it asks for none: its own, that of the annotation from before
-// the field was there (which static pods may still have), its pod's.
+// AppArmor is the profile that a container asks for, nil when it asks for none: its own, that of
+// the annotation from before the field was there (which static pods may still have), its pod's.
 func AppArmor(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
 	if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 		return c.SecurityContext.AppArmorProfile
@@ -94,8 +94,8 @@ func AppArmor(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
 	return nil
 }
 
-// appArmorProfile is the name of a loaded profile, "" for none. Whoever asks for nothing gets the default one, unless it is
-// privileged; a profile by name is for privileged containers too.
+// appArmorProfile is the name of a loaded profile, "" for none. Whoever asks for nothing gets the
+// default one, unless it is privileged; a profile by name is for privileged containers too.
 func appArmorProfile(in Input, sc *corev1.SecurityContext) (string, error) {
 	p := sc.AppArmorProfile
 	switch {

@@ -1,4 +1,5 @@
-// Package passwd is PURE: users and groups of an image, from its /etc/passwd and /etc/group (passwd(5), group(5)).
+// Package passwd is PURE: users and groups of an image, from its /etc/passwd and /etc/group
+// (passwd(5), group(5)).
 package passwd
 
 import (
@@ -79,8 +80,9 @@ func number(s string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// Lookup resolves "", "uid", "name", each with or without ":gid" or ":group". No user at all is root. Numbers need no entry;
-// names do. Groups are the supplementary ones that /etc/group gives the user's name, in order, without the primary one.
+// Lookup resolves "", "uid", "name", each with or without ":gid" or ":group". No user at all is
+// root. Numbers need no entry; names do. Groups are the supplementary ones that /etc/group gives
+// the user's name, in order, without the primary one.
 func (d Database) Lookup(who string) (runtime.User, error) {
 	name, groupName, hasGroup := strings.Cut(who, ":")
 	u, err := d.user(name)

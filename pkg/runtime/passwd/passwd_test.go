@@ -26,8 +26,9 @@ func TestLookup(t *testing.T) {
 		"65534:65534": {UID: 65534, GID: 65534, Home: "/"},
 		"4242":        {UID: 4242, Home: "/"},
 		"nohome":      {UID: 5, GID: 5, Name: "nohome", Home: "/"},
-		"1234":        {UID: 77, GID: 77, Name: "1234", Home: "/n"}, // a name of digits is a name first
-		":10":         {GID: 10, Name: "root", Home: "/root", Groups: []uint32{0}},
+		// a name of digits is a name first
+		"1234": {UID: 77, GID: 77, Name: "1234", Home: "/n"},
+		":10":  {GID: 10, Name: "root", Home: "/root", Groups: []uint32{0}},
 	} {
 		got, err := d.Lookup(who)
 		if err != nil || !reflect.DeepEqual(got, want) {

@@ -24,7 +24,8 @@ type conf struct {
 	err  error
 }
 
-// probe is the answer of CNI STATUS, which costs a process and is therefore asked for again only after a while.
+// probe is the answer of CNI STATUS, which costs a process and is therefore asked for again only
+// after a while.
 type probe struct {
 	list *libcni.NetworkConfigList
 	at   time.Time
@@ -56,7 +57,8 @@ func (e *NotReadyError) Error() string {
 // Unwrap says what kind of error it is.
 func (e *NotReadyError) Unwrap() []error { return []error{runtime.ErrNetworkNotReady, e.Cause} }
 
-// current is the network in use. The folder is looked at each time: a listing costs less than a stale answer.
+// current is the network in use. The folder is looked at each time: a listing costs less than a
+// stale answer.
 func (n *Network) current() (*libcni.NetworkConfigList, error) {
 	files, err := libcni.ConfFiles(n.c.ConfDir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
@@ -65,7 +67,8 @@ func (n *Network) current() (*libcni.NetworkConfigList, error) {
 	seen := fingerprint(files)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.conf.seen != seen || n.conf.list == nil { // a missing plugin may have been installed by now
+	// a missing plugin may have been installed by now
+	if n.conf.seen != seen || n.conf.list == nil {
 		n.conf = n.load(files)
 		n.conf.seen = seen
 	}
@@ -138,7 +141,8 @@ func parseConf(file string) (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(list)
 }
 
-// Status is nil when pods can be given a network; else its text is fit for the node's Ready condition.
+// Status is nil when pods can be given a network; else its text is fit for the node's Ready
+// condition.
 func (n *Network) Status(ctx context.Context) error {
 	list, err := n.current()
 	if err != nil {
@@ -161,8 +165,8 @@ func (n *Network) Status(ctx context.Context) error {
 	return nil
 }
 
-// Watch calls changed whenever the configuration folder may have changed, until ctx ends. The folder need not exist yet.
-// Where it cannot be watched it is looked at every 5 s.
+// Watch calls changed whenever the configuration folder may have changed, until ctx ends. The
+// folder need not exist yet. Where it cannot be watched it is looked at every 5 s.
 func (n *Network) Watch(ctx context.Context, changed func()) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {

@@ -19,17 +19,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/osthread"
 )
 
-// How long CNI plugins have for one call of their chain. DEL has less than whoever calls it waits for.
+// How long CNI plugins have for one call of their chain. DEL has less than whoever calls it waits
+// for.
 const (
 	addTime    = 2 * time.Minute
 	delTime    = time.Minute
 	statusTime = 10 * time.Second
 )
 
-// pipeTime is how long the output of a killed plugin is waited for: a process that it started may hold the pipe open.
+// pipeTime is how long the output of a killed plugin is waited for: a process that it started may
+// hold the pipe open.
 const pipeTime = 2 * time.Second
 
-// plugins runs CNI plugins for libcni, which itself would wait for ever for a plugin whose child does not end.
+// plugins runs CNI plugins for libcni, which itself would wait for ever for a plugin whose child
+// does not end.
 type plugins struct{ version.PluginDecoder }
 
 // FindInPath implements invoke.Exec.
@@ -37,8 +40,8 @@ func (*plugins) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// ExecPlugin implements invoke.Exec. A plugin ends with ctx, and with the agent: one that went on alone would take an address
-// after the next agent has given it back.
+// ExecPlugin implements invoke.Exec. A plugin ends with ctx, and with the agent: one that went on
+// alone would take an address after the next agent has given it back.
 func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	for try := 0; ; try++ {
 		var stdout, stderr bytes.Buffer
@@ -51,7 +54,8 @@ func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env [
 		// The kernel sends the death signal when the thread ends that started the plugin.
 		osthread.Run(func() bool { err = cmd.Run(); return true })
 		switch {
-		case err == nil, errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil: // it ended well, and left a process behind
+		// it ended well, and left a process behind
+		case err == nil, errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
 			return stdout.Bytes(), nil
 		case errors.Is(err, syscall.ETXTBSY) && try < 5: // it is being installed just now
 			t := time.NewTimer(time.Second)

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// libcni remembers a network once its whole ADD has succeeded. What an ADD was asked for that is under way, or has failed, is
-// noted here, one file a sandbox, so that DEL can be asked with the same.
+// libcni remembers a network once its whole ADD has succeeded. What an ADD was asked for that is
+// under way, or has failed, is noted here, one file a sandbox, so that DEL can be asked with the
+// same.
 
 func (n *Network) pendingDir() string { return filepath.Join(n.c.CacheDir, "pending") }
 
@@ -30,8 +31,8 @@ func (n *Network) begin(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) 
 	if err != nil {
 		return fmt.Errorf("noting what CNI is asked for: %w", err)
 	}
-	// Without a flush to the disk: plugins do not flush either what they hand out, and after a power cut the network in use
-	// is a good guess.
+	// Without a flush to the disk: plugins do not flush either what they hand out, and after a
+	// power cut the network in use is a good guess.
 	file := n.pendingFile(rt.ContainerID)
 	err = os.MkdirAll(n.pendingDir(), 0o700)
 	if err == nil {
@@ -54,8 +55,9 @@ func (n *Network) settle(sandboxID string) error {
 	return nil
 }
 
-// attachments are the networks that a sandbox has, or may have: those of its id, and those of its namespace's path, which
-// tells when the id is not known for sure. Without an id and a path they are all that there are.
+// attachments are the networks that a sandbox has, or may have: those of its id, and those of its
+// namespace's path, which tells when the id is not known for sure. Without an id and a path they
+// are all that there are.
 func (n *Network) attachments(netns, sandboxID string) ([]*libcni.NetworkAttachment, error) {
 	all, err := n.cni.GetCachedAttachments("")
 	if err != nil {
@@ -87,8 +89,8 @@ func (n *Network) attachments(netns, sandboxID string) ([]*libcni.NetworkAttachm
 	return found, nil
 }
 
-// namespace is the path if a namespace is there: after a reboot its file is not, or is empty. Else it is "", which is the
-// specification's word for a namespace that is gone.
+// namespace is the path if a namespace is there: after a reboot its file is not, or is empty. Else
+// it is "", which is the specification's word for a namespace that is gone.
 func namespace(path string) string {
 	var s unix.Statfs_t
 	if unix.Statfs(path, &s) != nil || s.Type != unix.NSFS_MAGIC {

@@ -1,6 +1,7 @@
-// Package podnet is EDGE: the network of pods, on CNI. It reads the CNI configuration folder, runs the plugins, and remembers
-// in its cache folder what it asks for each sandbox, so that DEL is asked with the configuration that ADD had, whatever the
-// folder says by then, also when ADD did not come to its end. It never makes or removes a network namespace: it is handed the path of one.
+// Package podnet is EDGE: the network of pods, on CNI. It reads the CNI configuration folder, runs
+// the plugins, and remembers in its cache folder what it asks for each sandbox, so that DEL is
+// asked with the configuration that ADD had, whatever the folder says by then, also when ADD did
+// not come to its end. It never makes or removes a network namespace: it is handed the path of one.
 package podnet
 
 import (
@@ -25,9 +26,11 @@ const ifName = "eth0"
 
 // Config is what a Network is made from.
 type Config struct {
-	ConfDir string   // usually /etc/cni/net.d; the first usable file in order of name is the network
+	// usually /etc/cni/net.d; the first usable file in order of name is the network
+	ConfDir string
 	BinDirs []string // usually /opt/cni/bin
-	// CacheDir holds what sandboxes were given, usually /var/lib/cni. Agents on one machine need one each.
+	// CacheDir holds what sandboxes were given, usually /var/lib/cni. Agents on one machine need
+	// one each.
 	CacheDir string
 	Logger   *slog.Logger
 	Now      func() time.Time
@@ -54,9 +57,10 @@ func New(c Config) (*Network, error) {
 	return &Network{c: c, cni: libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, &plugins{})}, nil
 }
 
-// Setup gives the sandbox its network: CNI ADD in the namespace at path netns. What an earlier, interrupted Setup left is
-// removed first. The addresses are primary first. ErrNetworkNotReady is wrapped when there is no usable configuration. After
-// an error Teardown undoes what plugins did before the failing one.
+// Setup gives the sandbox its network: CNI ADD in the namespace at path netns. What an earlier,
+// interrupted Setup left is removed first. The addresses are primary first. ErrNetworkNotReady is
+// wrapped when there is no usable configuration. After an error Teardown undoes what plugins did
+// before the failing one.
 func (n *Network) Setup(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) ([]netip.Addr, error) {
 	list, err := n.current()
 	if err != nil {
@@ -87,15 +91,16 @@ func (n *Network) Setup(ctx context.Context, netns, sandboxID string, c runtime.
 	return addresses(result)
 }
 
-// Teardown is CNI DEL, with the configuration that ADD had. netns may be gone. It may be asked for again and again, until it
-// has no error: the plugins take a DEL of what they do not know for done.
+// Teardown is CNI DEL, with the configuration that ADD had. netns may be gone. It may be asked for
+// again and again, until it has no error: the plugins take a DEL of what they do not know for done.
 func (n *Network) Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
 	attached, err := n.attachments(netns, sandboxID)
 	if err != nil {
 		return err
 	}
 	if len(attached) == 0 {
-		// Nothing is known of an ADD. There may have been one all the same: before a power cut, or by an agent that kept no note.
+		// Nothing is known of an ADD. There may have been one all the same: before a power cut, or
+		// by an agent that kept no note.
 		return n.detachBlindly(ctx, netns, sandboxID, c)
 	}
 	var errs []error
@@ -186,7 +191,8 @@ type bandwidthLimits struct {
 	EgressBurst  int64 `json:"egressBurst,omitempty"`
 }
 
-// maxBurst, in bits, is the largest that the bandwidth plugin's token bucket takes: without one, short flows would be held up.
+// maxBurst, in bits, is the largest that the bandwidth plugin's token bucket takes: without one,
+// short flows would be held up.
 const maxBurst = 1<<32 - 1
 
 func bandwidth(c runtime.SandboxConfig) *bandwidthLimits {

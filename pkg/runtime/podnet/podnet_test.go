@@ -16,7 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// plugin is a CNI plugin as a shell script: it notes what it is asked, and answers what the files beside it say.
+// plugin is a CNI plugin as a shell script: it notes what it is asked, and answers what the files
+// beside it say.
 const plugin = `#!/bin/sh
 d=$(dirname "$0")
 in=$(cat)
@@ -203,7 +204,8 @@ func TestAFailedSetupIsUndoneUntilThatSucceeds(t *testing.T) {
 	}
 }
 
-// The agent dies while plugins of ADD run: the next one knows of the sandbox, and of what was asked for.
+// The agent dies while plugins of ADD run: the next one knows of the sandbox, and of what was asked
+// for.
 func TestASetupThatWasCutOffIsUndone(t *testing.T) {
 	r := newRig(t)
 	r.write("net.d/10.conflist", goodConf, 0o644)

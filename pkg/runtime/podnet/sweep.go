@@ -2,8 +2,9 @@ package podnet
 
 import "strings"
 
-// Attached are the sandboxes with a network, or that may have one, whose namespaces are below a folder: those of one agent,
-// also when its own records are gone. The value is the path of the namespace.
+// Attached are the sandboxes with a network, or that may have one, whose namespaces are below a
+// folder: those of one agent, also when its own records are gone. The value is the path of the
+// namespace.
 func (n *Network) Attached(below string) (map[string]string, error) {
 	all, err := n.attachments("", "")
 	if err != nil {

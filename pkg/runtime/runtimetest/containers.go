@@ -57,7 +57,8 @@ func startOnce(b *bench) {
 	if again := b.start(config); !reflect.DeepEqual(again, ended) {
 		b.Errorf("starting an attempt that ended gave %+v, want %+v", again, ended)
 	}
-	b.noError(b.Runtime.Signal(b.ctx, first.ID, syscall.SIGTERM)) // signalling what ended is no error
+	// signalling what ended is no error
+	b.noError(b.Runtime.Signal(b.ctx, first.ID, syscall.SIGTERM))
 }
 
 func startConcurrently(b *bench) {
@@ -120,7 +121,8 @@ func removal(b *bench) {
 		b.Errorf("the log is still there (%v)", err)
 	}
 	b.noError(b.Runtime.RemoveContainer(b.ctx, c.ID))
-	again := b.start(b.config(ref, *b.get(ref.UID).Sandbox, "sleep", "1000")) // the id is free again
+	// the id is free again
+	again := b.start(b.config(ref, *b.get(ref.UID).Sandbox, "sleep", "1000"))
 	if again.ID != c.ID || again.State != runtime.Running {
 		b.Errorf("got %+v", again)
 	}
@@ -187,7 +189,8 @@ func resize(b *bench) {
 	resized("after a restart of the agent")
 	b.noError(b.Runtime.Signal(b.ctx, c.ID, syscall.SIGKILL))
 	b.exited(ref.UID)
-	b.noError(b.Runtime.UpdateResources(b.ctx, c.ID, "third", to)) // what does not run is left as it is
+	// what does not run is left as it is
+	b.noError(b.Runtime.UpdateResources(b.ctx, c.ID, "third", to))
 	if got := b.get(ref.UID).Latest("main"); got.Sizes != "second" {
 		b.Errorf("after its end: sizes %q", got.Sizes)
 	}

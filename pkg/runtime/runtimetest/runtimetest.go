@@ -1,5 +1,5 @@
-// Package runtimetest is the conformance suite of the runtime contract: Run holds an implementation to what package runtime
-// promises, through the contract alone.
+// Package runtimetest is the conformance suite of the runtime contract: Run holds an implementation
+// to what package runtime promises, through the contract alone.
 package runtimetest
 
 import (
@@ -16,11 +16,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Subject is an implementation to be tested, on a host of its own that holds nothing yet but the image.
+// Subject is an implementation to be tested, on a host of its own that holds nothing yet but the
+// image.
 type Subject struct {
 	Runtime runtime.Runtime
-	// Image is a short reference (as "busybox:1") of an image in the store. It has the commands true, false, sleep N, echo
-	// WORDS, cat, and sh -c with exit N, sleep N and echo WORDS parted by semicolons; and a user app (1000:1001, groups 10).
+	// Image is a short reference (as "busybox:1") of an image in the store. It has the commands
+	// true, false, sleep N, echo WORDS, cat, and sh -c with exit N, sleep N and echo WORDS parted
+	// by semicolons; and a user app (1000:1001, groups 10).
 	Image string
 	// Spec is a finished spec that runs args in the sandbox.
 	Spec func(s runtime.Sandbox, args ...string) *specs.Spec
@@ -118,7 +120,8 @@ func (b *bench) get(uid types.UID) runtime.Pod {
 	return p
 }
 
-// await waits until the pod is as ok wants it, by Watch alone: a change without a hint is a failure.
+// await waits until the pod is as ok wants it, by Watch alone: a change without a hint is a
+// failure.
 func (b *bench) await(uid types.UID, what string, ok func(runtime.Pod) bool) runtime.Pod {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)

@@ -1,6 +1,6 @@
-// Package selinux is EDGE: the SELinux labels of pods, containers and their files. It reads the machine's policy and writes
-// labels of files; the levels that are taken by pods are kept by the library in this process. On a machine without SELinux
-// it does nothing, and every label is empty.
+// Package selinux is EDGE: the SELinux labels of pods, containers and their files. It reads the
+// machine's policy and writes labels of files; the levels that are taken by pods are kept by the
+// library in this process. On a machine without SELinux it does nothing, and every label is empty.
 package selinux
 
 import (
@@ -20,7 +20,8 @@ type Host struct{}
 // Enabled says whether the machine has SELinux.
 func (Host) Enabled() bool { return selinux.GetEnabled() }
 
-// Labels makes the labels that the options ask for. Without a level they get one that nobody else has, until Release.
+// Labels makes the labels that the options ask for. Without a level they get one that nobody else
+// has, until Release.
 func (h Host) Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
 	if !h.Enabled() {
 		return runtime.SELinuxLabels{}, nil
@@ -38,8 +39,9 @@ func (h Host) Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
 	return runtime.SELinuxLabels{Process: process, Mount: mount}, nil
 }
 
-// Of makes the labels of a container that has options of its own, in a pod with labels of its own: what the options leave
-// out, it has of its pod. So containers of a pod share its level, and with it the pod's volumes.
+// Of makes the labels of a container that has options of its own, in a pod with labels of its own:
+// what the options leave out, it has of its pod. So containers of a pod share its level, and with
+// it the pod's volumes.
 func (h Host) Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.SELinuxLabels, error) {
 	if o.Level == "" && pod.Process != "" {
 		c, err := selinux.NewContext(pod.Process)
@@ -65,8 +67,8 @@ func (Host) Release(l runtime.SELinuxLabels) {
 	}
 }
 
-// Relabel gives the label to a file, or to a folder and everything below it, following no links. File systems that know no
-// labels are left as they are.
+// Relabel gives the label to a file, or to a folder and everything below it, following no links.
+// File systems that know no labels are left as they are.
 func (h Host) Relabel(path, mount string) error {
 	if mount == "" || !h.Enabled() {
 		return nil

@@ -41,7 +41,8 @@ func NewLease(c LeaseConfig) (*Lease, error) {
 	return &Lease{config: c}, nil
 }
 
-// Run renews the lease until ctx ends. The lease is left to expire by itself: the node has not gone, its agent has.
+// Run renews the lease until ctx ends. The lease is left to expire by itself: the node has not
+// gone, its agent has.
 func (l *Lease) Run(ctx context.Context) error {
 	c := l.config
 	lease.NewController(c.Clock, noted{c.Client, l.note}, c.NodeName, int32(c.Duration/time.Second), nil, c.Duration/4,
@@ -65,7 +66,8 @@ func (l *Lease) note(err error) {
 	}
 }
 
-// own makes the Node the lease's owner, so that it is collected with it. It is called before each write.
+// own makes the Node the lease's owner, so that it is collected with it. It is called before each
+// write.
 func (l *Lease) own(le *coordinationv1.Lease) error {
 	uid := l.config.NodeUID()
 	if uid == "" {

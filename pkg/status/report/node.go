@@ -29,7 +29,8 @@ type NodeConfig struct {
 	Name  string
 	// Register creates the Node if there is none.
 	Register bool
-	// UpdateEvery is how often the status is computed; ReportEvery, how often it is sent although nothing changed.
+	// UpdateEvery is how often the status is computed; ReportEvery, how often it is sent although
+	// nothing changed.
 	UpdateEvery, ReportEvery time.Duration
 	Clock                    clock.WithTicker
 	Log                      *slog.Logger
@@ -39,8 +40,8 @@ type NodeConfig struct {
 //
 //	Run: register (retried until it succeeds) → status at once → each UpdateEvery or on Changed: compute; differs or ReportEvery over → patch
 //
-// It registers only when it starts, as kubelet does: whoever deletes the Node of a machine that is to go must not see it come
-// back. A Node of the name that somebody else creates is taken up.
+// It registers only when it starts, as kubelet does: whoever deletes the Node of a machine that is
+// to go must not see it come back. A Node of the name that somebody else creates is taken up.
 type Node struct {
 	config   NodeConfig
 	changed  chan struct{}
@@ -66,7 +67,8 @@ func (n *Node) Changed() {
 	}
 }
 
-// Current is the node's object as the API server last answered; nil before registration. It must not be written to.
+// Current is the node's object as the API server last answered; nil before registration. It must
+// not be written to.
 func (n *Node) Current() *corev1.Node { return n.current.Load() }
 
 // Deleted says that somebody deleted the Node while the agent was running.
@@ -104,8 +106,9 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 }
 
-// register tries until the node exists in the API server, with pauses from 100 ms to 7 s, each shortened by up to half so that
-// the nodes of a cluster do not try in step; false when ctx ended first.
+// register tries until the node exists in the API server, with pauses from 100 ms to 7 s, each
+// shortened by up to half so that the nodes of a cluster do not try in step; false when ctx ended
+// first.
 func (n *Node) register(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 7*time.Second) {
 		err := n.tryRegister(ctx)
@@ -192,7 +195,8 @@ func (n *Node) report(ctx context.Context) error {
 // get returns the newest of the Node that the API server has; nil when it has none.
 func (n *Node) get(ctx context.Context) (*corev1.Node, error) {
 	nodes := n.config.Client.CoreV1().Nodes()
-	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others changed.
+	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others
+	// changed.
 	node, err := nodes.Get(ctx, n.config.Name, metav1.GetOptions{ResourceVersion: "0"})
 	if apierrors.IsNotFound(err) { // the cache may not have a Node that was just registered
 		node, err = nodes.Get(ctx, n.config.Name, metav1.GetOptions{})
@@ -225,8 +229,8 @@ func sameStatus(a, b corev1.NodeStatus) bool {
 	return equality.Semantic.DeepEqual(timeless(a), timeless(b))
 }
 
-// twoWay is the strategic merge patch from old to new. Address lists are replaced whole: two addresses may share a type,
-// which is the list's merge key.
+// twoWay is the strategic merge patch from old to new. Address lists are replaced whole: two
+// addresses may share a type, which is the list's merge key.
 func twoWay(prev, next *corev1.Node) ([]byte, error) {
 	was, err := json.Marshal(prev)
 	if err != nil {
@@ -243,7 +247,8 @@ func twoWay(prev, next *corev1.Node) ([]byte, error) {
 	return replaceAddresses(patch, next.Status.Addresses)
 }
 
-// replaceAddresses puts the whole list with a "$patch: replace" directive where the patch touches addresses.
+// replaceAddresses puts the whole list with a "$patch: replace" directive where the patch touches
+// addresses.
 func replaceAddresses(patch []byte, addresses []corev1.NodeAddress) ([]byte, error) {
 	var tree map[string]any
 	if err := json.Unmarshal(patch, &tree); err != nil {

@@ -35,8 +35,8 @@ func newNode(t *testing.T, client *fake.Clientset) *Node {
 	return n
 }
 
-// TestDeletedNodeStaysAway: a Node that somebody deletes is not registered again, and its lease not renewed, until the agent is
-// restarted; one that somebody else creates is taken up.
+// TestDeletedNodeStaysAway: a Node that somebody deletes is not registered again, and its lease not
+// renewed, until the agent is restarted; one that somebody else creates is taken up.
 func TestDeletedNodeStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
@@ -68,7 +68,8 @@ func TestDeletedNodeStaysAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Second)
-		if err := client.CoordinationV1().Leases("kube-node-lease").Delete(ctx, "n", metav1.DeleteOptions{}); err != nil { // as its owner has gone
+		// as its owner has gone
+		if err := client.CoordinationV1().Leases("kube-node-lease").Delete(ctx, "n", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Minute)
@@ -91,7 +92,8 @@ func TestDeletedNodeStaysAway(t *testing.T) {
 	})
 }
 
-// TestYoungNodeIsNotTakenForDeleted: the API server's cache does not have a Node that was registered a moment ago.
+// TestYoungNodeIsNotTakenForDeleted: the API server's cache does not have a Node that was
+// registered a moment ago.
 func TestYoungNodeIsNotTakenForDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()

@@ -23,8 +23,8 @@ import (
 // PodsConfig is what a Pods reporter is made from.
 type PodsConfig struct {
 	Client kubernetes.Interface // without limits
-	// QPS and Burst limit the requests, so that an API server that comes back is not met by the statuses of all pods of all
-	// nodes at once; QPS 0 or less: no limit.
+	// QPS and Burst limit the requests, so that an API server that comes back is not met by the
+	// statuses of all pods of all nodes at once; QPS 0 or less: no limit.
 	QPS   float32
 	Burst int
 	Now   func() time.Time
@@ -33,8 +33,8 @@ type PodsConfig struct {
 	Parallel int
 }
 
-// Pods patches the status of pods. Each pod has a worker; the newest status replaces one that was not sent yet. A patch is
-// the difference to the newest object known, so no read precedes it.
+// Pods patches the status of pods. Each pod has a worker; the newest status replaces one that was
+// not sent yet. A patch is the difference to the newest object known, so no read precedes it.
 type Pods struct {
 	config PodsConfig
 	group  *keyed.Group[types.UID]
@@ -75,14 +75,15 @@ func NewPods(c PodsConfig) (*Pods, error) {
 // Run reports until ctx ends.
 func (p *Pods) Run(ctx context.Context) error { return p.group.Run(ctx) }
 
-// Put hands over the newest status of pod, which is the newest object that the caller knows. It never waits.
+// Put hands over the newest status of pod, which is the newest object that the caller knows. It
+// never waits.
 func (p *Pods) Put(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, false) }
 
 // Hold does nothing: the API is told later.
 func (p *Pods) Hold(*corev1.Pod, corev1.PodStatus) {}
 
-// Finish hands over the last status of a pod that is being deleted and of which nothing is left on the host: the status is
-// patched, then the object deleted without grace.
+// Finish hands over the last status of a pod that is being deleted and of which nothing is left on
+// the host: the status is patched, then the object deleted without grace.
 func (p *Pods) Finish(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, true) }
 
 func (p *Pods) put(pod *corev1.Pod, s corev1.PodStatus, finish bool) {
@@ -139,7 +140,8 @@ func (p *Pods) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 	return keyed.Next{Done: true}, nil
 }
 
-// patch sends the difference between the newest object and the wanted status; gone says that the object no longer exists.
+// patch sends the difference between the newest object and the wanted status; gone says that the
+// object no longer exists.
 func (p *Pods) patch(ctx context.Context, r *podReport, now podReport) (gone bool, err error) {
 	patch, err := statusPatch(now.base, now.want)
 	if err != nil || patch == nil {
@@ -167,8 +169,8 @@ func (p *Pods) patch(ctx context.Context, r *podReport, now podReport) (gone boo
 	return false, nil
 }
 
-// isReplaced asks, after a conflict, whether the pod's object is gone. If it is not, the conflict is one with another writer,
-// and an error: it is tried again, from the newest object.
+// isReplaced asks, after a conflict, whether the pod's object is gone. If it is not, the conflict
+// is one with another writer, and an error: it is tried again, from the newest object.
 func (p *Pods) isReplaced(ctx context.Context, r *podReport, pod *corev1.Pod, conflict error) (bool, error) {
 	live, err := p.config.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	switch {
@@ -203,7 +205,8 @@ func (p *Pods) remove(ctx context.Context, r *podReport, pod *corev1.Pod) (gone 
 	return false, fmt.Errorf("deleting pod %q, which has ended: %w", pod.Namespace+"/"+pod.Name, err)
 }
 
-// statusPatch is the strategic merge patch of the status alone, bound to the pod's UID; nil when there is no difference.
+// statusPatch is the strategic merge patch of the status alone, bound to the pod's UID; nil when
+// there is no difference.
 func statusPatch(pod *corev1.Pod, want corev1.PodStatus) ([]byte, error) {
 	// Compared as JSON, in which times have whole seconds as the API server keeps them.
 	was, err := json.Marshal(corev1.Pod{Status: pod.Status})
@@ -229,7 +232,8 @@ func statusPatch(pod *corev1.Pod, want corev1.PodStatus) ([]byte, error) {
 	return json.Marshal(body)
 }
 
-// newer says whether a is a later version of an object than b; versions that cannot be compared count as newer.
+// newer says whether a is a later version of an object than b; versions that cannot be compared
+// count as newer.
 func newer(a, b *corev1.Pod) bool {
 	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
 	return err != nil || order >= 0

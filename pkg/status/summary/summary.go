@@ -1,5 +1,5 @@
-// Package summary is PURE: what `nodeagent status` shows. The daemon fills a Report and serves it as JSON on a socket that
-// only root can open; the command prints it on one screen.
+// Package summary is PURE: what `nodeagent status` shows. The daemon fills a Report and serves it
+// as JSON on a socket that only root can open; the command prints it on one screen.
 package summary
 
 import (
@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Report is the state of a running agent. Times are when things happened; durations are nanoseconds in JSON.
+// Report is the state of a running agent. Times are when things happened; durations are nanoseconds
+// in JSON.
 type Report struct {
 	Version string    `json:"version"`
 	Node    Node      `json:"node"`

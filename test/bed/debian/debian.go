@@ -1,8 +1,9 @@
-// Package debian is EDGE: it makes Debian trees, which the test images and the User-Mode Linux disks are cut from.
+// Package debian is EDGE: it makes Debian trees, which the test images and the User-Mode Linux
+// disks are cut from.
 //
-// A tree is made once for a list of packages and kept in the cache folder. The trees of one cache folder share their
-// downloads. It needs root, debootstrap and, the first time, a Debian mirror (environment: BED_DEBIAN_MIRROR;
-// default: debootstrap's own).
+// A tree is made once for a list of packages and kept in the cache folder. The trees of one cache
+// folder share their downloads. It needs root, debootstrap and, the first time, a Debian mirror
+// (environment: BED_DEBIAN_MIRROR; default: debootstrap's own).
 package debian
 
 import (
@@ -29,8 +30,8 @@ var stripped = []string{
 	"usr/share/info", "usr/share/lintian", "usr/share/bash-completion", "usr/share/i18n", "debootstrap",
 }
 
-// Tree returns the folder of a minimal Debian with the packages added. The folder belongs to the cache: read it, never
-// write to it.
+// Tree returns the folder of a minimal Debian with the packages added. The folder belongs to the
+// cache: read it, never write to it.
 func Tree(ctx context.Context, cacheDir string, packages ...string) (string, error) {
 	packages = append([]string(nil), packages...)
 	sort.Strings(packages)
@@ -93,7 +94,8 @@ func debootstrap(ctx context.Context, downloads, tree string, packages []string)
 	return nil
 }
 
-// Lock takes an exclusive lock on a file that it makes, across processes, and returns what releases it.
+// Lock takes an exclusive lock on a file that it makes, across processes, and returns what releases
+// it.
 func Lock(ctx context.Context, path string) (func(), error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making folder of lock: %w", err)

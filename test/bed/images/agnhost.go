@@ -19,8 +19,8 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// agnhostFiles are the files beside the program: users that the suite asks for, the upload folder, a certificate, and a small
-// registry that holds pause.
+// agnhostFiles are the files beside the program: users that the suite asks for, the upload folder,
+// a certificate, and a small registry that holds pause.
 func (b *builder) agnhostFiles(ctx context.Context) ([]entry, error) {
 	cert, key, err := localhostCertificate()
 	if err != nil {
@@ -28,7 +28,8 @@ func (b *builder) agnhostFiles(ctx context.Context) ([]entry, error) {
 	}
 	entries := []entry{
 		dir("uploads", 0o755), text("localhost.crt", cert), text("localhost.key", key),
-		// uid 1000 belongs to gid 50000 in the image itself, which SupplementalGroups specs look for.
+		// uid 1000 belongs to gid 50000 in the image itself, which SupplementalGroups specs look
+		// for.
 		text("etc/passwd", strings.Join([]string{
 			"root:x:0:0:root:/root:/bin/sh", "daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin", "www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin",
 			"nobody:x:65534:65534:nobody:/:/usr/sbin/nologin", "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh", "",
@@ -43,8 +44,8 @@ func (b *builder) agnhostFiles(ctx context.Context) ([]entry, error) {
 	return append(entries, reg...), err
 }
 
-// fakeRegistry is what `agnhost fake-registry-server` serves: pause:testing as an index of one manifest, everything below
-// the path of its digest, and the tag as a file that holds a digest.
+// fakeRegistry is what `agnhost fake-registry-server` serves: pause:testing as an index of one
+// manifest, everything below the path of its digest, and the tag as a file that holds a digest.
 func (b *builder) fakeRegistry(ctx context.Context) ([]entry, error) {
 	layer, err := b.layer(ctx, "pause")
 	if err != nil {
@@ -75,7 +76,8 @@ func (b *builder) fakeRegistry(ctx context.Context) ([]entry, error) {
 }
 
 func localhostCertificate() (cert, key string, err error) {
-	private := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // no secret: every test image has it
+	// no secret: every test image has it
+	private := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"},
 		NotBefore: epoch(), NotAfter: epoch().Add(100 * 365 * 24 * time.Hour),

@@ -53,7 +53,8 @@ func TestBuild(t *testing.T) {
 	checkArchive(t, Archives(small)[0], sorted(smallRecipes()))
 }
 
-// checkArchive reads an OCI layout: every digest must be that of its content, and every reference wanted must be there.
+// checkArchive reads an OCI layout: every digest must be that of its content, and every reference
+// wanted must be there.
 func checkArchive(t *testing.T, path string, want []string) {
 	t.Helper()
 	f, err := os.Open(path)

@@ -16,8 +16,8 @@ var treePackages = []string{
 	"netcat-openbsd", "nginx", "perl", "procps", "socat", "stress",
 }
 
-// basePackages, with what they need, are the layer that every image based on Debian starts with. Package management is
-// not among them.
+// basePackages, with what they need, are the layer that every image based on Debian starts with.
+// Package management is not among them.
 var basePackages = []string{
 	"base-files", "base-passwd", "bash", "bind9-dnsutils", "ca-certificates", "coreutils", "curl", "dash", "debianutils", "diffutils", "findutils",
 	"grep", "gzip", "hostname", "iproute2", "iputils-ping", "libc-bin", "login", "mawk", "ncurses-base", "ncurses-bin", "netcat-openbsd", "passwd",

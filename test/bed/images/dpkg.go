@@ -23,7 +23,8 @@ type dpkgStatus struct {
 	provides map[string][]string // virtual name → packages that provide it, sorted
 }
 
-// parseStatus reads /var/lib/dpkg/status. Fields it does not know are skipped; a stanza without a name is an error.
+// parseStatus reads /var/lib/dpkg/status. Fields it does not know are skipped; a stanza without a
+// name is an error.
 func parseStatus(r io.Reader) (dpkgStatus, error) {
 	s := dpkgStatus{packages: map[string]dpkgPackage{}, provides: map[string][]string{}}
 	scan := bufio.NewScanner(r)
@@ -124,7 +125,8 @@ func (s dpkgStatus) closure(names ...string) map[string]bool {
 	return seen
 }
 
-// installed picks the first of the alternatives that is there, under its own name or as something that provides it.
+// installed picks the first of the alternatives that is there, under its own name or as something
+// that provides it.
 func (s dpkgStatus) installed(group []string) string {
 	for _, n := range group {
 		if _, ok := s.packages[n]; ok {

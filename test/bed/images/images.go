@@ -1,11 +1,13 @@
-// Package images is EDGE: it assembles, without a registry, the container images that the Kubernetes e2e suite names.
+// Package images is EDGE: it assembles, without a registry, the container images that the
+// Kubernetes e2e suite names.
 //
-// It reads a Debian tree and the programs built by the tools modules, and writes OCI layout archives into a cache
-// folder, in which each image carries its reference in the annotation io.containerd.image.name: after
-// `ctr -n k8s.io images import FILE` the images are known under the names that the suite asks for. Layers are shared
-// (one Debian, one busybox) and everything has a fixed time, so the same inputs make the same digests. The images do
-// what the real ones do as far as the suite looks; they are not copies of them. It never talks to an image registry and
-// never writes outside the cache folder.
+// It reads a Debian tree and the programs built by the tools modules, and writes OCI layout
+// archives into a cache folder, in which each image carries its reference in the annotation
+// io.containerd.image.name: after `ctr -n k8s.io images import FILE` the images are known under the
+// names that the suite asks for. Layers are shared (one Debian, one busybox) and everything has a
+// fixed time, so the same inputs make the same digests. The images do what the real ones do as far
+// as the suite looks; they are not copies of them. It never talks to an image registry and never
+// writes outside the cache folder.
 package images
 
 import (
@@ -23,8 +25,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/debian"
 )
 
-// ToolPaths locates the statically linked programs that go into the images. Only those that the images asked for need
-// must be set.
+// ToolPaths locates the statically linked programs that go into the images. Only those that the
+// images asked for need must be set.
 type ToolPaths struct {
 	Agnhost          string // k8s.io/kubernetes/test/images/agnhost
 	Nonewprivs       string // k8s.io/kubernetes/test/images/nonewprivs
@@ -34,9 +36,10 @@ type ToolPaths struct {
 	CoreDNS          string // github.com/coredns/coredns, /coredns of agnhost; optional, 70 MB
 }
 
-// Build assembles the named images (none means E2E()) and returns reference → path of the OCI layout archive that holds
-// it. All the images of one call are in one archive, which therefore is to be imported once: see Archives. What the
-// cache holds for the same inputs is not made again; concurrent calls, also of several processes, take turns.
+// Build assembles the named images (none means E2E()) and returns reference → path of the OCI
+// layout archive that holds it. All the images of one call are in one archive, which therefore is
+// to be imported once: see Archives. What the cache holds for the same inputs is not made again;
+// concurrent calls, also of several processes, take turns.
 func Build(ctx context.Context, cacheDir string, tools ToolPaths, names ...string) (map[string]string, error) {
 	if len(names) == 0 {
 		names = E2E()
@@ -44,8 +47,9 @@ func Build(ctx context.Context, cacheDir string, tools ToolPaths, names ...strin
 	return build(ctx, cacheDir, tools, recipes(), names)
 }
 
-// BuildSmall assembles, under the same names, images that a slow machine imports in seconds: pause, busybox and an agnhost
-// without Debian's tools. Workloads that only serve, sleep or run a shell work with them.
+// BuildSmall assembles, under the same names, images that a slow machine imports in seconds: pause,
+// busybox and an agnhost without Debian's tools. Workloads that only serve, sleep or run a shell
+// work with them.
 func BuildSmall(ctx context.Context, cacheDir string, tools ToolPaths) (map[string]string, error) {
 	all := smallRecipes()
 	return build(ctx, cacheDir, tools, all, sorted(all))

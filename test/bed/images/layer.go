@@ -48,8 +48,8 @@ type blob struct {
 	size   int64
 }
 
-// writeLayer writes entries as an uncompressed layer into folder, named after its digest, and returns it. Of two
-// entries of one path the last counts.
+// writeLayer writes entries as an uncompressed layer into folder, named after its digest, and
+// returns it. Of two entries of one path the last counts.
 func writeLayer(ctx context.Context, folder string, entries []entry) (blob, error) {
 	last := map[string]entry{}
 	for _, e := range entries {

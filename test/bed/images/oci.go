@@ -36,7 +36,8 @@ func assemble(ref string, config imagespec.ImageConfig, layers []blob) (assemble
 	}
 	m := imagespec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagespec.MediaTypeImageManifest}
 	for _, l := range layers {
-		img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, digest.Digest(l.digest)) // the layer is not compressed
+		// the layer is not compressed
+		img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, digest.Digest(l.digest))
 		m.Layers = append(m.Layers, imagespec.Descriptor{MediaType: imagespec.MediaTypeImageLayer, Digest: digest.Digest(l.digest), Size: l.size})
 	}
 	c, err := json.Marshal(img)

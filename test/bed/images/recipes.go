@@ -31,7 +31,8 @@ type recipe struct {
 // E2E lists the references of all images that Build knows, sorted.
 func E2E() []string { return sorted(recipes()) }
 
-// recipes lists the images as the suite of Kubernetes 1.36 names them (test/utils/image/manifest.go there).
+// recipes lists the images as the suite of Kubernetes 1.36 names them (test/utils/image/manifest.go
+// there).
 func recipes() map[string]recipe {
 	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	config := func(entrypoint, cmd string, ports ...string) imagespec.ImageConfig {
@@ -162,7 +163,8 @@ func (b *builder) resourceConsumer(ctx context.Context) ([]entry, error) {
 	return b.debianEntries(ctx, entries, "stress")
 }
 
-// nginxFiles make Debian's nginx look like the real image: where its pages are and where it logs to.
+// nginxFiles make Debian's nginx look like the real image: where its pages are and where it logs
+// to.
 func nginxFiles() []entry {
 	const conf = `user www-data;
 worker_processes 1;
@@ -215,8 +217,8 @@ func (b *builder) busybox(ctx context.Context) ([]entry, error) {
 	return append(entries, program("bin/sh", b.sh)), nil
 }
 
-// wget does with curl what the suite asks of the real image's. Busybox, linked statically with glibc, falls over Debian's
-// name services.
+// wget does with curl what the suite asks of the real image's. Busybox, linked statically with
+// glibc, falls over Debian's name services.
 const wget = `#!/bin/sh
 limit=60 out=
 while getopts qSO:T: o; do

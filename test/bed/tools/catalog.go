@@ -16,7 +16,8 @@ const (
 	modLint       = "lint"
 )
 
-// KubernetesVersion is what the Kubernetes programs report. It is the version in test/tools/kubernetes/go.mod.
+// KubernetesVersion is what the Kubernetes programs report. It is the version in
+// test/tools/kubernetes/go.mod.
 const KubernetesVersion = "v1.36.3"
 
 // program is one row of the catalog: how a program is built.
@@ -24,9 +25,11 @@ type program struct {
 	module string // folder below test/tools
 	pkg    string // import path
 	tags   string // build tags, comma separated
-	cgo    bool   // needs a C compiler; linked statically all the same, so that it runs in images and other machines
-	test   bool   // the test binary of pkg instead of pkg
-	cni    bool   // lives in a folder of its own, which is a node's CNI bin dir
+	// needs a C compiler; linked statically all the same, so that it runs in images and other
+	// machines
+	cgo  bool
+	test bool // the test binary of pkg instead of pkg
+	cni  bool // lives in a folder of its own, which is a node's CNI bin dir
 }
 
 // catalog lists every program that can be built, by the name of its file.
@@ -89,8 +92,8 @@ func Names() []string {
 	return out
 }
 
-// ldflags strips symbols, which halves link time and size, and stamps the Kubernetes programs with their version,
-// without which they report v0.0.0 and refuse to work together.
+// ldflags strips symbols, which halves link time and size, and stamps the Kubernetes programs with
+// their version, without which they report v0.0.0 and refuse to work together.
 func (p program) ldflags() string {
 	flags := []string{"-s", "-w"}
 	if p.module == modKubernetes {

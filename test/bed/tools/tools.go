@@ -1,9 +1,11 @@
-// Package tools is EDGE: it builds the programs of the test bed from the pinned modules below test/tools.
+// Package tools is EDGE: it builds the programs of the test bed from the pinned modules below
+// test/tools.
 //
-// Programs are built on demand into a cache folder that survives between runs, one folder for each state of a module's
-// go.mod, go.sum, the Go release and the processor, so that a change there builds anew and a change back finds the old
-// ones. Concurrent builds, also of several processes, take turns. It also knows the Debian packages that the test bed
-// needs and installs what is missing. It writes nowhere but to the cache folder and, through apt-get, to the system.
+// Programs are built on demand into a cache folder that survives between runs, one folder for each
+// state of a module's go.mod, go.sum, the Go release and the processor, so that a change there
+// builds anew and a change back finds the old ones. Concurrent builds, also of several processes,
+// take turns. It also knows the Debian packages that the test bed needs and installs what is
+// missing. It writes nowhere but to the cache folder and, through apt-get, to the system.
 package tools
 
 import (
@@ -70,8 +72,8 @@ func (p Paths) Names() []string {
 	return out
 }
 
-// CacheDir is the folder that everything slow to make is kept in: $NODEAGENT_CACHE, else nodeagent-bed in the user's
-// cache folder.
+// CacheDir is the folder that everything slow to make is kept in: $NODEAGENT_CACHE, else
+// nodeagent-bed in the user's cache folder.
 func CacheDir() (string, error) {
 	if d := os.Getenv("NODEAGENT_CACHE"); d != "" {
 		return filepath.Abs(d)
@@ -83,8 +85,8 @@ func CacheDir() (string, error) {
 	return filepath.Join(base, "nodeagent-bed"), nil
 }
 
-// FindSource returns the root of the product's source tree: $NODEAGENT_SOURCE, else the nearest folder at or above the
-// working directory that holds test/tools.
+// FindSource returns the root of the product's source tree: $NODEAGENT_SOURCE, else the nearest
+// folder at or above the working directory that holds test/tools.
 func FindSource() (string, error) {
 	if d := os.Getenv("NODEAGENT_SOURCE"); d != "" {
 		return filepath.Abs(d)
@@ -103,7 +105,8 @@ func FindSource() (string, error) {
 	}
 }
 
-// New returns a Builder on the source tree around the working directory and the default cache folder.
+// New returns a Builder on the source tree around the working directory and the default cache
+// folder.
 func New(log io.Writer) (*Builder, error) {
 	src, err := FindSource()
 	if err != nil {
@@ -116,7 +119,8 @@ func New(log io.Writer) (*Builder, error) {
 	return &Builder{Source: src, Cache: cache, Log: log}, nil
 }
 
-// Build makes the named programs, those that the cache lacks, and says where they are. An unknown name is an error.
+// Build makes the named programs, those that the cache lacks, and says where they are. An unknown
+// name is an error.
 func (b *Builder) Build(ctx context.Context, names ...string) (Paths, error) {
 	known := catalog()
 	byModule := map[string][]string{}
@@ -141,8 +145,8 @@ func (b *Builder) Build(ctx context.Context, names ...string) (Paths, error) {
 	return out, nil
 }
 
-// buildModule adds the paths of one module's programs to out, building what is missing with as few go commands as
-// can be: the linker of one program then runs beside the compiler of the next.
+// buildModule adds the paths of one module's programs to out, building what is missing with as few
+// go commands as can be: the linker of one program then runs beside the compiler of the next.
 func (b *Builder) buildModule(ctx context.Context, module string, names []string, out map[string]string) error {
 	src := filepath.Join(b.Source, "test/tools", module)
 	key, err := moduleKey(ctx, src)
@@ -189,7 +193,8 @@ func groups(names []string) [][]string {
 	for _, n := range names {
 		p := catalog()[n]
 		k := p.tags + subdir(n)
-		// A package in its module's root has another name than the program, and a test binary another command.
+		// A package in its module's root has another name than the program, and a test binary
+		// another command.
 		if p.test || filepath.Base(p.pkg) != n {
 			k = n
 		}
@@ -207,8 +212,8 @@ func groups(names []string) [][]string {
 	return out
 }
 
-// compile runs one go command for programs of like settings and moves the results into place at the end, so that a
-// build that was killed leaves nothing that looks finished.
+// compile runs one go command for programs of like settings and moves the results into place at the
+// end, so that a build that was killed leaves nothing that looks finished.
 func (b *Builder) compile(ctx context.Context, src, dir string, names []string) error {
 	p := catalog()[names[0]]
 	started := time.Now()
@@ -251,7 +256,8 @@ func (b *Builder) compile(ctx context.Context, src, dir string, names []string) 
 	return nil
 }
 
-// runWithTicks runs a build and says every half minute that it still runs, since the Kubernetes programs take minutes.
+// runWithTicks runs a build and says every half minute that it still runs, since the Kubernetes
+// programs take minutes.
 func (b *Builder) runWithTicks(cmd *exec.Cmd, names []string, started time.Time) error {
 	var output strings.Builder
 	cmd.Stdout, cmd.Stderr = &output, &output
@@ -311,9 +317,9 @@ func moduleKey(ctx context.Context, src string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
 
-// Product builds the programs of the product itself, from cmd/NAME, into bin/product of the source tree, so that two trees
-// do not run each other's programs, and returns the folder.
-// It asks the Go compiler each time, which takes a second when nothing changed.
+// Product builds the programs of the product itself, from cmd/NAME, into bin/product of the source
+// tree, so that two trees do not run each other's programs, and returns the folder. It asks the Go
+// compiler each time, which takes a second when nothing changed.
 func (b *Builder) Product(ctx context.Context, names ...string) (string, error) {
 	dir := filepath.Join(b.Source, "bin", "product")
 	unlock, err := Lock(ctx, dir+".lock")
@@ -327,7 +333,8 @@ func (b *Builder) Product(ctx context.Context, names ...string) (string, error) 
 	var errs []error
 	for _, n := range names {
 		started := time.Now()
-		// The linker replaces the file rather than write into it, so a running program is not disturbed.
+		// The linker replaces the file rather than write into it, so a running program is not
+		// disturbed.
 		cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, n), "./cmd/"+n)
 		cmd.Dir = b.Source
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -32,13 +32,16 @@ var kernelParts = []string{"net", "lib", "crypto", "arch", "fs/overlayfs", "fs/f
 
 // Disk says what a machine's disk holds beside Debian.
 type Disk struct {
-	Programs map[string]string // program's name → static binary on this machine: containerd, containerd-shim-runc-v2, ctr and runc are wanted
-	CNI      string            // folder of CNI plugins, copied to /opt/cni/bin
-	Images   []string          // OCI layout tars, imported into containerd's namespace k8s.io and unpacked
+	// program's name → static binary on this machine: containerd, containerd-shim-runc-v2, ctr and
+	// runc are wanted
+	Programs map[string]string
+	CNI      string // folder of CNI plugins, copied to /opt/cni/bin
+	// OCI layout tars, imported into containerd's namespace k8s.io and unpacked
+	Images []string
 }
 
-// PrepareDisk returns an ext4 file for machines to copy, made once for the same content and kept in cacheDir. It takes
-// a minute or two the first time and milliseconds later.
+// PrepareDisk returns an ext4 file for machines to copy, made once for the same content and kept in
+// cacheDir. It takes a minute or two the first time and milliseconds later.
 func PrepareDisk(ctx context.Context, cacheDir string, d Disk) (string, error) {
 	if err := d.validate(); err != nil {
 		return "", err
@@ -135,7 +138,8 @@ func hashFile(h io.Writer, path string) error {
 	return nil
 }
 
-// buildGuestd builds the command agent reproducibly, so that the disk's key does not change without a reason.
+// buildGuestd builds the command agent reproducibly, so that the disk's key does not change without
+// a reason.
 func buildGuestd(ctx context.Context, dir string) (string, error) {
 	out := filepath.Join(dir, "guestd")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out,

@@ -34,15 +34,17 @@ type Result struct {
 	Code           int // exit code; 128+n for signal n
 }
 
-// Exec runs a command as root in the machine and collects its output. A command that fails is a Result with a Code, not
-// an error; an error means that it could not be run or that the machine went away.
+// Exec runs a command as root in the machine and collects its output. A command that fails is a
+// Result with a Code, not an error; an error means that it could not be run or that the machine
+// went away.
 func (m *Machine) Exec(ctx context.Context, args ...string) (Result, error) {
 	var out, errOut bytes.Buffer
 	code, err := m.Run(ctx, Command{Args: args, Stdout: &out, Stderr: &errOut})
 	return Result{Stdout: out.String(), Stderr: errOut.String(), Code: code}, err
 }
 
-// Output runs a command in the machine and returns its stdout; an exit code other than 0 is an error with its stderr.
+// Output runs a command in the machine and returns its stdout; an exit code other than 0 is an
+// error with its stderr.
 func (m *Machine) Output(ctx context.Context, args ...string) (string, error) {
 	r, err := m.Exec(ctx, args...)
 	if err != nil {
@@ -54,7 +56,8 @@ func (m *Machine) Output(ctx context.Context, args ...string) (string, error) {
 	return r.Stdout, nil
 }
 
-// Run runs a command as root in the machine and returns its exit code. When ctx ends first, the command's process group is killed.
+// Run runs a command as root in the machine and returns its exit code. When ctx ends first, the
+// command's process group is killed.
 func (m *Machine) Run(ctx context.Context, c Command) (int, error) {
 	conn, err := m.Dial(ctx, "tcp4", net.JoinHostPort(m.Address().String(), strconv.Itoa(wire.Port)))
 	if err != nil {
@@ -117,7 +120,8 @@ func receive(r io.Reader, c Command) (int, error) {
 	}
 }
 
-// CopyTo copies a file or folder of this machine into the guest, as guestPath, with modes and links.
+// CopyTo copies a file or folder of this machine into the guest, as guestPath, with modes and
+// links.
 func (m *Machine) CopyTo(ctx context.Context, local, guestPath string) error {
 	local = filepath.Clean(local)
 	tar := exec.CommandContext(ctx, "tar", "-C", filepath.Dir(local), "-c", "--transform", renameRule(filepath.Base(local), path.Base(guestPath)), "--", filepath.Base(local))
@@ -138,7 +142,8 @@ func (m *Machine) CopyTo(ctx context.Context, local, guestPath string) error {
 	return nil
 }
 
-// renameRule is tar's expression that renames the first part of each path. Links keep their targets.
+// renameRule is tar's expression that renames the first part of each path. Links keep their
+// targets.
 func renameRule(from, to string) string {
 	quote := strings.NewReplacer(`\`, `\\`, "|", `\|`, ".", `\.`, "*", `\*`, "[", `\[`, "^", `\^`, "$", `\$`)
 	return "flags=rSH;s|^" + quote.Replace(from) + "|" + strings.ReplaceAll(to, "|", `\|`) + "|"
@@ -189,7 +194,8 @@ func (m *Machine) WriteFile(ctx context.Context, guestPath string, content []byt
 	return nil
 }
 
-// Dial connects from inside the namespace that holds the machine's tap. The address must be numeric.
+// Dial connects from inside the namespace that holds the machine's tap. The address must be
+// numeric.
 func (m *Machine) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	type answer struct {
 		conn net.Conn

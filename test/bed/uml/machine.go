@@ -29,14 +29,18 @@ const bootLimit = 2 * time.Minute
 
 // Options describe one machine.
 type Options struct {
-	Name      string       // host name, a DNS label
-	Dir       string       // folder of this machine alone, made by Start and removed by Stop: disk, console.log, pid
-	Disk      string       // disk to copy, from PrepareDisk
-	Netns     string       // network namespace that holds the tap: a name below /run/netns, or a path. Never empty
-	Bridge    string       // bridge in Netns that gets the tap; empty: the tap itself gets Gateway as its address
-	Address   netip.Prefix // the machine's address with the length of its network, such as 192.168.77.12/24
-	Gateway   netip.Addr   // its default route; the zero value means none
-	MemoryMiB int          // 0 means 1024
+	Name string // host name, a DNS label
+	// folder of this machine alone, made by Start and removed by Stop: disk, console.log, pid
+	Dir  string
+	Disk string // disk to copy, from PrepareDisk
+	// network namespace that holds the tap: a name below /run/netns, or a path. Never empty
+	Netns string
+	// bridge in Netns that gets the tap; empty: the tap itself gets Gateway as its address
+	Bridge string
+	// the machine's address with the length of its network, such as 192.168.77.12/24
+	Address   netip.Prefix
+	Gateway   netip.Addr // its default route; the zero value means none
+	MemoryMiB int        // 0 means 1024
 }
 
 func (o Options) validate() error {
@@ -99,8 +103,8 @@ type Machine struct {
 	exited chan struct{} // closed when that process has ended
 }
 
-// Start copies the disk, makes the tap, boots and waits until the machine runs commands and containerd. On error
-// nothing is left but Dir with console.log.
+// Start copies the disk, makes the tap, boots and waits until the machine runs commands and
+// containerd. On error nothing is left but Dir with console.log.
 func Start(ctx context.Context, o Options) (*Machine, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("starting a User-Mode Linux machine: %w", err)
@@ -156,7 +160,8 @@ func (m *Machine) powerOn() error {
 		return fmt.Errorf("opening console log: %w", err)
 	}
 	defer func() { _ = console.Close() }()
-	_ = os.RemoveAll(filepath.Join(m.opts.Dir, m.opts.Name)) // umid folder of a machine that was cut off
+	// umid folder of a machine that was cut off
+	_ = os.RemoveAll(filepath.Join(m.opts.Dir, m.opts.Name))
 	boot := filepath.Join(m.opts.Dir, "boot")
 	if err := os.WriteFile(boot, []byte(bootScript), 0o755); err != nil {
 		return fmt.Errorf("writing boot script: %w", err)
@@ -181,7 +186,8 @@ func (m *Machine) powerOn() error {
 	return nil
 }
 
-// waitUp waits until the machine runs commands in a boot other than the one given, and containerd is active.
+// waitUp waits until the machine runs commands in a boot other than the one given, and containerd
+// is active.
 func (m *Machine) waitUp(ctx context.Context, notBoot string) error {
 	err := waitFor(ctx, bootLimit, 200*time.Millisecond, func() error {
 		probe, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -220,12 +226,14 @@ func (m *Machine) Reboot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rebooting machine %q: %w", m.opts.Name, err)
 	}
-	// The agent may be stopped before it has answered: whether the machine goes down is what counts.
+	// The agent may be stopped before it has answered: whether the machine goes down is what
+	// counts.
 	_, _ = m.Exec(ctx, "systemctl", "--no-block", "reboot")
 	return m.waitUp(ctx, before)
 }
 
-// PullPlug ends the machine as a power cut does: nothing is synced, no one is told. Pulling it twice is no error.
+// PullPlug ends the machine as a power cut does: nothing is synced, no one is told. Pulling it
+// twice is no error.
 func (m *Machine) PullPlug() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -248,7 +256,8 @@ func (m *Machine) PullPlug() error {
 	return nil
 }
 
-// Stop shuts the machine down, through systemd if it still answers, and removes its tap and its folder.
+// Stop shuts the machine down, through systemd if it still answers, and removes its tap and its
+// folder.
 func (m *Machine) Stop(ctx context.Context) error {
 	m.mu.Lock()
 	exited := m.exited
@@ -269,19 +278,22 @@ func (m *Machine) Stop(ctx context.Context) error {
 	return m.Discard(ctx)
 }
 
-// Discard pulls the plug and removes the machine's tap and folder: the fast end, for tests that have seen enough.
+// Discard pulls the plug and removes the machine's tap and folder: the fast end, for tests that
+// have seen enough.
 func (m *Machine) Discard(ctx context.Context) error {
 	return errors.Join(m.PullPlug(), m.removeTap(context.WithoutCancel(ctx)), os.RemoveAll(m.opts.Dir))
 }
 
-// TestPrefix begins, before the process id, the names of the network namespace and the folder of this package's own tests.
+// TestPrefix begins, before the process id, the names of the network namespace and the folder of
+// this package's own tests.
 const TestPrefix = "umltest"
 
-// Sweep ends what a killed run left of the machine in dir, and removes dir. It knows the process by its command line,
-// so it never kills one that merely got the same number. The tap goes with its namespace.
+// Sweep ends what a killed run left of the machine in dir, and removes dir. It knows the process by
+// its command line, so it never kills one that merely got the same number. The tap goes with its
+// namespace.
 //
-// A machine's processes must be killed as one group: a guest's process that loses the kernel that traces it would go on
-// by itself, with its system calls reaching this machine.
+// A machine's processes must be killed as one group: a guest's process that loses the kernel that
+// traces it would go on by itself, with its system calls reaching this machine.
 func Sweep(dir string) error {
 	if b, err := os.ReadFile(filepath.Join(dir, "pid")); err == nil {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
@@ -300,7 +312,8 @@ func Sweep(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// isMachine says whether the process runs the kernel, or the script that starts it, of the machine in dir.
+// isMachine says whether the process runs the kernel, or the script that starts it, of the machine
+// in dir.
 func isMachine(pid int, dir string) bool {
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && strings.Contains(string(cmdline), "uml_dir="+dir+"\x00")

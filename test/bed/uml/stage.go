@@ -83,8 +83,8 @@ func (p *preparation) programs(ctx context.Context) error {
 	return runQuiet(exec.CommandContext(ctx, "cp", "-aL", p.CNI+"/.", filepath.Join(cni, "bin")))
 }
 
-// system writes units and settings. Timers, consoles and clocks that a test machine has no use for are masked: they
-// cost seconds of its one processor.
+// system writes units and settings. Timers, consoles and clocks that a test machine has no use for
+// are masked: they cost seconds of its one processor.
 func (p *preparation) system(context.Context) error {
 	for src, dst := range map[string]string{
 		"bed-setup.service": "etc/systemd/system/bed-setup.service", "bed-guestd.service": "etc/systemd/system/bed-guestd.service",
@@ -150,7 +150,8 @@ func (p *preparation) write(name, text string) error {
 	return nil
 }
 
-// images fills the tree's containerd with this machine's containerd: the same store, in seconds instead of minutes.
+// images fills the tree's containerd with this machine's containerd: the same store, in seconds
+// instead of minutes.
 func (p *preparation) images(ctx context.Context) error {
 	if len(p.Images) == 0 {
 		return nil

@@ -150,7 +150,8 @@ func (b *bench) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(b.out, format+"\n", args...)
 }
 
-// turns calls do for both sides n times, the first of each time being the other one, after a turn that is not counted.
+// turns calls do for both sides n times, the first of each time being the other one, after a turn
+// that is not counted.
 func (b *bench) turns(ctx context.Context, n int, do func(ctx context.Context, s *side, turn int) error) error {
 	for turn := range n + 1 {
 		for i := range b.sides {
@@ -163,7 +164,8 @@ func (b *bench) turns(ctx context.Context, n int, do func(ctx context.Context, s
 	return nil
 }
 
-// agentStarts measures from the start of the agent until its node, which is not known to the API then, is Ready.
+// agentStarts measures from the start of the agent until its node, which is not known to the API
+// then, is Ready.
 func (b *bench) agentStarts(ctx context.Context) error {
 	if b.starts == 0 {
 		return nil
@@ -261,7 +263,8 @@ func (u *use) add(v bed.Usage) {
 	u.rss, u.pss, u.peak, u.cpu = u.rss+v.RSS, u.pss+v.PSS, u.peak+v.Peak, u.cpu+v.CPU
 }
 
-// cost of one side: of the agent, of what it brings along, and, once more, of the process that programs Services.
+// cost of one side: of the agent, of what it brings along, and, once more, of the process that
+// programs Services.
 type cost struct{ agent, runtime, proxy use }
 
 func (c cost) all() use {

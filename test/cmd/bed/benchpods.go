@@ -21,8 +21,9 @@ const benchNamespace = "default"
 // podLimit is the longest that a pod may take to start and end.
 const podLimit = 2 * time.Minute
 
-// settle is the time from Ready to the deletion: a shell that is told to end before it has set its trap does not end, as the
-// first process of its namespace, and then the grace period would be measured.
+// settle is the time from Ready to the deletion: a shell that is told to end before it has set its
+// trap does not end, as the first process of its namespace, and then the grace period would be
+// measured.
 const settle = time.Second
 
 // benchPod is a pod that needs nothing but an image that the node has.
@@ -32,7 +33,8 @@ func benchPod(s *side, name, group string) *corev1.Pod {
 		Spec: corev1.PodSpec{
 			NodeName:                      s.node.Name, // the scheduler is not measured
 			TerminationGracePeriodSeconds: new(int64(30)),
-			// It ends when told to, so that its deletion measures the agent and not the grace period.
+			// It ends when told to, so that its deletion measures the agent and not the grace
+			// period.
 			Containers: []corev1.Container{{Name: "c", Image: bed.Busybox, Command: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"}}},
 		},
 	}
@@ -95,7 +97,8 @@ func isReady(p *corev1.Pod) bool {
 	})
 }
 
-// burstPods measures many pods at once. After the last burst both nodes keep theirs until memory was read.
+// burstPods measures many pods at once. After the last burst both nodes keep theirs until memory
+// was read.
 func (b *bench) burstPods(ctx context.Context) error {
 	if b.bursts == 0 {
 		return nil

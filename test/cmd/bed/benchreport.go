@@ -80,7 +80,8 @@ type row struct {
 	Unit      string  `json:"unit"`
 	NodeAgent float64 `json:"nodeagent"`
 	Upstream  float64 `json:"upstream"`
-	// Ratio is nodeagent's part of upstream's: below 1, nodeagent needs less. 0 when upstream's is 0.
+	// Ratio is nodeagent's part of upstream's: below 1, nodeagent needs less. 0 when upstream's is
+	// 0.
 	Ratio float64 `json:"ratio"`
 	Count int     `json:"count"` // values of each side
 }

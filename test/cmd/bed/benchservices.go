@@ -20,7 +20,8 @@ import (
 // probed is the Service through which connections are tried.
 const probed = "probed"
 
-// quiet is the time between two changes: neither proxy gathers changes for longer, so each change is the first one after a rest.
+// quiet is the time between two changes: neither proxy gathers changes for longer, so each change
+// is the first one after a rest.
 const quiet = 3 * time.Second
 
 // manyServices measures the proxies with as many Services as was asked for.
@@ -69,7 +70,8 @@ func (b *bench) manyServices(ctx context.Context) error {
 	return b.turns(ctx, b.fresh, func(ctx context.Context, s *side, turn int) error { return b.fromNothing(ctx, s, turn, address) })
 }
 
-// fromNothing starts a side's proxy on a node without a rule: nodeagent with both halves, and then with its services half alone.
+// fromNothing starts a side's proxy on a node without a rule: nodeagent with both halves, and then
+// with its services half alone.
 func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address string) error {
 	proxy := s.node.Process(s.proxy)
 	if err := proxy.Stop(30 * time.Second); err != nil {
@@ -161,7 +163,8 @@ func (b *bench) createServices(ctx context.Context) error {
 	return g.Wait()
 }
 
-// createProbed makes the Service whose endpoint is the API server, which always listens, and returns where to ask it.
+// createProbed makes the Service whose endpoint is the API server, which always listens, and
+// returns where to ask it.
 func (b *bench) createProbed(ctx context.Context) (string, error) {
 	host, _, err := net.SplitHostPort(b.cluster.Server())
 	if err != nil {
@@ -202,8 +205,9 @@ func endpoints(addresses ...string) []discoveryv1.Endpoint {
 	return out
 }
 
-// changeEndpoint takes the probed Service's endpoint away and gives it back, and measures that on one side while the other's
-// proxy is stopped, so that the two do not take the processors from each other.
+// changeEndpoint takes the probed Service's endpoint away and gives it back, and measures that on
+// one side while the other's proxy is stopped, so that the two do not take the processors from each
+// other.
 func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address string) error {
 	if _, err := b.setProbed(ctx, false); err != nil {
 		return err
@@ -236,7 +240,8 @@ func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address s
 	return err
 }
 
-// setProbed gives the probed Service its endpoint or takes it away, and returns when it asked for that.
+// setProbed gives the probed Service its endpoint or takes it away, and returns when it asked for
+// that.
 func (b *bench) setProbed(ctx context.Context, there bool) (began time.Time, err error) {
 	host, _, err := net.SplitHostPort(b.cluster.Server())
 	if err != nil {
@@ -258,10 +263,12 @@ func (b *bench) setProbed(ctx context.Context, there bool) (began time.Time, err
 	return began, nil
 }
 
-// patience with one connection: a packet that was dropped meets the old rules; the next attempt meets the new ones.
+// patience with one connection: a packet that was dropped meets the old rules; the next attempt
+// meets the new ones.
 const patience = 5 * time.Millisecond
 
-// until tries connections from the node until one succeeds, or fails if not there is what is waited for.
+// until tries connections from the node until one succeeds, or fails if not there is what is waited
+// for.
 func (s *side) until(ctx context.Context, address string, there bool) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()

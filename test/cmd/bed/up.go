@@ -86,8 +86,8 @@ func (o upOptions) run(ctx context.Context) error {
 // start starts the cluster and waits until its nodes are Ready.
 func (o upOptions) start(ctx context.Context, builder *tools.Builder) (*bed.Cluster, error) {
 	var kind bed.Kind = bed.Peer{}
-	// Everything is built before the cluster starts, so that a compiler's error comes first. Images wait for a network
-	// where programs wait for a processor.
+	// Everything is built before the cluster starts, so that a compiler's error comes first. Images
+	// wait for a network where programs wait for a processor.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		o.say("assembling the sample's image")
@@ -162,7 +162,8 @@ func (o upOptions) deploy(ctx context.Context, c *bed.Cluster) error {
 	return nil
 }
 
-// wrapper is where `bed up` leaves a kubectl that is ready to use, below the source tree: each cluster has its own.
+// wrapper is where `bed up` leaves a kubectl that is ready to use, below the source tree: each
+// cluster has its own.
 func wrapper(id string) string {
 	if id == defaultID {
 		return "bin/kubectl"
@@ -170,7 +171,8 @@ func wrapper(id string) string {
 	return "bin/kubectl-" + id
 }
 
-// writeWrapper writes a kubectl that enters the cluster's network namespace. It works for as long as the cluster is up.
+// writeWrapper writes a kubectl that enters the cluster's network namespace. It works for as long
+// as the cluster is up.
 func writeWrapper(c *bed.Cluster) error {
 	path := filepath.Join(c.Builder().Source, wrapper(c.ID()))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestEachClusterHasItsOwnKubectl: clusters that are up side by side in one checkout do not share the file, and each is told its own.
+// TestEachClusterHasItsOwnKubectl: clusters that are up side by side in one checkout do not share
+// the file, and each is told its own.
 func TestEachClusterHasItsOwnKubectl(t *testing.T) {
 	files := map[string]string{}
 	for _, id := range []string{defaultID, "a", "b"} {

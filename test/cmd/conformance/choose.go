@@ -71,7 +71,8 @@ func (s *settings) choose(ctx context.Context, source string, now time.Time) err
 	return nil
 }
 
-// seed is the commit that is checked out; a tree that is none of Git's takes another part every day.
+// seed is the commit that is checked out; a tree that is none of Git's takes another part every
+// day.
 func seed(ctx context.Context, source string, now time.Time) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

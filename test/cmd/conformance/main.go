@@ -1,5 +1,6 @@
-// Command conformance runs specs of the Kubernetes e2e suite against the agent (or, as a yardstick, upstream's kubelet and
-// kube-proxy) on a cluster of its own, and holds the outcome against the list of specs known to pass.
+// Command conformance runs specs of the Kubernetes e2e suite against the agent (or, as a yardstick,
+// upstream's kubelet and kube-proxy) on a cluster of its own, and holds the outcome against the
+// list of specs known to pass.
 //
 // Exit status: 0 all fine, 1 a listed spec failed or the suite broke, 2 it could not be run.
 package main

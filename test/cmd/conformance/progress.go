@@ -51,8 +51,8 @@ func (p *progress) say() {
 	_, _ = fmt.Fprintf(p.out, "%s: %d passed, %d failed\n", p.total, p.passed+bytes.Count(p.line, []byte(bullet)), p.failed)
 }
 
-// Write counts: ginkgo prints one • for a spec that passed, and a line that begins with "• [FAILED]" (or another end)
-// for one that did not.
+// Write counts: ginkgo prints one • for a spec that passed, and a line that begins with "•
+// [FAILED]" (or another end) for one that did not.
 func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

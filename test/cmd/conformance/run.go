@@ -106,7 +106,8 @@ func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, 
 	return c, nil
 }
 
-// labelZones spreads the nodes over three zones in turns, as cloud providers label them once they have joined.
+// labelZones spreads the nodes over three zones in turns, as cloud providers label them once they
+// have joined.
 func labelZones(ctx context.Context, c *bed.Cluster) error {
 	for i, n := range c.Nodes() {
 		if _, err := c.Kubectl(ctx, "label", "node", n.Name, fmt.Sprintf("%s=zone-%d", corev1.LabelTopologyZone, i%3+1)); err != nil {
@@ -216,8 +217,9 @@ type suite struct {
 	ginkgo, e2e, kubectl string
 }
 
-// again runs the specs that failed once more, one at a time. What passes then is no regression, but it is told of: the machine may
-// have been too busy for it, or the agent may have a fault that shows now and then.
+// again runs the specs that failed once more, one at a time. What passes then is no regression, but
+// it is told of: the machine may have been too busy for it, or the agent may have a fault that
+// shows now and then.
 func (s suite) again(ctx context.Context, c *bed.Cluster, first conformance.Report) (conformance.Report, []conformance.Spec, error) {
 	failed := conformance.Judge(nil, first).Failed
 	if len(failed) == 0 || len(first.Suite) > 0 {

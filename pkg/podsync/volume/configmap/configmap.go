@@ -1,5 +1,5 @@
-// Package configmap is EDGE: volumes that show a ConfigMap's keys as files. It reads the ConfigMap through volume.Objects and
-// writes the volume's folder.
+// Package configmap is EDGE: volumes that show a ConfigMap's keys as files. It reads the ConfigMap
+// through volume.Objects and writes the volume's folder.
 package configmap
 
 import (

@@ -1,5 +1,5 @@
-// Package downwardapi is EDGE: volumes that show fields of the pod as files, on a tmpfs. It reads the pod and writes the
-// volume's folder.
+// Package downwardapi is EDGE: volumes that show fields of the pod as files, on a tmpfs. It reads
+// the pod and writes the volume's folder.
 package downwardapi
 
 import (

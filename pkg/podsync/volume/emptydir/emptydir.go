@@ -1,5 +1,6 @@
-// Package emptydir is EDGE: scratch folders of pods, on the disk, in memory (tmpfs) or in huge pages (hugetlbfs). It writes
-// the volume's folder, and never again once it is made: what is in it is the pod's.
+// Package emptydir is EDGE: scratch folders of pods, on the disk, in memory (tmpfs) or in huge
+// pages (hugetlbfs). It writes the volume's folder, and never again once it is made: what is in it
+// is the pod's.
 package emptydir
 
 import (
@@ -43,7 +44,8 @@ func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	case medium == corev1.StorageMediumDefault:
 		return onDisk(r)
 	case medium == corev1.StorageMediumMemory:
-		// Sticky, as the kernel makes a tmpfs when nobody says otherwise, which is what kubelet's users have.
+		// Sticky, as the kernel makes a tmpfs when nobody says otherwise, which is what kubelet's
+		// users have.
 		t := hostfs.Tmpfs{Size: size(r), Mode: grouped(mode|fs.ModeSticky, r.FSGroup), Group: r.FSGroup}
 		return mounted(r, func() error { return hostfs.MountTmpfs(r.Target, t) })
 	case strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePages)):
@@ -79,7 +81,8 @@ func onDisk(r volume.Request) (bool, error) {
 	return true, nil
 }
 
-// mounted mounts the volume unless it is: mode and group come with the mount, so that one that is there is finished.
+// mounted mounts the volume unless it is: mode and group come with the mount, so that one that is
+// there is finished.
 func mounted(r volume.Request, mount func() error) (bool, error) {
 	is, err := hostfs.Mounted(r.Target)
 	if err != nil || is {
@@ -107,7 +110,8 @@ func open(path string, group *int64) error {
 	return hostfs.SetGroup(path, *group, false)
 }
 
-// size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and what the node can give; 0 if none is known.
+// size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and what the node can
+// give; 0 if none is known.
 func size(r volume.Request) int64 {
 	least := r.Fields.Allocatable.Memory().Value()
 	if limit := qos.Total(r.Pod).Memory; limit > 0 && (least == 0 || limit < least) {
@@ -119,7 +123,8 @@ func size(r volume.Request) int64 {
 	return least
 }
 
-// mountHugePages: medium "HugePages" takes the one size that the pod asks for, "HugePages-2Mi" names it.
+// mountHugePages: medium "HugePages" takes the one size that the pod asks for, "HugePages-2Mi"
+// names it.
 func mountHugePages(r volume.Request) error {
 	page, ok := strings.CutPrefix(string(r.Volume.EmptyDir.Medium), string(corev1.StorageMediumHugePagesPrefix))
 	asked := qos.Total(r.Pod).HugePages

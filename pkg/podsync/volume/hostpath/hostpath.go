@@ -1,5 +1,5 @@
-// Package hostpath is EDGE: files and folders of the host in pods. It checks their type and makes the missing ones where the
-// pod says so; it never removes anything.
+// Package hostpath is EDGE: files and folders of the host in pods. It checks their type and makes
+// the missing ones where the pod says so; it never removes anything.
 package hostpath
 
 import (
@@ -30,7 +30,8 @@ func (Plugin) Path(v *corev1.Volume) string { return v.HostPath.Path }
 // Unmount does nothing: the path is not the pod's.
 func (Plugin) Unmount(context.Context, string) error { return nil }
 
-// Mount checks the path's type. With no type, and with DirectoryOrCreate, a missing path becomes a folder.
+// Mount checks the path's type. With no type, and with DirectoryOrCreate, a missing path becomes a
+// folder.
 func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	path, kind := r.Volume.HostPath.Path, corev1.HostPathUnset
 	if r.Volume.HostPath.Type != nil {
@@ -54,7 +55,8 @@ func create(path string, kind corev1.HostPathType) (bool, error) {
 		}
 		return true, nil
 	case corev1.HostPathFileOrCreate:
-		// What another pod put there meanwhile is neither followed nor waited for; the next try checks its type.
+		// What another pod put there meanwhile is neither followed nor waited for; the next try
+		// checks its type.
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NONBLOCK, 0o644)
 		if err != nil {
 			return false, fmt.Errorf("making hostPath: %w", err)

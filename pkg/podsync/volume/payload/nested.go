@@ -8,9 +8,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Nest makes room for other volumes that the pod's containers mount below this one: it returns the folders, relative to the
-// volume, that must be there for that, and drops the files in whose place one of them stands. What is mounted below such a
-// folder is the other volume's affair. A subPath may be a file: one that is mounted on a file of this volume needs no folder.
+// Nest makes room for other volumes that the pod's containers mount below this one: it returns the
+// folders, relative to the volume, that must be there for that, and drops the files in whose place
+// one of them stands. What is mounted below such a folder is the other volume's affair. A subPath
+// may be a file: one that is mounted on a file of this volume needs no folder.
 func (f Files) Nest(pod *corev1.Pod, volume string) []string {
 	var folders []string
 	for _, mounts := range mountsOf(pod) {
@@ -60,7 +61,8 @@ func (f Files) nest(at string, mounts []corev1.VolumeMount) []string {
 	return folders
 }
 
-// covered says whether another mount stands between the volume at that place and what is mounted below it.
+// covered says whether another mount stands between the volume at that place and what is mounted
+// below it.
 func covered(mount, at string, mounts []corev1.VolumeMount) bool {
 	return slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool {
 		between := clean(&m)

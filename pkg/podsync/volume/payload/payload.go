@@ -1,5 +1,5 @@
-// Package payload is PURE: which files ConfigMaps, Secrets and downward API items become in a volume. It reads API objects and
-// gives a set of files; it writes nothing.
+// Package payload is PURE: which files ConfigMaps, Secrets and downward API items become in a
+// volume. It reads API objects and gives a set of files; it writes nothing.
 package payload
 
 import (

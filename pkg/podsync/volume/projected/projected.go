@@ -1,5 +1,6 @@
-// Package projected is EDGE: volumes that show Secrets, ConfigMaps, fields of the pod and service-account tokens in one folder,
-// on a tmpfs. It reads through volume.Objects and writes the volume's folder.
+// Package projected is EDGE: volumes that show Secrets, ConfigMaps, fields of the pod and
+// service-account tokens in one folder, on a tmpfs. It reads through volume.Objects and writes the
+// volume's folder.
 package projected
 
 import (
@@ -88,7 +89,8 @@ func (p *Plugin) source(ctx context.Context, r volume.Request, s *corev1.VolumeP
 	}
 }
 
-// token is readable by its user alone where that user can be told: by fsGroup, or because all containers run as one user.
+// token is readable by its user alone where that user can be told: by fsGroup, or because all
+// containers run as one user.
 func (p *Plugin) token(ctx context.Context, r volume.Request, s *corev1.ServiceAccountTokenProjection, mode int32) (payload.Files, error) {
 	seconds := int64(defaultTokenSeconds)
 	if s.ExpirationSeconds != nil {

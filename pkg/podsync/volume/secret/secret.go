@@ -1,5 +1,5 @@
-// Package secret is EDGE: volumes that show a Secret's keys as files on a tmpfs, so that they never reach a disk. It reads the
-// Secret through volume.Objects and writes the volume's folder.
+// Package secret is EDGE: volumes that show a Secret's keys as files on a tmpfs, so that they never
+// reach a disk. It reads the Secret through volume.Objects and writes the volume's folder.
 package secret
 
 import (

@@ -21,8 +21,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumetest"
 )
 
-// TestModes has what kubelet 1.36 gives to every kind of volume: "mode uid:gid" of the volume's folder and of what is in it,
-// without and with fsGroup 2000. In a pod with a policy of OnRootMismatch it is the same: kubelet's own kinds do not heed it.
+// TestModes has what kubelet 1.36 gives to every kind of volume: "mode uid:gid" of the volume's
+// folder and of what is in it, without and with fsGroup 2000. In a pod with a policy of
+// OnRootMismatch it is the same: kubelet's own kinds do not heed it.
 func TestModes(t *testing.T) {
 	old := syscall.Umask(0o077) // systemd's is 0022; no mask may matter
 	defer syscall.Umask(old)
@@ -177,8 +178,8 @@ func withAll(t *testing.T) (*volumeset.Set, *corev1.Pod) {
 	return set, pod
 }
 
-// Other volumes may be mounted below one that containers get read-only: the folders for that are there, beside the files and in
-// place of a file, and stay when the contents change.
+// Other volumes may be mounted below one that containers get read-only: the folders for that are
+// there, beside the files and in place of a file, and stay when the contents change.
 func TestNestedMounts(t *testing.T) {
 	for kind, source := range map[string]corev1.VolumeSource{
 		"configMap": {ConfigMap: &corev1.ConfigMapVolumeSource{

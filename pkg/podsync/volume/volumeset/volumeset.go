@@ -1,6 +1,7 @@
-// Package volumeset is EDGE: all volumes of all pods. It picks the plugin of each volume, knows where volumes are, runs plugins
-// one at a time for one volume, and takes down what a pod left by what the host's folders tell, also for pods that it never
-// heard of. It alone makes and removes <root>/pods/<uid>/volumes.
+// Package volumeset is EDGE: all volumes of all pods. It picks the plugin of each volume, knows
+// where volumes are, runs plugins one at a time for one volume, and takes down what a pod left by
+// what the host's folders tell, also for pods that it never heard of. It alone makes and removes
+// <root>/pods/<uid>/volumes.
 package volumeset
 
 import (
@@ -25,7 +26,8 @@ import (
 type Config struct {
 	Root    string // kubelet's root folder, absolute
 	Plugins []volume.Plugin
-	// Fields are the node's part of volume.Request.Fields for a pod; nil for none. A caller's own win.
+	// Fields are the node's part of volume.Request.Fields for a pod; nil for none. A caller's own
+	// win.
 	Fields func(pod *corev1.Pod) volume.Fields
 	// Use is told of each pod before its volumes are read, for caches of API objects; nil for none.
 	Use func(pod *corev1.Pod)
@@ -135,7 +137,8 @@ func (s *Set) folder(uid types.UID) string {
 	return filepath.Join(s.config.Root, "pods", string(uid), "volumes")
 }
 
-// ReadOnly says whether the volume's contents are the node's to write alone, so that containers get it read-only.
+// ReadOnly says whether the volume's contents are the node's to write alone, so that containers get
+// it read-only.
 func (s *Set) ReadOnly(pod *corev1.Pod, name string) bool {
 	_, plugin, err := s.find(pod, name)
 	return err == nil && refreshes(plugin)

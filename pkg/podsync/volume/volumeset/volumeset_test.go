@@ -56,7 +56,8 @@ func pod(root string) *corev1.Pod {
 	}
 }
 
-// From the first mount to the last folder, and by a second set that has never heard of the pod, as after a restart.
+// From the first mount to the last folder, and by a second set that has never heard of the pod, as
+// after a restart.
 func TestLife(t *testing.T) {
 	root, ctx := t.TempDir(), context.Background()
 	objects := &volumetest.Objects{}

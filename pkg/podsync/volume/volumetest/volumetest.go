@@ -1,5 +1,5 @@
-// Package volumetest is the suite that every volume.Plugin passes, with what its tests need: API objects in memory, and a mount
-// namespace of the test's own.
+// Package volumetest is the suite that every volume.Plugin passes, with what its tests need: API
+// objects in memory, and a mount namespace of the test's own.
 package volumetest
 
 import (
@@ -25,8 +25,9 @@ import (
 // inside marks the process that runs in the mount namespace.
 const inside = "VOLUMETEST_IN_MOUNT_NAMESPACE"
 
-// Main is for TestMain: it runs the tests in a mount namespace of their own, so that what they mount is seen by nobody and goes
-// away with them. Where that is not allowed, they are skipped with a word.
+// Main is for TestMain: it runs the tests in a mount namespace of their own, so that what they
+// mount is seen by nobody and goes away with them. Where that is not allowed, they are skipped with
+// a word.
 func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" {
 		return m.Run()

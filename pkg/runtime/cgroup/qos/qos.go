@@ -1,5 +1,5 @@
-// Package qos is PURE: the quality-of-service class of a pod and the kernel figures that follow from it. It reads a pod and
-// sizes; it writes nothing.
+// Package qos is PURE: the quality-of-service class of a pod and the kernel figures that follow
+// from it. It reads a pod and sizes; it writes nothing.
 package qos
 
 import (
@@ -12,7 +12,8 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
-// Bounds of the kernel's CPU controller (v1 units; v2 weights are derived from shares by the runtime).
+// Bounds of the kernel's CPU controller (v1 units; v2 weights are derived from shares by the
+// runtime).
 const (
 	MinShares = 2
 	MaxShares = 262144
@@ -26,9 +27,10 @@ const (
 	BestEffortOOM = 1000
 )
 
-// Class is the pod's QoS class by its spec: Guaranteed when CPU and memory of every container have limits equal to their
-// requests (pod-level resources count instead where given), BestEffort when none asks for either, else Burstable. What the
-// API server has written to the status wins, because the class of a pod never changes.
+// Class is the pod's QoS class by its spec: Guaranteed when CPU and memory of every container have
+// limits equal to their requests (pod-level resources count instead where given), BestEffort when
+// none asks for either, else Burstable. What the API server has written to the status wins, because
+// the class of a pod never changes.
 func Class(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass
@@ -72,9 +74,10 @@ func guaranteed(r corev1.ResourceRequirements) bool {
 	return true
 }
 
-// OOMScoreAdj is the container's oom_score_adj by kubelet's rule: −997 for Guaranteed and node-critical pods, 1000 for
-// BestEffort, and for Burstable 1000 less a thousandth for each thousandth of the machine's memory that it requests, within
-// 3 and 999. A sidecar is never worse off than the smallest of the regular containers. capacity is the machine's memory in bytes.
+// OOMScoreAdj is the container's oom_score_adj by kubelet's rule: −997 for Guaranteed and
+// node-critical pods, 1000 for BestEffort, and for Burstable 1000 less a thousandth for each
+// thousandth of the machine's memory that it requests, within 3 and 999. A sidecar is never worse
+// off than the smallest of the regular containers. capacity is the machine's memory in bytes.
 func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 	if pod.Spec.PriorityClassName == "system-node-critical" {
 		return GuaranteedOOM
@@ -126,7 +129,8 @@ func smallestRequest(pod *corev1.Pod) int64 {
 	return max(smallest, 0)
 }
 
-// unassigned is a container's equal part of the pod-level memory request that no container claims (KEP-2837).
+// unassigned is a container's equal part of the pod-level memory request that no container claims
+// (KEP-2837).
 func unassigned(pod *corev1.Pod) int64 {
 	if pod.Spec.Resources == nil || pod.Spec.Resources.Requests.Memory().IsZero() {
 		return 0
@@ -154,7 +158,8 @@ func contains(list []corev1.Container, name string) bool {
 	return false
 }
 
-// Shares turns thousandths of a CPU into cpu.shares: 1024 for a whole one, within the kernel's bounds.
+// Shares turns thousandths of a CPU into cpu.shares: 1024 for a whole one, within the kernel's
+// bounds.
 func Shares(milli int64) uint64 {
 	if milli <= 0 {
 		return MinShares
@@ -162,7 +167,8 @@ func Shares(milli int64) uint64 {
 	return uint64(min(max(milli*1024/1000, MinShares), MaxShares))
 }
 
-// Quota turns thousandths of a CPU into microseconds of each period (also in microseconds); 0 means no quota.
+// Quota turns thousandths of a CPU into microseconds of each period (also in microseconds); 0 means
+// no quota.
 func Quota(milli, period int64) int64 {
 	if milli <= 0 {
 		return 0
@@ -170,8 +176,9 @@ func Quota(milli, period int64) int64 {
 	return max(milli*period/1000, MinQuota)
 }
 
-// ContainerCPU is the CPU request and limit of a container in thousandths: a request that is not given is the limit, a limit
-// that is not given is the pod's own where pod-level resources have one.
+// ContainerCPU is the CPU request and limit of a container in thousandths: a request that is not
+// given is the limit, a limit that is not given is the pod's own where pod-level resources have
+// one.
 func ContainerCPU(pod *corev1.Pod, c *corev1.Container) (request, limit int64) {
 	l := effectiveLimit(pod, c, corev1.ResourceCPU)
 	limit = l.MilliValue()
@@ -205,8 +212,9 @@ type Totals struct {
 	HugePages  map[string]int64
 }
 
-// Total sums a pod's containers as the scheduler does: sidecars and main containers together, or the largest init container
-// if that is more, or pod-level resources where given, and the overhead of its RuntimeClass.
+// Total sums a pod's containers as the scheduler does: sidecars and main containers together, or
+// the largest init container if that is more, or pod-level resources where given, and the overhead
+// of its RuntimeClass.
 func Total(pod *corev1.Pod) Totals {
 	pod = withRequests(pod)
 	cpu, memory := true, true
@@ -239,8 +247,8 @@ func Total(pod *corev1.Pod) Totals {
 	return t
 }
 
-// withRequests gives every container the requests that the API server would: those that are missing are the limits. Pods from
-// files come without. The pod is copied if anything is missing.
+// withRequests gives every container the requests that the API server would: those that are missing
+// are the limits. Pods from files come without. The pod is copied if anything is missing.
 func withRequests(pod *corev1.Pod) *corev1.Pod {
 	missing := func(r corev1.ResourceRequirements) bool {
 		for name := range r.Limits {
@@ -270,7 +278,8 @@ func withRequests(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// KernelPageSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB"; "" for what is no size.
+// KernelPageSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB"; "" for
+// what is no size.
 func KernelPageSize(page string) string {
 	q, err := resource.ParseQuantity(page)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package podfiles is PURE: the contents of a pod's /etc/hosts, /etc/hostname and /etc/resolv.conf, and its host name. It
-// reads the pod, the node's own files as text and the cluster's DNS settings; it writes nothing.
+// Package podfiles is PURE: the contents of a pod's /etc/hosts, /etc/hostname and /etc/resolv.conf,
+// and its host name. It reads the pod, the node's own files as text and the cluster's DNS settings;
+// it writes nothing.
 package podfiles
 
 import (
@@ -22,8 +23,9 @@ type Host struct {
 	Domain string // "" without spec.subdomain
 }
 
-// HostOf is the pod's host name and domain: spec.hostnameOverride, spec.hostname or the pod's name, cut to 63 characters; with
-// spec.subdomain the domain is <subdomain>.<namespace>.svc.<cluster domain>.
+// HostOf is the pod's host name and domain: spec.hostnameOverride, spec.hostname or the pod's name,
+// cut to 63 characters; with spec.subdomain the domain is <subdomain>.<namespace>.svc.<cluster
+// domain>.
 func HostOf(pod *corev1.Pod, clusterDomain string) (Host, error) {
 	name := pod.Name
 	switch {
@@ -45,7 +47,8 @@ func HostOf(pod *corev1.Pod, clusterDomain string) (Host, error) {
 	return host, nil
 }
 
-// Nodename is what the UTS namespace is given: the short name, or with spec.setHostnameAsFQDN the full one.
+// Nodename is what the UTS namespace is given: the short name, or with spec.setHostnameAsFQDN the
+// full one.
 func (h Host) Nodename(fqdn *bool) (string, error) {
 	if fqdn == nil || !*fqdn || h.Domain == "" {
 		return h.Name, nil
@@ -79,7 +82,8 @@ func Hosts(pod *corev1.Pod, h Host, ips []netip.Addr) string {
 	return b.String()
 }
 
-// NodeHosts is the /etc/hosts of a pod in the host's network: the node's own, which is given as text, and the pod's aliases.
+// NodeHosts is the /etc/hosts of a pod in the host's network: the node's own, which is given as
+// text, and the pod's aliases.
 func NodeHosts(pod *corev1.Pod, node string) string {
 	var b strings.Builder
 	b.WriteString("# Kubernetes-managed hosts file (host network).\n" + node)

@@ -22,8 +22,8 @@ type ResolvConf struct {
 	Nameservers, Searches, Options []string
 }
 
-// ParseResolvConf reads a resolver file (resolv.conf(5)): name servers add up, the last search line counts, a later option
-// replaces an earlier one of its name. What it does not know is left out.
+// ParseResolvConf reads a resolver file (resolv.conf(5)): name servers add up, the last search line
+// counts, a later option replaces an earlier one of its name. What it does not know is left out.
 func ParseResolvConf(text string) ResolvConf {
 	var r ResolvConf
 	for line := range strings.Lines(text) {
@@ -84,7 +84,8 @@ func (r ResolvConf) String() string {
 type DNS struct {
 	Cluster []netip.Addr // the cluster's name servers
 	Domain  string       // the cluster's domain
-	// Host is the text of the node's resolver file; NoHost says that the node has none (KubeletConfiguration.resolvConf is "").
+	// Host is the text of the node's resolver file; NoHost says that the node has none
+	// (KubeletConfiguration.resolvConf is "").
 	Host    string
 	NoHost  bool
 	NodeIPs []netip.Addr
@@ -93,8 +94,8 @@ type DNS struct {
 // Warning is something that was left out of a pod's resolver file, for an event.
 type Warning struct{ Reason, Message string }
 
-// Resolv composes the pod's resolver file by its dnsPolicy and dnsConfig, within the limits of resolvers: 3 name servers, 32
-// search domains of at most 253 and together at most 2048 characters.
+// Resolv composes the pod's resolver file by its dnsPolicy and dnsConfig, within the limits of
+// resolvers: 3 name servers, 32 search domains of at most 253 and together at most 2048 characters.
 func Resolv(pod *corev1.Pod, d DNS) (ResolvConf, []Warning) {
 	var warnings []Warning
 	host := ParseResolvConf(d.Host)
@@ -140,7 +141,8 @@ func clusterFirst(pod *corev1.Pod, d DNS, host ResolvConf) ResolvConf {
 	return r
 }
 
-// hostDefault without a resolver file asks the node itself, as resolvers do that have no name server.
+// hostDefault without a resolver file asks the node itself, as resolvers do that have no name
+// server.
 func hostDefault(d DNS, host ResolvConf) ResolvConf {
 	if !d.NoHost {
 		return host

@@ -1,9 +1,10 @@
-// Package crilog is PURE: the log format that kubelet, log shippers and `kubectl logs` read. One entry a line:
+// Package crilog is PURE: the log format that kubelet, log shippers and `kubectl logs` read. One
+// entry a line:
 //
 //	2006-01-02T15:04:05.999999999Z stdout F the text
 //
-// F ends a line of the container's output, P is a piece of one that goes on in the next entry of the same stream.
-// The format is fixed by KEP 1094 and the CRI (k8s.io/cri-api, "Logging format").
+// F ends a line of the container's output, P is a piece of one that goes on in the next entry of
+// the same stream. The format is fixed by KEP 1094 and the CRI (k8s.io/cri-api, "Logging format").
 package crilog
 
 import (
@@ -50,7 +51,8 @@ func (e Entry) Append(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// Parse reads one line, with or without its newline. Tags after the first, parted by colons, are allowed and ignored.
+// Parse reads one line, with or without its newline. Tags after the first, parted by colons, are
+// allowed and ignored.
 func Parse(line []byte) (Entry, error) {
 	line = bytes.TrimSuffix(line, []byte{'\n'})
 	stamp, rest, ok := bytes.Cut(line, []byte{' '})
@@ -86,7 +88,8 @@ type Splitter struct {
 	pending []byte
 }
 
-// Split appends to out the entries that data completes, all stamped now; what ends in no newline waits for more.
+// Split appends to out the entries that data completes, all stamped now; what ends in no newline
+// waits for more.
 func (s *Splitter) Split(out, data []byte, now time.Time) []byte {
 	for len(data) > 0 {
 		line, rest, ended := bytes.Cut(data, []byte{'\n'})

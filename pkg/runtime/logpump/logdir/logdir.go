@@ -1,5 +1,6 @@
-// Package logdir is EDGE: how the files of one container's log are named, kubelet's way. The file in use has the plain name
-// (0.log); rotated ones end in the time of their rotation (0.log.20060102-150405), and in .gz once compressed.
+// Package logdir is EDGE: how the files of one container's log are named, kubelet's way. The file
+// in use has the plain name (0.log); rotated ones end in the time of their rotation
+// (0.log.20060102-150405), and in .gz once compressed.
 package logdir
 
 import (
@@ -10,16 +11,18 @@ import (
 	"time"
 )
 
-// stampLayout is of a second's resolution; whoever rotates twice in a second takes the next free second.
+// stampLayout is of a second's resolution; whoever rotates twice in a second takes the next free
+// second.
 const stampLayout = "20060102-150405"
 
 // Name is that of the file rotated at stamp, before compression.
 func Name(path string, stamp time.Time) string { return path + "." + stamp.Format(stampLayout) }
 
-// Next is the name of the file that is rotated now: in order it comes after every rotated file that there is, also when the
-// clock was set back, by somebody or by the end of summer time.
+// Next is the name of the file that is rotated now: in order it comes after every rotated file that
+// there is, also when the clock was set back, by somebody or by the end of summer time.
 func Next(path string, now time.Time) string {
-	stamp, err := time.Parse(stampLayout, now.Format(stampLayout)) // as a name is read: without a zone
+	// as a name is read: without a zone
+	stamp, err := time.Parse(stampLayout, now.Format(stampLayout))
 	if err != nil {
 		stamp = now
 	}

@@ -8,14 +8,16 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// maxBacklog is how many bytes a client may be behind. A container waits for a client that is further behind for as long as that
-// takes anything at all; one that takes nothing for clientPatience is let go.
+// maxBacklog is how many bytes a client may be behind. A container waits for a client that is
+// further behind for as long as that takes anything at all; one that takes nothing for
+// clientPatience is let go.
 const (
 	maxBacklog     = 1 << 20
 	clientPatience = 10 * time.Second
 )
 
-// client is one attached connection. Frames are queued by the streams and written by the connection's own goroutine.
+// client is one attached connection. Frames are queued by the streams and written by the
+// connection's own goroutine.
 type client struct {
 	mu     sync.Mutex
 	queue  []frame

@@ -49,8 +49,8 @@ type stream struct {
 	split crilog.Splitter
 }
 
-// newContainer joins the pipes. The log is opened beside that, and tried again with each write: a container must not stand
-// still because its log cannot be written.
+// newContainer joins the pipes. The log is opened beside that, and tried again with each write: a
+// container must not stand still because its log cannot be written.
 func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container, err error) {
 	c := &container{pump: p, out: out, ended: make(chan struct{}), clients: map[*client]struct{}{}}
 	defer func() {
@@ -178,9 +178,9 @@ func (c *container) isEnded() bool {
 	}
 }
 
-// run reads one pipe to its end. What is read stays in the pipe until it is written, so that a pump that is killed, or that
-// waits for a disk, loses nothing; at worst the next one writes the last bytes a second time. When the pipe is empty, what
-// there is of a line is written as a piece of it.
+// run reads one pipe to its end. What is read stays in the pipe until it is written, so that a pump
+// that is killed, or that waits for a disk, loses nothing; at worst the next one writes the last
+// bytes a second time. When the pipe is empty, what there is of a line is written as a piece of it.
 func (s *stream) run() {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
@@ -190,7 +190,8 @@ func (s *stream) run() {
 	for {
 		peek, n, err := s.peek(raw)
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-			time.Sleep(100 * time.Millisecond) // the next try may find a descriptor; the data stays where it is
+			// the next try may find a descriptor; the data stays where it is
+			time.Sleep(100 * time.Millisecond)
 			continue
 		}
 		if n <= 0 || err != nil {
@@ -225,7 +226,8 @@ func (s *stream) run() {
 	}
 }
 
-// peek waits for data and copies it into a pipe of the pump's own, from where it can be read without being taken.
+// peek waits for data and copies it into a pipe of the pump's own, from where it can be read
+// without being taken.
 func (s *stream) peek(raw syscall.RawConn) (p *peekPipe, n int, err error) {
 	waitErr := raw.Read(func(fd uintptr) bool {
 		if p == nil {
@@ -284,8 +286,8 @@ func (s *stream) consume(raw syscall.RawConn, left int) error {
 	return nil
 }
 
-// record writes entries to the file, and returns the present clients. A full disk drops the entries: a container must not stand
-// still for its log.
+// record writes entries to the file, and returns the present clients. A full disk drops the
+// entries: a container must not stand still for its log.
 func (c *container) record(entries []byte) []*client {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -55,8 +55,8 @@ func (l *logFile) mendTail() error {
 	return err
 }
 
-// write appends whole entries and rotates between them, so that no file gets longer than the limit. A file that is not open is
-// opened, also for no entries.
+// write appends whole entries and rotates between them, so that no file gets longer than the limit.
+// A file that is not open is opened, also for no entries.
 func (l *logFile) write(entries []byte) error {
 	if l.file == nil {
 		if err := l.open(); err != nil {
@@ -148,7 +148,8 @@ func removeExcess(path string, limits wire.Limits) {
 	}
 }
 
-// compressOlder compresses all rotated files but the newest, which readers are most likely still in.
+// compressOlder compresses all rotated files but the newest, which readers are most likely still
+// in.
 func compressOlder(path string, limits wire.Limits) {
 	names := logdir.Rotated(path)
 	for i, name := range names {

@@ -1,11 +1,13 @@
-// Package pump is EDGE: the log pump, the small process that stands between containers and their log files. There is one
-// for each agent. It outlives agents: it reads the pipes that shims write to, writes and rotates the CRI-format files, and
-// copies to attached clients. It alone writes below the log folder.
+// Package pump is EDGE: the log pump, the small process that stands between containers and their
+// log files. There is one for each agent. It outlives agents: it reads the pipes that shims write
+// to, writes and rotates the CRI-format files, and copies to attached clients. It alone writes
+// below the log folder.
 //
-// The life of a stream: the agent makes the FIFO, asks the pump to Open it, creates and starts the task, and Seals. From
-// Seal on the pump has no write end, the shim has the only one, and closes it when the container's output has ended: that
-// is when Drain answers. Output is taken from a pipe only after it was written to the log, so a pump that is killed loses
-// nothing while the shim keeps the pipe: the next one opens it again, and may write the last bytes a second time.
+// The life of a stream: the agent makes the FIFO, asks the pump to Open it, creates and starts the
+// task, and Seals. From Seal on the pump has no write end, the shim has the only one, and closes it
+// when the container's output has ended: that is when Drain answers. Output is taken from a pipe
+// only after it was written to the log, so a pump that is killed loses nothing while the shim keeps
+// the pipe: the next one opens it again, and may write the last bytes a second time.
 package pump
 
 import (
@@ -190,7 +192,8 @@ func (p *Pump) ids() []string {
 	return ids
 }
 
-// open joins a container's streams. An open container stays as it is: its streams have been read all the time.
+// open joins a container's streams. An open container stays as it is: its streams have been read
+// all the time.
 func (p *Pump) open(q wire.Request) error {
 	if q.Output == nil || q.Output.ID == "" || q.Output.LogPath == "" {
 		return errors.New("an output needs an id and a log path")
@@ -202,7 +205,8 @@ func (p *Pump) open(q wire.Request) error {
 	if limits.MaxSize < 1 || limits.MaxFiles < 2 {
 		return fmt.Errorf("limits %+v: at least 1 byte and 2 files", limits)
 	}
-	// The pump's own lock is never held over files: one folder that hangs must not hold up the other containers.
+	// The pump's own lock is never held over files: one folder that hangs must not hold up the
+	// other containers.
 	defer p.lockOpening(q.Output.ID)()
 	if c := p.find(q.Output.ID); c != nil && (q.Output.Sealed || !c.isEnded()) {
 		if q.Output.Sealed {

@@ -1,9 +1,10 @@
 // Package wire is PURE: what the agent and the log pump say to each other over a unix socket.
 //
-// The agent opens a connection for each request, writes one Request as a line of JSON and reads one Response as a line of
-// JSON. After a successful attach the connection carries frames both ways; a watch connection stays open and silent, so
-// that its end tells of the pump's. The pump may be older than the agent: it outlives agents. So fields are only ever
-// added, and an operation that a pump does not know is an error that the agent must live with.
+// The agent opens a connection for each request, writes one Request as a line of JSON and reads one
+// Response as a line of JSON. After a successful attach the connection carries frames both ways; a
+// watch connection stays open and silent, so that its end tells of the pump's. The pump may be
+// older than the agent: it outlives agents. So fields are only ever added, and an operation that a
+// pump does not know is an error that the agent must live with.
 package wire
 
 import (
@@ -34,8 +35,9 @@ const (
 
 // Request is one question.
 type Request struct {
-	Op     Op              `json:"op"`
-	ID     string          `json:"id,omitempty"` // of the container; for all but hello, watch and open
+	Op Op `json:"op"`
+	// of the container; for all but hello, watch and open
+	ID     string          `json:"id,omitempty"`
 	Output *runtime.Output `json:"output,omitempty"`
 	Limits *Limits         `json:"limits,omitempty"`
 	// Stdin says that an attached client sends input.
@@ -50,8 +52,9 @@ type Limits struct {
 
 // Response is the answer.
 type Response struct {
-	Error    string `json:"error,omitempty"`
-	NotFound bool   `json:"notFound,omitempty"` // the error is that the pump does not know the container
+	Error string `json:"error,omitempty"`
+	// the error is that the pump does not know the container
+	NotFound bool   `json:"notFound,omitempty"`
 	Version  int    `json:"version,omitempty"`
 	Build    string `json:"build,omitempty"` // of the program, for hello and watch
 	Pid      int    `json:"pid,omitempty"`
@@ -62,7 +65,8 @@ type Response struct {
 // Kind is what a frame holds.
 type Kind byte
 
-// The kinds of frames. FrameStdinEnd is the end of the client's input, FrameEnd that of the container's output.
+// The kinds of frames. FrameStdinEnd is the end of the client's input, FrameEnd that of the
+// container's output.
 const (
 	FrameStdin Kind = iota
 	FrameStdout

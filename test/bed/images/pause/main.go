@@ -1,5 +1,5 @@
-// Command pause is what the image registry.k8s.io/pause holds here: it does nothing until it is told to end, and reaps
-// what a shared process namespace leaves to process 1.
+// Command pause is what the image registry.k8s.io/pause holds here: it does nothing until it is
+// told to end, and reaps what a shared process namespace leaves to process 1.
 package main
 
 import (

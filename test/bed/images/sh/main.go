@@ -1,5 +1,6 @@
-// Command sh is /bin/sh of the busybox image. Busybox's own shell is what the suite expects the messages of, but the
-// one that Debian builds drops environment variables whose names are no shell names, such as data-1; then it is bash.
+// Command sh is /bin/sh of the busybox image. Busybox's own shell is what the suite expects the
+// messages of, but the one that Debian builds drops environment variables whose names are no shell
+// names, such as data-1; then it is bash.
 package main
 
 import (

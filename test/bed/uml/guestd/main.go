@@ -1,5 +1,6 @@
-// Command guestd runs inside a User-Mode Linux machine of the test bed: `guestd setup` gives the machine the name,
-// address and route of the kernel's command line, `guestd serve` runs commands for the machine's owner (package wire).
+// Command guestd runs inside a User-Mode Linux machine of the test bed: `guestd setup` gives the
+// machine the name, address and route of the kernel's command line, `guestd serve` runs commands
+// for the machine's owner (package wire).
 package main
 
 import (

@@ -59,7 +59,8 @@ func answer(ctx context.Context, c net.Conn, token string) {
 	out.send(wire.KindExit, wire.ExitCode(code))
 }
 
-// runCommand runs one command in a process group of its own. The reader of the connection notices when the caller hangs up.
+// runCommand runs one command in a process group of its own. The reader of the connection notices
+// when the caller hangs up.
 func runCommand(ctx context.Context, q wire.Request, in io.Reader, out *frames) (int, error) {
 	cmd := exec.CommandContext(ctx, q.Args[0], q.Args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -80,7 +81,8 @@ func runCommand(ctx context.Context, q wire.Request, in io.Reader, out *frames) 
 	go func() {
 		for {
 			k, b, err := wire.Read(in)
-			if err != nil { // the caller has hung up, or the command is over and the connection closed
+			// the caller has hung up, or the command is over and the connection closed
+			if err != nil {
 				if !over.Load() {
 					_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 				}

@@ -1,9 +1,12 @@
-// Package wire is CONTRACT: the words that a User-Mode Linux machine's command agent and its caller exchange.
+// Package wire is CONTRACT: the words that a User-Mode Linux machine's command agent and its caller
+// exchange.
 //
-// One TCP connection carries one command. The caller sends a JSON Request in a frame of kind KindRequest, then
-// any number of KindStdin frames, the last of them empty. The agent answers with KindStdout and KindStderr frames in the order in which
-// the output came, and ends with one KindExit frame (4 bytes, big endian, the exit code; 128+n for signal n) or one KindFailure frame (why the command could not
-// be started). A caller that hangs up early has its command's process group killed.
+// One TCP connection carries one command. The caller sends a JSON Request in a frame of kind
+// KindRequest, then any number of KindStdin frames, the last of them empty. The agent answers with
+// KindStdout and KindStderr frames in the order in which the output came, and ends with one
+// KindExit frame (4 bytes, big endian, the exit code; 128+n for signal n) or one KindFailure frame
+// (why the command could not be started). A caller that hangs up early has its command's process
+// group killed.
 //
 // Frame: 1 byte kind, 4 bytes length (big endian), the bytes.
 package wire
