@@ -20,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
@@ -173,10 +174,8 @@ func (a *Agent) healthy() error {
 // package's doc.
 func (a *Agent) announce(ctx context.Context) error {
 	for !a.ready() {
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, 50*time.Millisecond) != nil {
 			return nil
-		case <-time.After(50 * time.Millisecond): //nolint:forbidigo // asked for until it is so, once in a life
 		}
 	}
 	a.log.Info("Ready", "took", a.options.Now().Sub(a.started).Round(time.Millisecond))

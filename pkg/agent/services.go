@@ -30,6 +30,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
@@ -308,10 +309,8 @@ func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 			s.log.Info("Services of an address family are not programmed: this machine cannot; the other one does not wait for it", "family", f, "err", err)
 		}
 		said = err.Error()
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, pause) != nil {
 			return nil
-		case <-time.After(pause): //nolint:forbidigo // a pause, not a measurement
 		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/cluster-bootstrap/token/jws"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // discovery finds out which cluster answers, without trusting the answer before it is proved.
@@ -78,7 +80,7 @@ func (d *discovery) reach(ctx context.Context) (answer, error) {
 		if errors.As(last, &e) || ctx.Err() != nil || !d.now().Before(end) {
 			return answer{}, reachError(last)
 		}
-		if !sleep(ctx, 500*time.Millisecond) {
+		if sleep.For(ctx, 500*time.Millisecond) != nil {
 			return answer{}, reachError(last)
 		}
 	}
@@ -215,7 +217,7 @@ func (d *discovery) signed(ctx context.Context, a answer) (answer, error) {
 		if len(a.signatures) == 0 { // the signer itself has only just started, perhaps
 			limit *= 3
 		}
-		if d.now().Sub(start) >= limit || !sleep(ctx, 500*time.Millisecond) {
+		if d.now().Sub(start) >= limit || sleep.For(ctx, 500*time.Millisecond) != nil {
 			if len(a.signatures) == 0 {
 				return a, infoMissing("verifying cluster-info of %s: it is not signed by any token: the bootstrapsigner controller does not run", a.server)
 			}
@@ -279,16 +281,4 @@ func tlsError(server string, err *tls.CertificateVerificationError) error {
 		seen = PinOf(err.UnverifiedCertificates[n-1]).String()
 	}
 	return fail(CodeTrust, "this is another cluster, or somebody between here and it", "verifying API server %s: its certificate (%s) is not by the cluster's CA: %w", server, seen, err)
-}
-
-// sleep waits unless ctx ends first.
-func sleep(ctx context.Context, t time.Duration) bool {
-	timer := time.NewTimer(t)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // say adds to the line that the phase ends with.
@@ -193,7 +195,7 @@ func after(ctx context.Context, d time.Duration, f func()) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if sleep(ctx, d) {
+		if sleep.For(ctx, d) == nil {
 			f()
 		}
 	}()
@@ -323,7 +325,7 @@ func (r *run) awaitReady(ctx context.Context) error {
 			said = why
 			r.c.Report(Event{Phase: PhaseReady, State: Waiting, Detail: why})
 		}
-		if !sleep(wait, 200*time.Millisecond) {
+		if sleep.For(wait, 200*time.Millisecond) != nil {
 			return fail(CodeNotReady, "nodeagent status   (and: journalctl -u "+r.c.Plan.Unit+" -n 50)",
 				"waiting for node %q: not Ready after %s: %s", r.c.Plan.NodeName, r.c.ReadyFor, said)
 		}

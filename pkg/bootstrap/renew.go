@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // renewAt is the moment to renew a certificate: after 70 to 90 % of its life, as jitter goes from 0
@@ -65,7 +67,7 @@ func (r *renewer) run(ctx context.Context) error {
 		} else if until := due.Sub(r.now()); until < wait {
 			wait = max(until, time.Second)
 		}
-		if !sleep(ctx, wait) {
+		if sleep.For(ctx, wait) != nil {
 			return nil
 		}
 	}

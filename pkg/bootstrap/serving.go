@@ -20,6 +20,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // ServingConfig says which certificate the node's API shows.
@@ -114,7 +116,7 @@ func (s *Serving) Run(ctx context.Context) error {
 				s.signed.Store(&pair)
 			}
 		}
-		if !sleep(ctx, time.Minute) {
+		if sleep.For(ctx, time.Minute) != nil {
 			return nil
 		}
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/keyed"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // Config of a Loop. Fields without a default are required.
@@ -216,7 +217,7 @@ func (l *Loop) alive() {
 // beat shows that the loop lives while there is nothing to do. It takes the lock that everything
 // passes.
 func (l *Loop) beat(ctx context.Context) {
-	for sleep(ctx, 10*time.Second) {
+	for sleep.For(ctx, 10*time.Second) == nil {
 		l.store.uids()
 		l.alive()
 	}
@@ -237,7 +238,7 @@ func (l *Loop) emit(u podplan.Update) {
 // asked for, ten times a second.
 func (l *Loop) awaitSync(ctx context.Context) {
 	for !l.allSynced() {
-		if !sleep(ctx, 100*time.Millisecond) {
+		if sleep.For(ctx, 100*time.Millisecond) != nil {
 			return
 		}
 	}
@@ -268,21 +269,9 @@ func (l *Loop) firstList(ctx context.Context) (<-chan types.UID, error) {
 			return hints, nil
 		}
 		l.config.Log.Warn("waiting for the container runtime", "error", err)
-		if !sleep(ctx, pause) {
+		if sleep.For(ctx, pause) != nil {
 			return nil, ctx.Err()
 		}
-	}
-}
-
-// sleep waits and says whether ctx still lives.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

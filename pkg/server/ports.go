@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // retryListen is how soon a port that another program has is tried again, as kubelet and kube-proxy
@@ -48,10 +50,8 @@ func (p *Ports) Listen(ctx context.Context, at netip.AddrPort, remedy string, lo
 			said = err.Error()
 			log.Error("A port is not served; it is tried again", "err", err, "retryIn", retryListen, "remedy", remedy)
 		}
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, retryListen) != nil {
 			return nil
-		case <-time.After(retryListen): //nolint:forbidigo // a pause, not a measurement
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -232,7 +233,7 @@ func serveBehind(ctx context.Context, t *testing.T, c *bed.Cluster, via string) 
 
 func pauseFor(ctx context.Context, t *testing.T, d time.Duration) {
 	t.Helper()
-	if err := pause(ctx, d); err != nil {
+	if err := sleep.For(ctx, d); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -343,7 +344,7 @@ func shortOnes(ctx context.Context, c *bed.Cluster) *shorts {
 	s.under.Go(func() {
 		for ctx.Err() == nil {
 			s.under.Go(func() { s.one(ctx, c) })
-			_ = pause(ctx, 25*time.Millisecond)
+			_ = sleep.For(ctx, 25*time.Millisecond)
 		}
 	})
 	return s

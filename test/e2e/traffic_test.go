@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -92,10 +93,10 @@ func TestTraffic(t *testing.T) {
 		echo(t, conn, "after "+what)
 		t.Logf("%s: %s in %s", what, s.report(t), time.Since(begin).Round(time.Millisecond))
 	}
-	phase("quiet", func() error { return pause(ctx, 2*time.Second) })
+	phase("quiet", func() error { return sleep.For(ctx, 2*time.Second) })
 	phase("endpoints change", func() error { return changeEndpoints(ctx, t, client, churn) })
 	phase("agent is killed and started", func() error {
-		return errors.Join(agent.Kill(), pause(ctx, time.Second), agent.Start(), proxySyncs(ctx, n), pause(ctx, time.Second))
+		return errors.Join(agent.Kill(), sleep.For(ctx, time.Second), agent.Start(), proxySyncs(ctx, n), sleep.For(ctx, time.Second))
 	})
 	var proxy *bed.Process
 	phase("kube-proxy takes over", func() (err error) {
@@ -103,21 +104,13 @@ func TestTraffic(t *testing.T) {
 			return err
 		}
 		proxy, err = bed.Peer{}.StartProxy(ctx, n)
-		return errors.Join(err, proxySyncs(ctx, n), pause(ctx, time.Second))
+		return errors.Join(err, proxySyncs(ctx, n), sleep.For(ctx, time.Second))
 	})
 	phase("endpoints change under kube-proxy", func() error { return changeEndpoints(ctx, t, client, churn/4) })
 	phase("the agent takes over", func() error {
-		return errors.Join(proxy.Kill(), agent.Start(), proxySyncs(ctx, n), pause(ctx, time.Second))
+		return errors.Join(proxy.Kill(), agent.Start(), proxySyncs(ctx, n), sleep.For(ctx, time.Second))
 	})
 	phase("endpoints change again", func() error { return changeEndpoints(ctx, t, client, churn/4) })
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-	return ctx.Err()
 }
 
 // proxySyncs waits until port 10256 of the node says that rules are in place.
@@ -131,7 +124,7 @@ func proxySyncs(ctx context.Context, n *bed.Node) error {
 				return nil
 			}
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -181,7 +174,7 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 			for n := 0; time.Since(begin) < d; n++ {
 				due := begin.Add(time.Duration(n) * slicesOf * time.Second / changes)
 				// by the clock: what is late is caught up
-				if err := pause(ctx, time.Until(due)); err != nil {
+				if err := sleep.For(ctx, time.Until(due)); err != nil {
 					return err
 				}
 				slice := trafficSlice(i)

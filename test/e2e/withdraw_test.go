@@ -16,6 +16,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -129,7 +130,7 @@ func (w *withdrawal) call(ctx context.Context) (stop func()) {
 		under.Go(func() {
 			for ctx.Err() == nil {
 				w.one(ctx)
-				_ = pause(ctx, 4*time.Millisecond)
+				_ = sleep.For(ctx, 4*time.Millisecond)
 			}
 		})
 	}
@@ -204,7 +205,7 @@ func (w *withdrawal) lands(ctx context.Context, when string, want ...string) {
 	w.t.Helper()
 	eventually(ctx, w.t, 20*time.Second, when+": connections land on "+strings.Join(want, " and "), func() (bool, string) {
 		begin := time.Now()
-		_ = pause(ctx, 500*time.Millisecond)
+		_ = sleep.For(ctx, 500*time.Millisecond)
 		var got []string
 		for _, pod := range []string{"a", "b"} {
 			if w.landed(pod).After(begin) {
@@ -327,7 +328,7 @@ func (w *withdrawal) round(ctx context.Context, all *times) {
 	heard = w.says(ctx, "a", true)
 	var first time.Time
 	for first.Before(gone) {
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := sleep.For(ctx, time.Millisecond); err != nil {
 			w.t.Fatal(err)
 		}
 		first = w.landed("a")

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // ObserveMirror takes the newest of one mirror pod.
@@ -81,7 +83,7 @@ func (s *Static) keepMirrors(ctx context.Context) {
 			}
 			next = min(backoff, s.config.Interval)
 			backoff = min(2*backoff, s.config.Interval)
-			if !pause(ctx, next) { // further wakes do not hurry it
+			if sleep.For(ctx, next) != nil { // further wakes do not hurry it
 				return
 			}
 			s.poke()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // StaticConfig of a Static source.
@@ -130,22 +131,11 @@ func (s *Static) Run(ctx context.Context, emit func(podplan.Update)) error {
 		case <-tick.C:
 		case <-events.changes():
 			// Files come in several steps; a moment later the last of them is often done.
-			if !pause(ctx, 50*time.Millisecond) {
+			if sleep.For(ctx, 50*time.Millisecond) != nil {
 				return nil
 			}
 			events.drain()
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // worker runs one probe of one container. Its fields are never changed once it runs.
@@ -50,7 +51,7 @@ func (w *worker) run(ctx context.Context) {
 		jitter := time.Duration(w.prober.config.Random() * float64(period))
 		first = later(first, w.prober.config.Now().Add(jitter))
 	}
-	if !sleep(ctx, first.Sub(w.prober.config.Now())) {
+	if sleep.For(ctx, first.Sub(w.prober.config.Now())) != nil {
 		return
 	}
 	ticker := time.NewTicker(period)
@@ -147,16 +148,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// sleep waits and says whether ctx still lives.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(max(0, d))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

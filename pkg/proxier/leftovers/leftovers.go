@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // table is kube-proxy's in mode nftables (KEP-3866).
@@ -117,10 +118,8 @@ func (c *Cleaner) Run(ctx context.Context) error {
 	case <-c.begun:
 	}
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, wait) != nil {
 			return nil
-		case <-time.After(wait): //nolint:forbidigo // a pause, not a measurement
 		}
 		c.mu.Lock()
 		waiting, err := c.drain.pass(ctx)

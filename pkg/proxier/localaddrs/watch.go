@@ -18,6 +18,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // pause is how long after a failure it is tried again.
@@ -64,10 +66,7 @@ func Watch(ctx context.Context, log *slog.Logger, changed func()) error {
 			said = err.Error()
 			log.Warn("Changes of this machine's addresses are not heard of at once", "err", err, "retryIn", pause)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause): //nolint:forbidigo // a pause, not a measurement
-		}
+		_ = sleep.For(ctx, pause)
 	}
 	return nil
 }

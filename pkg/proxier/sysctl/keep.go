@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 const (
@@ -51,10 +53,7 @@ func NewKeeper(c Config) (*Keeper, error) {
 func (k *Keeper) Run(ctx context.Context) error {
 	for wait := firstWait; ctx.Err() == nil; wait = min(2*wait, lastWait) {
 		k.pass()
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait): //nolint:forbidigo // a pause, not a measurement
-		}
+		_ = sleep.For(ctx, wait)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // adopting is how many containers are looked at side by side after a connect.
@@ -81,7 +82,7 @@ func (r *Runtime) lookAgain(id string) {
 	if !r.spawn(func(ctx context.Context) {
 		defer done()
 		for wait := minAgain; ; wait = min(2*wait, maxAgain) {
-			if pause(ctx, wait) != nil || r.lookLocked(ctx, id) == nil {
+			if sleep.For(ctx, wait) != nil || r.lookLocked(ctx, id) == nil {
 				return
 			}
 		}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // startErrorCode is the exit code of what never ran, as kubelet reports it.
@@ -362,7 +363,7 @@ func (r *Runtime) record(ctx context.Context, id string, labels map[string]strin
 		if wait == minAgain {
 			r.c.Logger.Warn("What became of a container could not be recorded, trying again", "container", id, "err", err)
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := sleep.For(ctx, wait); err != nil {
 			return err
 		}
 		if !about() { // removed meanwhile; ids return

@@ -268,18 +268,6 @@ func (r *Runtime) spawn(f func(ctx context.Context)) bool {
 	return true
 }
 
-// pause waits, or returns the error of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // keyLocks are mutexes by name; the zero value is ready.
 type keyLocks struct {
 	mu    sync.Mutex

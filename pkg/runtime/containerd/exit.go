@@ -13,6 +13,7 @@ import (
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // lostCode is the exit code of a container whose task is gone without having told one: a reboot, a
@@ -62,7 +63,7 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 			continue
 		}
 		// The shim died, which containerd finds out and deletes the task, or containerd is away.
-		if pause(ctx, wait) != nil {
+		if sleep.For(ctx, wait) != nil {
 			return
 		}
 		if c, ok := r.view.find(id); !ok || c.exiting {
@@ -85,7 +86,7 @@ func (r *Runtime) lost(ctx context.Context, id string) (found bool) {
 		r.exited(ctx, id, code, r.c.Now())
 		return false
 	}
-	for wait := lostGrace; pause(ctx, wait) == nil; wait = min(2*wait, maxAgain) {
+	for wait := lostGrace; sleep.For(ctx, wait) == nil; wait = min(2*wait, maxAgain) {
 		task, err := r.settled(ctx, id)
 		switch {
 		case err != nil:
@@ -165,7 +166,7 @@ func (r *Runtime) dropTask(ctx context.Context, c container) {
 			return
 		}
 		r.c.Logger.Warn("Ended task cannot be deleted, trying again", "container", c.c.ID, "err", err)
-		if pause(ctx, wait) != nil {
+		if sleep.For(ctx, wait) != nil {
 			return
 		}
 		if _, ok := r.view.find(c.c.ID); !ok {
@@ -221,7 +222,7 @@ func (r *Runtime) oomKilled(ctx context.Context, c container, code int) bool {
 		return killed
 	}
 	for range 10 {
-		if pause(ctx, 10*time.Millisecond) != nil {
+		if sleep.For(ctx, 10*time.Millisecond) != nil {
 			return false
 		}
 		if have, ok := r.view.find(c.c.ID); ok && have.oom {

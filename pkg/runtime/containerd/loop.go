@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // Retry delays of the connection to containerd.
@@ -53,7 +54,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		if r.c.Now().Sub(began) > 10*time.Second {
 			retry = minRetry
 		}
-		_ = pause(ctx, retry)
+		_ = sleep.For(ctx, retry)
 		retry = min(2*retry, maxRetry)
 	}
 	r.view.offline()

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // execSet are the processes that this agent runs in containers; the zero value is ready.
@@ -405,7 +406,7 @@ func (r *Runtime) endExec(ctx context.Context, id, execID string) (clean bool) {
 		if err == nil || errors.Is(err, runtime.ErrNotFound) {
 			return true
 		}
-		if errors.Is(err, runtime.ErrUnavailable) || pause(ctx, wait) != nil {
+		if errors.Is(err, runtime.ErrUnavailable) || sleep.For(ctx, wait) != nil {
 			return false
 		}
 	}

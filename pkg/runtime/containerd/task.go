@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
 // shimPatience is how long a task is created anew while its pod's shim is ending or an earlier
@@ -55,7 +56,7 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 		if r.c.Now().Sub(began) > shimPatience {
 			return err
 		}
-		if err := pause(ctx, 20*time.Millisecond<<min(try, 4)); err != nil {
+		if err := sleep.For(ctx, 20*time.Millisecond<<min(try, 4)); err != nil {
 			return err
 		}
 	}
@@ -170,7 +171,7 @@ func (r *Runtime) endTask(ctx context.Context, id string) error {
 		if wait > time.Second || errors.Is(err, runtime.ErrUnavailable) {
 			return fmt.Errorf("deleting the task: %w", err)
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := sleep.For(ctx, wait); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
@@ -218,14 +219,14 @@ func nodeReady(n *corev1.Node) bool {
 // idleCost measures both at the same time, with no pod on them.
 func (b *bench) idleCost(ctx context.Context) error {
 	b.say("doing nothing for %s", b.idle)
-	if err := sleep(ctx, b.rest); err != nil {
+	if err := sleep.For(ctx, b.rest); err != nil {
 		return err
 	}
 	before, err := b.costs()
 	if err != nil {
 		return err
 	}
-	if err := sleep(ctx, b.idle); err != nil {
+	if err := sleep.For(ctx, b.idle); err != nil {
 		return err
 	}
 	after, err := b.costs()
@@ -292,13 +293,4 @@ func (b *bench) costs() (out [2]cost, err error) {
 		}
 	}
 	return out, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

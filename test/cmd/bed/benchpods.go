@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -79,7 +80,7 @@ func (b *bench) onePod(ctx context.Context, pod *corev1.Pod) (ready, gone time.D
 		}
 		if ready == 0 && isReady(p) {
 			ready = time.Since(started)
-			if err := sleep(ctx, settle); err != nil {
+			if err := sleep.For(ctx, settle); err != nil {
 				return 0, 0, err
 			}
 			started = time.Now()
@@ -126,7 +127,7 @@ func (b *bench) burstPods(ctx context.Context) error {
 		if turn == last {
 			return nil
 		}
-		if err := sleep(ctx, settle); err != nil {
+		if err := sleep.For(ctx, settle); err != nil {
 			return err
 		}
 		took, err = b.endBurst(ctx, s, turn)
@@ -138,7 +139,7 @@ func (b *bench) burstPods(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := sleep(ctx, b.rest); err != nil {
+	if err := sleep.For(ctx, b.rest); err != nil {
 		return err
 	}
 	at, err := b.costs()

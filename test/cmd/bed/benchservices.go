@@ -14,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
@@ -46,7 +47,7 @@ func (b *bench) manyServices(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := sleep(ctx, b.rest); err != nil {
+	if err := sleep.For(ctx, b.rest); err != nil {
 		return err
 	}
 	after, err := b.costs()
@@ -129,7 +130,7 @@ func (b *bench) oneFresh(ctx context.Context, s *side, turn int, f freshStart) e
 	if err != nil {
 		return err
 	}
-	if err := sleep(ctx, b.rest); err != nil {
+	if err := sleep.For(ctx, b.rest); err != nil {
 		return err
 	}
 	all, err := s.node.Usage()
@@ -217,7 +218,7 @@ func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address s
 			return err
 		}
 	}
-	if err := sleep(ctx, quiet); err != nil {
+	if err := sleep.For(ctx, quiet); err != nil {
 		return err
 	}
 	other := b.sides[(slices.Index(b.sides[:], s)+1)%2]

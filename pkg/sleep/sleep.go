@@ -1,0 +1,19 @@
+// Package sleep is a wait that ends with its context. It is measured by the monotonic clock.
+package sleep
+
+import (
+	"context"
+	"time"
+)
+
+// For waits for d, or until ctx ends: then it returns ctx's error.
+func For(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
