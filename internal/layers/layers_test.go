@@ -1,5 +1,5 @@
-// Package layers_test holds the architecture against the code: which package may import which, and
-// why.
+// Package layers_test compares the architecture with the code: which package may import which, and
+// why. The table of packages in docs/architecture.md is its input.
 package layers_test
 
 import (
@@ -8,7 +8,9 @@ import (
 	"io"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -22,101 +24,166 @@ type pkg struct {
 	Deps       []string
 }
 
-// Sets of packages, as patterns of path.Match on the path below the module; a trailing "/..." means
-// the package and all below.
-var (
-	pure = []string{
-		"pkg/podsync/podplan", "pkg/podsync/admission", "pkg/podsync/pullsecret", "pkg/podsync/storagelimit", "pkg/runtime/ocispec", "pkg/status", "pkg/proxier/snapshot",
-		"pkg/status/summary", "pkg/podsync/handler", "pkg/podsync/fieldref", "pkg/podsync/volume/payload", "pkg/runtime/cgroup/qos", "pkg/runtime/containerconfig/podfiles", "pkg/runtime/containerconfig/serviceenv",
-		"pkg/runtime/logpump/crilog", "pkg/podsync/podsysctl",
-	}
-	contracts = []string{"pkg/runtime", "pkg/podsync/volume"}
-	edges     = []string{
-		"pkg/runtime/containerd", "pkg/runtime/selinux", "pkg/runtime/podnet", "pkg/podsync/volume/*", "pkg/podsync/probe", "pkg/podsync/hook", "pkg/podsync/podsource",
-		"pkg/status/report", "pkg/node/facts", "pkg/server/...", "pkg/podsync/objects", "pkg/runtime/containerconfig", "pkg/runtime/logpump", "pkg/runtime/cgroup",
-	}
-	loops    = []string{"pkg/podsync", "pkg/proxier", "pkg/bootstrap"}
-	pods     = []string{"pkg/podsync/...", "pkg/runtime/..."}
-	services = []string{"pkg/proxier/..."}
-	product  = []string{"pkg/...", "cmd/..."}
-)
-
-// direct are imports that a package may not write itself.
-var direct = []struct {
-	why    string
-	who    []string
-	forbid []string
-	except []string
-}{
-	{"a plan has no effects and no clock", pure, []string{
-		"context", "os", "os/exec", "net", "syscall", "golang.org/x/sys/...", "math/rand", "math/rand/v2", "log", "log/slog",
-	}, nil},
-	{"edges meet in loops and in agent, not in each other", edges, below(edges), nil},
-	{"loops ask for roles; agent names the edges", loops, below(edges), nil},
-	{"only agent names concrete parts", []string{"pkg/..."}, []string{module + "pkg/agent"}, []string{"pkg/agent/..."}},
-	// render is a second, small composition root: it names edges as agent does, and nothing is
-	// below it but cmd.
-	{"render starts nothing and asks nobody", []string{"pkg/render"}, append(below(loops), module+"pkg/runtime/containerd", module+"pkg/runtime/podnet",
-		module+"pkg/podsync/probe", module+"pkg/podsync/hook", module+"pkg/podsync/objects", module+"pkg/runtime/logpump", module+"pkg/status/report", "k8s.io/client-go/...", "net", "os/exec"), nil},
-	{"only cmd renders", []string{"pkg/..."}, []string{module + "pkg/render"}, nil},
-	{"one owner of the containerd client", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/containerd/v2/..."}, []string{"pkg/runtime/containerd"}},
-	{"one owner of SELinux labels", []string{"pkg/...", "cmd/..."}, []string{"github.com/opencontainers/selinux/..."}, []string{"pkg/runtime/selinux"}},
-	{"one owner of CNI", []string{"pkg/...", "cmd/..."}, []string{"github.com/containerd/go-cni", "github.com/containernetworking/cni/..."}, []string{"pkg/runtime/podnet"}},
-	{
-		// facts asks for the host's routes: /proc/net answers for the main thread's namespace,
-		// whatever that is by then
-		"one owner of netlink in each half, and one for the node's own addresses",
-		[]string{"pkg/...", "cmd/..."},
-		[]string{"github.com/vishvananda/netlink/..."},
-		[]string{"pkg/runtime/podnet", "pkg/node/facts", "pkg/proxier/ipvs", "pkg/proxier/conntrack", "pkg/proxier/nfacct", "pkg/proxier/leftovers"},
-	},
-	{
-		"client-go belongs to the parts that talk to the API server",
-		[]string{"pkg/...", "cmd/..."},
-		[]string{"k8s.io/client-go/..."},
-		[]string{"pkg/podsync/podsource", "pkg/status/report", "pkg/bootstrap", "pkg/server/...", "pkg/agent", "pkg/podsync/objects"},
-	},
-	{"the halves meet in agent", pods, below(services), nil},
-	{"the halves meet in agent", services, below(pods), nil},
+// effects are what a plan must not import: it has no effects and no clock.
+var effects = []string{
+	"context", "os", "os/...", "net", "syscall", "golang.org/x/sys/...", "math/rand/...", "crypto/rand", "log/...",
 }
 
-// deep are imports that may not be reached through any other package either.
-var deep = []struct {
+// tools are what contracts and plans must not reach through any other package: they are tested
+// without a cluster, a runtime or a kernel.
+var tools = []string{
+	"k8s.io/client-go/...", "github.com/containerd/containerd/v2/...", "github.com/vishvananda/netlink/...",
+	"github.com/containernetworking/cni/libcni",
+}
+
+// directly are imports that the layers allow and that are wrong all the same. Patterns are those of
+// path.Match; a trailing "/..." means the package and all below.
+var directly = []struct {
 	why    string
 	who    []string
 	forbid []string
 }{
-	{"a plan is tested without a cluster", pure, []string{
-		"k8s.io/client-go/...", "github.com/containerd/containerd/v2/...", "github.com/vishvananda/netlink/...",
-	}},
-	{"contracts are free of the tools that fulfil them", contracts, []string{
-		"k8s.io/client-go/...", "github.com/containerd/containerd/v2/...", "github.com/vishvananda/netlink/...",
-	}},
-	{"the product never links Kubernetes itself", product, []string{"k8s.io/kubernetes/..."}},
+	{
+		"render starts nothing and asks nobody", []string{"pkg/render"}, []string{
+			module + "pkg/podsync", module + "pkg/proxier", module + "pkg/bootstrap/...", module + "pkg/runtime/containerd", module + "pkg/runtime/podnet",
+			module + "pkg/podsync/probe", module + "pkg/podsync/hook", module + "pkg/podsync/objects", module + "pkg/runtime/logpump",
+			module + "pkg/status/report", "net", "os/exec",
+		},
+	},
+	{"only tests build Kubernetes itself, in modules of their own", []string{"pkg/...", "cmd/..."}, []string{"k8s.io/kubernetes/..."}},
+	{
+		"the pump is a small process: it links the log packages only", []string{"cmd/nodeagent-pump"},
+		[]string{module + "pkg/agent", module + "pkg/config", module + "pkg/runtime/logpump"},
+	},
+}
+
+// moving are imports that point up today and whose mending is under way.
+var moving = map[string]string{
+	"pkg/hostfs": "pkg/podsync/volume/payload",
 }
 
 func TestImports(t *testing.T) {
+	parsed := readTable(t)
 	for _, p := range list(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
-		for _, r := range direct {
-			if !matches(name, r.who) || matches(name, r.except) {
-				continue
-			}
-			for _, i := range p.Imports {
-				if matches(i, r.forbid) && family(i) != family(p.ImportPath) {
-					t.Errorf("%s imports %s: %s", name, i, r.why)
-				}
+		for _, i := range p.Imports {
+			if why := parsed.forbids(name, i); why != "" && moving[name] != strings.TrimPrefix(i, module) {
+				t.Errorf("%s imports %s: %s", name, strings.TrimPrefix(i, module), why)
 			}
 		}
-		for _, r := range deep {
-			if !matches(name, r.who) {
-				continue
+		for _, i := range p.Deps {
+			if why := parsed.forbidsReach(name, i); why != "" {
+				t.Errorf("%s reaches %s: %s", name, i, why)
 			}
-			for _, i := range p.Deps {
-				if matches(i, r.forbid) {
-					t.Errorf("%s reaches %s: %s", name, i, r.why)
-				}
-			}
+		}
+	}
+}
+
+// forbids says why a package may not import another; "" if it may.
+func (parsed table) forbids(name, imported string) string {
+	from := parsed.rows[name]
+	for _, r := range directly {
+		if matches(name, r.who) && matches(imported, r.forbid) {
+			return r.why
+		}
+	}
+	if from.kind == "PURE" && matches(imported, effects) {
+		return "a pure package has no effects and no clock: take the value as an argument, or make the package an EDGE"
+	}
+	for _, o := range parsed.owners {
+		if matches(imported, o.paths) && !slices.Contains(o.packages, name) {
+			return o.what + " belongs to " + strings.Join(o.packages, ", ") + " alone (" + architecture + "): ask one of them through an interface"
+		}
+	}
+	target, ours := strings.CutPrefix(imported, module)
+	to, known := parsed.rows[target]
+	if !ours || !known {
+		return ""
+	}
+	if forTests(target) && !forTests(name) {
+		return "it is for tests only"
+	}
+	if from.half != "" && to.half != "" && from.half != to.half {
+		return "the halves " + from.half + " and " + to.half + " meet in agent: declare an interface where it is used, " +
+			"or move the noun that both need below both halves"
+	}
+	return parsed.forbidsLayer(name, target)
+}
+
+// forbidsLayer says why an import does not point down.
+func (parsed table) forbidsLayer(name, target string) string {
+	from, to := parsed.rows[name], parsed.rows[target]
+	effect := to.kind == "EDGE" || to.kind == "LOOP" || to.kind == "WIRING"
+	switch {
+	case parsed.family(name) == parsed.family(target) && from.layer >= to.layer:
+		return ""
+	case from.kind == "PURE" && effect:
+		return "a pure package imports pure packages and contracts only"
+	case from.layer < to.layer:
+		return "arrows point down (" + architecture + "): ask for it through an interface of your own, or move what both need further down"
+	case from.layer == to.layer && effect && from.layer > 0:
+		return "edges, loops and wiring do not import each other: declare an interface where it is used; the wiring passes the other in"
+	}
+	return ""
+}
+
+// forbidsReach says why a package may not depend on another, through whatever packages.
+func (parsed table) forbidsReach(name, dep string) string {
+	switch kind := parsed.rows[name].kind; {
+	case kind == "PURE" && matches(dep, tools):
+		return "a plan is tested without a cluster"
+	case kind == "CONTRACT" && matches(dep, tools):
+		return "contracts are free of the tools that fulfil them"
+	case matches(dep, []string{"k8s.io/kubernetes/..."}):
+		return "the product never links Kubernetes itself"
+	}
+	return ""
+}
+
+// forTests is true of exported suites, fakes and readers of test input.
+func forTests(name string) bool {
+	return strings.HasSuffix(name, "test") || strings.HasPrefix(path.Base(name), "fake")
+}
+
+// TestRulesBite proves that the rules find what they should, so that silence means something.
+func TestRulesBite(t *testing.T) {
+	parsed := readTable(t)
+	for _, c := range []struct{ name, imported, want string }{
+		{"pkg/podsync/podplan", "os/exec", "no effects"},
+		{"pkg/podsync/podplan", module + "pkg/hostfs", "pure packages and contracts only"},
+		{"pkg/podsync/podplan", module + "pkg/runtime", ""},
+		{"pkg/podsync", module + "pkg/podsync/probe", "do not import each other"},
+		{"pkg/podsync/probe", module + "pkg/podsync", "do not import each other"},
+		{"pkg/podsync", module + "pkg/agent", "arrows point down"},
+		{"pkg/podsync", module + "pkg/proxier/snapshot", "meet in agent"},
+		{"pkg/proxier", module + "pkg/runtime/ocispec", "meet in agent"},
+		{"pkg/podsync", module + "pkg/keyed", ""},
+		{"pkg/keyed", module + "pkg/podsync", "arrows point down"},
+		{"pkg/agent", module + "pkg/render", "do not import each other"},
+		{"pkg/agent", module + "pkg/runtime/fakeruntime", "for tests only"},
+		{"pkg/agent", "github.com/containerd/containerd/v2/client", "belongs to"},
+		{"pkg/podsync/volume/projected", module + "pkg/podsync/volume/configmap", ""},
+		{"pkg/podsync/volume/projected", module + "pkg/podsync/probe", "do not import each other"},
+	} {
+		if got := parsed.forbids(c.name, c.imported); got == "" != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s imports %s: %q, want %q", c.name, c.imported, got, c.want)
+		}
+	}
+	if parsed.forbidsReach("pkg/runtime", "k8s.io/client-go/rest") == "" || parsed.forbidsReach("pkg/status", "k8s.io/client-go/rest") == "" {
+		t.Error("contracts and plans may reach client-go")
+	}
+	for _, c := range []struct {
+		name, pattern string
+		want          bool
+	}{
+		{"k8s.io/client-go/rest", "k8s.io/client-go/...", true},
+		{"k8s.io/client-gopher", "k8s.io/client-go/...", false},
+		{"pkg/podsync/volume/emptydir", "pkg/podsync/volume/*", true},
+		{"pkg/podsync/volume", "pkg/podsync/volume/*", false},
+		{"net/netip", "net", false},
+	} {
+		if got := matches(c.name, []string{c.pattern}); got != c.want {
+			t.Errorf("matches(%q, %v) = %v", c.name, c.pattern, got)
 		}
 	}
 }
@@ -134,47 +201,6 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestRulesBite proves that the matcher finds what it should, so that an empty result means
-// something.
-func TestRulesBite(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		pattern []string
-		want    bool
-	}{
-		{"k8s.io/client-go/rest", []string{"k8s.io/client-go/..."}, true},
-		{"k8s.io/client-gopher", []string{"k8s.io/client-go/..."}, false},
-		{"pkg/podsync/volume/emptydir", []string{"pkg/podsync/volume/*"}, true},
-		{"pkg/podsync/volume", []string{"pkg/podsync/volume/*"}, false},
-		{"net", []string{"net"}, true},
-		{"net/netip", []string{"net"}, false},
-	} {
-		if got := matches(c.name, c.pattern); got != c.want {
-			t.Errorf("matches(%q, %v) = %v", c.name, c.pattern, got)
-		}
-	}
-}
-
-// family is the edge that a package belongs to: an edge may be several packages (the volume plugins
-// share how files are written), and they may import each other.
-func family(importPath string) string {
-	name := strings.TrimPrefix(importPath, module)
-	for _, root := range []string{"pkg/podsync/volume", "pkg/runtime/logpump", "pkg/runtime/cgroup", "pkg/server", "pkg/runtime/podnet"} {
-		if name == root || strings.HasPrefix(name, root+"/") {
-			return root
-		}
-	}
-	return name
-}
-
-func below(names []string) []string {
-	out := make([]string, 0, len(names))
-	for _, n := range names {
-		out = append(out, module+n)
-	}
-	return out
-}
-
 func matches(name string, patterns []string) bool {
 	for _, p := range patterns {
 		if root, all := strings.CutSuffix(p, "/..."); all && (name == root || strings.HasPrefix(name, root+"/")) {
@@ -187,24 +213,29 @@ func matches(name string, patterns []string) bool {
 	return false
 }
 
+// list runs `go list` once for all tests.
 func list(t *testing.T) []pkg {
 	t.Helper()
+	found, err := listed()
+	if err != nil || len(found) < 10 {
+		t.Fatalf("listing packages: %d found, error %v", len(found), err)
+	}
+	return found
+}
+
+var listed = sync.OnceValues(func() ([]pkg, error) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Doc,Imports,Deps", module+"pkg/...", module+"cmd/...").Output()
 	if err != nil {
-		t.Fatalf("listing packages: %v", err)
+		return nil, err
 	}
 	var found []pkg
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
 		var p pkg
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			break
+			return found, nil
 		} else if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		found = append(found, p)
 	}
-	if len(found) < 10 {
-		t.Fatalf("only %d packages found", len(found))
-	}
-	return found
-}
+})

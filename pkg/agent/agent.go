@@ -1,5 +1,5 @@
-// Package agent is the composition root: it makes every part of the daemon from one configuration
-// and runs them in one group. It alone names concrete parts; it decides nothing. It is a library:
+// Package agent is WIRING: it makes every part of the daemon from one configuration and runs them
+// in one group. It alone names concrete parts; it decides nothing. It is a library:
 // an embedder, a fork or a test passes parts of its own as values in Options.
 //
 //	wiring           who is given what            agent.go, pods.go, services.go, api.go

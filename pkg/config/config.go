@@ -1,4 +1,4 @@
-// Package config is TYPES: the one typed configuration of the agent.
+// Package config is EDGE: it reads files and flags into the one typed configuration of the agent.
 //
 // It reads KubeletConfiguration, KubeProxyConfiguration and NodeAgentConfiguration documents and
 // flags, and writes nothing. A Config is made by Load, is defaulted and validated once there, and

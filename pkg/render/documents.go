@@ -1,4 +1,4 @@
-// Package render is EDGE: what the agent would do for objects in a file, without a cluster, a
+// Package render is WIRING: what the agent would do for objects in a file, without a cluster, a
 // runtime or a kernel. It is a second, small composition root: it joins the pure parts of both
 // halves, and the parts that gather a container's configuration, over a file instead of the API. It
 // reads the file and what the caller hands it, writes managed files of pods into a scratch folder

@@ -1,4 +1,4 @@
-// Package sleep is a wait that ends with its context. It is measured by the monotonic clock.
+// Package sleep is a LOOP's wait that ends with its context, measured by the monotonic clock.
 package sleep
 
 import (

@@ -1,6 +1,6 @@
-// Package cgroup keeps the control groups of pods. What they are called and what they limit is
-// decided in plan.go, which is PURE; tree.go is EDGE and writes them. The hierarchy is kubelet's,
-// which dashboards know by name:
+// Package cgroup is EDGE: it keeps the control groups of pods. plan.go decides what they are called
+// and what they limit, and has no effects; tree.go writes them. The hierarchy is kubelet's, which
+// dashboards know by name:
 //
 //	<root>/kubepods/pod<uid>/<container id>             Guaranteed
 //	<root>/kubepods/burstable/pod<uid>/<container id>

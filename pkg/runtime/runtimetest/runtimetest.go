@@ -1,5 +1,5 @@
-// Package runtimetest is the conformance suite of the runtime contract: Run holds an implementation
-// to what package runtime promises, through the contract alone.
+// Package runtimetest is a CONTRACT: the conformance suite of package runtime. Run holds an
+// implementation to what the contract promises, through the contract alone.
 package runtimetest
 
 import (

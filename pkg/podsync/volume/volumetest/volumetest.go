@@ -1,5 +1,5 @@
-// Package volumetest is the suite that every volume.Plugin passes, with what its tests need: API
-// objects in memory, and a mount namespace of the test's own.
+// Package volumetest is a CONTRACT: the suite that every volume.Plugin passes, with what its tests
+// need: API objects in memory, and a mount namespace of the test's own.
 package volumetest
 
 import (
