@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
@@ -119,7 +120,7 @@ func statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := agent.AskSummary(context.WithoutCancel(c.Context()), loaded.Paths.StatusSocket)
+			r, err := server.AskStatus(context.WithoutCancel(c.Context()), loaded.Paths.StatusSocket)
 			if err != nil {
 				return err
 			}

@@ -19,12 +19,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/status/errorlog"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
@@ -48,7 +50,7 @@ type Agent struct {
 	options  Options
 	config   *config.Config
 	log      *slog.Logger
-	errors   *errorLog
+	errors   *errorlog.Handler
 	started  time.Time
 	registry *prometheus.Registry // of the node API: kubelet's series
 	proxied  *prometheus.Registry // of the proxy's metrics port: kube-proxy's
@@ -60,8 +62,8 @@ type Agent struct {
 	rotator  *bootstrap.Rotator
 	serving  *bootstrap.Serving
 	clients  *clients
-	watched  *watched
-	events   *recorder
+	watched  *apiclient.Informers
+	events   *report.Events
 	node     *report.Node
 	lease    *report.Lease
 	pods     *pods     // nil: off
@@ -89,7 +91,7 @@ func New(o Options) (*Agent, error) {
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // the one place where the clock comes in
 	}
-	errs := newErrorLog(o.Log.Handler())
+	errs := errorlog.New(o.Log.Handler())
 	o.Log = slog.New(errs)
 	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), ports: new(server.Ports)}
 	a.addresses = &addresses{given: o.Config.Node.IPs, every: o.Config.Node.StatusUpdateFrequency, now: o.Now, log: o.Log}
@@ -107,12 +109,16 @@ func (a *Agent) makeIdentity() error {
 	c := a.config
 	a.identity = a.options.Identity
 	var err error
-	a.identity.Observe(newRequests(a.registry, a.proxied))
+	requests := apiclient.NewRequests()
+	registerBoth(a.registry, a.proxied, requests.Collector())
+	a.identity.Observe(func(q bootstrap.Request) { requests.Count(q.Code, q.Method, q.Host) })
 	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
 		return err
 	}
-	a.events = newRecorder(a.clients.events, c.Node.Name)
-	a.watched, err = newWatched(a.clients.main, c.Node.Name, c.Proxy.ResyncPeriod, c.Proxy.Mode != config.ProxyOff, a.log)
+	a.events = report.NewEvents(a.clients.events, c.Node.Name, a.log)
+	a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{
+		Client: a.clients.main, NodeName: c.Node.Name, Resync: c.Proxy.ResyncPeriod, Slices: c.Proxy.Mode != config.ProxyOff, Log: a.log,
+	})
 	return err
 }
 
@@ -138,7 +144,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	run("event recorder", func(ctx context.Context) error { return a.events.Run(ctx, a.log) })
+	run("event recorder", a.events.Run)
 	run("node reporter", a.node.Run)
 	run("node lease", a.runLease)
 	run("informers", a.watched.Run)

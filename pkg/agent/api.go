@@ -1,21 +1,22 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/utils/clock"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/footprint"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
@@ -54,11 +55,13 @@ func (a *Agent) makeCertificates() error {
 // `nodeagent status`.
 func (a *Agent) runPages(run func(name string, part func(context.Context) error)) error {
 	c := a.config
-	run("status socket", func(ctx context.Context) error { return serveSummary(ctx, c.Paths.StatusSocket, a.summary, a.log) })
+	run("status socket", func(ctx context.Context) error {
+		return server.StatusSocket{Path: c.Paths.StatusSocket, Report: a.summary, Log: a.log}.Run(ctx)
+	})
 	if at := c.Server.Healthz; at.IsValid() && at.Port() != 0 {
 		run("health page", server.NewHealth(server.HealthConfig{Listen: at, Ports: a.ports, Healthy: a.healthy, Log: a.log}).Run)
 	}
-	run("systemd notifier", notifier{a.healthy, a.log}.Run)
+	run("systemd notifier", unit.Notifier{Healthy: a.healthy, Log: a.log}.Run)
 	if a.pods == nil || !c.Server.Enabled {
 		return nil
 	}
@@ -73,18 +76,15 @@ func (a *Agent) runPages(run func(name string, part func(context.Context) error)
 
 func (a *Agent) makeServer() (*server.Server, error) {
 	c, now := a.config, a.options.Now
-	suites, err := cliflag.TLSCipherSuites(c.Server.CipherSuites)
+	version, suites, err := server.TLSOptions(c.Server.MinVersion, c.Server.CipherSuites)
 	if err != nil {
 		return nil, err
 	}
-	ca := &caBundle{path: c.Auth.ClientCAFile, now: now}
-	if ca.path == "" {
-		ca.path, ca.optional = c.Identity.ClusterCA, true
-	}
-	if _, err := ca.read(); err != nil {
+	ca, err := server.NewClientCA(cmp.Or(c.Auth.ClientCAFile, c.Identity.ClusterCA), c.Auth.ClientCAFile == "", now)
+	if err != nil {
 		return nil, err
 	}
-	auth := server.AuthConfig{ClientCA: ca.pool, TokenTTL: c.Auth.WebhookTTL, Anonymous: c.Auth.Anonymous, Now: now}
+	auth := server.AuthConfig{ClientCA: ca.Pool, TokenTTL: c.Auth.WebhookTTL, Anonymous: c.Auth.Anonymous, Now: now}
 	if c.Auth.Webhook {
 		auth.Tokens = a.clients.review.AuthenticationV1().TokenReviews()
 	}
@@ -101,8 +101,8 @@ func (a *Agent) makeServer() (*server.Server, error) {
 	}
 	return server.New(server.Config{
 		Listen: c.Server.Listen, Ports: a.ports, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: readLog,
-		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.pool,
-		MinVersion: tlsVersion(c.Server.MinVersion), CipherSuites: suites, Metrics: metricsPage(a.registry), Healthy: a.healthy,
+		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.Pool,
+		MinVersion: version, CipherSuites: suites, Metrics: server.MetricsHandler(a.registry), Healthy: a.healthy,
 		Debugging: c.Server.Debugging, Profiling: c.Server.Profiling, LogDir: logDir, StreamIdle: c.Server.StreamIdle,
 		Now: now, Log: a.log, Configz: func() any { return map[string]any{config.KubeletKey: c.KubeletConfiguration()} },
 	})
@@ -179,10 +179,10 @@ func (a *Agent) announce(ctx context.Context) error {
 		}
 	}
 	a.log.Info("Ready", "took", a.options.Now().Sub(a.started).Round(time.Millisecond))
-	if err := letGoOfStartup(); err != nil {
+	if err := footprint.ReleaseStartup(); err != nil {
 		a.log.Warn("Memory that only starting needed is kept", "err", err)
 	}
-	return notifier{a.healthy, a.log}.ready()
+	return unit.Notifier{Healthy: a.healthy, Log: a.log}.Ready()
 }
 
 func (a *Agent) ready() bool {
@@ -203,7 +203,7 @@ func (a *Agent) ready() bool {
 // summary is the agent as `nodeagent status` shows it.
 func (a *Agent) summary() summary.Report {
 	r := summary.Report{
-		Version: version.Kubernetes(), At: a.options.Now(), Started: a.started, Errors: a.errors.last(), Memory: resident(),
+		Version: version.Kubernetes(), At: a.options.Now(), Started: a.started, Errors: a.errors.Last(), Memory: footprint.Resident(),
 		Node: summary.Node{Name: a.config.Node.Name, Server: "https://" + a.identity.Server(), Lease: a.lease.Renewed()},
 	}
 	r.Node.Expires = a.identity.Expires()
@@ -267,18 +267,4 @@ func (p *pods) describe(r *summary.Report) {
 		}
 		r.Pods = append(r.Pods, s)
 	}
-}
-
-// resident is the agent's resident memory in bytes (second field of proc_pid_statm(5)), 0 if it
-// cannot be told.
-func resident() int64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	var size, pages int64
-	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
-		return 0
-	}
-	return pages * int64(os.Getpagesize())
 }

@@ -5,20 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
-
-// newRequests counts requests to the API server under the name that every Kubernetes program has
-// for it (kubernetes/kubernetes staging/src/k8s.io/component-base/metrics/prometheus/restclient).
-func newRequests(kubelet, proxy *prometheus.Registry) func(bootstrap.Request) {
-	total := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "rest_client_requests_total", Help: "Requests to the API server, by status code, method and host; <error>: no answer came.",
-	}, []string{"code", "method", "host"})
-	registerBoth(kubelet, proxy, total)
-	return func(q bootstrap.Request) { total.WithLabelValues(q.Code, q.Method, q.Host).Inc() }
-}
 
 // registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of itself:
 // the process, and what it asks the API server. Everything else is on one port only, or whoever

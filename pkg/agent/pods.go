@@ -169,7 +169,7 @@ func (p *pods) makeMachine() error {
 func (p *pods) makeVolumes() error {
 	var err error
 	p.objects, err = objects.New(objects.Config{
-		Client: p.agent.clients.main, Services: p.agent.watched.servicesOf, Changed: p.renew, Now: p.agent.options.Now, Log: p.log,
+		Client: p.agent.clients.main, Services: p.agent.watched.Services, Changed: p.renew, Now: p.agent.options.Now, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -227,9 +227,9 @@ func (p *pods) handler(ctx context.Context, class string) (string, error) {
 	if class == "" {
 		return "", nil
 	}
-	found, err := p.agent.watched.class(ctx, class)
+	found, err := p.agent.watched.RuntimeClass(ctx, class)
 	if err != nil {
-		return "", fmt.Errorf("looking up RuntimeClass %q: %w", class, err)
+		return "", err
 	}
 	if found.Handler == "" || slices.Contains(p.runtime.HandlerNames(), found.Handler) {
 		return found.Handler, nil
@@ -330,7 +330,7 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 // admit asks whether the pod may run here beside the others.
 func (p *pods) admit(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
 	object := p.agent.node.Current()
-	if n := p.agent.watched.node(); n != nil {
+	if n := p.agent.watched.Node(); n != nil {
 		object = n
 	}
 	if object == nil {

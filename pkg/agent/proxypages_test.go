@@ -9,13 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/server"
 )
 
 // TestPagesOfKubeProxy: what dashboards, tools and the e2e suite ask on its metrics port.
 func TestPagesOfKubeProxy(t *testing.T) {
 	c := &config.Config{}
 	c.Node.Name, c.Proxy.Mode, c.Proxy.IPTables.MasqueradeBit = "n1", config.ProxyIPTables, 14
-	s := &services{config: c, page: metricsPage(prometheus.NewRegistry())}
+	s := &services{config: c, page: server.MetricsHandler(prometheus.NewRegistry())}
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		s.metricsPages().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))

@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
+	"github.com/nodeagent/nodeagent/pkg/server"
 )
 
 // ResetConfig says what to take off a machine.
@@ -56,7 +57,7 @@ func Reset(ctx context.Context, c ResetConfig) error {
 	if err != nil {
 		return err
 	}
-	if _, err := AskSummary(ctx, c.Config.Paths.StatusSocket); err == nil {
+	if _, err := server.AskStatus(ctx, c.Config.Paths.StatusSocket); err == nil {
 		return fmt.Errorf("resetting: an agent still runs here (it answers at %s): stop it first (its process, or its unit: systemctl stop kubelet)", c.Config.Paths.StatusSocket)
 	}
 	r := &reset{ResetConfig: c}

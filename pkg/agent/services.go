@@ -15,12 +15,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/footprint"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/conntrack"
 	"github.com/nodeagent/nodeagent/pkg/proxier/healthcheck"
@@ -31,13 +31,14 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
+	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
 // services is the services half: its loops, one for each address family that the machine can do.
 type services struct {
 	config  *config.Config
-	watched *watched
+	watched *apiclient.Informers
 	tracker *proxier.Tracker
 	health  *proxier.Health
 	metrics *proxier.Metrics
@@ -60,7 +61,7 @@ func newServices(a *Agent) (*services, error) {
 	c, o := a.config, a.options
 	s := &services{
 		config: c, watched: a.watched, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(o.Now()), log: a.log, now: o.Now, addresses: a.addresses,
-		backend: o.Backend, given: o.Backend != nil, page: metricsPage(a.proxied), ports: a.ports,
+		backend: o.Backend, given: o.Backend != nil, page: server.MetricsHandler(a.proxied), ports: a.ports,
 	}
 	s.health = proxier.NewHealth(o.Now, 2*c.Proxy.IPTables.SyncPeriod, s.tracker.NodeEligible)
 	s.health.Primary(s.primary)
@@ -102,7 +103,7 @@ func (s *services) makeKernel(events record.EventRecorder) (err error) {
 	s.kernel, err = sysctl.NewKeeper(sysctl.Config{
 		Wanted: func() []sysctl.Change { return sysctl.Plan(s.sysctls()) }, Sysctls: sysctl.Kernel("/"), Log: s.log,
 		Told: func(problem error) {
-			events.Event(nodeRef(s.config.Node.Name), corev1.EventTypeWarning, "KernelParameter", problem.Error())
+			events.Event(report.NodeRef(s.config.Node.Name), corev1.EventTypeWarning, "KernelParameter", problem.Error())
 		},
 	})
 	return err
@@ -112,7 +113,7 @@ func (s *services) makeKernel(events record.EventRecorder) (err error) {
 func (s *services) tellFallback(events record.EventRecorder) {
 	if fallback := s.fallback(); fallback != "" {
 		s.log.Warn("Another proxy mode stands in for the one that was asked for", "why", fallback)
-		events.Event(nodeRef(s.config.Node.Name), corev1.EventTypeWarning, "ProxyModeFallback", fallback)
+		events.Event(report.NodeRef(s.config.Node.Name), corev1.EventTypeWarning, "ProxyModeFallback", fallback)
 	}
 }
 
@@ -134,26 +135,16 @@ func (s *services) mode() config.ProxyMode {
 
 // feed hands every change to the tracker.
 func (s *services) feed() error {
-	svc, err := s.watched.services.AddEventHandler(handler(s.tracker.ServiceChanged))
-	if err != nil {
-		return fmt.Errorf("watching services: %w", err)
-	}
-	slices, err := s.watched.slices.AddEventHandler(handler(s.tracker.SliceChanged))
-	if err != nil {
-		return fmt.Errorf("watching endpoint slices: %w", err)
-	}
-	_, err = s.watched.own.AddEventHandler(handler(func(_, n *corev1.Node) {
-		if n != nil {
-			s.tracker.NodeChanged(snapshot.NodeOf(n), snapshot.Eligible(n))
-			s.tellPodCIDR(n)
-		}
-	}))
-	if err != nil {
-		return fmt.Errorf("watching the node: %w", err)
-	}
-	s.watched.onSync(svc, s.tracker.ServicesSynced)
-	s.watched.onSync(slices, s.tracker.SlicesSynced)
-	return nil
+	return errors.Join(
+		s.watched.OnService(s.tracker.ServiceChanged, s.tracker.ServicesSynced),
+		s.watched.OnSlice(s.tracker.SliceChanged, s.tracker.SlicesSynced),
+		s.watched.OnNode(func(_, n *corev1.Node) {
+			if n != nil {
+				s.tracker.NodeChanged(snapshot.NodeOf(n), snapshot.Eligible(n))
+				s.tellPodCIDR(n)
+			}
+		}, nil),
+	)
 }
 
 // tellPodCIDR logs when the range of pods that detectLocalMode NodeCIDR needs is missing, and when
@@ -176,27 +167,6 @@ const noPodCIDR = "The node has no podCIDR, which detectLocalMode NodeCIDR needs
 // missesPodCIDR says whether NodeCIDR is asked for and the node has none of its primary family.
 func (s *services) missesPodCIDR(n *corev1.Node) bool {
 	return s.config.Proxy.DetectLocal == "NodeCIDR" && !snapshot.NodeOf(n).PodCIDR(s.primary()).IsValid()
-}
-
-// handler turns an informer's three events into one call.
-func handler[T any](changed func(old, new *T)) cache.ResourceEventHandlerFuncs {
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { changed(nil, as[T](o)) },
-		UpdateFunc: func(old, o any) { changed(as[T](old), as[T](o)) },
-		DeleteFunc: func(o any) {
-			if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
-				o = t.Obj
-			}
-			if gone := as[T](o); gone != nil {
-				changed(gone, nil)
-			}
-		},
-	}
-}
-
-func as[T any](o any) *T {
-	t, _ := o.(*T)
-	return t
 }
 
 // detect finds the iptables of this machine.
@@ -342,7 +312,7 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 	loop, err := proxier.New(proxier.Config{
 		Family: f, Tracker: s.tracker, Backend: backend, Observers: []proxier.Observer{flows, s.checks, cleaner},
 		MinInterval: s.config.Proxy.IPTables.MinSyncPeriod, CheckInterval: s.config.Proxy.IPTables.SyncPeriod,
-		Settled: trim, Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
+		Settled: footprint.Trim, Health: s.health, Metrics: s.metrics, Log: s.log, Now: s.now,
 	})
 	return loop, cleaner, err
 }
@@ -372,12 +342,7 @@ func (s *services) sysctls() sysctl.Settings {
 
 // describe adds the families to what `nodeagent status` shows.
 func (s *services) describe(r *summary.Report) {
-	services, endpoints := len(s.watched.services.GetStore().ListKeys()), 0
-	for _, o := range s.watched.slices.GetStore().List() {
-		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-			endpoints += len(slice.Endpoints)
-		}
-	}
+	services, endpoints := s.watched.Count()
 	for _, f := range s.health.Status() {
 		p := summary.Proxy{
 			Family: string(f.Family), Backend: string(s.mode()), Services: services, Endpoints: endpoints, Synced: f.Synced,
@@ -394,24 +359,28 @@ func (s *services) describe(r *summary.Report) {
 	for _, problem := range s.checks.Problems() {
 		r.Node.Warnings = append(r.Node.Warnings, problem+"; it is tried again each few seconds")
 	}
-	if n := s.watched.node(); n != nil && s.missesPodCIDR(n) {
+	if n := s.watched.Node(); n != nil && s.missesPodCIDR(n) {
 		r.Node.Warnings = append(r.Node.Warnings, noPodCIDR)
 	}
 	for _, missing := range s.tracker.Missing() {
-		r.Node.Warnings = append(r.Node.Warnings, "Services are not programmed yet: "+missing+" have not been read; "+grantHint)
+		r.Node.Warnings = append(r.Node.Warnings, "Services are not programmed yet: "+missing+" have not been read; "+apiclient.GrantHint)
 	}
 }
 
 // runPages serves kube-proxy's ports.
 func (s *services) runPages(ctx context.Context, g *errgroup.Group) {
 	p := s.config.Proxy
-	how := plain{hard: p.BindHardFail, log: s.log}
-	if p.Healthz.IsValid() && p.Healthz.Port() != 0 {
-		g.Go(func() error { return servePlain(ctx, p.Healthz, s.health.Handler(), s.ports, how) })
+	page := func(at netip.AddrPort, h http.Handler) {
+		if at.IsValid() && at.Port() != 0 {
+			g.Go(func() error {
+				return server.NewPage(server.PageConfig{
+					Listen: at, Ports: s.ports, Handler: h, Remedy: "is kube-proxy running on this machine?", Hard: p.BindHardFail, Log: s.log,
+				}).Run(ctx)
+			})
+		}
 	}
-	if p.Metrics.IsValid() && p.Metrics.Port() != 0 {
-		g.Go(func() error { return servePlain(ctx, p.Metrics, s.metricsPages(), s.ports, how) })
-	}
+	page(p.Healthz, s.health.Handler())
+	page(p.Metrics, s.metricsPages())
 }
 
 // metricsPages are those of kube-proxy's metrics port. /healthz says that the process answers;

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -22,12 +21,13 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
 
-	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/status/report"
 )
 
 // idleBackend is never asked for anything: no object is ever known.
@@ -160,7 +160,7 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(s.modes())
 		page := httptest.NewRecorder()
-		metricsPage(registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		server.MetricsHandler(registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		if want := `nodeagent_proxy_mode{asked="` + string(mode) + `",programmed="iptables"} 1`; !strings.Contains(page.Body.String(), want) {
 			t.Errorf("no %s in:\n%s", want, page.Body)
 		}
@@ -188,12 +188,14 @@ func TestSeriesAreOnOnePort(t *testing.T) {
 	log, client := slog.New(slog.DiscardHandler), fake.NewClientset()
 	a := &Agent{
 		options: Options{Now: time.Now}, config: &config.Config{}, log: log, registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(),
-		ports: new(server.Ports), addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now}, events: newRecorder(client, "n1"),
+		ports: new(server.Ports), addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now}, events: report.NewEvents(client, "n1", log),
 	}
-	newRequests(a.registry, a.proxied)(bootstrap.Request{Code: "200", Method: "GET", Host: "h"})
+	requests := apiclient.NewRequests()
+	requests.Count("200", "GET", "h")
+	registerBoth(a.registry, a.proxied, requests.Collector())
 	newOperations(a.registry).note(podplan.StartSandbox{}, time.Second, nil)
 	var err error
-	if a.watched, err = newWatched(client, "n1", time.Hour, true, log); err != nil {
+	if a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{Client: client, NodeName: "n1", Resync: time.Hour, Slices: true, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	if a.services, err = newServices(a); err != nil {
@@ -211,56 +213,6 @@ func TestSeriesAreOnOnePort(t *testing.T) {
 		}
 		if own, other := count["kubelet"], count["kubeproxy"]; count["rest"] != 1 || (port == "10250") != (own > 0) || (port == "10249") != (other > 0) {
 			t.Errorf("on port %s there are series by their first word: %v", port, count)
-		}
-	}
-}
-
-// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served when
-// it is free, and is told until then.
-func TestPagesWaitForTheirPort(t *testing.T) {
-	other, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := netip.MustParseAddrPort(other.Addr().String())
-	ports := new(server.Ports)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	p := plain{log: slog.New(slog.DiscardHandler)}
-	go func() { ended <- servePlain(ctx, at, http.NotFoundHandler(), ports, p) }()
-	until(t, "the status tells of it", func() bool { return len(ports.Closed()) == 1 })
-	if err := servePlain(ctx, at, http.NotFoundHandler(), ports, plain{hard: true, log: p.log}); err == nil {
-		t.Error("with bindAddressHardFail it is no error")
-	}
-	if err := other.Close(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the page answers", func() bool {
-		r, err := http.Get("http://" + at.String())
-		if err == nil {
-			err = r.Body.Close()
-		}
-		return err == nil
-	})
-	if got := ports.Closed(); len(got) != 0 {
-		t.Errorf("it is served, and the status says %q", got)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-}
-
-// until asks until it is so.
-func until(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.After(20 * time.Second); !so(); {
-		select {
-		case <-tick.C:
-		case <-end:
-			t.Fatalf("waiting until %s", what)
 		}
 	}
 }

@@ -1,5 +1,6 @@
-// Package unit is EDGE: it enables and starts one systemd unit over D-Bus. It is the only importer
-// of systemd's D-Bus client, and writes nothing but what systemd writes for it.
+// Package unit is EDGE: systemd. It enables, starts and stops one unit over D-Bus, and tells systemd
+// that the daemon is ready and healthy. It alone imports systemd's clients, and writes nothing but
+// what systemd writes for it.
 package unit
 
 import (

@@ -1,4 +1,4 @@
-package agent
+package footprint
 
 import (
 	"fmt"
@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// letGoOfStartup gives back what only starting needed: free heap, and the pages of the program's
-// own file that were mapped while packages were initialized and every part was made. They are
-// read-only and stay in the page cache; what is needed again is mapped again by a minor fault
-// (madvise(2), MADV_DONTNEED on a private file mapping that was never written).
-func letGoOfStartup() error {
+// ReleaseStartup gives back what only starting needed: free heap, and the pages of the program's own
+// file that were mapped while packages were initialized and parts were made. They are read-only and
+// stay in the page cache; a page that is needed again is mapped by a minor fault (madvise(2),
+// MADV_DONTNEED on a private file mapping that was never written).
+func ReleaseStartup() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -34,7 +34,7 @@ func letGoOfStartup() error {
 			return fmt.Errorf("reading the mapping %q: %w", f[0], err)
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("letting go of the mapping %q: %w", f[0], errno)
+			return fmt.Errorf("releasing the mapping %q: %w", f[0], errno)
 		}
 	}
 	return nil

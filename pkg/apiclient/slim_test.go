@@ -1,4 +1,4 @@
-package agent
+package apiclient
 
 import (
 	"reflect"
@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestSlimObjectsMeanTheSame: what is dropped before objects are kept is nothing that decides about
-// a Service.
+// TestSlimObjectsMeanTheSame: no field that is dropped before an object is kept decides about a
+// Service.
 func TestSlimObjectsMeanTheSame(t *testing.T) {
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -24,7 +24,7 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 		},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Selector: map[string]string{"app": "a"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 	}
-	// its slice is nobody's: what this node knows of the pod does not count
+	// nobody manages its slice: what this node knows of the pod does not count
 	byHand := svc.DeepCopy()
 	byHand.Name, byHand.Spec.ClusterIP = "b", "10.96.0.8"
 	foreign := svc.DeepCopy()
@@ -57,12 +57,12 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 		}
 	}
 	if after := build(); !reflect.DeepEqual(before, after) || len(after.Services) != 2 || after.Services[0].LocalReady != 0 || after.Services[1].LocalReady != 1 {
-		t.Errorf("the snapshot is another:\n%+v\n%+v", before, after)
+		t.Errorf("the snapshot differs:\n%+v\n%+v", before, after)
 	}
 	if svc.Spec.Selector != nil || svc.ManagedFields != nil || svc.Labels != nil || svc.Annotations != nil || len(slice.Labels) != 2 || slice.OwnerReferences != nil {
 		t.Errorf("kept: %+v, %+v", svc, slice)
 	}
 	if svc.ResourceVersion != "5" || svc.UID != "1" || slice.Name != "a-x" {
-		t.Errorf("what says which object it is was dropped: %+v, %+v", svc.ObjectMeta, slice.ObjectMeta)
+		t.Errorf("identity was dropped: %+v, %+v", svc.ObjectMeta, slice.ObjectMeta)
 	}
 }

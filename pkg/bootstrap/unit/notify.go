@@ -1,4 +1,4 @@
-package agent
+package unit
 
 import (
 	"context"
@@ -9,23 +9,23 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier tells systemd how the daemon is (sd_notify(3)); without systemd it does nothing.
-type notifier struct {
-	healthy func() error
-	log     *slog.Logger
+// Notifier tells systemd how the daemon is (sd_notify(3)). Without systemd it does nothing.
+type Notifier struct {
+	Healthy func() error
+	Log     *slog.Logger
 }
 
-// ready says that the service has started.
-func (n notifier) ready() error {
+// Ready says that the service has started.
+func (n Notifier) Ready() error {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		return fmt.Errorf("telling systemd that the agent is ready: %w", err)
 	}
 	return nil
 }
 
-// Run feeds systemd's watchdog at half its interval while the agent is healthy, and lets it starve
-// when not, so that a stuck agent is restarted. Containers are not touched by that.
-func (n notifier) Run(ctx context.Context) error {
+// Run feeds systemd's watchdog at half its interval while the agent is healthy. When it is not,
+// systemd restarts it, which does not touch containers.
+func (n Notifier) Run(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("asking for systemd's watchdog: %w", err)
@@ -42,12 +42,12 @@ func (n notifier) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := n.healthy(); err != nil {
-			n.log.Error("Watchdog not fed: the agent is not healthy", "err", err)
+		if err := n.Healthy(); err != nil {
+			n.Log.Error("Watchdog not fed: the agent is not healthy", "err", err)
 			continue
 		}
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-			n.log.Error("Watchdog not fed", "err", err)
+			n.Log.Error("Watchdog not fed", "err", err)
 		}
 	}
 }

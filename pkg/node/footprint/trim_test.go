@@ -1,22 +1,22 @@
-package agent
+package footprint
 
 import (
 	"runtime"
 	"testing"
 )
 
-// TestTrim: garbage of a burst is given back; when there is none, nothing is collected.
+// TestTrim: a burst's garbage is given back; where there is none, no collection runs.
 func TestTrim(t *testing.T) {
-	trim()
+	Trim()
 	collections := func() uint32 {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		return m.NumGC
 	}
 	before := collections()
-	trim()
+	Trim()
 	if n := collections() - before; n != 0 {
-		t.Errorf("%d collections though there was nothing to be had", n)
+		t.Errorf("%d collections though there was nothing to free", n)
 	}
 	burst := make([][]byte, 64)
 	for i := range burst {
@@ -25,10 +25,10 @@ func TestTrim(t *testing.T) {
 	runtime.KeepAlive(burst)
 	runtime.GC() // the pages are free now, but not the machine's
 	if _, spare := heap(); spare < 32<<20 {
-		t.Fatalf("a burst of 64 MiB left %d bytes to be had", spare)
+		t.Fatalf("a burst of 64 MiB left %d bytes to free", spare)
 	}
-	trim()
+	Trim()
 	if _, spare := heap(); spare > 16<<20 {
-		t.Errorf("%d bytes could be had still", spare)
+		t.Errorf("%d bytes could still be freed", spare)
 	}
 }
