@@ -9,8 +9,8 @@ import (
 )
 
 // MakeFolders makes the agent's folders that are missing. It comes before everything else, so that
-// one that cannot be made ends the start with its reason. Their paths stay as they are given, links
-// included: pods name them.
+// one that cannot be made ends the start with its reason. Their paths stay as they are given,
+// links included: pods name them.
 func MakeFolders(c *config.Config) error {
 	type folder struct {
 		field, path string

@@ -9,9 +9,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of itself:
-// the process, and what it asks the API server. Everything else is on one port only, or whoever
-// collects both would have it twice.
+// registerBoth has the ports of both halves show what each of kubelet and kube-proxy has of
+// itself: the process, and what it asks the API server. Everything else is on one port only, or
+// whoever collects both would have it twice.
 func registerBoth(kubelet, proxy *prometheus.Registry, all ...prometheus.Collector) {
 	kubelet.MustRegister(all...)
 	proxy.MustRegister(all...)
@@ -25,9 +25,9 @@ func (s *services) modes() prometheus.Collector {
 	}, func() float64 { return 1 })
 }
 
-// operations are kubelet's metrics of what is asked of the container runtime (kubernetes/kubernetes
-// pkg/kubelet/metrics), by the names of the CRI's calls that the same work would have been, so that
-// dashboards and alerts keep working.
+// operations are kubelet's metrics of what is asked of the container runtime
+// (kubernetes/kubernetes pkg/kubelet/metrics), by the names of the CRI's calls that the same work
+// would have been, so that dashboards and alerts keep working.
 type operations struct {
 	total, failed *prometheus.CounterVec
 	took          *prometheus.HistogramVec
@@ -87,8 +87,8 @@ func operationOf(a podplan.Action) string {
 	return ""
 }
 
-// running collects kubelet_running_pods, kubelet_running_containers and kubelet_node_name when they
-// are asked for.
+// running collects kubelet_running_pods, kubelet_running_containers and kubelet_node_name when
+// they are asked for.
 type running struct {
 	pods                  *pods
 	count, containers, me *prometheus.Desc

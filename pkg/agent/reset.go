@@ -47,8 +47,8 @@ type ResetConfig struct {
 
 // Reset takes the agent off this machine: daemon, pods with all they have on the host, Service
 // rules, identity, state. What is not the agent's is left, as are the kernel parameters that it
-// set. It goes on after an error, and returns all of them; run again, it finds what was left. Where
-// there is nothing, it does nothing.
+// set. It goes on after an error, and returns all of them; run again, it finds what was left.
+// Where there is nothing, it does nothing.
 func Reset(ctx context.Context, c ResetConfig) error {
 	if c.Config == nil || c.Stop == nil || c.Did == nil || c.Log == nil || c.Now == nil {
 		return errors.New("resetting: a field is missing")
@@ -92,7 +92,8 @@ type noObjects struct{ volume.Objects }
 // Forget implements volume.Objects.
 func (noObjects) Forget(types.UID) {}
 
-// podsHalf removes pods, if there may be any: without a trace of them containerd need not even run.
+// podsHalf removes pods, if there may be any: without a trace of them containerd need not even
+// run.
 func (r *reset) podsHalf(ctx context.Context) error {
 	c := r.Config
 	if !r.Images && !anyBelow(filepath.Join(c.Paths.Root, "nodeagent"), filepath.Join(c.Paths.Root, "pods"), c.Paths.Run) {
@@ -248,8 +249,8 @@ func (r *reset) detach(ctx context.Context) error {
 	return all
 }
 
-// leftovers takes down volumes, cgroups, folders and logs of pods; those that CRI runs are somebody
-// else's.
+// leftovers takes down volumes, cgroups, folders and logs of pods; those that CRI runs are
+// somebody else's.
 func (r *reset) leftovers(ctx context.Context) error {
 	uids, err := r.builder.Leftovers(ctx)
 	if err != nil {

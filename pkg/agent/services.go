@@ -256,8 +256,8 @@ func (s *services) runFamilies(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// runFamily programs one family until ctx ends. A machine without its iptables has its pods all the
-// same, and is looked at again: the program may be installed any moment.
+// runFamily programs one family until ctx ends. A machine without its iptables has its pods all
+// the same, and is looked at again: the program may be installed any moment.
 func (s *services) runFamily(ctx context.Context, f corev1.IPFamily) error {
 	said := ""
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {

@@ -36,8 +36,8 @@ type idleBackend struct{}
 func (idleBackend) Sync(context.Context, *snapshot.Snapshot) error { return nil }
 func (idleBackend) Cleanup(context.Context) error                  { return nil }
 
-// TestMissingIptablesIsLookedForAgain: the family's health says what is wrong, and once the program
-// is there its loop runs.
+// TestMissingIptablesIsLookedForAgain: the family's health says what is wrong, and once the
+// program is there its loop runs.
 func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracker := proxier.NewTracker()
@@ -73,8 +73,8 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 	})
 }
 
-// TestEveryFamilyIsProgrammed: whatever addresses the node has. One that the machine cannot is told
-// once, does not make the node unready, and follows as soon as the machine can.
+// TestEveryFamilyIsProgrammed: whatever addresses the node has. One that the machine cannot is
+// told once, does not make the node unready, and follows as soon as the machine can.
 func TestEveryFamilyIsProgrammed(t *testing.T) {
 	for _, node := range []string{"10.0.0.1", "2001:db8::1"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestEveryFamilyIsProgrammed(t *testing.T) {
 	}
 }
 
-// TestMissingPodCIDRIsTold: once, when it is missing and when it has come; with another way to tell
-// local traffic it does not matter.
+// TestMissingPodCIDRIsTold: once, when it is missing and when it has come; with another way to
+// tell local traffic it does not matter.
 func TestMissingPodCIDRIsTold(t *testing.T) {
 	for _, mode := range []string{"NodeCIDR", "ClusterCIDR"} {
 		var log bytes.Buffer

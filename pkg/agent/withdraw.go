@@ -22,8 +22,8 @@ func (p *pods) statuses() podsync.StatusSink {
 	}}
 }
 
-// withdrawing tells the services half of pods that are not to be used, on the way of their statuses
-// to the API.
+// withdrawing tells the services half of pods that are not to be used, on the way of their
+// statuses to the API.
 type withdrawing struct {
 	podsync.StatusSink
 	tracker func() *proxier.Tracker // made after the pods half; nil: there is none

@@ -25,8 +25,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// GrantHint says what a node needs that may not read EndpointSlices: the node authorizer's rules do
-// not cover them.
+// GrantHint says what a node needs that may not read EndpointSlices: the node authorizer's rules
+// do not cover them.
 const GrantHint = "nodes may not read them by themselves: apply deploy/node-proxier.yaml once per cluster, or set proxy mode off"
 
 // InformersConfig is what Informers are made from.
@@ -162,8 +162,8 @@ func as[T any](o any) *T {
 	return t
 }
 
-// Services lists the Services that containers of a namespace get environment variables for: its own
-// and the API server's.
+// Services lists the Services that containers of a namespace get environment variables for: its
+// own and the API server's.
 func (i *Informers) Services(namespace string) ([]*corev1.Service, error) {
 	if !i.services.HasSynced() {
 		return nil, errors.New("listing services: they have not been read from the API server yet")

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served as soon
-// as it is free, and is in the status until then.
+// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served as
+// soon as it is free, and is in the status until then.
 func TestPagesWaitForTheirPort(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

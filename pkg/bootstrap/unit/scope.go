@@ -9,9 +9,9 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 )
 
-// OwnScope moves a process that this one has started into a scope of its own, so that it outlives a
-// restart of this one's unit whatever the unit's KillMode says. Without systemd, outside of a unit,
-// and for a process that is elsewhere already it does nothing.
+// OwnScope moves a process that this one has started into a scope of its own, so that it outlives
+// a restart of this one's unit whatever the unit's KillMode says. Without systemd, outside of a
+// unit, and for a process that is elsewhere already it does nothing.
 func OwnScope(ctx context.Context, name, description string, pid int) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil || os.Getenv("INVOCATION_ID") == "" {
 		return nil

@@ -1,6 +1,6 @@
-// Package unit is EDGE: systemd. It enables, starts and stops one unit over D-Bus, and tells systemd
-// that the daemon is ready and healthy. It alone imports systemd's clients, and writes nothing but
-// what systemd writes for it.
+// Package unit is EDGE: systemd. It enables, starts and stops one unit over D-Bus, and tells
+// systemd that the daemon is ready and healthy. It alone imports systemd's clients, and writes
+// nothing but what systemd writes for it.
 package unit
 
 import (
@@ -69,8 +69,8 @@ func (s *Systemd) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to do;
-// a unit that is not installed, or a machine without systemd, is no error.
+// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to
+// do; a unit that is not installed, or a machine without systemd, is no error.
 func (s *Systemd) Stop(ctx context.Context) (did bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReleaseStartup gives back what only starting needed: free heap, and the pages of the program's own
-// file that were mapped while packages were initialized and parts were made. They are read-only and
-// stay in the page cache; a page that is needed again is mapped by a minor fault (madvise(2),
-// MADV_DONTNEED on a private file mapping that was never written).
+// ReleaseStartup gives back what only starting needed: free heap, and the pages of the program's
+// own file that were mapped while packages were initialized and parts were made. They are
+// read-only and stay in the page cache; a page that is needed again is mapped by a minor fault
+// (madvise(2), MADV_DONTNEED on a private file mapping that was never written).
 func ReleaseStartup() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
