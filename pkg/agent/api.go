@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +17,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/node/footprint"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
-	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
@@ -100,27 +97,12 @@ func (a *Agent) makeServer() (*server.Server, error) {
 		logDir = "/var/log"
 	}
 	return server.New(server.Config{
-		Listen: c.Server.Listen, Ports: a.ports, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: readLog,
+		Listen: c.Server.Listen, Ports: a.ports, Pods: known{a.pods}, Streams: a.pods.runtime, Logs: logpump.Read,
 		Auth: server.NewAuth(auth), Access: access, Certificate: a.serving.GetCertificate, ClientCA: ca.Pool,
 		MinVersion: version, CipherSuites: suites, Metrics: server.MetricsHandler(a.registry), Healthy: a.healthy,
 		Debugging: c.Server.Debugging, Profiling: c.Server.Profiling, LogDir: logDir, StreamIdle: c.Server.StreamIdle,
 		Now: now, Log: a.log, Configz: func() any { return map[string]any{config.KubeletKey: c.KubeletConfiguration()} },
 	})
-}
-
-// readLog reads a container's log for the node API.
-func readLog(ctx context.Context, path string, o server.LogOptions, w io.Writer) error {
-	lo := logpump.Options{Follow: o.Follow, Timestamps: o.Timestamps, Since: o.Since, Ended: func() bool { return !o.Running() }}
-	if o.TailLines >= 0 {
-		lo.Tail = &o.TailLines
-	}
-	if o.LimitBytes >= 0 {
-		lo.LimitBytes = &o.LimitBytes
-	}
-	if o.Stream != "All" {
-		lo.Stream = crilog.Stream(strings.ToLower(o.Stream))
-	}
-	return logpump.Read(ctx, path, lo, w, w)
 }
 
 // known are the pods that the node API tells of.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,15 +62,15 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := c.ID
-	o.Running = func() bool {
+	o.Ended = func() bool {
 		have := s.config.Pods.Have(t.pod.UID)
 		now := have.Latest(t.container)
-		return now != nil && now.ID == id && now.State != runtime.Exited
+		return now == nil || now.ID != id || now.State == runtime.Exited
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.Header().Set("Transfer-Encoding", "chunked")
 	out := &flushing{w: w, c: http.NewResponseController(w)}
-	if err := s.config.Logs(r.Context(), c.LogPath, o, out); err != nil && r.Context().Err() == nil {
+	if err := s.config.Logs(r.Context(), c.LogPath, o, out, out); err != nil && r.Context().Err() == nil {
 		s.config.Log.Warn("Container log was not read", "path", c.LogPath, "err", err)
 		if !out.written {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -140,41 +141,40 @@ func (q *query) flag(name string) (v bool) {
 	return v
 }
 
-// number is fallback when the parameter is not there.
-func (q *query) number(name string, least, fallback int64) int64 {
+// number is nil when the parameter is not there.
+func (q *query) number(name string, least int64) *int64 {
 	s := q.Get(name)
 	if s == "" || q.err != nil {
-		return fallback
+		return nil
 	}
 	v, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || v < least {
 		q.err = fmt.Errorf("invalid value %q of %s: must be a number of at least %d", s, name, least)
 	}
-	return v
+	return &v
 }
 
 func (q *query) stream() string {
-	s := q.Get("stream")
-	switch s {
-	case "":
-		return "All"
-	case "All", "Stdout", "Stderr":
+	switch s := q.Get("stream"); s {
+	case "", "All":
+	case "Stdout", "Stderr":
+		return strings.ToLower(s)
 	default:
 		q.err = cmp.Or(q.err, fmt.Errorf("invalid value %q of stream: must be All, Stdout or Stderr", s))
 	}
-	return s
+	return ""
 }
 
 // logOptions reads PodLogOptions from the query.
-func logOptions(r *http.Request, now time.Time) (o LogOptions, previous bool, err error) {
+func logOptions(r *http.Request, now time.Time) (o runtime.LogOptions, previous bool, err error) {
 	q := query{Values: r.URL.Query()}
-	o = LogOptions{
+	o = runtime.LogOptions{
 		Follow: q.flag("follow"), Timestamps: q.flag("timestamps"), Stream: q.stream(),
-		TailLines: q.number("tailLines", 0, -1), LimitBytes: q.number("limitBytes", 1, -1),
+		Tail: q.number("tailLines", 0), LimitBytes: q.number("limitBytes", 1),
 	}
 	previous = q.flag("previous")
-	if seconds := q.number("sinceSeconds", 1, -1); seconds > 0 {
-		o.Since = now.Add(-time.Duration(min(seconds, int64(math.MaxInt64/time.Second))) * time.Second)
+	if seconds := q.number("sinceSeconds", 1); seconds != nil {
+		o.Since = now.Add(-time.Duration(min(*seconds, int64(math.MaxInt64/time.Second))) * time.Second)
 	}
 	if s := q.Get("sinceTime"); s != "" && q.err == nil {
 		if o.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {

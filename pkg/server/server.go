@@ -38,20 +38,8 @@ type Pods interface {
 	Have(uid types.UID) runtime.Pod
 }
 
-// LogOptions choose lines of a container's log.
-type LogOptions struct {
-	Follow     bool
-	Timestamps bool
-	Since      time.Time // zero: from the start
-	TailLines  int64     // negative: all
-	LimitBytes int64     // negative: no limit
-	Stream     string    // "All", "Stdout" or "Stderr"
-	// Running says whether the container may still write; a follower ends when it may not.
-	Running func() bool
-}
-
-// LogReader copies a container's log file to w.
-type LogReader func(ctx context.Context, path string, o LogOptions, w io.Writer) error
+// LogReader copies a container's log file to the writers, which may be the same.
+type LogReader func(ctx context.Context, path string, o runtime.LogOptions, stdout, stderr io.Writer) error
 
 // Config of a Server. Fields without a default are required.
 type Config struct {

@@ -216,7 +216,7 @@ func newServer(t *testing.T, allow string, streams runtime.Streams) http.Handler
 	client := apiServer(allow, &asked)
 	s, err := New(Config{
 		Pods: fakePods{}, Streams: streams, Debugging: true, Profiling: true, Now: time.Now, Log: slog.New(slog.DiscardHandler),
-		Logs: func(_ context.Context, path string, o LogOptions, w io.Writer) error {
+		Logs: func(_ context.Context, path string, o runtime.LogOptions, w, _ io.Writer) error {
 			_, err := io.WriteString(w, path+" "+o.Stream)
 			return err
 		},
@@ -244,8 +244,8 @@ func TestAccess(t *testing.T) {
 		{"get pods", "GET", "/pods", "", 401, "Unauthorized"},
 		{"get healthz", "GET", "/healthz", "good", 200, "ok"},
 		{"get pods", "GET", "/containerLogs/ns/pod/c", "good", 403, "Forbidden"},
-		{"get proxy", "GET", "/containerLogs/ns/pod/c", "good", 200, "/log All"},
-		{"get proxy", "GET", "/containerLogs/ns/pod/c?stream=Stderr", "good", 200, "/log Stderr"},
+		{"get proxy", "GET", "/containerLogs/ns/pod/c", "good", 200, "/log "},
+		{"get proxy", "GET", "/containerLogs/ns/pod/c?stream=Stderr", "good", 200, "/log stderr"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/none", "good", 404, `container "none" not found`},
 		{"get proxy", "GET", "/containerLogs/ns/other/c", "good", 404, "does not exist"},
 		{"get proxy", "GET", "/containerLogs/ns/pod/late", "good", 400, "waiting to start"},
@@ -286,7 +286,7 @@ func FuzzLogOptions(f *testing.F) {
 	f.Add("sinceTime=2026-01-02T15:04:05Z&timestamps=1")
 	f.Fuzz(func(t *testing.T, query string) {
 		o, _, err := logOptions(&http.Request{URL: &url.URL{RawQuery: query}}, time.Unix(1000, 0))
-		if err == nil && (o.TailLines < -1 || o.LimitBytes == 0 || o.LimitBytes < -1) {
+		if err == nil && (o.Tail != nil && *o.Tail < 0 || o.LimitBytes != nil && *o.LimitBytes < 1) {
 			t.Errorf("%q was taken for %+v", query, o)
 		}
 	})

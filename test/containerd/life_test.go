@@ -236,7 +236,7 @@ func TestContainerdIsKilled(t *testing.T) {
 func (h *host) countingLog(path string) {
 	h.Helper()
 	var b bytes.Buffer
-	if err := logpump.Read(h.Context(), path, logpump.Options{}, &b, &b); err != nil {
+	if err := logpump.Read(h.Context(), path, runtime.LogOptions{}, &b, &b); err != nil {
 		h.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")

@@ -6,9 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"testing"
 
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 )
 
@@ -32,18 +33,18 @@ func TestALineWithoutEndIsNotHeld(t *testing.T) {
 			t.Fatal(err)
 		}
 		for tail, want := range map[int64]string{-1: "one\ntwo\nthree\nfour\n", 3: "two\nthree\nfour\n"} {
-			o := logpump.Options{}
+			o := runtime.LogOptions{}
 			if tail >= 0 {
 				o.Tail = &tail
 			}
-			runtime.GC()
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
+			goruntime.GC()
+			var before, after goruntime.MemStats
+			goruntime.ReadMemStats(&before)
 			var out bytes.Buffer
 			if err := logpump.Read(t.Context(), path, o, &out, &out); err != nil || out.String() != want {
 				t.Errorf("%s, last %d: %q, %v", name, tail, out.String(), err)
 			}
-			runtime.ReadMemStats(&after)
+			goruntime.ReadMemStats(&after)
 			if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > size/4 {
 				t.Errorf("%s, last %d: the heap has grown by %d MiB", name, tail, grown>>20)
 			}

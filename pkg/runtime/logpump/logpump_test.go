@@ -161,7 +161,7 @@ func (r *rig) killPump() {
 	}
 }
 
-func (r *rig) read(o logpump.Options) string {
+func (r *rig) read(o runtime.LogOptions) string {
 	r.Helper()
 	var b bytes.Buffer
 	if err := logpump.Read(r.Context(), r.out.LogPath, o, &b, &b); err != nil {
@@ -186,7 +186,7 @@ func TestLinesOfBothStreamsAndTheLink(t *testing.T) {
 			t.Errorf("log %q lacks %q", raw, want)
 		}
 	}
-	if got := r.read(logpump.Options{Stream: crilog.Stdout}); got != "one\ntwo\nno newline" {
+	if got := r.read(runtime.LogOptions{Stream: string(crilog.Stdout)}); got != "one\ntwo\nno newline" {
 		t.Errorf("read %q", got)
 	}
 	if err := r.client.Remove(t.Context(), r.out); err != nil {
@@ -204,7 +204,7 @@ func TestRotationKeepsTheLimitAndReadersCrossIt(t *testing.T) {
 	var ended atomic.Bool
 	done := make(chan error, 1)
 	go func() {
-		done <- logpump.Read(t.Context(), r.out.LogPath, logpump.Options{Follow: true, Ended: ended.Load}, &followed, &followed)
+		done <- logpump.Read(t.Context(), r.out.LogPath, runtime.LogOptions{Follow: true, Ended: ended.Load}, &followed, &followed)
 	}()
 	time.Sleep(50 * time.Millisecond)
 	w := bufio.NewWriter(r.stdout)
@@ -238,12 +238,12 @@ func TestRotationKeepsTheLimitAndReadersCrossIt(t *testing.T) {
 			t.Errorf("%s: %v, %d bytes", f, err, info.Size())
 		}
 	}
-	all := r.read(logpump.Options{})
+	all := r.read(runtime.LogOptions{})
 	if !strings.HasSuffix(want.String(), all) || len(all) < 2*size/4 {
 		t.Errorf("reading what is kept gave %d bytes that are not the end of the log", len(all))
 	}
 	for _, n := range []int64{0, 1, 5, 100, 150} {
-		if got, tail := r.read(logpump.Options{Tail: &n}), want.String()[want.Len()-int(n)*12:]; got != tail {
+		if got, tail := r.read(runtime.LogOptions{Tail: &n}), want.String()[want.Len()-int(n)*12:]; got != tail {
 			t.Errorf("the last %d lines: got %q…, want %q…", n, head(got), head(tail))
 		}
 	}
@@ -265,7 +265,7 @@ func TestCompression(t *testing.T) {
 		}
 	}
 	n := int64(120)
-	got := r.read(logpump.Options{Tail: &n})
+	got := r.read(runtime.LogOptions{Tail: &n})
 	if !strings.HasSuffix(got, "line 000399\n") || strings.Count(got, "\n") != 120 || !strings.HasPrefix(got, "line 000280\n") {
 		t.Errorf("the last 120 lines over compressed files: %q…", head(got))
 	}
@@ -281,15 +281,15 @@ func TestOptions(t *testing.T) {
 	}
 	limit := int64(6)
 	for _, c := range []struct {
-		o           logpump.Options
+		o           runtime.LogOptions
 		stdout, all string
 	}{
-		{logpump.Options{}, "old\nnew\n", "old\nparnew\ntial\n"},
+		{runtime.LogOptions{}, "old\nnew\n", "old\nparnew\ntial\n"},
 		// whole lines
-		{logpump.Options{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\n"},
-		{logpump.Options{LimitBytes: &limit}, "old\nne", "old\npa"},
+		{runtime.LogOptions{Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "new\n", "new\n"},
+		{runtime.LogOptions{LimitBytes: &limit}, "old\nne", "old\npa"},
 		{
-			logpump.Options{Timestamps: true},
+			runtime.LogOptions{Timestamps: true},
 			"2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:02.000000000Z new\n",
 			"2026-01-01T00:00:00.000000000Z old\n2026-01-01T00:00:01.000000000Z par2026-01-01T00:00:02.000000000Z new\ntial\n",
 		},
@@ -298,13 +298,13 @@ func TestOptions(t *testing.T) {
 		if err := logpump.Read(t.Context(), path, c.o, &all, &all); err != nil || all.String() != c.all {
 			t.Errorf("%+v: both streams %q (%v), want %q", c.o, all.String(), err, c.all)
 		}
-		c.o.Stream = crilog.Stdout
+		c.o.Stream = string(crilog.Stdout)
 		var out bytes.Buffer
 		if err := logpump.Read(t.Context(), path, c.o, &out, nil); err != nil || out.String() != c.stdout {
 			t.Errorf("%+v: stdout %q (%v), want %q", c.o, out.String(), err, c.stdout)
 		}
 	}
-	if err := logpump.Read(t.Context(), path+"x", logpump.Options{}, io.Discard, nil); !errors.Is(err, os.ErrNotExist) {
+	if err := logpump.Read(t.Context(), path+"x", runtime.LogOptions{}, io.Discard, nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing log says %v", err)
 	}
 }
@@ -347,7 +347,7 @@ func TestAKilledPumpIsReplaced(t *testing.T) {
 	r.end()
 	// The pipes keep what is not in the log, also what came when the container ended while no pump
 	// ran.
-	text := r.read(logpump.Options{})
+	text := r.read(runtime.LogOptions{})
 	for i := range 3000 {
 		if line := fmt.Sprintf("line %06d\n", i); !strings.Contains(text, line) {
 			t.Errorf("line %d is missing", i)
@@ -358,17 +358,17 @@ func TestAKilledPumpIsReplaced(t *testing.T) {
 func TestAKilledPumpLosesNoHalfLine(t *testing.T) {
 	r := newRig(t, 1<<20, 3)
 	io.WriteString(r.stdout, "Downloading 100 files: ")
-	r.until("the half line is in the log", func() bool { return r.read(logpump.Options{}) == "Downloading 100 files: " })
+	r.until("the half line is in the log", func() bool { return r.read(runtime.LogOptions{}) == "Downloading 100 files: " })
 	before := r.pumpPid()
 	r.killPump()
 	r.until("there is a new pump", func() bool { pid := r.pumpPid(); return pid != 0 && pid != before })
 	io.WriteString(r.stdout, "done\nnext\n")
 	r.end()
-	if got := r.read(logpump.Options{}); got != "Downloading 100 files: done\nnext\n" {
+	if got := r.read(runtime.LogOptions{}); got != "Downloading 100 files: done\nnext\n" {
 		t.Errorf("read %q", got)
 	}
 	one := int64(2)
-	if got := r.read(logpump.Options{Tail: &one}); got != "Downloading 100 files: done\nnext\n" {
+	if got := r.read(runtime.LogOptions{Tail: &one}); got != "Downloading 100 files: done\nnext\n" {
 		t.Errorf("the last two lines: %q", got)
 	}
 }
@@ -442,7 +442,7 @@ func (r *rig) writeCounting(lines int) (stop func()) {
 
 func (r *rig) complete(lines int) {
 	r.Helper()
-	got := strings.Split(strings.TrimSuffix(r.read(logpump.Options{}), "\n"), "\n")
+	got := strings.Split(strings.TrimSuffix(r.read(runtime.LogOptions{}), "\n"), "\n")
 	if len(got) != lines {
 		r.Fatalf("%d lines of %d", len(got), lines)
 	}
@@ -482,7 +482,7 @@ func TestAPumpOfAnotherBuildIsReplacedWhenItIsIdle(t *testing.T) {
 	}
 	io.WriteString(r.stdout, "still here\n")
 	r.end()
-	if got := r.read(logpump.Options{}); got != "still here\n" {
+	if got := r.read(runtime.LogOptions{}); got != "still here\n" {
 		t.Errorf("read %q", got)
 	}
 	if err := r.client.Remove(t.Context(), r.out); err != nil {

@@ -4,12 +4,13 @@ import (
 	"errors"
 	"io"
 
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
 // printer turns entries into what `kubectl logs` shows.
 type printer struct {
-	o              Options
+	o              runtime.LogOptions
 	stdout, stderr io.Writer
 	left           int64 // bytes that may still be printed, with a limit
 
@@ -30,7 +31,7 @@ func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 		return nil
 	}
 	begins := p.begins(e)
-	if (p.o.Stream != "" && e.Stream != p.o.Stream) || p.early[e.Stream] || !wanted(e.Stream) {
+	if (p.o.Stream != "" && string(e.Stream) != p.o.Stream) || p.early[e.Stream] || !wanted(e.Stream) {
 		return nil
 	}
 	w := p.stdout

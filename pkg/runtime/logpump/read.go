@@ -14,32 +14,10 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/logdir"
 )
-
-// Options are those of `kubectl logs`; the zero value reads everything that is kept when it begins,
-// once.
-type Options struct {
-	// Follow goes on with what is written later, until Ended says that nothing will be, or the
-	// context ends.
-	Follow bool
-	// Ended says that the container has ended and its output is all in the file. It is asked about
-	// once a second and after each change of the file, when all there is has been read. Nil means
-	// never.
-	Ended func() bool
-	// Timestamps puts the time before each line.
-	Timestamps bool
-	// Tail, when not nil, starts that many lines before the end. A line is the program's, in
-	// however many pieces it was written.
-	Tail *int64
-	// Since leaves out the lines that began earlier.
-	Since time.Time
-	// LimitBytes, when not nil, ends after that many bytes of output.
-	LimitBytes *int64
-	// Stream chooses one stream; "" is both.
-	Stream crilog.Stream
-}
 
 // stampFormat is the one of `kubectl logs --timestamps`: nine digits always.
 const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
@@ -50,7 +28,7 @@ var errEnough = errors.New("enough")
 // Read copies the log at path, rotated files included, to stdout and stderr; both may be the same
 // writer, in which case the order of entries is kept. It crosses rotations while it follows. An end
 // of ctx while following is no error.
-func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
+func Read(ctx context.Context, path string, o runtime.LogOptions, stdout, stderr io.Writer) error {
 	current, err := logdir.Open(path)
 	if err != nil {
 		return fmt.Errorf("opening log: %w", err)
@@ -83,7 +61,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 // reader walks the files of one log, oldest first.
 type reader struct {
 	path    string
-	o       Options
+	o       runtime.LogOptions
 	current *os.File
 	end     int64  // of the current file when reading began: who does not follow reads no further
 	in      *lines // of the current file

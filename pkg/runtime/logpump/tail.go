@@ -75,7 +75,7 @@ func (t *tail) wants(at position, s crilog.Stream) bool { return t == nil || !at
 
 // findTail finds the last lines in the older files and the current one.
 func (r *reader) findTail(ctx context.Context, older []string) (*tail, error) {
-	t := newTail(*r.o.Tail, r.o.Stream, position{len(older), r.end})
+	t := newTail(*r.o.Tail, crilog.Stream(r.o.Stream), position{len(older), r.end})
 	if t.left <= 0 {
 		return t, nil
 	}

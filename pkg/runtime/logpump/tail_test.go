@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
@@ -86,7 +87,7 @@ func TestTheLastLinesAreTheProgramsAndNoMore(t *testing.T) {
 		for _, stream := range []crilog.Stream{"", crilog.Stdout, crilog.Stderr} {
 			for n := range int64(62) {
 				var got bytes.Buffer
-				if err := logpump.Read(t.Context(), path, logpump.Options{Tail: &n, Stream: stream}, &got, &got); err != nil {
+				if err := logpump.Read(t.Context(), path, runtime.LogOptions{Tail: &n, Stream: string(stream)}, &got, &got); err != nil {
 					t.Fatal(err)
 				}
 				if want := lastLines(all, stream, int(n)); got.String() != want {
@@ -106,7 +107,7 @@ func TestTheLastLineMayBeLong(t *testing.T) {
 	}
 	one := int64(1)
 	var got bytes.Buffer
-	if err := logpump.Read(t.Context(), path, logpump.Options{Tail: &one}, &got, &got); err != nil || got.String() != long+"\n" {
+	if err := logpump.Read(t.Context(), path, runtime.LogOptions{Tail: &one}, &got, &got); err != nil || got.String() != long+"\n" {
 		t.Errorf("%d bytes, %v; want %d", got.Len(), err, len(long)+1)
 	}
 }
@@ -148,7 +149,7 @@ func TestABusyContainerAddsNoLines(t *testing.T) {
 	for _, n := range []int64{200, 500} {
 		for range 3 {
 			w := &writingWriter{write: write}
-			if err := logpump.Read(t.Context(), path, logpump.Options{Tail: &n}, w, w); err != nil {
+			if err := logpump.Read(t.Context(), path, runtime.LogOptions{Tail: &n}, w, w); err != nil {
 				t.Fatal(err)
 			}
 			if lines := int64(bytes.Count(w.Bytes(), []byte("\n"))); lines != n {
@@ -157,7 +158,7 @@ func TestABusyContainerAddsNoLines(t *testing.T) {
 		}
 	}
 	all := &writingWriter{write: write} // ends, though there is always more
-	if err := logpump.Read(t.Context(), path, logpump.Options{}, all, all); err != nil {
+	if err := logpump.Read(t.Context(), path, runtime.LogOptions{}, all, all); err != nil {
 		t.Fatal(err)
 	}
 }
