@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"reflect"
 	goruntime "runtime"
 	"slices"
@@ -18,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
@@ -45,6 +43,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 	"github.com/nodeagent/nodeagent/pkg/runtime/podnet"
 	"github.com/nodeagent/nodeagent/pkg/runtime/selinux"
+	"github.com/nodeagent/nodeagent/pkg/runtime/stack"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
@@ -109,33 +108,12 @@ func (a *Agent) makeReporter() error {
 }
 
 func (p *pods) makeRuntime() error {
-	c, now := p.config, p.agent.options.Now
-	var err error
-	if p.pump, err = logpump.New(logpump.Config{
-		Program: c.Paths.Pump, Socket: filepath.Join(c.Paths.Run, "pump.sock"), Build: version.Agent(),
-		MaxSize: c.Runtime.LogMaxSize, MaxFiles: c.Runtime.LogMaxFiles, Logger: p.log,
-		Place: func(ctx context.Context, pid int) error {
-			return unit.OwnScope(ctx, "nodeagent-pump", "Log pump of nodeagent", pid)
-		},
-	}); err != nil {
+	s, err := stack.New(p.config, p.log, p.agent.options.Now)
+	if err != nil {
 		return err
 	}
-	if p.network, err = podnet.New(podnet.Config{
-		ConfDir: c.Network.CNIConfDir, BinDirs: c.Network.CNIBinDirs, CacheDir: c.Network.CNICacheDir, Logger: p.log, Now: now,
-	}); err != nil {
-		return err
-	}
-	handlers := map[string]containerd.Handler{}
-	for name, h := range c.Runtime.Handlers {
-		handlers[name] = containerd.Handler{Type: h.Type, Binary: h.Binary}
-	}
-	p.runtime, err = containerd.New(containerd.Config{
-		Address: c.Runtime.Address, Namespace: c.Runtime.Namespace, Snapshotter: c.Runtime.Snapshotter, Handlers: handlers,
-		SystemdCgroup: c.Cgroups.Driver == "systemd", StateDir: filepath.Join(c.Paths.Root, "nodeagent"), RunDir: c.Paths.Run,
-		LogLinkDir: c.Paths.ContainerLogs, CertsDir: c.Runtime.RegistryConfigDir, PullProgressDeadline: c.Images.PullProgressDeadline, Reaper: c.Paths.Pump,
-		AllowForeign: c.Runtime.AllowForeignPods, Network: p.network, Pump: p.pump, SELinux: selinux.Host{}, Logger: p.log, Now: now,
-	})
-	return err
+	p.pump, p.network, p.runtime = s.Pump, s.Network, s.Runtime
+	return nil
 }
 
 // makeMachine finds what specs must know of the machine.
