@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
@@ -16,45 +15,39 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// adopting is how many containers are looked at side by side after a connect.
-const adopting = 8
+// adoptWorkers is how many containers are observed in parallel after a connect.
+const adoptWorkers = 8
 
-// Delays of what failed and is tried again by time.
-const (
-	minAgain = 200 * time.Millisecond
-	maxAgain = 30 * time.Second
-)
-
-// adoptAll looks at each container. It does not wait for those that a call is about just now, nor
-// for those whose task cannot be asked for: they are looked at again in the background. One of
-// which nothing is known is an error: without it the view would have the pod start it a second
-// time.
+// adoptAll observes every container. It does not wait for containers that another call has locked,
+// nor for those whose task does not answer: they are observed later, in the background. A container
+// that is not in the view and cannot be observed is an error, because the pod would start it a
+// second time.
 func (r *Runtime) adoptAll(ctx context.Context, ids map[string]bool) error {
 	var mu sync.Mutex
 	var unknown error
 	var workers sync.WaitGroup
-	slots := make(chan struct{}, adopting)
+	slots := make(chan struct{}, adoptWorkers)
 	for id := range ids {
 		slots <- struct{}{}
 		workers.Go(func() {
 			defer func() { <-slots }()
 			unlock, ok := r.locks.tryLock(containerKey(id))
 			if !ok {
-				r.lookAgain(id)
+				r.observeLater(id)
 				return
 			}
 			defer unlock()
-			err := r.look(ctx, id)
+			err := r.observe(ctx, id)
 			if err == nil {
 				return
 			}
 			if _, known := r.view.find(id); known {
-				r.c.Logger.Warn("Container could not be looked at, trying again", "container", id, "err", err)
-				r.lookAgain(id)
+				r.c.Logger.Warn("Container cannot be observed, trying again", "container", id, "err", err)
+				r.observeLater(id)
 				return
 			}
 			mu.Lock()
-			unknown = fmt.Errorf("looking at container %.12s: %w", id, err)
+			unknown = fmt.Errorf("observing container %.12s: %w", id, err)
 			mu.Unlock()
 		})
 	}
@@ -62,13 +55,13 @@ func (r *Runtime) adoptAll(ctx context.Context, ids map[string]bool) error {
 	return unknown
 }
 
-// lookAgain looks at a container in the background, as soon as no call is about it, and again by
-// time until that succeeds.
-func (r *Runtime) lookAgain(id string) {
+// observeLater observes a container in the background once no other call has it locked, and retries
+// until that succeeds.
+func (r *Runtime) observeLater(id string) {
 	first := false
 	r.mu.Lock()
-	if !r.looking[id] {
-		first, r.looking[id] = true, true
+	if !r.observing[id] {
+		first, r.observing[id] = true, true
 	}
 	r.mu.Unlock()
 	if !first {
@@ -77,12 +70,12 @@ func (r *Runtime) lookAgain(id string) {
 	done := func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.looking, id)
+		delete(r.observing, id)
 	}
 	if !r.spawn(func(ctx context.Context) {
 		defer done()
 		for wait := minAgain; ; wait = min(2*wait, maxAgain) {
-			if sleep.For(ctx, wait) != nil || r.lookLocked(ctx, id) == nil {
+			if sleep.For(ctx, wait) != nil || r.observeLocked(ctx, id) == nil {
 				return
 			}
 		}
@@ -91,18 +84,18 @@ func (r *Runtime) lookAgain(id string) {
 	}
 }
 
-func (r *Runtime) lookLocked(ctx context.Context, id string) error {
+func (r *Runtime) observeLocked(ctx context.Context, id string) error {
 	unlock, err := r.locks.lock(ctx, containerKey(id))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return r.look(ctx, id)
+	return r.observe(ctx, id)
 }
 
-// look makes the view of one container what the host holds. The caller has the container locked:
-// what starts or removes it has come to its end, and record and task are asked for after that.
-func (r *Runtime) look(ctx context.Context, id string) error {
+// observe brings the view of one container up to date with the host. The caller holds the
+// container's lock, so no start or removal is in progress while record and task are read.
+func (r *Runtime) observe(ctx context.Context, id string) error {
 	record, err := r.store().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
 		r.view.drop(id)
@@ -114,14 +107,14 @@ func (r *Runtime) look(ctx context.Context, id string) error {
 	task, err := r.task(ctx, id)
 	if err != nil {
 		if _, known := r.view.find(id); known {
-			return err // what the view says holds until more is known
+			return err // the view stays as it is until the task answers
 		}
 		task = &tasktypes.Process{Status: tasktypes.Status_UNKNOWN}
 	}
 	return errors.Join(err, r.adopt(ctx, record, task))
 }
 
-// task asks for the container's task; nil if there is none.
+// task returns the container's task, or nil if it has none.
 func (r *Runtime) task(ctx context.Context, id string) (*tasktypes.Process, error) {
 	got, err := r.tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: id})
 	if err = native(err); errors.Is(err, runtime.ErrNotFound) {
@@ -133,18 +126,17 @@ func (r *Runtime) task(ctx context.Context, id string) (*tasktypes.Process, erro
 	return got.Process, nil
 }
 
-// adopt takes one container into the view, and sees to it that its end is noticed and its output
-// goes on.
+// adopt puts one container into the view, waits for its exit and continues its log.
 func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *tasktypes.Process) error {
 	log := r.c.Logger.With("container", record.ID)
 	ref, c, s, err := fromRecord(record)
 	if err != nil {
-		log.Warn("container is left alone", "err", err)
+		log.Warn("Container has unreadable labels and is ignored", "err", err)
 		return nil
 	}
 	spec, err := specOf(record)
 	if err != nil {
-		log.Warn("container's spec cannot be read", "err", err)
+		log.Warn("Container's spec cannot be read", "err", err)
 	} else {
 		c.Resources = resourcesOf(spec)
 	}
@@ -164,7 +156,7 @@ func (r *Runtime) adopt(ctx context.Context, record containers.Container, task *
 	return r.place(ctx, next, task)
 }
 
-// place decides by the task what becomes of an adopted container.
+// place sets the state of an adopted container by its task.
 func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Process) error {
 	id := c.c.ID
 	status := tasktypes.Status(-1)
@@ -174,59 +166,60 @@ func (r *Runtime) place(ctx context.Context, c *container, task *tasktypes.Proce
 	switch {
 	case c.c.State == runtime.Exited:
 		r.ended(c, task != nil)
-	case c.exiting: // its end is being recorded
+	case c.exiting: // its exit is being recorded
 	case status == tasktypes.Status_RUNNING || status == tasktypes.Status_PAUSED || status == tasktypes.Status_PAUSING:
 		c.c.State, c.c.Pid = runtime.Running, int(task.Pid)
 		return r.running(ctx, c)
 	case status == tasktypes.Status_STOPPED:
-		c.c.State = runtime.Running // until its end is recorded
+		c.c.State = runtime.Running // until its exit is recorded
 		err := r.running(ctx, c)
-		r.spawn(func(ctx context.Context) { r.exited(ctx, id, int(task.ExitStatus), task.ExitedAt.AsTime()) })
+		r.spawn(func(ctx context.Context) { r.recordExit(ctx, id, int(task.ExitStatus), task.ExitedAt.AsTime()) })
 		return err
 	case status == tasktypes.Status_UNKNOWN:
 		c.c.State = runtime.Unknown
 		return r.running(ctx, c)
 	case task == nil && !c.c.StartedAt.IsZero():
 		if have, ok := r.view.find(id); ok && have.watched {
-			return nil // whoever waits for its end finds the same
+			return nil // the goroutine that waits for its exit finds out as well
 		}
-		c.c.State = runtime.Unknown // until its end is recorded
+		c.c.State = runtime.Unknown // until its exit is recorded
 		r.view.put(c)
 		r.spawn(func(ctx context.Context) {
-			if r.lost(ctx, id) {
-				r.lookAgain(id)
+			if r.taskLost(ctx, id) {
+				r.observeLater(id)
 			}
 		})
 	default:
-		return r.dropHalfMade(ctx, c)
+		return r.removeUnstarted(ctx, c)
 	}
 	return nil
 }
 
-// dropHalfMade removes what an agent has made that died before it started it, or a call whose time
-// was up. Nothing of it ran.
-func (r *Runtime) dropHalfMade(ctx context.Context, c *container) error {
-	r.view.put(c) // with its log, which goes as well
+// removeUnstarted removes a container that was created but never started, because the agent died or
+// the call timed out in between.
+func (r *Runtime) removeUnstarted(ctx context.Context, c *container) error {
+	r.view.put(c) // removeContainer finds the log by it
 	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
 	defer cancel()
 	if err := r.removeContainer(ctx, c.c.ID); err != nil {
 		r.view.with(c.c.ID, func(c *container) bool { c.exiting = false; return false })
-		return fmt.Errorf("removing a half-made container: %w", err)
+		return fmt.Errorf("removing a container that was never started: %w", err)
 	}
 	return nil
 }
 
-// ended is a container whose end is recorded; its task may be left of a crash right after that.
+// ended puts an exited container into the view. A crash right after the exit was recorded may have
+// left its task, which is deleted.
 func (r *Runtime) ended(c *container, task bool) {
 	r.view.put(c)
 	if !task {
 		return
 	}
 	copied := *c
-	r.spawn(func(ctx context.Context) { r.dropTask(ctx, copied) })
+	r.spawn(func(ctx context.Context) { r.deleteEndedTask(ctx, copied) })
 }
 
-// running takes what has a task into the view. An error is of the container's log alone.
+// running puts a container with a task into the view. An error concerns only the container's log.
 func (r *Runtime) running(ctx context.Context, c *container) error {
 	if c.c.StartedAt.IsZero() {
 		c.c.StartedAt = c.c.CreatedAt

@@ -18,32 +18,32 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// AppArmorProfile is the name of the profile for containers that name none. Its text is
-// containerd's, which CRI loads as cri-containerd.apparmor.d.
+// AppArmorProfile is the profile of containers that name none. Its text is containerd's default,
+// which CRI loads as cri-containerd.apparmor.d.
 const AppArmorProfile = "nodeagent-default"
 
-// appArmorProfiles lists the profiles that the kernel has, one a line: "name (enforce)".
+// appArmorProfiles lists the loaded profiles, one a line: "name (enforce)".
 const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
 
 // parserTime bounds the program that loads a profile.
 const parserTime = 30 * time.Second
 
-// DefaultSeccomp is containerd's default profile for a spec whose capabilities are set.
+// DefaultSeccomp returns containerd's default profile for a spec whose capabilities are set.
 func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return seccomp.DefaultProfile(s), nil
 }
 
-// HostHasAppArmor says whether the kernel enforces AppArmor and apparmor_parser is there to load
-// profiles.
+// HostHasAppArmor reports whether the kernel enforces AppArmor and apparmor_parser is installed to
+// load profiles.
 func HostHasAppArmor() bool { return apparmor.HostSupports() }
 
-// AppArmor knows the profiles that the kernel has; the zero value is ready.
+// AppArmor finds and loads profiles; the zero value is ready.
 type AppArmor struct {
-	profiles, parser string // instead of the machine's, for tests
+	profiles, parser string // set by tests; "" for the machine's own
 }
 
-// Ensure finds a profile, and loads it when it is the default one: a profile of another name is its
-// author's to load.
+// Ensure returns nil if the profile is loaded. It loads AppArmorProfile itself; any other profile
+// must have been loaded by the node's administrator.
 func (a AppArmor) Ensure(ctx context.Context, name string) error {
 	setDefault(&a.profiles, appArmorProfiles)
 	setDefault(&a.parser, "apparmor_parser")

@@ -11,16 +11,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// How long one call to containerd may take, whatever its caller's patience. Reading costs
-// milliseconds; a task is created or deleted by other programs, which on a busy machine take their
-// time.
+// Deadlines of single calls to containerd, in addition to the caller's. Reads take milliseconds.
+// Creating or deleting a task runs other programs, which takes long on a busy machine.
 const (
 	readTime = 15 * time.Second
 	callTime = 2 * time.Minute
 )
 
-// unbounded are calls whose length nobody can say: the wait for a container's end, unpacking a
-// layer, whose pull is watched for progress, and a collection of garbage.
+// unbounded reports calls of unknown length: waiting for an exit, unpacking a layer (the pull's
+// progress deadline applies) and garbage collection.
 func unbounded(method string) bool {
 	switch method {
 	case "/containerd.services.tasks.v1.Tasks/Wait", "/containerd.services.diff.v1.Diff/Apply", "/containerd.services.images.v1.Images/Delete":
@@ -29,7 +28,7 @@ func unbounded(method string) bool {
 	return false
 }
 
-// callLimit is the deadline of one call.
+// callLimit returns the deadline of one call.
 func callLimit(method string) time.Duration {
 	_, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	switch name {
@@ -39,8 +38,8 @@ func callLimit(method string) time.Duration {
 	return callTime
 }
 
-// calls gives each call to containerd a deadline, and knows of changes of its records that do not
-// come back: with a disk that hangs, containerd still answers questions from its memory.
+// calls gives each call to containerd a deadline and keeps track of record changes that do not
+// return: with a hung disk, containerd still answers reads from memory.
 type calls struct {
 	now func() time.Time
 
@@ -64,7 +63,7 @@ func (c *calls) unary(ctx context.Context, method string, req, reply any, cc *gr
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
-// begin notes a change of records that is under way; the function that it returns ends it.
+// begin notes that a record change is in progress; the returned function ends it.
 func (c *calls) begin(method string) func() {
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	switch {
@@ -83,7 +82,8 @@ func (c *calls) begin(method string) func() {
 	}
 }
 
-// stuck is the change of records that is under way for longer than patience, "" if there is none.
+// stuck returns the name of a record change that has been in progress for longer than patience, or
+// "".
 func (c *calls) stuck(patience time.Duration) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,14 +95,14 @@ func (c *calls) stuck(patience time.Duration) string {
 	return ""
 }
 
-// How long the log pump may take: it opens files, and removes them. /var/log may hang.
+// Deadlines of the log pump, which opens and removes files: /var/log may hang.
 const (
 	pumpTime   = 10 * time.Second
 	removeTime = 30 * time.Second
 )
 
-// boundedPump gives each call to the log pump a deadline, but Attach, which lasts as long as
-// somebody looks on.
+// boundedPump gives each call to the log pump a deadline, except Attach, which lasts as long as its
+// client.
 type boundedPump struct{ Pump }
 
 func (p boundedPump) Open(ctx context.Context, out runtime.Output) error {

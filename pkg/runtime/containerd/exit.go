@@ -1,13 +1,9 @@
 package containerd
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -16,20 +12,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// lostCode is the exit code of a container whose task is gone without having told one: a reboot, a
-// killed shim.
+// lostCode is the exit code of a container whose task vanished without reporting one, as after a
+// reboot or a killed shim.
 const lostCode = 255
 
-// drainTime is how long the rest of an ended container's output is waited for, so that its log is
-// whole when its end is told. A process that it left behind may hold the pipe open for ever.
+// drainTime is how long to wait for the rest of an exited container's output, so that its log is
+// complete when the exit is reported. A process that the container left behind may hold the pipe
+// open for ever.
 const drainTime = 2 * time.Second
 
-// recordTime is how long the record of a container's end is waited for before it is shown all the
-// same.
+// recordTime is how long to wait for the exit to be recorded before it is reported anyway.
 const recordTime = 5 * time.Second
 
-// watchExit has a goroutine wait for the container's end. Events tell it as well, but events are
-// lost at reconnects.
+// watchExit starts a goroutine that waits for the container's exit. Events report exits too, but
+// get lost while the connection is down.
 func (r *Runtime) watchExit(id string) {
 	started := false
 	r.view.with(id, func(c *container) bool {
@@ -53,16 +49,16 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
 		resp, err := r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id})
 		if err == nil {
-			r.exited(ctx, id, int(resp.ExitStatus), resp.ExitedAt.AsTime())
+			r.recordExit(ctx, id, int(resp.ExitStatus), resp.ExitedAt.AsTime())
 			return
 		}
 		if errors.Is(native(err), runtime.ErrNotFound) {
-			if !r.lost(ctx, id) {
+			if !r.taskLost(ctx, id) {
 				return
 			}
 			continue
 		}
-		// The shim died, which containerd finds out and deletes the task, or containerd is away.
+		// The shim died, in which case containerd will delete the task, or containerd is down.
 		if sleep.For(ctx, wait) != nil {
 			return
 		}
@@ -72,37 +68,37 @@ func (r *Runtime) waitExit(ctx context.Context, id string) {
 	}
 }
 
-// lostGrace is how long the event of a lost task's end is waited for. A shim whose containerd was
-// away sends its events again after a second.
+// lostGrace is how long to wait for the exit event of a vanished task. A shim resends its events
+// one second after containerd comes back.
 const lostGrace = 3 * time.Second
 
-// lost is a container whose task seems to be gone, as containerd deletes what ended while it was
-// away. The kernel may tell how it ended, else only an event can. It returns whether the task is
-// there all the same.
-func (r *Runtime) lost(ctx context.Context, id string) (found bool) {
+// taskLost handles a container whose task seems to be gone: containerd deletes tasks that ended
+// while it was down. The exit code comes from the kernel if it still has it, else from an event. It
+// returns true if the task turns out to exist.
+func (r *Runtime) taskLost(ctx context.Context, id string) (found bool) {
 	code, known := 0, false
 	r.view.with(id, func(c *container) bool { code, known = exitCode(c.pidfd); return false })
 	if known {
-		r.exited(ctx, id, code, r.c.Now())
+		r.recordExit(ctx, id, code, r.c.Now())
 		return false
 	}
 	for wait := lostGrace; sleep.For(ctx, wait) == nil; wait = min(2*wait, maxAgain) {
-		task, err := r.settled(ctx, id)
+		task, err := r.hasTask(ctx, id)
 		switch {
 		case err != nil:
-			r.c.Logger.Warn("Container's task cannot be asked for, trying again", "container", id, "err", err)
+			r.c.Logger.Warn("Container's task cannot be read, trying again", "container", id, "err", err)
 		case task:
 			return true
 		default:
-			r.exited(ctx, id, lostCode, r.c.Now())
+			r.recordExit(ctx, id, lostCode, r.c.Now())
 			return false
 		}
 	}
 	return false
 }
 
-// settled says whether a container has a task while no call is about it.
-func (r *Runtime) settled(ctx context.Context, id string) (bool, error) {
+// hasTask reports whether the container has a task, once no other call has it locked.
+func (r *Runtime) hasTask(ctx context.Context, id string) (bool, error) {
 	unlock, err := r.locks.lock(ctx, containerKey(id))
 	if err != nil {
 		return false, err
@@ -112,10 +108,11 @@ func (r *Runtime) settled(ctx context.Context, id string) (bool, error) {
 	return task != nil, err
 }
 
-// exited shows the end of a container, records it, once, then deletes the task so that its shim may
-// end. The order is what makes a crash in between harmless: the task keeps the exit code until the
-// record has it. What cannot be recorded yet is shown all the same: the container does not run.
-func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time) {
+// recordExit records the exit of a container, once, and then deletes the task so that its shim can
+// exit. This order makes a crash in between harmless: the task keeps the exit code until the record
+// has it. If the exit cannot be recorded yet, the view reports it anyway, since the container no
+// longer runs.
+func (r *Runtime) recordExit(ctx context.Context, id string, code int, at time.Time) {
 	first := false
 	var c container
 	r.view.with(id, func(have *container) bool {
@@ -131,7 +128,7 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 	if c.c.Name != "" {
 		drain, cancel := context.WithTimeout(ctx, drainTime)
 		if err := r.c.Pump.Drain(drain, id); err != nil && ctx.Err() == nil {
-			r.c.Logger.Info("container's last output may be late", "container", id, "err", err)
+			r.c.Logger.Info("Container's last output is not in its log yet", "container", id, "err", err)
 		}
 		cancel()
 	}
@@ -154,18 +151,18 @@ func (r *Runtime) exited(ctx context.Context, id string, code int, at time.Time)
 		err = r.record(ctx, id, labels)
 	}
 	if err == nil || errors.Is(err, runtime.ErrNotFound) {
-		r.dropTask(ctx, c)
+		r.deleteEndedTask(ctx, c)
 	}
 }
 
-// dropTask deletes an ended container's task, again and again until it is gone.
-func (r *Runtime) dropTask(ctx context.Context, c container) {
+// deleteEndedTask deletes an exited container's task and retries until it is gone.
+func (r *Runtime) deleteEndedTask(ctx context.Context, c container) {
 	for wait := minAgain; ; wait = min(2*wait, maxAgain) {
 		err := r.deleteTask(ctx, &c)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		r.c.Logger.Warn("Ended task cannot be deleted, trying again", "container", c.c.ID, "err", err)
+		r.c.Logger.Warn("Task of an exited container cannot be deleted, trying again", "container", c.c.ID, "err", err)
 		if sleep.For(ctx, wait) != nil {
 			return
 		}
@@ -173,104 +170,4 @@ func (r *Runtime) dropTask(ctx context.Context, c container) {
 			return
 		}
 	}
-}
-
-// reaperEnded makes a sandbox unready whose shared PID namespace has lost its first process: the
-// kernel lets nothing start in it any more.
-func (r *Runtime) reaperEnded(c container) {
-	s, ok := r.view.sandbox(c.ref.UID)
-	if !ok || s.Sandbox.ID != c.c.ID {
-		return
-	}
-	s.Sandbox.Ready = false
-	r.view.putSandbox(&s)
-}
-
-// startedFile has the time of a container's start beside its pipes: written at once where that
-// costs nothing, while the label follows in the background.
-const startedFile = "started"
-
-func (r *Runtime) noteStart(id string, at time.Time) {
-	dir := r.ioDir(id)
-	err := os.MkdirAll(dir, 0o700)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, startedFile), []byte(stamp(at)), 0o600)
-	}
-	if err != nil {
-		r.c.Logger.Warn("container's start cannot be noted", "container", id, "err", err)
-	}
-}
-
-func (r *Runtime) notedStart(id string) time.Time {
-	b, err := os.ReadFile(filepath.Join(r.ioDir(id), startedFile))
-	if err != nil {
-		return time.Time{}
-	}
-	at, _ := time.Parse(time.RFC3339Nano, string(b))
-	return at
-}
-
-// sigkilled is the exit code after SIGKILL, which is what the kernel sends.
-const sigkilled = 137
-
-// oomKilled asks the container's cgroup, which is there until the task is deleted: the event may
-// come later than the exit. Where systemd has removed the cgroup already, the event is waited for a
-// moment.
-func (r *Runtime) oomKilled(ctx context.Context, c container, code int) bool {
-	killed, known := cgroupOOM(c.cgroup)
-	if known || code != sigkilled {
-		return killed
-	}
-	for range 10 {
-		if sleep.For(ctx, 10*time.Millisecond) != nil {
-			return false
-		}
-		if have, ok := r.view.find(c.c.ID); ok && have.oom {
-			return true
-		}
-	}
-	return false
-}
-
-// cgroupOOM reads oom_kill of memory.events (v2) or memory.oom_control (v1).
-func cgroupOOM(path string) (killed, known bool) {
-	if path == "" {
-		return false, false
-	}
-	path = cgroupDir(path)
-	for _, file := range []string{"/sys/fs/cgroup" + path + "/memory.events", "/sys/fs/cgroup/memory" + path + "/memory.oom_control"} {
-		f, err := os.Open(file)
-		if err != nil {
-			continue
-		}
-		defer func() { _ = f.Close() }()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			if n, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
-				return n != "0", true
-			}
-		}
-	}
-	return false, false
-}
-
-// cgroupDir is the folder of an OCI cgroupsPath: a plain path, or systemd's slice:prefix:name.
-func cgroupDir(path string) string {
-	slice, unit, ok := strings.Cut(path, ":")
-	if !ok {
-		return filepath.Join("/", path)
-	}
-	prefix, name, _ := strings.Cut(unit, ":")
-	dir, sofar := "/", ""
-	for part := range strings.SplitSeq(strings.TrimSuffix(slice, ".slice"), "-") {
-		if part == "" {
-			continue // "-.slice" is the root
-		}
-		sofar += part
-		dir = filepath.Join(dir, sofar+".slice")
-		sofar += "-"
-	}
-	if strings.HasSuffix(name, ".slice") {
-		return filepath.Join(dir, name)
-	}
-	return filepath.Join(dir, prefix+"-"+name+".scope")
 }

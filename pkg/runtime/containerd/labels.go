@@ -15,13 +15,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Labels of container records. No label of CRI is ever used: its plugin would take the container
-// for its own.
+// Labels of container records. CRI's labels are never used: its plugin would take the container for
+// its own.
 const (
 	labelUID         = "nodeagent.dev/pod-uid"
 	labelNamespace   = "nodeagent.dev/pod-namespace"
 	labelPod         = "nodeagent.dev/pod-name"
-	labelName        = "nodeagent.dev/container" // absent on a sandbox's reaping process
+	labelName        = "nodeagent.dev/container" // absent on a sandbox's reaper
 	labelAttempt     = "nodeagent.dev/attempt"
 	labelSandbox     = "nodeagent.dev/sandbox"
 	labelImage       = "nodeagent.dev/image"
@@ -39,18 +39,18 @@ const (
 	labelOOM         = "nodeagent.dev/oom"
 	labelStartError  = "nodeagent.dev/start-error"
 
-	// labelKeepImage keeps the image's content from garbage collection while the container exists,
-	// also when somebody removes the image's last name (containerd docs/garbage-collection.md).
+	// labelKeepImage protects the image's content from garbage collection while the container
+	// exists, even if the image's last name is removed (containerd docs/garbage-collection.md).
 	labelKeepImage = "containerd.io/gc.ref.content.image"
 )
 
-// maxLabel is how long key and value of a label may be together (containerd pkg/labels).
+// maxLabel is the largest total length of a label's key and value in bytes (containerd pkg/labels).
 const maxLabel = 4096
 
 // groupAnnotation makes containerd's shim serve all containers of one group.
 const groupAnnotation = "io.containerd.runc.v2.group"
 
-// streams are how a container's pipes were made.
+// streams says how a container's pipes were made.
 type streams struct {
 	Stdin     bool `json:"stdin,omitempty"`
 	StdinOnce bool `json:"stdinOnce,omitempty"`
@@ -78,10 +78,11 @@ func labelsOf(c runtime.ContainerConfig, imageDigest, target string) map[string]
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// labelText is as much of a text as its label holds.
+// labelText cuts a text to the length that its label can hold.
 func labelText(key, text string) string { return clip.Start(text, maxLabel-len(key)) }
 
-// fromRecord reads a container back from its record; its state is what the labels alone can say.
+// fromRecord rebuilds a container from its record. State is Exited or Created, which is all that
+// the labels say.
 func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container, streams, error) {
 	l := record.Labels
 	ref := runtime.PodRef{UID: types.UID(l[labelUID]), Namespace: l[labelNamespace], Name: l[labelPod]}
@@ -111,7 +112,7 @@ func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container,
 	return ref, c, s, nil
 }
 
-// specOf reads the spec of a record.
+// specOf decodes the spec of a record.
 func specOf(record containers.Container) (*specs.Spec, error) {
 	if record.Spec == nil {
 		return nil, fmt.Errorf("container %.12s has no spec", record.ID)
@@ -123,7 +124,7 @@ func specOf(record containers.Container) (*specs.Spec, error) {
 	return &s, nil
 }
 
-// outputOf is what the pump is told of a container.
+// outputOf describes a container's streams to the log pump.
 func (r *Runtime) outputOf(ref runtime.PodRef, c runtime.Container, s streams, sealed bool) runtime.Output {
 	dir := r.ioDir(c.ID)
 	out := runtime.Output{

@@ -31,7 +31,7 @@ func TestOnlyRuncTakesItsOptions(t *testing.T) {
 		"wrong":  {},
 		"none":   {},
 	} {
-		info, err := r.handler(name)
+		info, err := r.runtimeInfo(name)
 		if (err != nil) != (c.shim == "") || info.Name != c.shim || (info.Options != nil) != c.options {
 			t.Errorf("handler %q: shim %q, options %v, error %v", name, info.Name, info.Options, err)
 		}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -14,7 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// namespace files below a pod's run folder.
+// Names of the namespace files in a pod's run folder.
 const (
 	netFile = "net"
 	ipcFile = "ipc"
@@ -22,13 +20,13 @@ const (
 	pidFile = "pid"
 )
 
-// pinNamespaces makes the namespaces that the sandbox does not share with the host, sets them up
-// and pins each as a bind mount in dir. A pinned namespace lives on without a process, which is why
-// no pause container is needed.
+// pinNamespaces creates the namespaces that the sandbox does not share with the host, configures
+// them and pins each as a bind mount in dir. A pinned namespace lives on without a process, so no
+// pause container is needed.
 func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, error) {
 	flags, files := 0, []string{}
 	ns := runtime.NamespacePaths(dir, c)
-	ns.PID = "" // a PID namespace needs a process of its own, which comes later
+	ns.PID = "" // a PID namespace needs a process, which startReaper starts
 	if ns.Net != "" {
 		flags |= unix.CLONE_NEWNET | unix.CLONE_NEWUTS
 		files = append(files, netFile, utsFile)
@@ -67,7 +65,7 @@ func pinNamespaces(dir string, c runtime.SandboxConfig) (runtime.Namespaces, err
 	return ns, failed
 }
 
-// setUp runs inside the new namespaces.
+// setUp sets host name and loopback inside the new namespaces.
 func setUp(c runtime.SandboxConfig) error {
 	if !c.HostNetwork {
 		if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
@@ -78,32 +76,6 @@ func setUp(c runtime.SandboxConfig) error {
 		}
 	}
 	return nil
-}
-
-// setSysctls sets kernel parameters inside a sandbox's namespaces. It comes after the network,
-// whose interfaces have parameters of their own (net.ipv4.conf.eth0.*).
-func setSysctls(ns runtime.Namespaces, sysctls map[string]string) (err error) {
-	if len(sysctls) == 0 {
-		return nil
-	}
-	osthread.Run(func() bool {
-		for _, path := range []string{ns.Net, ns.IPC, ns.UTS} {
-			if path == "" {
-				continue
-			}
-			if err = enter(path); err != nil {
-				return false
-			}
-		}
-		for name, value := range sysctls {
-			if err = os.WriteFile(sysctlPath(name), []byte(value), 0o644); err != nil {
-				err = fmt.Errorf("setting sysctl %q to %q: %w", name, value, err)
-				return false
-			}
-		}
-		return false
-	})
-	return err
 }
 
 // enter moves this thread into a pinned namespace.
@@ -119,7 +91,7 @@ func enter(path string) error {
 	return nil
 }
 
-// loopbackUp saves a run of the CNI loopback plugin.
+// loopbackUp does the work of the CNI loopback plugin without running it.
 func loopbackUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -137,47 +109,7 @@ func loopbackUp() error {
 	return nil
 }
 
-// sysctlPath takes both spellings, net.ipv4.tcp_syncookies and net/ipv4/conf/eth0.1/forwarding.
-func sysctlPath(name string) string {
-	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
-		name = strings.NewReplacer(".", "/", "/", ".").Replace(name)
-	}
-	return filepath.Join("/proc/sys", name)
-}
-
-// checkSysctls refuses what would change the host (kernel Documentation/admin-guide/sysctl: which
-// of them are namespaced).
-func checkSysctls(c runtime.SandboxConfig) error {
-	for name := range c.Sysctls {
-		dotted := strings.ReplaceAll(name, "/", ".")
-		switch {
-		case strings.Contains(name, ".."):
-			return fmt.Errorf("sysctl %q is malformed", name)
-		case strings.HasPrefix(dotted, "net."):
-			if c.HostNetwork {
-				return fmt.Errorf("sysctl %q is of the network namespace, which is the host's: leave out hostNetwork or the sysctl", name)
-			}
-		case strings.HasPrefix(dotted, "fs.mqueue.") || slices.Contains(ipcSysctls(), dotted):
-			if c.HostIPC {
-				return fmt.Errorf("sysctl %q is of the IPC namespace, which is the host's: leave out hostIPC or the sysctl", name)
-			}
-		case dotted == "kernel.domainname" && !c.HostNetwork:
-		default:
-			return fmt.Errorf("sysctl %q is not namespaced: it would change the whole node", name)
-		}
-	}
-	return nil
-}
-
-// ipcSysctls are namespaced (kernel ipc/ipc_sysctl.c).
-func ipcSysctls() []string {
-	return []string{
-		"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-		"kernel.shm_rmid_forced", "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id", "kernel.auto_msgmni",
-	}
-}
-
-// pin binds a namespace file to path.
+// pin bind-mounts a namespace file at path.
 func pin(source, path string) error {
 	if err := unpin(path); err != nil {
 		return err
@@ -193,9 +125,9 @@ func pin(source, path string) error {
 	return nil
 }
 
-// unpin removes a pinned namespace; one that is not there is no error.
+// unpin removes a pinned namespace. One that does not exist is no error.
 func unpin(path string) error {
-	for { // as often as something was mounted over it
+	for { // once for each mount on top of it
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			break
@@ -225,13 +157,13 @@ func unpinAll(dir string) error {
 	return nil
 }
 
-// pinned says whether a namespace is still there: after a reboot its file is not, or is empty.
+// pinned reports whether a namespace is still pinned: after a reboot its file is missing or empty.
 func pinned(path string) bool {
 	var s unix.Statfs_t
 	return unix.Statfs(path, &s) == nil && s.Type == unix.NSFS_MAGIC
 }
 
-// allPinned says whether every namespace of the sandbox is still there.
+// allPinned reports whether every namespace of the sandbox is still pinned.
 func allPinned(ns runtime.Namespaces) bool {
 	for _, path := range []string{ns.Net, ns.IPC, ns.UTS, ns.PID} {
 		if path != "" && !pinned(path) {

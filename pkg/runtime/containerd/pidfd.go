@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPidfd holds on to a process, so that the kernel keeps how it ended; nil where that cannot be
-// had.
+// openPidfd opens a process, so that the kernel keeps its exit status; nil if that fails.
 func openPidfd(pid int) *os.File {
 	if pid <= 0 {
 		return nil
@@ -19,8 +18,8 @@ func openPidfd(pid int) *os.File {
 	return os.NewFile(uintptr(fd), "pidfd")
 }
 
-// exitCode is how a held process ended: its code, or 128 and the signal. Kernels before 6.15 do not
-// tell (include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT).
+// exitCode returns how the process ended: its exit code, or 128 plus the signal. Kernels before
+// 6.15 do not tell (include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT).
 func exitCode(pidfd *os.File) (code int, ok bool) {
 	if pidfd == nil {
 		return 0, false

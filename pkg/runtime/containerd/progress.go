@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// stalledError is why a pull without progress was cancelled.
+// stalledError says why a pull without progress was cancelled.
 type stalledError struct {
-	hosts []string // that were asked and did not answer
+	hosts []string // that did not answer
 	after time.Duration
 }
 
@@ -23,20 +23,20 @@ func (e *stalledError) Error() string {
 		"and this node, overloaded?", strings.Join(e.hosts, ", "), e.after)
 }
 
-// progress is what is under way between a pull and its registries. A pull stalls when requests are
-// open and none of them gets a byte or an answer for the time allowed; while none is open (layers
-// are unpacked) the pull never stalls.
+// progress counts the open requests between a pull and its registries. A pull stalls when requests
+// are open and none of them receives anything before the deadline. With no request open, as while
+// layers are unpacked, it never stalls.
 type progress struct {
 	deadline time.Duration
 	cancel   context.CancelCauseFunc
 
 	mu    sync.Mutex
-	open  map[string]int // requests, by host
+	open  map[string]int // open requests by host
 	timer *time.Timer    // nil without a deadline
 }
 
-// watchProgress returns a context that ends with a stalledError when the pull stalls. A deadline of
-// 0 is none.
+// watchProgress returns a context that is cancelled with a stalledError when the pull stalls. A
+// deadline of 0 disables that.
 func watchProgress(ctx context.Context, deadline time.Duration) (context.Context, *progress, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &progress{deadline: deadline, cancel: cancel, open: map[string]int{}}
@@ -52,7 +52,7 @@ func watchProgress(ctx context.Context, deadline time.Duration) (context.Context
 	}
 }
 
-// change notes that a request to host begins (1), gets something (0) or ends (-1).
+// change notes that a request to host began (1), received something (0) or ended (-1).
 func (p *progress) change(host string, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,7 +77,7 @@ func (p *progress) expire() {
 	}
 }
 
-// watchedTransport tells a progress of every request and every byte of an answer.
+// watchedTransport reports every request and every byte of a response to a progress.
 type watchedTransport struct {
 	http.RoundTripper
 	progress *progress
@@ -96,7 +96,7 @@ func (t watchedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// watchedBody is an answer's body; the request is open until it is closed.
+// watchedBody is a response body; its request counts as open until it is closed.
 type watchedBody struct {
 	io.ReadCloser
 	progress *progress

@@ -18,9 +18,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Pull fetches and unpacks an image. Credentials are tried in order, then none, as long as the
-// registry refuses them. Mirrors, certificates and plain HTTP are as hosts.toml below CertsDir
-// says; localhost is plain HTTP.
+// Pull fetches and unpacks an image. It tries the credentials in order, then none, as long as the
+// registry refuses them. hosts.toml files in CertsDir configure mirrors, certificates and plain
+// HTTP; localhost is always plain HTTP.
 func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentials) (runtime.Image, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
@@ -46,13 +46,13 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth []runtime.Credentia
 	return runtime.Image{}, fmt.Errorf("pulling image %q: %w", ref, errors.Join(errs...))
 }
 
-// unpackLocks let one pull at a time unpack a layer that several have. The zero value is ready.
+// unpackLocks make concurrent pulls unpack a shared layer only once. The zero value is ready.
 type unpackLocks struct {
 	locks   keyLocks
-	unlocks sync.Map // by key, of who holds it
+	unlocks sync.Map // by key: the holder's unlock function
 }
 
-// Lock waits for the key or the end of ctx.
+// Lock waits for the key or until ctx ends.
 func (u *unpackLocks) Lock(ctx context.Context, key string) error {
 	unlock, err := u.locks.lock(ctx, key)
 	if err == nil {
@@ -61,7 +61,7 @@ func (u *unpackLocks) Lock(ctx context.Context, key string) error {
 	return err
 }
 
-// Unlock gives a key back that the caller holds.
+// Unlock releases a key that the caller holds.
 func (u *unpackLocks) Unlock(key string) {
 	if unlock, held := u.unlocks.LoadAndDelete(key); held {
 		unlock.(func())()
@@ -91,8 +91,8 @@ func (r *Runtime) pull(ctx context.Context, named reference.Named, c runtime.Cre
 	return err
 }
 
-// credentialsFor gives credentials only to the registry that they are for, and never to a mirror of
-// another name.
+// credentialsFor returns the credentials only if they are for this registry; a mirror under another
+// name never gets them.
 func credentialsFor(host string, named reference.Named, c runtime.Credentials) (user, secret string, err error) {
 	server := c.Server
 	if server == "" {
@@ -107,7 +107,7 @@ func credentialsFor(host string, named reference.Named, c runtime.Credentials) (
 	return c.Username, c.Password, nil
 }
 
-// canonicalHost takes "registry:5000", "https://registry:5000/v1/" and each of a registry's names.
+// canonicalHost accepts "registry:5000", "https://registry:5000/v1/" and every name of a registry.
 func canonicalHost(s string) string {
 	if strings.Contains(s, "://") {
 		if u, err := url.Parse(s); err == nil {
@@ -118,7 +118,7 @@ func canonicalHost(s string) string {
 	return runtime.RegistryHost(s)
 }
 
-// refused says that the registry wants other credentials.
+// refused reports whether the registry rejected the credentials.
 func refused(err error) bool {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {

@@ -15,7 +15,7 @@ import (
 )
 
 // startReaper starts process 1 of a pod's shared PID namespace, as a container whose root folder
-// has nothing but that program. Its id is the sandbox's, so that it is found again.
+// holds only that program. Its id is the sandbox's, so that a later agent finds it.
 func (r *Runtime) startReaper(ctx context.Context, s *sandbox) (pid int, err error) {
 	if r.c.Reaper == "" {
 		return 0, errors.New("the path of nodeagent-pump is not configured")
@@ -39,7 +39,7 @@ func (r *Runtime) startReaper(ctx context.Context, s *sandbox) (pid int, err err
 	return int(l.pid), nil
 }
 
-// reaperRoot makes the root folder that all reapers share.
+// reaperRoot creates the root folder that all reapers share.
 func (r *Runtime) reaperRoot() (string, error) {
 	root := filepath.Join(r.c.RunDir, "reaper")
 	if err := os.MkdirAll(filepath.Join(root, "proc"), 0o755); err != nil {
@@ -84,7 +84,7 @@ func (r *Runtime) reaperSpec(s *sandbox, root string) *specs.Spec {
 	}
 }
 
-// cgroupsPath is the OCI runtime's way to name a cgroup below parent, for the cgroup driver in use.
+// cgroupsPath names a cgroup below parent in the form of the cgroup driver in use.
 func (r *Runtime) cgroupsPath(parent, id string) string {
 	switch {
 	case parent == "":
@@ -93,4 +93,39 @@ func (r *Runtime) cgroupsPath(parent, id string) string {
 		return filepath.Base(parent) + ":nodeagent:" + id
 	}
 	return filepath.Join(parent, id)
+}
+
+// checkReapers marks sandboxes unready whose shared PID namespace has lost its reaper.
+func (r *Runtime) checkReapers() {
+	r.view.mu.Lock()
+	defer r.view.mu.Unlock()
+	for uid, s := range r.view.sandboxes {
+		if s.Sandbox.Namespaces.PID == "" || !s.Sandbox.Ready {
+			continue
+		}
+		if c := r.view.containers[s.Sandbox.ID]; c == nil || c.c.State == runtime.Exited {
+			s.Sandbox.Ready = false
+			r.view.notify(uid)
+		}
+	}
+}
+
+// reaperEnded marks the sandbox unready whose shared PID namespace lost its first process: the
+// kernel refuses to start new processes in such a namespace.
+func (r *Runtime) reaperEnded(c container) {
+	s, ok := r.view.sandbox(c.ref.UID)
+	if !ok || s.Sandbox.ID != c.c.ID {
+		return
+	}
+	s.Sandbox.Ready = false
+	r.view.putSandbox(&s)
+}
+
+func (r *Runtime) endReaper(ctx context.Context, id string) error {
+	unlock, err := r.locks.lock(ctx, containerKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.removeContainer(ctx, id)
 }

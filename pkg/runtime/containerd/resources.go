@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"strconv"
-	"strings"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -17,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// UpdateResources implements runtime.Resizer. The task comes first, then its record: a crash in
-// between leaves a record of the old limits, and the same change is asked for again.
+// UpdateResources implements runtime.Resizer. It changes the task before the record: after a crash
+// in between, the record has the old limits and the planner asks for the same change again.
 func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err
@@ -52,8 +49,8 @@ func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *spe
 	return nil
 }
 
-// affordable refuses a memory limit below what the container uses: with cgroup v2 the kernel would
-// kill it. The words are kubelet's.
+// affordable refuses a memory limit below current usage: with cgroup v2 the kernel would kill the
+// container. The error text is kubelet's.
 func affordable(c container, to *specs.LinuxResources) error {
 	if to.Memory == nil || to.Memory.Limit == nil || *to.Memory.Limit <= 0 {
 		return nil
@@ -69,24 +66,7 @@ func affordable(c container, to *specs.LinuxResources) error {
 	return nil
 }
 
-// memoryUsage reads memory.current (v2) or memory.usage_in_bytes (v1).
-func memoryUsage(path string) (bytes int64, known bool) {
-	if path == "" {
-		return 0, false
-	}
-	path = cgroupDir(path)
-	for _, file := range []string{"/sys/fs/cgroup" + path + "/memory.current", "/sys/fs/cgroup/memory" + path + "/memory.usage_in_bytes"} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		bytes, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-		return bytes, err == nil
-	}
-	return 0, false
-}
-
-// mergedResources are the old limits with those that to names in their place.
+// mergedResources returns the old limits, replaced by those that to names.
 func mergedResources(old, to *specs.LinuxResources) *specs.LinuxResources {
 	var merged specs.LinuxResources
 	if old != nil {
@@ -127,8 +107,8 @@ func given[T any](field **T, value *T) {
 	}
 }
 
-// updateTask has the OCI runtime change the limits. It is told of those alone that may change while
-// a container runs.
+// updateTask lets the OCI runtime change the limits. It passes only limits that can change while a
+// container runs.
 func (r *Runtime) updateTask(ctx context.Context, id string, to *specs.LinuxResources) error {
 	limits, err := typeurl.MarshalAny(&specs.LinuxResources{CPU: to.CPU, Memory: to.Memory, Unified: to.Unified})
 	if err != nil {
@@ -138,7 +118,8 @@ func (r *Runtime) updateTask(ctx context.Context, id string, to *specs.LinuxReso
 	return native(err)
 }
 
-// recordResources writes the limits into the record's spec, and what they were made from beside it.
+// recordResources writes the limits to the record's spec, and the requests and limits of the pod
+// spec to a label.
 func (r *Runtime) recordResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
 	record, err := r.store().Get(ctx, id)
 	if err != nil {
@@ -149,7 +130,7 @@ func (r *Runtime) recordResources(ctx context.Context, id, sizes string, to *spe
 		return err
 	}
 	if spec.Linux == nil {
-		return errors.New("its spec is not of Linux")
+		return errors.New("its spec has no linux section")
 	}
 	spec.Linux.Resources = to
 	encoded, err := typeurl.MarshalAny(spec)

@@ -16,19 +16,19 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// sandbox is the record of one, as kept on disk.
+// sandbox is the on-disk record of a sandbox.
 type sandbox struct {
 	Config  runtime.SandboxConfig
 	Sandbox runtime.Sandbox
-	// Complete says that StartSandbox came to its end.
+	// Complete is set once StartSandbox has succeeded.
 	Complete bool
 }
 
-// cleanupTime bounds the undoing of what failed or was cancelled.
+// cleanupTime bounds the cleanup after a failed or cancelled call.
 const cleanupTime = 30 * time.Second
 
-// StartSandbox pins the namespaces, sets up the network and, for a shared PID namespace, starts the
-// process that reaps in it. What an interrupted start or an earlier attempt left is removed first.
+// StartSandbox pins the namespaces, sets up the network and, for a shared PID namespace, starts its
+// reaper. It first removes what an interrupted start or an earlier attempt left.
 func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
 	if err := r.view.wait(ctx); err != nil {
 		return runtime.Sandbox{}, err
@@ -52,7 +52,7 @@ func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (ru
 	if s.Sandbox.SELinux, err = r.c.SELinux.Labels(c.SELinux); err != nil {
 		return runtime.Sandbox{}, err
 	}
-	// Written before anything is made, so that whatever is left of a crash is found and undone.
+	// The record is written first, so that a later agent finds and removes whatever a crash leaves.
 	if err := r.writeSandbox(s); err != nil {
 		return runtime.Sandbox{}, err
 	}
@@ -60,8 +60,8 @@ func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (ru
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		if rerr := r.removeSandbox(undo, s); rerr != nil {
-			r.view.putSandbox(&s) // not ready: the plan removes it
-			err = fmt.Errorf("%w (and undoing it: %w)", err, rerr)
+			r.view.putSandbox(&s) // unready: the planner removes it
+			err = fmt.Errorf("%w (cleaning up failed too: %w)", err, rerr)
 		}
 		return runtime.Sandbox{}, err
 	}
@@ -93,7 +93,7 @@ func (r *Runtime) buildSandbox(ctx context.Context, s *sandbox) error {
 	}
 	pid, err := r.startReaper(ctx, s)
 	if err != nil {
-		return fmt.Errorf("starting the process of the shared PID namespace: %w", err)
+		return fmt.Errorf("starting the reaper of the shared PID namespace: %w", err)
 	}
 	s.Sandbox.Namespaces.PID = runtime.NamespacePaths(dir, s.Config).PID
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -102,7 +102,7 @@ func (r *Runtime) buildSandbox(ctx context.Context, s *sandbox) error {
 	return pin(fmt.Sprintf("/proc/%d/ns/pid", pid), s.Sandbox.Namespaces.PID)
 }
 
-// RemoveSandbox runs CNI DEL, also when the namespaces are gone, and unpins them.
+// RemoveSandbox runs CNI DEL, even if the namespaces are gone, and unpins them.
 func (r *Runtime) RemoveSandbox(ctx context.Context, uid types.UID) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err
@@ -119,16 +119,16 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid types.UID) error {
 	return r.removeSandbox(ctx, s)
 }
 
-// removeSandbox takes down in the reverse order of buildSandbox; the record goes last.
+// removeSandbox undoes buildSandbox in reverse order and deletes the record last.
 func (r *Runtime) removeSandbox(ctx context.Context, s sandbox) error {
 	uid := s.Config.Pod.UID
 	reapers := r.view.reapers(uid)
 	if s.Config.ShareProcessNamespace {
-		reapers[s.Sandbox.ID] = true // also one that the view does not know yet
+		reapers[s.Sandbox.ID] = true // the view may not have it yet
 	}
 	for id := range reapers {
 		if err := r.endReaper(ctx, id); err != nil {
-			return fmt.Errorf("removing the process of the shared PID namespace: %w", err)
+			return fmt.Errorf("removing the reaper of the shared PID namespace: %w", err)
 		}
 	}
 	dir := r.podDir(string(uid))
@@ -148,22 +148,13 @@ func (r *Runtime) removeSandbox(ctx context.Context, s sandbox) error {
 	return nil
 }
 
-func (r *Runtime) endReaper(ctx context.Context, id string) error {
-	unlock, err := r.locks.lock(ctx, containerKey(id))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return r.removeContainer(ctx, id)
-}
-
 func (r *Runtime) sandboxDir() string { return filepath.Join(r.c.StateDir, "sandboxes") }
 
 func (r *Runtime) sandboxFile(uid types.UID) string {
 	return filepath.Join(r.sandboxDir(), string(uid)+".json")
 }
 
-// writeSandbox replaces the record; it is on the disk when this returns.
+// writeSandbox replaces the record and syncs it to disk.
 func (r *Runtime) writeSandbox(s sandbox) error {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -179,8 +170,8 @@ func (r *Runtime) writeSandbox(s sandbox) error {
 	return nil
 }
 
-// readSandboxes reads all records. One that cannot be read is of a sandbox that is not ready: what
-// it was made of is found by its pod's UID and the path of its namespaces.
+// readSandboxes reads all records. A sandbox whose record is unreadable counts as unready; its
+// pod's UID and the namespace path are enough to remove it.
 func (r *Runtime) readSandboxes() ([]*sandbox, error) {
 	entries, err := os.ReadDir(r.sandboxDir())
 	if os.IsNotExist(err) {
@@ -201,10 +192,10 @@ func (r *Runtime) readSandboxes() ([]*sandbox, error) {
 			err = json.Unmarshal(b, s)
 		}
 		if err == nil && string(s.Config.Pod.UID) != uid {
-			err = errors.New("it is of another pod")
+			err = errors.New("it belongs to another pod")
 		}
 		if err != nil {
-			r.c.Logger.Warn("sandbox record cannot be read, its sandbox is taken for gone", "file", e.Name(), "err", err)
+			r.c.Logger.Warn("Sandbox record cannot be read, the sandbox counts as not ready", "file", e.Name(), "err", err)
 			s = &sandbox{Config: runtime.SandboxConfig{Pod: runtime.PodRef{UID: types.UID(uid)}}}
 			s.Sandbox.ID = runtime.SandboxID(types.UID(uid), 0)
 		}
@@ -212,4 +203,22 @@ func (r *Runtime) readSandboxes() ([]*sandbox, error) {
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// loadSandboxes reads the records once; from then on only this Runtime writes them.
+func (r *Runtime) loadSandboxes() error {
+	if r.view.loaded() {
+		return nil
+	}
+	all, err := r.readSandboxes()
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if _, ok := r.view.sandbox(s.Config.Pod.UID); !ok {
+			r.c.SELinux.Reserve(s.Sandbox.SELinux)
+			r.view.putSandbox(s)
+		}
+	}
+	return nil
 }

@@ -20,16 +20,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// shimPatience is how long a task is created anew while its pod's shim is ending or an earlier
-// creation is cleaned up, for which containerd takes up to 10 s.
+// shimPatience is how long to retry creating a task while the pod's previous shim exits or
+// containerd cleans up a cancelled creation, which takes up to 10 s.
 const shimPatience = 20 * time.Second
 
-// ociRefusal is in every error of the program that makes containers (runc and its like): the spec
-// is to blame, or the image.
+// ociRefusal occurs in every error of the OCI runtime (runc and alike), which the spec or the image
+// has caused.
 const ociRefusal = "OCI runtime"
-
-// launchTime bounds a launch whose caller has gone.
-const launchTime = 4 * time.Minute
 
 func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount) error {
 	req := &tasksapi.CreateTaskRequest{
@@ -62,7 +59,7 @@ func (r *Runtime) createTask(ctx context.Context, l *launch, root []mount.Mount)
 	}
 }
 
-// labelled gives the root file system the SELinux label of the container's files.
+// labelled adds the container's SELinux label to the root file system's mount options.
 func labelled(root []mount.Mount, s *specs.Spec) []mount.Mount {
 	if s.Linux == nil || s.Linux.MountLabel == "" {
 		return root
@@ -74,15 +71,15 @@ func labelled(root []mount.Mount, s *specs.Spec) []mount.Mount {
 	return root
 }
 
-// shimEnding says that containerd met the pod's previous shim on its way out (the last container of
-// a pod takes its shim with it, and the next one comes at the same address), or the folder of a
-// creation that was cancelled and is being cleaned up.
+// shimEnding reports whether containerd hit a transient state: the pod's previous shim is exiting
+// (the last container takes the shim with it, and the next one uses the same address), or
+// containerd still cleans up the folder of a cancelled creation.
 func shimEnding(err error) bool {
 	text := err.Error()
 	for _, sign := range []string{
 		"ttrpc: closed", "ttrpc: server closed", "connection refused", "connect: no such file", "failed to start shim",
 		"shim disconnected", ": file exists",
-		// a path of the folder that is being cleaned up while we make it anew
+		// the folder that containerd is still cleaning up
 		"io.containerd.runtime.v2.task/",
 	} {
 		if strings.Contains(text, sign) {
@@ -92,7 +89,7 @@ func shimEnding(err error) bool {
 	return false
 }
 
-// blame tells errors of the container from those of the runtime and of the caller.
+// blame marks an error as the container's fault unless the runtime or the caller caused it.
 func blame(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, runtime.ErrUnavailable) || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
 		return err
@@ -106,7 +103,7 @@ func (r *Runtime) startTask(ctx context.Context, l *launch) error {
 		l.pid = resp.Pid
 		return nil
 	}
-	// It may run already: an earlier call got this far before its time was up.
+	// It may be running: an earlier call may have started it and timed out.
 	got, gerr := r.tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: l.record.ID})
 	if gerr == nil && got.Process.Status != tasktypes.Status_CREATED && got.Process.Status != tasktypes.Status_UNKNOWN {
 		l.pid = got.Process.Pid
@@ -115,19 +112,7 @@ func (r *Runtime) startTask(ctx context.Context, l *launch) error {
 	return blame(ctx, fmt.Errorf("failed to start containerd task: %w", native(err)))
 }
 
-// containerKey locks all that starts, adopts and removes a container.
-func containerKey(id string) string { return "container/" + id }
-
-// shimKey locks what a pod's shim does not do well at the same time: it ends with its last task,
-// also while it is creating the next one.
-func shimKey(c *container) string {
-	if c.c.SandboxID == "" {
-		return "shim/" + c.c.ID
-	}
-	return "shim/" + c.c.SandboxID
-}
-
-// deleteTask deletes an ended task, and with a pod's last one its shim.
+// deleteTask deletes an exited task. With a pod's last task its shim exits.
 func (r *Runtime) deleteTask(ctx context.Context, c *container) error {
 	unlock, err := r.locks.lock(ctx, shimKey(c))
 	if err != nil {
@@ -141,7 +126,7 @@ func (r *Runtime) deleteTask(ctx context.Context, c *container) error {
 	return err
 }
 
-// endTask kills and deletes the task, if there is one. Nobody else records its end from here on.
+// endTask kills and deletes the task, if there is one. From then on nobody else records its exit.
 func (r *Runtime) endTask(ctx context.Context, id string) error {
 	ended := false
 	c := container{c: runtime.Container{ID: id}}
@@ -157,12 +142,11 @@ func (r *Runtime) endTask(ctx context.Context, id string) error {
 		}
 		if err == nil {
 			if _, err := r.tasks().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id}); errors.Is(native(err), runtime.ErrUnavailable) || ctx.Err() != nil {
-				return fmt.Errorf("waiting for the end: %w", native(err))
+				return fmt.Errorf("waiting for the exit: %w", native(err))
 			}
 		}
 	}
-	// An exit that is recorded just now deletes the task as well; whoever comes second may see the
-	// shim go.
+	// A concurrent recordExit deletes the task too; whoever is second may find the shim exiting.
 	for wait := 2 * time.Millisecond; ; wait *= 2 {
 		err := r.deleteTask(ctx, &c)
 		if err == nil {

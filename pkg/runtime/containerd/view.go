@@ -14,7 +14,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// view is the copy in memory of what the host holds. Everything in it can be rebuilt from the host.
+// view caches what the host holds. All of it can be rebuilt from the host.
 type view struct {
 	mu         sync.Mutex
 	synced     chan struct{} // closed once the first reconcile is done
@@ -24,22 +24,23 @@ type view struct {
 	watchers   map[chan types.UID]struct{}
 }
 
-// container is one container, with what the contract does not show.
+// container is one container with what the contract does not show.
 type container struct {
 	ref     runtime.PodRef
 	c       runtime.Container
 	streams streams
-	cgroup  string   // as in the spec
+	cgroup  string   // cgroupsPath of the spec
 	process []byte   // the spec's process as JSON, for exec; nil until needed
-	group   string   // of the shim
-	tasked  bool     // its task was created by this agent
+	group   string   // shim group
+	tasked  bool     // this agent created its task
 	watched bool     // a goroutine waits for its exit
-	oom     bool     // an event told so
-	exiting bool     // the exit is being recorded, or is
+	oom     bool     // an OOM event came
+	exiting bool     // its exit is recorded or being recorded
 	pidfd   *os.File // see hold
 }
 
-// hold keeps how the main process ends known, should containerd not be there to see it.
+// hold opens a pidfd for the main process: by it the kernel tells the exit code even if containerd
+// is down when the process ends.
 func (c *container) hold() {
 	if c.pidfd == nil && c.c.Pid > 0 {
 		c.pidfd = openPidfd(c.c.Pid)
@@ -62,14 +63,14 @@ func newView() *view {
 	}
 }
 
-// current says whether the connection stands.
+// current reports whether the connection is up.
 func (v *view) current() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.connected
 }
 
-// loaded says whether the first reconcile is done.
+// loaded reports whether the first reconcile is done.
 func (v *view) loaded() bool {
 	select {
 	case <-v.synced:
@@ -82,7 +83,7 @@ func (v *view) loaded() bool {
 // syncWait is how long a call waits for the first reconcile.
 const syncWait = 5 * time.Second
 
-// wait is for callers that come before the first reconcile.
+// wait blocks callers until the first reconcile is done.
 func (v *view) wait(ctx context.Context) error {
 	if v.loaded() {
 		return nil
@@ -93,7 +94,7 @@ func (v *view) wait(ctx context.Context) error {
 	case <-v.synced:
 		return nil
 	case <-t.C:
-		return fmt.Errorf("containerd was not reached yet: %w", runtime.ErrUnavailable)
+		return fmt.Errorf("containerd has not been reached yet: %w", runtime.ErrUnavailable)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -108,7 +109,7 @@ func (v *view) online() {
 	}
 }
 
-// offline closes the watchers' channels: what they show may be stale, and they must list again.
+// offline closes the watchers' channels: the view may be stale, so they must list again.
 func (v *view) offline() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -119,8 +120,8 @@ func (v *view) offline() {
 	clear(v.watchers)
 }
 
-// with calls f with the container under the view's lock and tells the watchers if f says that
-// something changed.
+// with calls f with the container under the view's lock, and notifies the watchers if f returns
+// true. It returns false if there is no such container.
 func (v *view) with(id string, f func(c *container) (changed bool)) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -134,7 +135,7 @@ func (v *view) with(id string, f func(c *container) (changed bool)) bool {
 	return true
 }
 
-// find returns a copy.
+// find returns a copy of the container.
 func (v *view) find(id string) (container, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -145,7 +146,8 @@ func (v *view) find(id string) (container, bool) {
 	return *c, true
 }
 
-// same returns a function that says whether the id still means what it means now.
+// same returns a function that reports whether the id still refers to the same container: ids are
+// reused.
 func (v *view) same(id string) func() bool {
 	now := func() *container {
 		v.mu.Lock()
@@ -156,7 +158,7 @@ func (v *view) same(id string) func() bool {
 	return func() bool { return now() == was }
 }
 
-// ids are those of all containers.
+// ids lists all containers.
 func (v *view) ids() map[string]bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -187,13 +189,13 @@ func (v *view) drop(id string) {
 	}
 }
 
-// group is the shim group for a new container: that of what lives in its sandbox, else one of its
-// own, which no ending shim has. It is called with the sandbox's shim locked.
+// group returns the shim group for a new container: that of a container alive in the same sandbox,
+// else its own id, which no exiting shim uses. The caller holds the lock of the sandbox's shim.
 func (v *view) group(c *container) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if have := v.containers[c.c.ID]; have != nil && have.group != "" {
-		return have.group // its record says so already
+		return have.group // as its record says
 	}
 	for _, other := range v.containers {
 		if other.c.SandboxID == c.c.SandboxID && other.group != "" && (other.tasked || other.c.State == runtime.Running) && !other.exiting {
@@ -203,7 +205,7 @@ func (v *view) group(c *container) string {
 	return c.c.ID
 }
 
-// reapers are the ids of the processes that keep a pod's shared PID namespace.
+// reapers lists the containers that keep the pod's shared PID namespace.
 func (v *view) reapers(uid types.UID) map[string]bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -240,8 +242,8 @@ func (v *view) dropSandbox(uid types.UID) {
 	v.notify(uid)
 }
 
-// notify is called with the lock held. Watchers' channels are large; one that is full gets its hint
-// lost only if as many others wait in it already, so a full channel is closed instead: list again.
+// notify requires the lock. A watcher whose channel is full has fallen thousands of hints behind;
+// its channel is closed, so that it lists again.
 func (v *view) notify(uid types.UID) {
 	for ch := range v.watchers {
 		select {
@@ -297,7 +299,7 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Pod, error) {
 	return pods, nil
 }
 
-// Get returns one pod, from memory; the zero Pod when nothing of it is known.
+// Get returns one pod from memory; the zero Pod if it is unknown.
 func (r *Runtime) Get(ctx context.Context, uid types.UID) (runtime.Pod, error) {
 	if err := r.view.wait(ctx); err != nil {
 		return runtime.Pod{}, err

@@ -13,21 +13,21 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// VolumeDir is where a container has the volumes that its image declares.
+// VolumeDir is the folder of the volumes that the container's image declares.
 func (r *Runtime) VolumeDir(containerID string) string {
 	return filepath.Join(r.c.StateDir, "volumes", containerID)
 }
 
-// fillVolumes makes the folders of the image's volumes, with what the image has at their place. All
-// of them appear at once: what a crash left half done is made anew, and a container that is started
-// again after a failure finds its own.
+// fillVolumes creates the image's volumes, filled with the image's content. They appear all at
+// once, by a rename: an interrupted copy is redone, and a container that is started again keeps its
+// volumes.
 func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	dir := r.VolumeDir(l.record.ID)
 	if _, err := os.Lstat(dir); err == nil || len(l.volumes) == 0 {
 		return nil
 	}
 	part := dir + partSuffix
-	if err := os.RemoveAll(part); err != nil { // nobody but this agent has ever been in it
+	if err := os.RemoveAll(part); err != nil { // no container has had access to it
 		return fmt.Errorf("making the image's volumes: %w", err)
 	}
 	if err := os.MkdirAll(part, 0o711); err != nil {
@@ -36,7 +36,7 @@ func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	err := r.images.mounted(ctx, l.image, func(root string) error {
 		for _, v := range l.volumes {
 			if filepath.Dir(v.Source) != dir {
-				return fmt.Errorf("image volume %q of container %.12s: its folder must be in %q", v.Destination, l.record.ID, dir)
+				return fmt.Errorf("image volume %q of container %.12s: its folder is not in %q", v.Destination, l.record.ID, dir)
 			}
 			target := filepath.Join(part, filepath.Base(v.Source))
 			if err := fillVolume(target, root, v.Destination); err != nil {
@@ -60,10 +60,10 @@ func (r *Runtime) fillVolumes(ctx context.Context, l *launch) error {
 	return nil
 }
 
-// partSuffix is on the folder of volumes that are not all filled yet.
+// partSuffix marks a folder whose volumes are not complete yet.
 const partSuffix = ".part"
 
-// removeVolumes removes them, also what a crash left half done.
+// removeVolumes removes the volumes, complete or not.
 func (r *Runtime) removeVolumes(containerID string) error {
 	dir := r.VolumeDir(containerID)
 	if err := errors.Join(hostfs.Remove(dir), hostfs.Remove(dir+partSuffix)); err != nil {
@@ -72,13 +72,13 @@ func (r *Runtime) removeVolumes(containerID string) error {
 	return nil
 }
 
-// fillVolume copies the image's folder with owners, modes and links as they are; where the image
-// has none, the volume is empty.
+// fillVolume copies the image's folder with owners, modes and links; without one the volume is
+// empty.
 func fillVolume(target, root, place string) error {
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return err
 	}
-	source, err := fs.RootPath(root, place) // links of the image lead nowhere out of it
+	source, err := fs.RootPath(root, place) // links of the image do not lead out of it
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func fillVolume(target, root, place string) error {
 		return err
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("the image has no folder there but a file of mode %s", info.Mode())
+		return fmt.Errorf("the image has a file of mode %s there, not a folder", info.Mode())
 	}
 	return fs.CopyDir(target, source, fs.WithXAttrExclude("security.selinux"))
 }

@@ -1,6 +1,6 @@
-// Package selinux is EDGE: the SELinux labels of pods, containers and their files. It reads the
-// machine's policy and writes labels of files; the levels that are taken by pods are kept by the
-// library in this process. On a machine without SELinux it does nothing, and every label is empty.
+// Package selinux is EDGE: SELinux labels of pods, containers and their files. It reads the
+// machine's policy and writes labels of files. The levels in use are kept in this process by the
+// SELinux library. On a machine without SELinux it does nothing, and every label is empty.
 package selinux
 
 import (
@@ -17,11 +17,10 @@ import (
 // Host is this machine's SELinux.
 type Host struct{}
 
-// Enabled says whether the machine has SELinux.
+// Enabled reports whether the machine has SELinux.
 func (Host) Enabled() bool { return selinux.GetEnabled() }
 
-// Labels makes the labels that the options ask for. Without a level they get one that nobody else
-// has, until Release.
+// Labels makes the labels for the options. Without a level they get a unique one, until Release.
 func (h Host) Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
 	if !h.Enabled() {
 		return runtime.SELinuxLabels{}, nil
@@ -39,9 +38,8 @@ func (h Host) Labels(o runtime.SELinuxOptions) (runtime.SELinuxLabels, error) {
 	return runtime.SELinuxLabels{Process: process, Mount: mount}, nil
 }
 
-// Of makes the labels of a container that has options of its own, in a pod with labels of its own:
-// what the options leave out, it has of its pod. So containers of a pod share its level, and with
-// it the pod's volumes.
+// Of makes the labels of a container in a pod with the labels pod. Options that name no level take
+// the pod's, so that the containers of a pod share its level and can use its volumes.
 func (h Host) Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.SELinuxLabels, error) {
 	if o.Level == "" && pod.Process != "" {
 		c, err := selinux.NewContext(pod.Process)
@@ -53,22 +51,22 @@ func (h Host) Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.S
 	return h.Labels(o)
 }
 
-// Reserve keeps the level of labels that an agent before this one made.
+// Reserve takes the level of labels that an earlier agent made.
 func (Host) Reserve(l runtime.SELinuxLabels) {
 	if l.Process != "" {
 		selinux.ReserveLabel(l.Process)
 	}
 }
 
-// Release gives the level back.
+// Release frees the level.
 func (Host) Release(l runtime.SELinuxLabels) {
 	if l.Process != "" {
 		selinux.ReleaseLabel(l.Process)
 	}
 }
 
-// Relabel gives the label to a file, or to a folder and everything below it, following no links.
-// File systems that know no labels are left as they are.
+// Relabel sets the label of a file, or of a folder and everything below it, without following
+// links. File systems without labels are left as they are.
 func (h Host) Relabel(path, mount string) error {
 	if mount == "" || !h.Enabled() {
 		return nil
