@@ -1,5 +1,5 @@
-// Command nodeagent-pump is the small process beside the agent. It is static and small because it
-// stays for long:
+// Command nodeagent-pump is the small static program that runs beside the agent. It is kept small
+// because it runs for as long as the node:
 //
 //	nodeagent-pump logs --socket PATH   the log pump of a node (see pkg/runtime/logpump/pump); returns when it answers on the socket
 //	nodeagent-pump reap                 process 1 of a shared PID namespace: reaps orphans until SIGTERM
@@ -48,7 +48,7 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// Descriptors that the detached pump inherits.
+// File descriptors that the detached pump inherits.
 const (
 	listenerFD = 3
 	lockFD     = 4
@@ -70,9 +70,9 @@ func logs(args []string) error {
 	return detach(*socket)
 }
 
-// detach starts the pump in a session of its own and returns when its socket takes connections.
-// With a pump on the socket already it does nothing: the lock file says so, a socket alone would
-// not tell a dead pump from a live one.
+// detach starts the pump in its own session and returns when its socket accepts connections. It
+// does nothing if a pump runs already, which the lock file tells: a socket alone does not tell a
+// live pump from a dead one.
 func detach(socket string) error {
 	lock, err := os.OpenFile(socket+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -124,15 +124,15 @@ func serveLogs() error {
 	syscall.Umask(0o022)
 	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
 	debug.SetMemoryLimit(32 << 20)
-	// A hang-up or an interrupt meant for the agent is none for the pump. SIGTERM ends it: at
-	// shutdown, after the containers.
+	// Signals from a terminal are meant for the agent. SIGTERM ends the pump: at shutdown, after
+	// the containers.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return pump.New(version.Agent(), time.Now).Serve(ctx, listener)
 }
 
-// reap is all that a shared PID namespace needs of its process 1.
+// reap is process 1 of a shared PID namespace.
 func reap() error {
 	end := make(chan os.Signal, 1)
 	child := make(chan os.Signal, 1)

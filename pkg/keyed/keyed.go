@@ -1,13 +1,13 @@
-// Package keyed is a LOOP: one goroutine per key, each calling the same step again and again: when
-// it is woken, when the moment came that the last step named, and after a growing pause when the
-// step failed. It knows nothing of what a key is.
+// Package keyed is a LOOP: it runs one goroutine per key, which calls the same step again and
+// again: when the key is woken, at the time that the last step named, and after a growing pause
+// when the step failed. It knows nothing about the keys.
 //
 // # A life
 //
-// The first Wake of a key starts its worker. Wakes that arrive while a step runs are gathered into
-// one more step, so that each step sees the newest and none is missed. A step that says Done ends
-// the worker, unless a wake came meanwhile; a later Wake starts a new one. Steps of one key never
-// run side by side; steps of different keys always may.
+// The first Wake of a key starts its worker. Wakes that arrive during a step are merged into one
+// more step, so that every wake is followed by a step that began after it. A step that returns Done
+// ends the worker, unless a wake came meanwhile; a later Wake starts a new one. Steps of one key
+// never run concurrently; steps of different keys may.
 package keyed
 
 import (
@@ -18,26 +18,26 @@ import (
 	"time"
 )
 
-// Next is when a step wants to be called again with no wake; the zero value: never. Done ends the
-// key's worker.
+// Next says when to call the step again without a wake; the zero value: never. Done ends the key's
+// worker.
 type Next struct {
 	At   time.Time
 	Done bool
 }
 
-// Step does the work of one key once. An error is followed by another call after a pause; Next is
-// ignored then.
+// Step does the work of one key once. After an error it is called again after a pause, and Next is
+// ignored.
 type Step[K comparable] func(ctx context.Context, key K) (Next, error)
 
-// Config of a Group.
+// Config configures a Group.
 type Config[K comparable] struct {
 	Step Step[K]
 	// Now is the clock; required.
 	Now func() time.Time
-	// MinPause and MaxPause bound the pause after an error, which doubles with every error in a
-	// row; default 1 s and 1 min. Each is shortened by chance, by up to half of it.
+	// MinPause and MaxPause bound the pause after an error, which doubles with every consecutive
+	// error; default 1 s and 1 min. Each pause is randomly shortened by up to half.
 	MinPause, MaxPause time.Duration
-	// OnError is told of every error of a step but cancellation; nil: nobody is.
+	// OnError, if not nil, is called with every error of a step except cancellation.
 	OnError func(key K, err error)
 }
 
@@ -47,14 +47,14 @@ type Group[K comparable] struct {
 
 	mu      sync.Mutex
 	workers map[K]*worker
-	spawn   func(key K, w *worker) // nil while Run is not under way
+	spawn   func(key K, w *worker) // nil unless Run is running
 	ended   bool
 	running sync.WaitGroup
 }
 
-// worker is one key's state. All but wake is guarded by the group's mutex.
+// worker is the state of one key. The group's mutex guards all of it but wake.
 type worker struct {
-	wake   chan struct{} // holds one: "look again"
+	wake   chan struct{} // capacity 1
 	cancel context.CancelFunc
 }
 
@@ -72,14 +72,14 @@ func New[K comparable](c Config[K]) (*Group[K], error) {
 	return &Group[K]{config: c, workers: make(map[K]*worker)}, nil
 }
 
-// Wake has the key's step called soon. Before Run it is remembered, after Run it does nothing.
+// Wake makes the key's step run soon. Before Run it is remembered; after Run it does nothing.
 func (g *Group[K]) Wake(key K) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.wakeLocked(key)
 }
 
-// Interrupt is Wake, and cancels the step of the key that is under way, if any.
+// Interrupt cancels the key's running step, if any, and wakes the key.
 func (g *Group[K]) Interrupt(key K) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,18 +109,18 @@ func (g *Group[K]) wakeLocked(key K) *worker {
 	}
 	select {
 	case w.wake <- struct{}{}:
-	default: // one wake waits already, and will see the newest
+	default: // a wake is pending already
 	}
 	return w
 }
 
-// Run runs the workers until ctx ends, and returns nil when the last of them has returned. It is
-// called once.
+// Run runs the workers until ctx ends, and returns nil when the last one has returned. It can be
+// called only once.
 func (g *Group[K]) Run(ctx context.Context) error {
 	g.mu.Lock()
 	if g.spawn != nil || g.ended {
 		g.mu.Unlock()
-		return errors.New("running a keyed group: it was run before")
+		return errors.New("running a keyed group: Run was called before")
 	}
 	g.spawn = func(key K, w *worker) {
 		g.running.Go(func() { g.work(ctx, key, w) })
@@ -138,7 +138,7 @@ func (g *Group[K]) Run(ctx context.Context) error {
 	return nil
 }
 
-// work is the life of one worker.
+// work runs one worker.
 func (g *Group[K]) work(ctx context.Context, key K, w *worker) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -158,7 +158,7 @@ func (g *Group[K]) work(ctx context.Context, key K, w *worker) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			// Half of it is left to chance, so that what failed together is not tried again
+			// Up to half of the pause is random, so that keys that failed together are not retried
 			// together.
 			next = Next{At: g.config.Now().Add(pause - rand.N(pause/2+1))}
 			pause = min(2*pause, g.config.MaxPause)
@@ -179,7 +179,7 @@ func (g *Group[K]) work(ctx context.Context, key K, w *worker) {
 	}
 }
 
-// step calls the step once, so that Interrupt can cancel it.
+// step calls the step once, in a way that Interrupt can cancel.
 func (g *Group[K]) step(ctx context.Context, key K, w *worker) (Next, error) {
 	stepCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -196,7 +196,7 @@ func (g *Group[K]) step(ctx context.Context, key K, w *worker) (Next, error) {
 		return next, nil
 	}
 	if stepCtx.Err() != nil {
-		return Next{}, nil // interrupted: the wake that came with it is waiting
+		return Next{}, nil // interrupted: a wake is pending
 	}
 	if g.config.OnError != nil {
 		g.config.OnError(key, err)
@@ -204,7 +204,7 @@ func (g *Group[K]) step(ctx context.Context, key K, w *worker) (Next, error) {
 	return Next{}, err
 }
 
-// end forgets a worker, unless it was woken meanwhile.
+// end removes a worker, unless it was woken meanwhile.
 func (g *Group[K]) end(key K, w *worker) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ownerMark begins the name of the extended attribute that an agent leaves on a group which it
-// uses: two agents on one machine may share kubepods, and neither may take away what the other has.
+// ownerMark is the prefix of the extended attribute by which an agent marks the groups that it
+// uses. Two agents on one machine may share kubepods, and neither may remove what the other uses.
 const ownerMark = "trusted.nodeagent.owner."
 
 func (t *Tree) mark() string {
@@ -22,28 +22,28 @@ func (t *Tree) mark() string {
 	return fmt.Sprintf("%s%x", ownerMark, h.Sum64())
 }
 
-// claim marks a group in every hierarchy. A kernel without such attributes leaves it unmarked,
-// which is nobody's.
+// claim marks a group in every hierarchy. A kernel without such attributes leaves the group
+// unmarked, that is, unowned.
 func (t *Tree) claim(n Name) {
 	if t.config.Owner == "" {
 		return
 	}
 	for _, mount := range t.mounts {
 		if err := unix.Setxattr(filepath.Join(mount, t.Dir(n)), t.mark(), []byte(t.config.Owner), 0); err != nil && !os.IsNotExist(err) {
-			t.config.Log.Debug("A cgroup was not marked as this agent's", "cgroup", t.Dir(n), "err", err)
+			t.config.Log.Debug("Cgroup cannot be marked as this agent's", "cgroup", t.Dir(n), "err", err)
 		}
 	}
 }
 
-// release takes the mark of this agent off a group.
+// release removes this agent's mark from a group.
 func (t *Tree) release(n Name) {
 	for _, mount := range t.mounts {
-		// not there: nothing to take off
+		// no error handling: without the attribute there is nothing to remove
 		_ = unix.Removexattr(filepath.Join(mount, t.Dir(n)), t.mark())
 	}
 }
 
-// Others says that the group of a pod is marked by another agent alone.
+// Others reports whether only another agent has marked the pod's group.
 func (t *Tree) Others(uid types.UID) (bool, error) {
 	dirs, err := t.find(uid)
 	if err != nil {
@@ -57,7 +57,7 @@ func (t *Tree) Others(uid types.UID) (bool, error) {
 	return false, nil
 }
 
-// shared says that another agent uses kubepods or a level.
+// shared reports whether another agent uses kubepods or a QoS level.
 func (t *Tree) shared() bool {
 	for _, n := range []Name{t.Kubepods(), t.Level(corev1.PodQOSBurstable), t.Level(corev1.PodQOSBestEffort)} {
 		for _, mount := range t.mounts {
@@ -69,7 +69,7 @@ func (t *Tree) shared() bool {
 	return false
 }
 
-// owners reads whose marks a folder has.
+// owners reports whether this agent, and whether another one, has marked a folder.
 func (t *Tree) owners(dir string) (own, other bool) {
 	names := make([]byte, 4096)
 	n, err := unix.Listxattr(dir, names)

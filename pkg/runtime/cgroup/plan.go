@@ -23,18 +23,18 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
-// scopePrefix begins the name of a container's systemd scope.
+// scopePrefix is the prefix of a container's systemd scope.
 const scopePrefix = "cri-containerd"
 
-// Layout says how control groups are called.
+// Layout names the control groups.
 type Layout struct {
-	Root    string // absolute cgroup that kubepods hangs under; "/" or "" for none
-	Systemd bool   // names are slices
-	// PerQOS makes kubepods and its levels; without it containers are put straight into Root.
+	Root    string // absolute parent cgroup of kubepods; "/" or "" for none
+	Systemd bool   // use systemd slices
+	// PerQOS creates kubepods and its QoS levels; without it pods are direct children of Root.
 	PerQOS bool
 }
 
-// Name is a control group by its parts, from the root of the hierarchy down.
+// Name is the path of a control group, part by part from the root of the hierarchy.
 type Name []string
 
 func (l Layout) root() Name {
@@ -49,7 +49,7 @@ func (l Layout) root() Name {
 
 func (n Name) add(parts ...string) Name { return slices.Concat(n, Name(parts)) }
 
-// Kubepods holds all pods.
+// Kubepods is the group of all pods.
 func (l Layout) Kubepods() Name {
 	if !l.PerQOS {
 		return l.root()
@@ -57,7 +57,7 @@ func (l Layout) Kubepods() Name {
 	return l.root().add("kubepods")
 }
 
-// Level holds the pods of a QoS class.
+// Level is the group of all pods of a QoS class.
 func (l Layout) Level(class corev1.PodQOSClass) Name {
 	if !l.PerQOS || class == corev1.PodQOSGuaranteed {
 		return l.Kubepods()
@@ -65,7 +65,7 @@ func (l Layout) Level(class corev1.PodQOSClass) Name {
 	return l.Kubepods().add(strings.ToLower(string(class)))
 }
 
-// Pod is a pod's.
+// Pod is the group of one pod.
 func (l Layout) Pod(pod *corev1.Pod) Name {
 	if !l.PerQOS {
 		return l.root()
@@ -73,7 +73,7 @@ func (l Layout) Pod(pod *corev1.Pod) Name {
 	return l.Level(qos.Class(pod)).add("pod" + string(pod.UID))
 }
 
-// PodPath is the pod's cgroup as OCI runtimes want a parent: a path, or the name of a slice.
+// PodPath is the pod's group as the parent in an OCI spec: a path, or the name of a slice.
 func (l Layout) PodPath(pod *corev1.Pod) string {
 	if l.Systemd {
 		return l.Pod(pod).Slice()
@@ -81,7 +81,7 @@ func (l Layout) PodPath(pod *corev1.Pod) string {
 	return l.Pod(pod).Path()
 }
 
-// ContainerPath is a container's as cgroupsPath of an OCI spec: a path, or slice:prefix:name.
+// ContainerPath is a container's cgroupsPath in an OCI spec: a path, or slice:prefix:name.
 func (l Layout) ContainerPath(pod *corev1.Pod, id string) string {
 	if l.Systemd {
 		return l.Pod(pod).Slice() + ":" + scopePrefix + ":" + id
@@ -89,10 +89,11 @@ func (l Layout) ContainerPath(pod *corev1.Pod, id string) string {
 	return l.Pod(pod).add(id).Path()
 }
 
-// Path is the name below a mounted hierarchy, with cgroupfs.
+// Path is the group's path below a mounted hierarchy with cgroupfs.
 func (n Name) Path() string { return "/" + path.Join(n...) }
 
-// Slice is the name as a systemd unit. A "-" in a part becomes "_", since it stands between parts.
+// Slice is the name of the systemd unit. A "-" inside of a part becomes "_", because "-" separates
+// parts.
 func (n Name) Slice() string {
 	if len(n) == 0 {
 		return "-.slice"
@@ -104,8 +105,7 @@ func (n Name) Slice() string {
 	return strings.Join(parts, "-") + ".slice"
 }
 
-// SlicePath is where the slice is below a mounted hierarchy: each slice is in that of its first
-// parts.
+// SlicePath is the slice's path below a mounted hierarchy. Each slice lies in its parent's folder.
 func (n Name) SlicePath() string {
 	p := "/"
 	for i := range n {
@@ -114,7 +114,7 @@ func (n Name) SlicePath() string {
 	return p
 }
 
-// Dir is where the group is below a mounted hierarchy.
+// Dir is the group's path below a mounted hierarchy.
 func (l Layout) Dir(n Name) string {
 	if l.Systemd {
 		return n.SlicePath()
@@ -122,7 +122,7 @@ func (l Layout) Dir(n Name) string {
 	return n.Path()
 }
 
-// UID reads a pod's UID from the last part of its group's path; "" when it is not a pod's.
+// UID returns the pod UID in the last part of a group's path, or "" if the group is not a pod's.
 func (l Layout) UID(base string) types.UID {
 	if !l.Systemd {
 		uid, ok := strings.CutPrefix(base, "pod")
@@ -139,18 +139,18 @@ func (l Layout) UID(base string) types.UID {
 	return types.UID(strings.ReplaceAll(unit[i+len("-pod"):], "_", "-"))
 }
 
-// Limits of one control group; zero values leave a limit away.
+// Limits of one control group; a zero value sets no limit.
 type Limits struct {
 	Shares        uint64 // cpu.shares
 	Quota, Period int64  // microseconds
 	Memory        int64  // bytes
 	Pids          int64
-	// HugePages are bytes by page size as in a manifest ("2Mi"); sizes that it does not name are
-	// limited to nothing. nil leaves all sizes as they are.
+	// HugePages maps page sizes as in a manifest ("2Mi") to bytes. Sizes that are missing get a
+	// limit of 0; a nil map leaves all limits as they are.
 	HugePages map[string]int64
 }
 
-// String is for logs and golden files.
+// String formats the limits for logs and golden files.
 func (l Limits) String() string {
 	s := fmt.Sprintf("shares=%d", l.Shares)
 	if l.Quota > 0 {
@@ -170,14 +170,14 @@ func (l Limits) String() string {
 	return s + strings.Join(sizes, "")
 }
 
-// Enforce says what is limited for each pod.
+// Enforce says which limits pods get.
 type Enforce struct {
-	CPUPeriod int64 // microseconds of a CPU limit's period; 0: CPU limits are not enforced
+	CPUPeriod int64 // CFS period in microseconds; 0: CPU limits are not enforced
 	Pids      int64 // processes of a pod; 0 or less: no limit
 }
 
-// PodLimits are those of a pod as a whole: what it requests, and its limits for what every
-// container of it limits.
+// PodLimits returns the limits of the pod's group: its total requests, and the total limit of each
+// resource that all of its containers limit.
 func PodLimits(pod *corev1.Pod, e Enforce) Limits {
 	total := qos.Total(pod)
 	l := Limits{Shares: qos.Shares(total.CPURequest), HugePages: map[string]int64{}, Pids: max(e.Pids, 0)}
@@ -193,13 +193,13 @@ func PodLimits(pod *corev1.Pod, e Enforce) Limits {
 	return l
 }
 
-// NodeLimits are those of all pods together: what the node can give them.
+// NodeLimits returns the limits of kubepods: what the node can allocate.
 func NodeLimits(allocatable corev1.ResourceList) Limits {
 	return Limits{Shares: qos.Shares(allocatable.Cpu().MilliValue()), Memory: allocatable.Memory().Value()}
 }
 
-// LevelShares are the shares of a QoS class's level: what its pods request together. Guaranteed has
-// no level.
+// LevelShares returns the shares of a QoS level: the sum of its pods' requests. Guaranteed has no
+// level.
 func LevelShares(class corev1.PodQOSClass, pods []*corev1.Pod) uint64 {
 	if class == corev1.PodQOSBestEffort {
 		return qos.MinShares

@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Remove takes away the levels and kubepods, if no pod is left in them and no other agent uses
-// them, and says whether it did.
+// Remove removes the QoS levels and kubepods if they hold no pod and no other agent uses them, and
+// reports whether it did.
 func (t *Tree) Remove() (removed bool, err error) {
 	if !t.PerQOS {
 		return false, nil

@@ -14,10 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// ResizePod changes the limits of a running pod's group to those that the pod has now: with widen
-// only the limits that grow, which comes before its containers are given more; without, all of
-// them, which comes after its containers were given less. A memory limit below what the pod uses is
-// refused: with cgroup v2 the kernel would begin to kill.
+// ResizePod changes the limits of a running pod's group. With widen it only raises limits, which
+// happens before the containers' limits are raised. Without, it sets all limits, which happens
+// after the containers' limits were lowered. It refuses a memory limit below current usage: with
+// cgroup v2 the kernel would start to kill.
 func (t *Tree) ResizePod(_ context.Context, pod *corev1.Pod, widen bool) error {
 	if !t.PerQOS {
 		return nil
@@ -36,14 +36,14 @@ func (t *Tree) ResizePod(_ context.Context, pod *corev1.Pod, widen bool) error {
 	return t.write(n, wanted)
 }
 
-// usage is what a group is limited to and uses; Limits has no more than quota, period and memory.
+// usage holds a group's current limits (only quota, period and memory) and its memory use.
 type usage struct {
 	Limits
 	used int64 // bytes of memory
 }
 
-// read reads a group's files; of one that is not there it says nothing, since whoever makes it
-// limits it.
+// read reads a group's limits. Missing files read as no limit: whoever creates them sets their
+// limits.
 func (t *Tree) read(n Name) (usage, error) {
 	m, err := t.manager(n, &cgroups.Resources{SkipDevices: true})
 	if err != nil {
@@ -64,7 +64,7 @@ func (t *Tree) read(n Name) (usage, error) {
 	return u, err
 }
 
-// readText reads a file of a group; a group that is not there has "".
+// readText reads a file of a group; "" if the group does not exist.
 func readText(dir, file string, failed *error) string {
 	if dir == "" {
 		return ""
@@ -76,11 +76,11 @@ func readText(dir, file string, failed *error) string {
 	return strings.TrimSpace(string(text))
 }
 
-// unlimited is where cgroup v1 has a number for "no limit": more than any machine's memory.
+// unlimited is above any machine's memory: cgroup v1 expresses "no limit" as a huge number.
 const unlimited = 1 << 60
 
-// number reads a limit; 0 is none, which the kernel writes as "max", -1 or the largest number of
-// pages.
+// number parses a limit; 0 means no limit, which the kernel writes as "max", -1 or the largest
+// number of pages.
 func number(text string, failed *error) int64 {
 	if text == "" || text == "max" {
 		return 0
@@ -95,8 +95,8 @@ func number(text string, failed *error) int64 {
 	return v
 }
 
-// growing are the limits of wanted that are higher than now. Shares bound nothing and may change at
-// any time.
+// growing returns the limits of wanted that are higher than now. Shares are always included: they
+// bound nothing.
 func growing(now, wanted Limits) Limits {
 	l := Limits{Shares: wanted.Shares}
 	if now.Quota > 0 && wanted.Quota > now.Quota {

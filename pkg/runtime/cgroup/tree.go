@@ -21,28 +21,28 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
-// hybridMount is where systemd puts a v2 hierarchy without controllers on a machine that has v1.
+// hybridMount is where systemd mounts a v2 hierarchy without controllers on a machine with v1.
 const hybridMount = "/sys/fs/cgroup/unified"
 
-// V1Warning is what the owner of a machine with cgroup v1 is to be told.
+// V1Warning is the message for the owner of a machine with cgroup v1.
 const V1Warning = "this machine uses cgroup v1, which Kubernetes, systemd and runc are giving up: boot it with cgroup v2 " +
 	"(systemd.unified_cgroup_hierarchy=1)"
 
-// Config is what a Tree is made from.
+// Config configures a Tree.
 type Config struct {
 	Layout  Layout
 	Enforce Enforce
-	// Owner tells this agent's groups from those of another one on the machine: its root folder.
-	// "": groups are not marked.
+	// Owner identifies this agent among agents on the machine, by its root folder; "" leaves groups
+	// unmarked.
 	Owner string
 	Log   *slog.Logger
 }
 
-// Tree writes control groups, by kubelet's own library. It is ready for use by many at a time.
+// Tree writes control groups with the library that kubelet uses. It is safe for concurrent use.
 type Tree struct {
 	Layout
 	config Config
-	mounts []string // of every hierarchy that pods' groups are in
+	mounts []string // all hierarchies that hold pods' groups
 	v2     bool
 
 	mu     sync.Mutex // guards levels
@@ -64,7 +64,7 @@ func New(c Config) (*Tree, error) {
 			t.mounts = append(t.mounts, m.Mountpoint)
 		}
 	}
-	// a v2 hierarchy beside those of v1, which the list leaves out
+	// the list leaves out a v2 hierarchy beside those of v1
 	if cgroups.IsCgroup2HybridMode() {
 		t.mounts = append(t.mounts, hybridMount)
 	}
@@ -74,10 +74,10 @@ func New(c Config) (*Tree, error) {
 	return t, nil
 }
 
-// V2 says that the machine has cgroup v2 alone.
+// V2 reports whether the machine has only cgroup v2.
 func (t *Tree) V2() bool { return t.v2 }
 
-// Ensure makes kubepods with the node's limits, and its levels; those that are there keep their
+// Ensure creates kubepods with the node's limits, and the QoS levels. Existing levels keep their
 // shares until SetLevels.
 func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	if !t.PerQOS {
@@ -95,13 +95,13 @@ func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	return nil
 }
 
-// levels are the QoS classes that have one.
+// levels lists the QoS classes that have a level.
 func levels() []corev1.PodQOSClass {
 	return []corev1.PodQOSClass{corev1.PodQOSBurstable, corev1.PodQOSBestEffort}
 }
 
-// SetLevels gives the levels the shares that the node's pods together request; what is right
-// already is not written.
+// SetLevels sets the shares of each QoS level to what its pods request. It writes only what
+// differs.
 func (t *Tree) SetLevels(pods []*corev1.Pod) error {
 	if !t.PerQOS {
 		return nil
@@ -121,7 +121,7 @@ func (t *Tree) SetLevels(pods []*corev1.Pod) error {
 	return nil
 }
 
-// EnsurePod makes the pod's group with its limits, and changes those of one that is there.
+// EnsurePod creates the pod's group with its limits, or changes the limits of an existing one.
 func (t *Tree) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	if !t.PerQOS {
 		return nil
@@ -133,8 +133,8 @@ func (t *Tree) EnsurePod(_ context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// write makes the group n, and those above it that are not there: systemd makes no slice within one
-// that it does not know.
+// write creates the group and its missing ancestors: systemd creates no slice inside of one that it
+// does not know.
 func (t *Tree) write(n Name, l Limits) error {
 	if above := n[:len(n)-1]; t.Systemd && len(above) > 0 && !t.there(above) {
 		if err := t.write(above, Limits{}); err != nil {
@@ -160,7 +160,7 @@ func (t *Tree) write(n Name, l Limits) error {
 	return nil
 }
 
-// there says whether a group is in any hierarchy.
+// there reports whether the group exists in any hierarchy.
 func (t *Tree) there(n Name) bool {
 	return slices.ContainsFunc(t.mounts, func(mount string) bool {
 		_, err := os.Stat(filepath.Join(mount, t.Dir(n)))
@@ -180,7 +180,7 @@ func (t *Tree) manager(n Name, r *cgroups.Resources) (cgroups.Manager, error) {
 
 func resources(l Limits) *cgroups.Resources {
 	r := &cgroups.Resources{
-		SkipDevices:     true, // what devices a pod may use is said by its containers
+		SkipDevices:     true, // device rules belong to the containers
 		SkipFreezeOnSet: true,
 		CpuShares:       l.Shares,
 		CpuQuota:        l.Quota,
@@ -196,8 +196,8 @@ func resources(l Limits) *cgroups.Resources {
 	return r
 }
 
-// hugePages are the limits of the group at dir for the page sizes of the machine. A size whose file
-// is not there cannot be limited: the controller is not there, or not given on to this group.
+// hugePages returns the limits of the group at dir for the machine's page sizes. A size without a
+// file cannot be limited: the controller is missing or not delegated to this group.
 func hugePages(dir string, sizes []string, wanted map[string]int64) []*cgroups.HugepageLimit {
 	if dir == "" || wanted == nil {
 		return nil
@@ -217,7 +217,7 @@ func hugePages(dir string, sizes []string, wanted map[string]int64) []*cgroups.H
 	return list
 }
 
-// Pods are the UIDs of all pods that have a group in any hierarchy, sorted.
+// Pods returns the UIDs of all pods that have a group in any hierarchy, sorted.
 func (t *Tree) Pods() ([]types.UID, error) {
 	found, err := t.find("")
 	if err != nil {
@@ -231,7 +231,7 @@ func (t *Tree) Pods() ([]types.UID, error) {
 	return slices.Compact(uids), nil
 }
 
-// find lists the folders of pods' groups in all hierarchies: of one pod, or of all with "".
+// find lists the folders of one pod's groups in all hierarchies, or of all pods with "".
 func (t *Tree) find(uid types.UID) ([]string, error) {
 	if !t.PerQOS {
 		return nil, nil
@@ -257,8 +257,8 @@ func (t *Tree) find(uid types.UID) ([]string, error) {
 	return dirs, nil
 }
 
-// RemovePod removes the pod's group in every hierarchy, whatever class it had. What still runs in
-// it is killed: by now no container of the pod is known any more.
+// RemovePod removes the pod's group in every hierarchy, whatever its QoS class was. It kills
+// processes that still run in it: by now no container of the pod exists.
 func (t *Tree) RemovePod(_ context.Context, uid types.UID) error {
 	dirs, err := t.find(uid)
 	if err != nil {
@@ -289,7 +289,7 @@ func (t *Tree) killIn(uid types.UID, dir string) error {
 		return fmt.Errorf("listing processes of pod %q: %w", uid, err)
 	}
 	for _, pid := range pids {
-		t.config.Log.Warn("killing a process that outlived its pod", "uid", uid, "pid", pid, "cgroup", dir)
+		t.config.Log.Warn("Killing a process that outlived its pod", "pod", uid, "pid", pid, "cgroup", dir)
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("killing process %d of pod %q: %w", pid, uid, err)
 		}
@@ -297,7 +297,7 @@ func (t *Tree) killIn(uid types.UID, dir string) error {
 	return nil
 }
 
-// stopSlice lets systemd forget the unit.
+// stopSlice makes systemd forget the unit.
 func (t *Tree) stopSlice(unit string) error {
 	parts := strings.Split(strings.TrimSuffix(unit, ".slice"), "-")
 	m, err := t.manager(Name(parts), &cgroups.Resources{SkipDevices: true})

@@ -19,8 +19,8 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Detect finds the facts of this machine that specs depend on. CPUQuotaPeriod and
-// SingleProcessOOMKill, which are settings, are left for the caller.
+// Detect reads the facts of this machine that specs depend on. CPUQuotaPeriod and
+// SingleProcessOOMKill are settings, which the caller adds.
 func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	n.CgroupV2 = onCgroup2()
 	n.SwapControl = swapControl(n.CgroupV2)
@@ -31,8 +31,7 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	if n.Capabilities, n.MinOOMScoreAdj, err = privileges(); err != nil {
 		return n, false, err
 	}
-	// What the processors' heat tells is a way to other pods' secrets; kubelet hides it where it
-	// is.
+	// Thermal throttling leaks other pods' secrets; kubelet masks the same files.
 	if n.MaskedPaths, err = filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"); err != nil {
 		return n, false, err
 	}
@@ -42,8 +41,8 @@ func Detect() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	return n, !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS), err
 }
 
-// cgroupMountOptions are those of cgroup v2 that each mount sets anew for all (kernel
-// Documentation/admin-guide/cgroup-v2).
+// cgroupMountOptions returns those cgroup v2 mount options that every mount changes for all mounts
+// (kernel Documentation/admin-guide/cgroup-v2).
 func cgroupMountOptions() []string {
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(cgroupRoot))
 	if err != nil || len(mounts) == 0 {
@@ -80,8 +79,8 @@ func memoryCapacity() (int64, error) {
 	return 0, errors.New("reading the machine's memory: /proc/meminfo has no MemTotal")
 }
 
-// privileges are the agent's own: no container can be given more, and without CAP_SYS_RESOURCE the
-// kernel lets nobody be better protected from the OOM killer than the agent is.
+// privileges returns the agent's capabilities, which no container can exceed, and the lowest
+// oom_score_adj it can set, which without CAP_SYS_RESOURCE is its own.
 func privileges() (caps []string, minOOM int, err error) {
 	own, err := capability.NewPid2(0)
 	if err == nil {
@@ -110,7 +109,7 @@ func privileges() (caps []string, minOOM int, err error) {
 	return caps, minOOM, err
 }
 
-// hugePageSizes, in the kernel's names, if cgroups can limit them.
+// hugePageSizes returns the page sizes that cgroups can limit, as the kernel spells them.
 func hugePageSizes(v2 bool) []string {
 	if v2 {
 		text, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
@@ -142,8 +141,8 @@ func hugePageSizes(v2 bool) []string {
 	return sizes
 }
 
-// swapControl says whether cgroups can limit swap: on v2 the root has no such file, the agent's own
-// cgroup has.
+// swapControl reports whether cgroups can limit swap. With v2 it looks at the agent's own cgroup:
+// the root has no such file.
 func swapControl(v2 bool) bool {
 	file := filepath.Join(cgroupRoot, "memory", "memory.memsw.limit_in_bytes")
 	if v2 {
@@ -164,12 +163,12 @@ func swapControl(v2 bool) bool {
 // HostDevices lists the machine's devices.
 func HostDevices() ([]specs.LinuxDevice, error) { return devices("/dev") }
 
-// devices are all device nodes below dir but those that each container has of its own.
+// devices lists the device nodes below dir, without those that every container has anyway.
 func devices(dir string) ([]specs.LinuxDevice, error) {
 	var list []specs.LinuxDevice
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-			return nil // it went away, or is nothing that this agent may give
+			return nil // it disappeared, or this agent may not read it
 		}
 		if err != nil {
 			return err

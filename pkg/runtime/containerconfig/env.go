@@ -21,8 +21,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// variables are an environment being put together: the last value of a name counts, at the place of
-// its first.
+// variables is an environment under construction: a name keeps the place of its first value and
+// takes the last value.
 type variables struct {
 	names  []string
 	values map[string]string
@@ -30,7 +30,7 @@ type variables struct {
 
 func (v *variables) set(name, value string) {
 	if name == "" || strings.ContainsAny(name, "=\x00") {
-		return // no such name can be handed to a program
+		return // no program can be given such a name
 	}
 	if _, known := v.values[name]; !known {
 		v.names = append(v.names, name)
@@ -46,9 +46,9 @@ func (v *variables) list() []string {
 	return out
 }
 
-// environment is the pod spec's part of a container's environment: envFrom, then env, in their
-// order, then those variables of Services that neither of them set. References $(NAME) see what
-// stands before them, and all Services.
+// environment builds the pod spec's part of a container's environment: envFrom, then env, each in
+// order, then the Services' variables that neither has set. A reference $(NAME) can name earlier
+// variables and all Services' variables.
 func (w work) environment(ctx context.Context) ([]string, error) {
 	services, err := w.serviceEnv(ctx)
 	if err != nil {
@@ -99,7 +99,7 @@ func has(m map[string]string, key string) bool {
 func (w work) serviceEnv(ctx context.Context) ([]string, error) {
 	services, err := w.services(ctx)
 	if err != nil && w.request.Want.Static {
-		return nil, nil // such pods start before the API server does: they may be the API server
+		return nil, nil // static pods start before the API server does, and may be the API server
 	}
 	if err != nil {
 		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars: %w", err)
@@ -108,8 +108,8 @@ func (w work) serviceEnv(ctx context.Context) ([]string, error) {
 	return serviceenv.Env(services, w.pod.Namespace, links), nil
 }
 
-// services waits up to two seconds for the first reading of Services, which an agent that has just
-// started may not have done yet; not for a pod that may be what makes it possible.
+// services waits up to two seconds for the first list of Services, which a just started agent may
+// lack. It does not wait for static pods, which may run what that list needs.
 func (w work) services(ctx context.Context) (services []*corev1.Service, err error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -149,7 +149,7 @@ func (w work) envFrom(ctx context.Context, from corev1.EnvFromSource) (map[strin
 	return nil, nil
 }
 
-// unlessOptional takes "not found" for nothing where the pod says so.
+// unlessOptional ignores "not found" for an optional source.
 func unlessOptional(err error, optional *bool) error {
 	if apierrors.IsNotFound(err) && optional != nil && *optional {
 		return nil
@@ -157,7 +157,7 @@ func unlessOptional(err error, optional *bool) error {
 	return err
 }
 
-// valueFrom finds one value; ok is false when it is optional and missing.
+// valueFrom resolves one source; ok is false if it is optional and missing.
 func (w work) valueFrom(ctx context.Context, from *corev1.EnvVarSource) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
@@ -175,7 +175,7 @@ func (w work) valueFrom(ctx context.Context, from *corev1.EnvVarSource) (value s
 	case from.FileKeyRef != nil:
 		return w.fileKey(from.FileKeyRef)
 	default:
-		return "", false, errors.New("an environment variable's valueFrom names no source that this node knows")
+		return "", false, errors.New("valueFrom of an environment variable names no source that this node supports")
 	}
 }
 
@@ -208,7 +208,7 @@ func missingKey(kind, namespace, name, key string, optional *bool) error {
 	return fmt.Errorf("couldn't find key %v in %s %v/%v", key, kind, namespace, name)
 }
 
-// podIPs are the host's for a pod in the host's network.
+// podIPs returns the pod's addresses; the node's for a pod in the host network.
 func (w work) podIPs() []netip.Addr {
 	if w.pod.Spec.HostNetwork {
 		return w.hostIPs()
@@ -234,7 +234,7 @@ func texts(ips []netip.Addr) []string {
 // envFileLimit is the largest environment file that is read, in bytes (KEP-3721).
 const envFileLimit = 64 << 10
 
-// fileKey reads a variable from a file that an init container left in a volume.
+// fileKey reads a variable from a file that an init container wrote to a volume.
 func (w work) fileKey(s *corev1.FileKeySelector) (string, bool, error) {
 	optional := s.Optional != nil && *s.Optional
 	root, err := w.config.Volumes.Path(w.pod, s.VolumeName)
@@ -246,7 +246,7 @@ func (w work) fileKey(s *corev1.FileKeySelector) (string, bool, error) {
 		if errors.Is(err, fs.ErrNotExist) && optional {
 			return "", false, nil
 		}
-		// the cause could tell of the host's files
+		// the cause could reveal the host's files
 		return "", false, errors.New("couldn't parse env file")
 	}
 	value, found, err := podfiles.EnvFile(string(text), s.Key)

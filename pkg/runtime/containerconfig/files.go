@@ -18,13 +18,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig/podfiles"
 )
 
-// nodeHostsFile is what a pod in the host's network gets as its /etc/hosts.
+// nodeHostsFile is the base of /etc/hosts of a pod in the host network.
 const nodeHostsFile = "/etc/hosts"
 
-// maxNodeFile is the longest file of the node's own that is read for a pod, in bytes.
+// maxNodeFile is the largest size in bytes of a node's file that is read for a pod.
 const maxNodeFile = 10 << 20
 
-// hostShm is what a pod in the host's IPC namespace gets as its /dev/shm.
+// hostShm is the /dev/shm of a pod in the host's IPC namespace.
 const hostShm = "/dev/shm"
 
 // shmSize of each pod's /dev/shm in bytes.
@@ -34,8 +34,8 @@ func (b *Builder) podDir(uid types.UID) string {
 	return filepath.Join(b.config.Root, "pods", string(uid))
 }
 
-// shm is the folder that the pod's containers share as /dev/shm: a tmpfs of the pod's, or the
-// host's with hostIPC.
+// shm is the folder that the pod's containers share as /dev/shm: the pod's tmpfs, or the host's
+// with hostIPC.
 func (b *Builder) shm(pod *corev1.Pod) string {
 	if pod.Spec.HostIPC {
 		return hostShm
@@ -43,7 +43,7 @@ func (b *Builder) shm(pod *corev1.Pod) string {
 	return b.shmDir(pod.UID)
 }
 
-// subPaths is where the subPaths of the pod's containers are mounted.
+// subPaths is the folder in which the subPaths of the pod's containers are mounted.
 func (b *Builder) subPaths(uid types.UID) string {
 	return filepath.Join(b.podDir(uid), "volume-subpaths")
 }
@@ -52,7 +52,7 @@ func (b *Builder) shmDir(uid types.UID) string {
 	return filepath.Join(b.config.Run, "shm", string(uid))
 }
 
-// Names of what the node keeps in a pod's folder and its containers have mounted.
+// Names of the files and folders in a pod's folder that its containers have mounted.
 const (
 	hostsFile    = "etc-hosts"
 	hostnameFile = "etc-hostname"
@@ -60,8 +60,8 @@ const (
 	messagesDir  = "containers"
 )
 
-// Writable are the files and folders beside its volumes that a pod's containers can write to, under
-// the agent's root folder: they take up room on the disk that is the pod's.
+// Writable lists the files and folders below the agent's root folder, other than volumes, that a
+// pod's containers can write to. Their disk usage counts as the pod's.
 func Writable(root string, uid types.UID) []string {
 	var paths []string
 	for _, name := range []string{hostsFile, hostnameFile, resolvFile, messagesDir} {
@@ -72,7 +72,8 @@ func Writable(root string, uid types.UID) []string {
 
 type podFiles struct{ hosts, hostname, resolv string }
 
-// writePodFiles writes those that changed; in place, as running containers have them mounted.
+// writePodFiles writes the pod's files that have changed. It writes in place, because running
+// containers have them mounted.
 func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, error) {
 	b.files.Lock()
 	defer b.files.Unlock()
@@ -91,9 +92,8 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 	if err == nil {
 		err = write(f.resolv, resolv)
 	} else if _, missing := os.Lstat(f.resolv); missing == nil {
-		// The node's file is gone for a moment, as while another is put in its place: the pod keeps
-		// what it has.
-		b.config.Log.Warn("A pod's resolver file was not brought up to date", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		// The node's file is missing for a moment, as while it is replaced: the pod keeps its copy.
+		b.config.Log.Warn("Resolver file of a pod cannot be updated", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 		err = nil
 	}
 	if err != nil {
@@ -107,7 +107,7 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 	return f, write(f.hosts, hosts)
 }
 
-// nodename is what the pod's UTS namespace says.
+// nodename is the host name in the pod's UTS namespace.
 func (b *Builder) nodename(pod *corev1.Pod) (string, error) {
 	if pod.Spec.HostNetwork {
 		return b.config.Node().Hostname, nil
@@ -175,8 +175,8 @@ func (b *Builder) ensureShm(pod *corev1.Pod) error {
 	})
 }
 
-// localhostSeccomp reads the profile that the container, or else its pod, names below
-// <root>/seccomp; nil if none.
+// localhostSeccomp reads the profile below <root>/seccomp that the container, or else its pod,
+// names; nil if neither does.
 func (w work) localhostSeccomp() (*specs.LinuxSeccomp, error) {
 	var p *corev1.SeccompProfile
 	if w.pod.Spec.SecurityContext != nil {

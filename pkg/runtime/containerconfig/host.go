@@ -18,7 +18,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Prepare makes the pod's folder, log folder, cgroup and /dev/shm; what is there is left as it is.
+// Prepare creates the pod's folder, log folder, cgroup and /dev/shm. Those that exist stay as they
+// are.
 func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
 	b.config.Objects.Use(pod)
 	if err := os.MkdirAll(b.podDir(pod.UID), 0o750); err != nil {
@@ -38,12 +39,12 @@ func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
 
 func (b *Builder) logDir(pod runtime.PodRef) string { return LogDir(b.config.PodLogs, pod) }
 
-// LogDir is where a pod's containers have their folders of logs.
+// LogDir is the folder that holds the log folders of a pod's containers.
 func LogDir(podLogs string, pod runtime.PodRef) string {
 	return filepath.Join(podLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
-// logDirs are the log folders of a UID, whatever the pod's name was.
+// logDirs lists the log folders of a UID under any pod name.
 func (b *Builder) logDirs(uid types.UID) ([]string, error) {
 	entries, err := list(b.config.PodLogs)
 	if err != nil {
@@ -92,14 +93,13 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Release takes off what is mounted for containers beside their volumes: /dev/shm and subPaths,
-// which hold the memory of volumes that are gone otherwise. It comes before the volumes are
-// unmounted, when no container runs any more.
+// Release unmounts /dev/shm and the subPaths of the pod's containers, which would keep removed
+// volumes alive. Call it when no container runs any more, before the volumes are unmounted.
 func (b *Builder) Release(uid types.UID) error {
 	return errors.Join(removeMounted(b.shmDir(uid)), removeMounted(b.subPaths(uid)))
 }
 
-// Cleanup removes the pod's cgroup, /dev/shm, folder and logs, when its volumes are gone.
+// Cleanup removes the pod's cgroup, /dev/shm, folder and logs. The pod's volumes must be gone.
 func (b *Builder) Cleanup(ctx context.Context, pod runtime.PodRef) error {
 	left, err := b.config.Volumes.Any(pod.UID)
 	if err != nil {
@@ -121,7 +121,7 @@ func (b *Builder) Cleanup(ctx context.Context, pod runtime.PodRef) error {
 	return all
 }
 
-// removeMounted takes off the agent's own mounts below the folder (subPaths, tmpfs), then the
+// removeMounted unmounts the agent's mounts (subPaths, tmpfs) below the folder, then removes the
 // folder.
 func removeMounted(dir string) error {
 	if !exists(dir) {

@@ -16,7 +16,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// mounts are the container's volumes, then the files that the node keeps for the pod.
+// mounts returns the container's volumes, then the files that the node manages for the pod.
 func (w work) mounts(env []string) ([]ocispec.Mount, error) {
 	list := make([]ocispec.Mount, 0, len(w.container.VolumeMounts)+5)
 	for i := range w.container.VolumeMounts {
@@ -64,29 +64,29 @@ func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
 	return mount, w.config.Propagates(source, mount.Propagation)
 }
 
-// checkPropagation refuses what the kernel would take without a word and never do: mounts come and
-// go only through a mount that is shared with, or a slave of, another.
+// checkPropagation refuses propagation that cannot work: the kernel accepts it silently, but mounts
+// propagate only to and from a shared mount, or to a slave.
 func checkPropagation(source string, mode corev1.MountPropagationMode) error {
 	if mode == "" || mode == corev1.MountPropagationNone {
 		return nil
 	}
 	path, err := filepath.EvalSymlinks(source)
 	if err != nil {
-		return fmt.Errorf("looking for the mount of a volume: %w", err)
+		return fmt.Errorf("finding the mount of a volume: %w", err)
 	}
 	above, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
 	if err != nil {
-		return fmt.Errorf("looking for the mount of %q: %w", path, err)
+		return fmt.Errorf("finding the mount of %q: %w", path, err)
 	}
 	var found *mountinfo.Info
-	for _, m := range above { // the last of the deepest hides the others
+	for _, m := range above { // the last mount at the deepest path hides the others
 		if found == nil || len(m.Mountpoint) >= len(found.Mountpoint) {
 			found = m
 		}
 	}
 	switch {
 	case found == nil:
-		return fmt.Errorf("path %q is below no mount", path)
+		return fmt.Errorf("path %q is not below any mount", path)
 	case strings.Contains(found.Optional, "shared:"):
 		return nil
 	case mode == corev1.MountPropagationBidirectional:
@@ -98,8 +98,8 @@ func checkPropagation(source string, mode corev1.MountPropagationMode) error {
 	}
 }
 
-// subPath expands subPathExpr, where unlike in a command every name must be known, and refuses what
-// leads out of the volume.
+// subPath expands subPathExpr, in which every name must be known (unlike in a command), and refuses
+// paths that lead out of the volume.
 func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
@@ -125,14 +125,13 @@ func subPath(m *corev1.VolumeMount, env []string) (string, error) {
 	return sub, nil
 }
 
-// bindSubPath gives the runtime a mount of the node's own, below the pod's folder: between the
-// check and the container's start nobody in the pod can change where it leads. Errors say nothing
-// of the host's files.
+// bindSubPath bind-mounts the subPath into the pod's folder, so that nobody in the pod can redirect
+// it between the check and the container's start. Its errors do not reveal the host's files.
 func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	m := w.container.VolumeMounts[index]
 	target := filepath.Join(w.subPaths(w.pod.UID), m.Name, w.container.Name, strconv.Itoa(index))
 	if err := w.config.Bind(volume, sub, target); err != nil {
-		w.config.Log.Warn("subPath cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
+		w.config.Log.Warn("SubPath of a volume cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
 			"container", w.container.Name, "volume", m.Name, "error", err)
 		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)
 	}
@@ -161,8 +160,8 @@ func (w work) recursiveReadOnly(m *corev1.VolumeMount) (bool, error) {
 	}
 }
 
-// managedMounts are /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination
-// message's file.
+// managedMounts returns /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination
+// message file.
 func (w work) managedMounts() ([]ocispec.Mount, error) {
 	files, err := w.writePodFiles(w.pod, w.podIPs())
 	if err != nil {
@@ -184,8 +183,8 @@ func (w work) managedMounts() ([]ocispec.Mount, error) {
 	return append(list, ocispec.Mount{Source: w.messagePath(), Destination: w.messageTarget(), Managed: true}), nil
 }
 
-// messageTarget is where the container finds its termination message's file; pods from files come
-// without the default.
+// messageTarget is the path of the termination message file in the container; pods from files lack
+// the default.
 func (w work) messageTarget() string {
 	if w.container.TerminationMessagePath == "" {
 		return corev1.TerminationMessagePathDefault
@@ -193,13 +192,13 @@ func (w work) messageTarget() string {
 	return path.Join("/", w.container.TerminationMessagePath)
 }
 
-// messagePath is where the termination message of this attempt lands on the host.
+// messagePath is the host path of this attempt's termination message file.
 func (w work) messagePath() string {
 	return filepath.Join(w.podDir(w.pod.UID), messagesDir, w.container.Name, strconv.Itoa(w.request.Attempt))
 }
 
-// makeMessageFile makes the file, writable for any user of the container, and removes those of
-// attempts that are forgotten: each may have been filled.
+// makeMessageFile creates the termination message file, writable for any user, and removes those of
+// forgotten attempts, which may be large.
 func (w work) makeMessageFile() error {
 	path := w.messagePath()
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {

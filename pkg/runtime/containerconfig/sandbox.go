@@ -19,7 +19,7 @@ const (
 	egressBandwidth  = "kubernetes.io/egress-bandwidth"
 )
 
-// Sandbox makes the configuration of a pod's sandbox.
+// Sandbox builds the configuration of a pod's sandbox.
 func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{
 		Pod:                   ref(pod),
@@ -60,14 +60,13 @@ func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (ru
 	return c, err
 }
 
-// sysctls are those of the pod's own namespaces. Unless the pod says otherwise its users may take
-// any port and send pings, as in CRI (enable_unprivileged_ports, enable_unprivileged_icmp): the
-// ports are its own.
+// sysctls returns the sysctls of the pod's namespaces. By default its users may bind any port and
+// send pings, as in CRI (enable_unprivileged_ports, enable_unprivileged_icmp).
 func sysctls(pod *corev1.Pod) map[string]string {
 	set := map[string]string{}
 	if !pod.Spec.HostNetwork {
 		set["net.ipv4.ip_unprivileged_port_start"] = "0"
-		if !userns.RunningInUserNS() { // where not every group of the range is there
+		if !userns.RunningInUserNS() { // the range has groups that are not mapped there
 			set["net.ipv4.ping_group_range"] = "0 2147483647"
 		}
 	}
@@ -79,7 +78,7 @@ func sysctls(pod *corev1.Pod) map[string]string {
 	return set
 }
 
-// hostPorts are those of the main containers and of sidecars.
+// hostPorts returns the host ports of main containers and sidecars.
 func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
 	var list []runtime.PortMapping
 	add := func(c *corev1.Container) {
@@ -105,7 +104,7 @@ func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
 	return list
 }
 
-// bandwidth reads one annotation; what is out of 1k to 1P bits per second is an error.
+// bandwidth parses one annotation; a value outside of 1k to 1P bits per second is an error.
 func bandwidth(pod *corev1.Pod, key string) (int64, error) {
 	text, ok := pod.Annotations[key]
 	if !ok {
@@ -116,7 +115,7 @@ func bandwidth(pod *corev1.Pod, key string) (int64, error) {
 		return 0, fmt.Errorf("reading annotation %q: %w", key, err)
 	}
 	if low, high := resource.MustParse("1k"), resource.MustParse("1P"); q.Cmp(low) < 0 || q.Cmp(high) > 0 {
-		return 0, fmt.Errorf("reading annotation %q: %s is out of 1k to 1P bits per second", key, text)
+		return 0, fmt.Errorf("reading annotation %q: %s is not within 1k to 1P bits per second", key, text)
 	}
 	return q.Value(), nil
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// seLinuxOptions are those that a container asks for, or its pod; nil for none. c may be nil.
+// seLinuxOptions returns the options of the container, else of its pod; nil if neither has any. c
+// may be nil.
 func seLinuxOptions(pod *corev1.Pod, c *corev1.Container) *corev1.SELinuxOptions {
 	if c != nil && c.SecurityContext != nil && c.SecurityContext.SELinuxOptions != nil {
 		return c.SecurityContext.SELinuxOptions
@@ -20,8 +21,8 @@ func seLinuxOptions(pod *corev1.Pod, c *corev1.Container) *corev1.SELinuxOptions
 	return nil
 }
 
-// warnOfSELinux tells the owner of a pod that asks for labels on a machine without them. The pod
-// runs, as under kubelet.
+// warnOfSELinux warns about a pod that asks for labels on a machine without SELinux. The pod runs,
+// as under kubelet.
 func (b *Builder) warnOfSELinux(pod *corev1.Pod) {
 	if b.config.Warn == nil || b.hasSELinux() {
 		return
@@ -39,7 +40,7 @@ func (b *Builder) warnOfSELinux(pod *corev1.Pod) {
 
 func (b *Builder) hasSELinux() bool { return b.config.SELinux != nil && b.config.SELinux.Enabled() }
 
-// labels are the container's: the pod's, unless there are options for it.
+// labels returns the container's labels: the pod's, unless the container has its own options.
 func (w work) labels() (runtime.SELinuxLabels, error) {
 	pod := w.request.Have.Sandbox.SELinux
 	o := seLinuxOptions(w.pod, w.container)
@@ -53,9 +54,9 @@ func (w work) labels() (runtime.SELinuxLabels, error) {
 	return labels, nil
 }
 
-// relabel gives the container's label to the files of the node's own making that it gets: volumes
-// with the pod's data, and what is managed for the pod. What is the machine's or of a storage
-// system (hostPath, nfs, persistent volumes) keeps its own.
+// relabel sets the container's label on the files that the node made for it: volumes with the pod's
+// data, and managed files. Files of the machine or of a storage system (hostPath, nfs, persistent
+// volumes) keep their labels.
 func (w work) relabel(mounts []ocispec.Mount, label string) error {
 	if label == "" || !w.hasSELinux() {
 		return nil
@@ -71,7 +72,7 @@ func (w work) relabel(mounts []ocispec.Mount, label string) error {
 	return nil
 }
 
-// isPodsOwn says that a volume is made for the pod and goes with it.
+// isPodsOwn reports whether the volume is created for the pod and removed with it.
 func isPodsOwn(pod *corev1.Pod, name string) bool {
 	for _, v := range pod.Spec.Volumes {
 		if v.Name == name {

@@ -8,13 +8,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// defaultCapabilities are what a container has when its spec says nothing: containerd's set.
+// defaultCapabilities is what a container gets without a securityContext: containerd's set.
 func defaultCapabilities() []string {
 	return prefixed("AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT")
 }
 
-// knownCapabilities are those of include/uapi/linux/capability.h up to Linux 5.9 (none was added
-// since).
+// knownCapabilities lists those of include/uapi/linux/capability.h up to Linux 5.9 (no later
+// release added one).
 func knownCapabilities() []string {
 	return prefixed("AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE " +
 		"DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN " +
@@ -30,9 +30,10 @@ func prefixed(names string) []string {
 	return list
 }
 
-// capabilities: privileged has all that the host can give; otherwise, over the default set: add
-// ALL, drop ALL, the names to add, the names to drop, in this order (containerd's). A name that the
-// kernel does not know is left to the runtime, which warns and goes on.
+// capabilities returns a container's capabilities. A privileged one gets all of the host's. Others
+// start from the default set: add ALL, drop ALL, add names, drop names, in this order
+// (containerd's). Names that the kernel does not know are left to the runtime, which warns and goes
+// on.
 func capabilities(sc *corev1.SecurityContext, host []string) *specs.LinuxCapabilities {
 	all := host
 	if len(all) == 0 {
@@ -66,7 +67,7 @@ func capabilities(sc *corev1.SecurityContext, host []string) *specs.LinuxCapabil
 	return &specs.LinuxCapabilities{Bounding: list, Effective: slices.Clone(list), Permitted: slices.Clone(list)}
 }
 
-// names normalises to CAP_ in upper case and splits "ALL" off.
+// names converts to upper case with CAP_, and takes "ALL" out.
 func names(list []corev1.Capability) (out []string, all bool) {
 	for _, c := range list {
 		name := strings.ToUpper(string(c))

@@ -2,9 +2,8 @@ package ocispec
 
 import "strings"
 
-// Expand replaces each $(NAME) whose name lookup knows; an unknown one stays as it is, and "$$" is
-// a plain "$", so that "$$(NAME)" is never replaced. The rule is that of EnvVar.Value in the
-// Kubernetes API.
+// Expand replaces each $(NAME) that lookup knows. Unknown ones stay as they are. "$$" is a literal
+// "$", so "$$(NAME)" is never replaced. These are the rules of EnvVar.Value in the Kubernetes API.
 func Expand(s string, lookup func(name string) (string, bool)) string {
 	if !strings.Contains(s, "$") {
 		return s
@@ -40,7 +39,7 @@ func Expand(s string, lookup func(name string) (string, bool)) string {
 	}
 }
 
-// Lookup finds names in a list of "NAME=value"; the last mention counts.
+// Lookup finds names in a list of "NAME=value"; the last one wins.
 func Lookup(env []string) func(string) (string, bool) {
 	values := make(map[string]string, len(env))
 	for _, e := range env {

@@ -14,12 +14,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// systemMounts are what every Linux program expects.
+// systemMounts returns the mounts that every Linux program expects.
 func systemMounts(n Node, sc *corev1.SecurityContext) []specs.Mount {
 	cgroup := []string{"nosuid", "noexec", "nodev", "relatime", "ro"}
 	if isTrue(sc.Privileged) {
 		cgroup[4] = "rw"
-		// It is in the machine's cgroup namespace, so that its mount speaks for the machine's.
+		// The mount is in the machine's cgroup namespace, so its options apply to the machine's
+		// mount too.
 		cgroup = append(cgroup, n.CgroupMountOptions...)
 	}
 	return []specs.Mount{
@@ -30,16 +31,16 @@ func systemMounts(n Node, sc *corev1.SecurityContext) []specs.Mount {
 			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
 		},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		// A network namespace has one sysfs: with "ro" the first mount would make it read-only for
-		// all containers of the pod, the privileged too. hidePaths says instead who may only read
-		// it.
+		// A network namespace has a single sysfs: with "ro", the first mount would make it
+		// read-only for all containers of the pod, even privileged ones. hidePaths makes it
+		// read-only where needed.
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "rw"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroup},
 	}
 }
 
-// ImageVolumes are the folders for what the image declares as VOLUME, in order of their place, but
-// for places where the pod mounts something itself.
+// ImageVolumes returns the folders for the image's VOLUME declarations, in order of destination,
+// except where the pod itself mounts something.
 func ImageVolumes(in Input) []runtime.ImageVolume {
 	taken := map[string]bool{}
 	for _, m := range in.Mounts {
@@ -60,9 +61,9 @@ func ImageVolumes(in Input) []runtime.ImageVolume {
 	return list
 }
 
-// mounts are the system's, then the pod's in order of depth, so that a mount never hides one below
-// it. What a pod mounts itself takes the place of a system or managed mount at the same path; a
-// /dev of its own takes all of /dev.
+// mounts returns the system's mounts, then the pod's in order of depth, so that no mount hides one
+// below it. A mount of the pod replaces a system or managed mount at the same path; a pod's mount
+// on /dev replaces all of /dev.
 func mounts(in Input, sc *corev1.SecurityContext) ([]specs.Mount, string, error) {
 	own := map[string]bool{}
 	for _, v := range ImageVolumes(in) {
@@ -97,7 +98,7 @@ func mounts(in Input, sc *corev1.SecurityContext) ([]specs.Mount, string, error)
 
 func depth(clean string) int { return strings.Count(clean, "/") }
 
-// wider is the root mount's propagation that lets the widest of the binds work.
+// wider returns the propagation of the root mount that the most demanding bind mount needs.
 func wider(have string, p corev1.MountPropagationMode) string {
 	switch {
 	case p == corev1.MountPropagationBidirectional:

@@ -1,6 +1,6 @@
-// Package ocispec is PURE: pod + container + image config + what was resolved for them (user,
-// environment, mounts, cgroup, namespaces) → a finished OCI runtime spec. It reads nothing but its
-// Input and has no opinion on where things come from; a runtime runs the result as it is.
+// Package ocispec is PURE: it builds a finished OCI runtime spec from a pod, a container, the
+// image's config and what was resolved for them (user, environment, mounts, cgroup, namespaces). It
+// uses nothing but its Input; a runtime runs the result as it is.
 //
 // Sources of the rules: the OCI runtime spec 1.3, Kubernetes' API reference of PodSecurityContext
 // and SecurityContext, KEP-3619 (supplementalGroupsPolicy), KEP-3857 (recursive read-only mounts),
@@ -20,38 +20,38 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// groupAnnotation tells containerd's runc shim which containers share one shim process.
+// groupAnnotation tells containerd's runc shim which containers share a shim process.
 const groupAnnotation = "io.containerd.runc.v2.group"
 
-// Input is one attempt of one container, with everything resolved.
+// Input is one attempt of one container with everything resolved.
 type Input struct {
 	Pod       *corev1.Pod
-	Container *corev1.Container // for an ephemeral container its common part
+	Container *corev1.Container // of an ephemeral container, its EphemeralContainerCommon
 	ID        string
-	SandboxID string // groups the pod's containers in one shim; "" for a shim of its own
+	SandboxID string // its containers share a shim; "" for a separate shim
 	Image     imagespec.ImageConfig
-	// User is the image's user, or the security context's, resolved in the image; see UserString.
+	// User is the security context's user, or else the image's, resolved in the image; see
+	// UserString.
 	User runtime.User
-	// Env is the pod spec's part of the environment, "NAME=value" with every reference resolved. It
+	// Env is the pod spec's part of the environment: "NAME=value" with all references resolved. It
 	// wins over the image's.
 	Env []string
-	// Mounts are volumes and managed files in the order of the pod spec.
+	// Mounts are volumes and managed files, in the order of the pod spec.
 	Mounts []Mount
-	// VolumeDir is where the image's volumes get folders of the container's own; "": they are left
-	// out.
+	// VolumeDir is the folder for the image's volumes; "" leaves them out.
 	VolumeDir  string
 	Namespaces runtime.Namespaces
 	// TargetPID is the PID namespace that an ephemeral container joins; "" for none.
 	TargetPID string
-	// Hostname is what HOSTNAME says; the name itself is set in the UTS namespace.
+	// Hostname is the value of HOSTNAME; the host name itself belongs to the UTS namespace.
 	Hostname string
-	// CgroupsPath is in the form of the node's cgroup driver.
+	// CgroupsPath has the form of the node's cgroup driver.
 	CgroupsPath string
 	Annotations map[string]string
 	Seccomp     Seccomp
-	// SELinux are the container's labels; empty where the machine has no SELinux.
+	// SELinux holds the container's labels; empty on a machine without SELinux.
 	SELinux runtime.SELinuxLabels
-	// IDs map a pod's user namespace; empty without one.
+	// IDs map the pod's user namespace; empty without one.
 	IDs  IDMappings
 	Node Node
 }
@@ -60,61 +60,61 @@ type Input struct {
 type Mount struct {
 	Source, Destination string // absolute; the source exists
 	ReadOnly            bool
-	RecursiveReadOnly   bool // read-only for mounts below the source as well
-	// Propagation is None when empty.
+	RecursiveReadOnly   bool // read-only also for mounts below the source
+	// Propagation defaults to None.
 	Propagation corev1.MountPropagationMode
-	// Managed marks the agent's own mounts (/etc/hosts, /dev/shm …), which give way to a volume at
-	// the same path.
+	// Managed marks the agent's own mounts (/etc/hosts, /dev/shm …), which a volume at the same
+	// path replaces.
 	Managed bool
 }
 
-// Seccomp are the profiles that a container may be given.
+// Seccomp holds the profiles that a container may use.
 type Seccomp struct {
-	// Default gives RuntimeDefault to containers that say nothing
+	// Default applies RuntimeDefault to containers that name no profile
 	// (KubeletConfiguration.seccompDefault).
 	Default bool
-	// RuntimeDefault derives the default profile for a spec whose capabilities are set; nil: not
-	// built in.
+	// RuntimeDefault derives the default profile from a spec whose capabilities are set; nil if not
+	// available.
 	RuntimeDefault func(*specs.Spec) (*specs.LinuxSeccomp, error)
-	// Localhost is the content of the container's localhostProfile; nil when it names none.
+	// Localhost is the content of the container's localhostProfile; nil if it names none.
 	Localhost *specs.LinuxSeccomp
 }
 
-// IDMappings are those of a user namespace.
+// IDMappings are the mappings of a user namespace.
 type IDMappings struct {
 	UIDs, GIDs []specs.LinuxIDMapping
 }
 
-// Node are facts and settings of the machine.
+// Node holds facts and settings of the machine.
 type Node struct {
 	MemoryCapacity int64 // bytes
 	// MinOOMScoreAdj is the lowest oom_score_adj that the agent may give (its own, without
 	// CAP_SYS_RESOURCE).
 	MinOOMScoreAdj int
 	CgroupV2       bool
-	// CPUQuotaPeriod of CPU limits in microseconds; 0: limits are not enforced.
+	// CPUQuotaPeriod is the period of CPU limits in microseconds; 0: limits are not enforced.
 	CPUQuotaPeriod int64
-	// Capabilities that a privileged container gets ("CAP_…"); all that this package knows when
-	// empty.
+	// Capabilities are those of a privileged container ("CAP_…"); if empty, all that this package
+	// knows.
 	Capabilities []string
-	// Devices that a privileged container gets.
+	// Devices are those of a privileged container.
 	Devices []specs.LinuxDevice
-	// HugePageSizes ("2MB") that the hugetlb controller limits; empty without the controller.
+	// HugePageSizes are the sizes ("2MB") that the hugetlb controller limits; empty without the
+	// controller.
 	HugePageSizes []string
-	// SwapControl says that cgroups can limit swap; containers then get none.
+	// SwapControl is true if cgroups can limit swap; containers then get none.
 	SwapControl          bool
 	SingleProcessOOMKill bool
-	// MaskedPaths are hidden beside those that every machine has.
+	// MaskedPaths are masked in addition to the default ones.
 	MaskedPaths []string
-	// AppArmor is the name of the profile for containers that name none, loaded; "" where the
-	// machine has no AppArmor.
+	// AppArmor is the loaded profile for containers that name none; "" without AppArmor.
 	AppArmor string
-	// CgroupMountOptions are options of the machine's cgroup v2 mount that belong to all mounts of
-	// it together ("nsdelegate"): a mount without them takes them from the machine.
+	// CgroupMountOptions are those options of the machine's cgroup v2 mount that all of its mounts
+	// share ("nsdelegate"): a mount without them removes them from the machine's.
 	CgroupMountOptions []string
 }
 
-// Build makes the spec. Its errors are the pod author's to mend.
+// Build builds the spec. Its errors are the pod author's to fix.
 func Build(in Input) (*specs.Spec, error) {
 	if in.Pod == nil || in.Container == nil {
 		return nil, errors.New("building spec: pod or container is missing")
@@ -170,8 +170,8 @@ func annotations(in Input) map[string]string {
 	return all
 }
 
-// namespaces: "" in runtime.Namespaces is the host's own, so only what is pinned is joined; mount
-// and PID are new.
+// namespaces returns new mount and PID namespaces and the pinned ones to join; "" in
+// runtime.Namespaces is the host's.
 func namespaces(in Input, sc *corev1.SecurityContext) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	add := func(kind specs.LinuxNamespaceType, path string) {
@@ -198,7 +198,7 @@ func namespaces(in Input, sc *corev1.SecurityContext) []specs.LinuxNamespace {
 	return list
 }
 
-// effective lays the container's security context over the pod's.
+// effective merges the container's security context over the pod's.
 func effective(pod *corev1.Pod, c *corev1.Container) *corev1.SecurityContext {
 	out := &corev1.SecurityContext{}
 	if c.SecurityContext != nil {
@@ -226,8 +226,8 @@ func first[T any](a, b *T) *T {
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
-// UserString is what the image's passwd and group files are to be asked for: the security context's
-// ids over the image's user.
+// UserString is the user to resolve in the image: the security context's ids, or else the image's
+// user.
 func UserString(pod *corev1.Pod, c *corev1.Container, image imagespec.ImageConfig) string {
 	sc := effective(pod, c)
 	user := image.User

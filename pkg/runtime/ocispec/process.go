@@ -12,7 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
-// defaultPath is what programs are searched in when the image does not say.
+// defaultPath is PATH if the image does not set it.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func process(in Input, sc *corev1.SecurityContext) (*specs.Process, error) {
@@ -37,8 +37,8 @@ func process(in Input, sc *corev1.SecurityContext) (*specs.Process, error) {
 	}, nil
 }
 
-// arguments: the spec's command stands for the image's entrypoint and cmd together, its args for
-// cmd alone.
+// arguments returns the command line: the spec's command replaces the image's entrypoint and cmd,
+// its args replace only cmd.
 func arguments(in Input) ([]string, error) {
 	lookup := Lookup(in.Env)
 	entrypoint, cmd := expandAll(in.Container.Command, lookup), expandAll(in.Container.Args, lookup)
@@ -64,8 +64,8 @@ func expandAll(list []string, lookup func(string) (string, bool)) []string {
 	return out
 }
 
-// environment lays TERM and HOSTNAME over the image's, and the pod spec's over all, keeping the
-// place of the first mention.
+// environment merges, each over the one before: the image's, TERM and HOSTNAME, the pod spec's. A
+// name keeps the place of its first value.
 func environment(in Input) []string {
 	var env []string
 	if !slices.ContainsFunc(in.Image.Env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
@@ -92,7 +92,7 @@ func environment(in Input) []string {
 	return out
 }
 
-// SetEnv sets one "NAME=value" in a list of them, in the place of an earlier value.
+// SetEnv sets one "NAME=value" in a list, in place of an earlier value.
 func SetEnv(env []string, entry string) []string {
 	name, _, _ := strings.Cut(entry, "=")
 	for i, e := range env {
@@ -112,8 +112,8 @@ func workingDir(in Input) string {
 	return path.Join("/", dir)
 }
 
-// groups are the primary group, what the image's /etc/group says of the user (unless the policy is
-// Strict), fsGroup and supplementalGroups, each once.
+// groups returns, without repeats, the primary group, the user's groups in the image's /etc/group
+// (unless the policy is Strict), fsGroup and supplementalGroups.
 func groups(in Input) []uint32 {
 	list := []uint32{in.User.GID}
 	psc := in.Pod.Spec.SecurityContext
@@ -136,7 +136,7 @@ func groups(in Input) []uint32 {
 	})
 }
 
-// checkNonRoot refuses to run as root what asked not to, in kubelet's words.
+// checkNonRoot refuses to run a runAsNonRoot container as root, with kubelet's messages.
 func checkNonRoot(in Input, sc *corev1.SecurityContext) error {
 	if !isTrue(sc.RunAsNonRoot) {
 		return nil

@@ -13,14 +13,14 @@ import (
 
 func resources(in Input, sc *corev1.SecurityContext) *specs.LinuxResources {
 	r := Resources(in.Pod, in.Container, in.Node)
-	// The runtime adds the harmless devices (null, zero, full, random, urandom, tty, ptmx, pts) to
-	// what is allowed.
+	// The OCI runtime always allows the harmless devices (null, zero, full, random, urandom, tty,
+	// ptmx, pts).
 	r.Devices = []specs.LinuxDeviceCgroup{{Allow: isTrue(sc.Privileged), Access: "rwm"}}
 	return r
 }
 
-// Resources are the limits of one container as its pod spec has them, without device rules: also
-// what an in-place resize applies.
+// Resources returns the limits of one container by its pod spec, without device rules. An in-place
+// resize applies the same.
 func Resources(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResources {
 	request, limit := qos.ContainerCPU(pod, c)
 	shares := qos.Shares(request)
@@ -32,7 +32,7 @@ func Resources(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResourc
 	if memory := qos.ContainerMemory(pod, c); memory > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &memory}
 		if n.SwapControl && !n.CgroupV2 {
-			r.Memory.Swap = &memory // memory and swap together: none is left for swap
+			r.Memory.Swap = &memory // limits memory plus swap, so no swap is left
 		}
 	}
 	if n.CgroupV2 {
@@ -56,8 +56,8 @@ func unified(n Node) map[string]string {
 	return u
 }
 
-// hugePages limits every size that the machine has: to what the container asks for, else to what
-// its pod as a whole may have, which is nothing unless it asks.
+// hugePages limits every page size of the machine: to the container's limit, else to the pod-level
+// one, else to 0.
 func hugePages(pod *corev1.Pod, c *corev1.Container, sizes []string) []specs.LinuxHugepageLimit {
 	var list []specs.LinuxHugepageLimit
 	for _, size := range sizes {

@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// hidePaths masks what tells about, or works on, the host, unless the container is privileged; what
-// procfs shows of it, also unless it asks for procMount Unmasked.
+// hidePaths masks files that reveal or change the host, unless the container is privileged.
+// procMount Unmasked unmasks those of procfs.
 func hidePaths(spec *specs.Spec, n Node, sc *corev1.SecurityContext) {
 	if isTrue(sc.Privileged) {
 		return
@@ -45,7 +45,7 @@ func confine(spec *specs.Spec, in Input, sc *corev1.SecurityContext) error {
 func seccompProfile(spec *specs.Spec, in Input, sc *corev1.SecurityContext) (*specs.LinuxSeccomp, error) {
 	kind := corev1.SeccompProfileTypeUnconfined
 	switch {
-	case isTrue(sc.Privileged): // a filter would take away what privileged gives
+	case isTrue(sc.Privileged): // a filter would undo what privileged allows
 	case sc.SeccompProfile != nil:
 		kind = sc.SeccompProfile.Type
 	case in.Seccomp.Default:
@@ -73,8 +73,8 @@ func seccompProfile(spec *specs.Spec, in Input, sc *corev1.SecurityContext) (*sp
 	}
 }
 
-// AppArmor is the profile that a container asks for, nil when it asks for none: its own, that of
-// the annotation from before the field was there (which static pods may still have), its pod's.
+// AppArmor returns the profile that a container asks for, or nil: from its own field, from the
+// older annotation (which static pods may still use), or from its pod's field.
 func AppArmor(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
 	if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 		return c.SecurityContext.AppArmorProfile
@@ -94,8 +94,9 @@ func AppArmor(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
 	return nil
 }
 
-// appArmorProfile is the name of a loaded profile, "" for none. Whoever asks for nothing gets the
-// default one, unless it is privileged; a profile by name is for privileged containers too.
+// appArmorProfile returns the name of a loaded profile, or "" for none. A container that asks for
+// nothing gets the default profile, unless it is privileged; a profile named explicitly applies to
+// privileged containers too.
 func appArmorProfile(in Input, sc *corev1.SecurityContext) (string, error) {
 	p := sc.AppArmorProfile
 	switch {
@@ -112,7 +113,7 @@ func appArmorProfile(in Input, sc *corev1.SecurityContext) (string, error) {
 		return in.Node.AppArmor, nil
 	case p.Type == corev1.AppArmorProfileTypeLocalhost:
 		if p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "" {
-			return "", errors.New("AppArmor profile type Localhost names no localhostProfile")
+			return "", errors.New("AppArmor profile type Localhost needs a localhostProfile")
 		}
 		return *p.LocalhostProfile, nil
 	default:

@@ -1,4 +1,4 @@
-// Package passwd is PURE: users and groups of an image, from its /etc/passwd and /etc/group
+// Package passwd is PURE: it looks up users and groups in an image's /etc/passwd and /etc/group
 // (passwd(5), group(5)).
 package passwd
 
@@ -12,10 +12,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// ErrUnknown is wrapped when the image names no such user or group.
+// ErrUnknown is wrapped if the image has no such user or group.
 var ErrUnknown = errors.New("the image has no such entry")
 
-// Database is what the two files say. The zero value is that of an image without them.
+// Database is the content of the two files. The zero value has no entries.
 type Database struct {
 	users  []user
 	groups []group
@@ -33,7 +33,7 @@ type group struct {
 	members []string
 }
 
-// Parse reads both files. Lines that are malformed are left out, as the C library does.
+// Parse reads both files. It skips malformed lines, as the C library does.
 func Parse(passwd, groups []byte) Database {
 	var d Database
 	for f := range fields(passwd, 6) {
@@ -57,7 +57,7 @@ func Parse(passwd, groups []byte) Database {
 	return d
 }
 
-// fields yields the parts of each line that has at least n of them and a name.
+// fields yields the fields of each line that has a name and at least n fields.
 func fields(file []byte, n int) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		for line := range strings.Lines(string(file)) {
@@ -75,14 +75,14 @@ func fields(file []byte, n int) func(yield func([]string) bool) {
 func number(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n > 1<<31-1 { // ids are signed for the OCI runtime
-		return 0, fmt.Errorf("%q is no id", s)
+		return 0, fmt.Errorf("%q is not an id", s)
 	}
 	return uint32(n), nil
 }
 
-// Lookup resolves "", "uid", "name", each with or without ":gid" or ":group". No user at all is
-// root. Numbers need no entry; names do. Groups are the supplementary ones that /etc/group gives
-// the user's name, in order, without the primary one.
+// Lookup resolves "", "uid" or "name", each optionally with ":gid" or ":group". "" is root. Numbers
+// need no entry; names do. Groups are the supplementary groups of the user's name in /etc/group, in
+// order, without the primary one.
 func (d Database) Lookup(who string) (runtime.User, error) {
 	name, groupName, hasGroup := strings.Cut(who, ":")
 	u, err := d.user(name)

@@ -19,30 +19,29 @@ import (
 
 // conf is the configuration folder as last read.
 type conf struct {
-	seen string // of names, sizes and times: has anything changed?
+	seen string // names, sizes and times of the files, to detect changes
 	list *libcni.NetworkConfigList
 	err  error
 }
 
-// probe is the answer of CNI STATUS, which costs a process and is therefore asked for again only
-// after a while.
+// probe caches the answer of CNI STATUS, which takes a process to get.
 type probe struct {
 	list *libcni.NetworkConfigList
 	at   time.Time
 	err  error
 }
 
-// probeEvery is how long an answer of CNI STATUS holds.
+// probeEvery is how long an answer of CNI STATUS stays valid.
 const probeEvery = 30 * time.Second
 
-// NotReadyError tells why there is no pod network, and what to do. It is an ErrNetworkNotReady.
+// NotReadyError says why there is no pod network, with the remedy. It is an ErrNetworkNotReady.
 type NotReadyError struct {
 	Dir   string
 	Files []string // found in Dir, configuration files only
 	Cause error
 }
 
-// Error names the folder, what is in it, and the first thing that is wrong.
+// Error names the folder, its files, and the first problem.
 func (e *NotReadyError) Error() string {
 	what := "no CNI configuration file there yet: install a network add-on, or set --cni-conf-dir"
 	if len(e.Files) > 0 {
@@ -54,11 +53,11 @@ func (e *NotReadyError) Error() string {
 	return fmt.Sprintf("network is not ready: %s: %s", e.Dir, what)
 }
 
-// Unwrap says what kind of error it is.
+// Unwrap makes it an ErrNetworkNotReady.
 func (e *NotReadyError) Unwrap() []error { return []error{runtime.ErrNetworkNotReady, e.Cause} }
 
-// current is the network in use. The folder is looked at each time: a listing costs less than a
-// stale answer.
+// current returns the network in use. It lists the folder on each call, which is cheap and never
+// stale.
 func (n *Network) current() (*libcni.NetworkConfigList, error) {
 	files, err := libcni.ConfFiles(n.c.ConfDir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
@@ -67,7 +66,7 @@ func (n *Network) current() (*libcni.NetworkConfigList, error) {
 	seen := fingerprint(files)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	// a missing plugin may have been installed by now
+	// a missing plugin may have been installed meanwhile
 	if n.conf.seen != seen || n.conf.list == nil {
 		n.conf = n.load(files)
 		n.conf.seen = seen
@@ -118,7 +117,7 @@ func (n *Network) loadFile(file string) (*libcni.NetworkConfigList, error) {
 	return list, nil
 }
 
-// parseConf reads either form: a list of plugins, or one plugin.
+// parseConf reads either form: a list of plugins or a single plugin.
 func parseConf(file string) (*libcni.NetworkConfigList, error) {
 	if strings.HasSuffix(file, ".conflist") {
 		return libcni.NetworkConfFromFile(file)
@@ -141,7 +140,7 @@ func parseConf(file string) (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(list)
 }
 
-// Status is nil when pods can be given a network; else its text is fit for the node's Ready
+// Status returns nil if pods can be given a network. The text of its error suits the node's Ready
 // condition.
 func (n *Network) Status(ctx context.Context) error {
 	list, err := n.current()
@@ -166,7 +165,7 @@ func (n *Network) Status(ctx context.Context) error {
 }
 
 // Watch calls changed whenever the configuration folder may have changed, until ctx ends. The
-// folder need not exist yet. Where it cannot be watched it is looked at every 5 s.
+// folder need not exist yet. A folder that cannot be watched is polled every 5 s.
 func (n *Network) Watch(ctx context.Context, changed func()) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -186,7 +185,7 @@ func (n *Network) poll(ctx context.Context, watcher *fsnotify.Watcher, changed f
 	last := ""
 	for {
 		if watcher != nil && len(watcher.WatchList()) == 0 {
-			_ = watcher.Add(n.c.ConfDir) // not there yet: the clock tries again
+			_ = watcher.Add(n.c.ConfDir) // if it does not exist yet, the ticker tries again
 		}
 		files, _ := libcni.ConfFiles(n.c.ConfDir, []string{".conf", ".conflist", ".json"})
 		if seen := fingerprint(files); seen != last {

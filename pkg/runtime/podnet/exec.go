@@ -19,20 +19,19 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/osthread"
 )
 
-// How long CNI plugins have for one call of their chain. DEL has less than whoever calls it waits
-// for.
+// Time limits of one CNI plugin call. DEL gets less than its caller waits for.
 const (
 	addTime    = 2 * time.Minute
 	delTime    = time.Minute
 	statusTime = 10 * time.Second
 )
 
-// pipeTime is how long the output of a killed plugin is waited for: a process that it started may
-// hold the pipe open.
+// pipeTime is how long to wait for the output of a killed plugin: a child of it may hold the pipe
+// open.
 const pipeTime = 2 * time.Second
 
-// plugins runs CNI plugins for libcni, which itself would wait for ever for a plugin whose child
-// does not end.
+// plugins runs CNI plugins for libcni, whose own implementation waits for ever for a plugin whose
+// child does not exit.
 type plugins struct{ version.PluginDecoder }
 
 // FindInPath implements invoke.Exec.
@@ -40,24 +39,24 @@ func (*plugins) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// ExecPlugin implements invoke.Exec. A plugin ends with ctx, and with the agent: one that went on
-// alone would take an address after the next agent has given it back.
+// ExecPlugin implements invoke.Exec. The plugin is killed when ctx ends or the agent dies: a plugin
+// that outlived its agent could take an address after the next agent has released it.
 func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	for try := 0; ; try++ {
 		var stdout, stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, path)
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = env, bytes.NewReader(stdin), &stdout, &stderr, pipeTime
-		// The plugins that it calls are of its group.
+		// Plugins that it calls join its process group.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		var err error
-		// The kernel sends the death signal when the thread ends that started the plugin.
+		// The kernel sends the death signal when the thread that started the plugin ends.
 		osthread.Run(func() bool { err = cmd.Run(); return true })
 		switch {
-		// it ended well, and left a process behind
+		// it succeeded, and left a process behind
 		case err == nil, errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
 			return stdout.Bytes(), nil
-		case errors.Is(err, syscall.ETXTBSY) && try < 5: // it is being installed just now
+		case errors.Is(err, syscall.ETXTBSY) && try < 5: // it is being installed
 			t := time.NewTimer(time.Second)
 			select {
 			case <-t.C:
@@ -70,7 +69,7 @@ func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env [
 	}
 }
 
-// pluginError is what the plugin says of its failure: as JSON on its output, else in words.
+// pluginError returns the plugin's own error: JSON on stdout, else text on stderr.
 func pluginError(ctx context.Context, err error, stdout []byte, stderr string) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("the plugin did not end in time: %w", ctx.Err())

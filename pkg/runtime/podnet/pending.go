@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// libcni remembers a network once its whole ADD has succeeded. What an ADD was asked for that is
-// under way, or has failed, is noted here, one file a sandbox, so that DEL can be asked with the
-// same.
+// libcni caches a network only once its whole ADD has succeeded. These notes, one file a sandbox,
+// hold the request of an ADD that is in progress or has failed, so that DEL can use the same
+// request.
 
 func (n *Network) pendingDir() string { return filepath.Join(n.c.CacheDir, "pending") }
 
@@ -22,17 +22,17 @@ func (n *Network) pendingFile(sandboxID string) string {
 	return filepath.Join(n.pendingDir(), sandboxID+".json")
 }
 
-// begin notes an ADD that is about to be asked for.
+// begin saves the request of an ADD that is about to run.
 func (n *Network) begin(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 	b, err := json.Marshal(libcni.NetworkAttachment{
 		ContainerID: rt.ContainerID, Network: list.Name, IfName: rt.IfName, Config: list.Bytes, NetNS: rt.NetNS,
 		CniArgs: rt.Args, CapabilityArgs: rt.CapabilityArgs,
 	})
 	if err != nil {
-		return fmt.Errorf("noting what CNI is asked for: %w", err)
+		return fmt.Errorf("saving the CNI request: %w", err)
 	}
-	// Without a flush to the disk: plugins do not flush either what they hand out, and after a
-	// power cut the network in use is a good guess.
+	// No fsync: plugins do not sync their state either, and after a power cut the network in use is
+	// a good guess.
 	file := n.pendingFile(rt.ContainerID)
 	err = os.MkdirAll(n.pendingDir(), 0o700)
 	if err == nil {
@@ -42,22 +42,21 @@ func (n *Network) begin(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) 
 		err = os.Rename(file+".tmp", file)
 	}
 	if err != nil {
-		return fmt.Errorf("noting what CNI is asked for: %w", err)
+		return fmt.Errorf("saving the CNI request: %w", err)
 	}
 	return nil
 }
 
-// settle forgets what begin has noted.
-func (n *Network) settle(sandboxID string) error {
+// complete deletes what begin has saved.
+func (n *Network) complete(sandboxID string) error {
 	if err := os.Remove(n.pendingFile(sandboxID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forgetting what CNI was asked for: %w", err)
+		return fmt.Errorf("deleting the CNI request: %w", err)
 	}
 	return nil
 }
 
-// attachments are the networks that a sandbox has, or may have: those of its id, and those of its
-// namespace's path, which tells when the id is not known for sure. Without an id and a path they
-// are all that there are.
+// attachments returns the networks that a sandbox has or may have, found by its id and by its
+// namespace's path, which helps when the id is uncertain. Without id and path it returns all.
 func (n *Network) attachments(netns, sandboxID string) ([]*libcni.NetworkAttachment, error) {
 	all, err := n.cni.GetCachedAttachments("")
 	if err != nil {
@@ -71,7 +70,7 @@ func (n *Network) attachments(netns, sandboxID string) ([]*libcni.NetworkAttachm
 		a := &libcni.NetworkAttachment{}
 		b, err := os.ReadFile(filepath.Join(n.pendingDir(), e.Name()))
 		if err != nil || json.Unmarshal(b, a) != nil || e.Name() != a.ContainerID+".json" {
-			continue // its agent died before it could ask for anything, or the power failed
+			continue // the agent died before it ran a plugin, or the power failed
 		}
 		all = append(all, a)
 	}
@@ -89,8 +88,8 @@ func (n *Network) attachments(netns, sandboxID string) ([]*libcni.NetworkAttachm
 	return found, nil
 }
 
-// namespace is the path if a namespace is there: after a reboot its file is not, or is empty. Else
-// it is "", which is the specification's word for a namespace that is gone.
+// namespace returns the path if a namespace is pinned there; after a reboot its file is missing or
+// empty. Otherwise it returns "", which in CNI means that the namespace is gone.
 func namespace(path string) string {
 	var s unix.Statfs_t
 	if unix.Statfs(path, &s) != nil || s.Type != unix.NSFS_MAGIC {

@@ -1,7 +1,7 @@
-// Package podnet is EDGE: the network of pods, on CNI. It reads the CNI configuration folder, runs
-// the plugins, and remembers in its cache folder what it asks for each sandbox, so that DEL is
-// asked with the configuration that ADD had, whatever the folder says by then, also when ADD did
-// not come to its end. It never makes or removes a network namespace: it is handed the path of one.
+// Package podnet is EDGE: the network of pods, by CNI. It reads the CNI configuration folder and
+// runs the plugins. In its cache folder it keeps the request of each ADD, even of one that failed,
+// so that DEL uses the same configuration, whatever the folder says by then. It never creates or
+// removes a network namespace: it gets the path of one.
 package podnet
 
 import (
@@ -21,16 +21,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// ifName is the pod's interface, as every Kubernetes node names it.
+// ifName is the pod's interface, named as on every Kubernetes node.
 const ifName = "eth0"
 
-// Config is what a Network is made from.
+// Config configures a Network.
 type Config struct {
-	// usually /etc/cni/net.d; the first usable file in order of name is the network
+	// ConfDir is usually /etc/cni/net.d; its first usable file in order of name is the network.
 	ConfDir string
 	BinDirs []string // usually /opt/cni/bin
-	// CacheDir holds what sandboxes were given, usually /var/lib/cni. Agents on one machine need
-	// one each.
+	// CacheDir holds the requests, usually /var/lib/cni. Each agent on a machine needs its own.
 	CacheDir string
 	Logger   *slog.Logger
 	Now      func() time.Time
@@ -57,10 +56,10 @@ func New(c Config) (*Network, error) {
 	return &Network{c: c, cni: libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, &plugins{})}, nil
 }
 
-// Setup gives the sandbox its network: CNI ADD in the namespace at path netns. What an earlier,
-// interrupted Setup left is removed first. The addresses are primary first. ErrNetworkNotReady is
-// wrapped when there is no usable configuration. After an error Teardown undoes what plugins did
-// before the failing one.
+// Setup connects the sandbox: CNI ADD in the namespace at path netns. It first removes what an
+// earlier, interrupted Setup left. It returns the pod's addresses, primary first, and wraps
+// ErrNetworkNotReady without a usable configuration. After an error, Teardown undoes what the
+// plugins before the failing one did.
 func (n *Network) Setup(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) ([]netip.Addr, error) {
 	list, err := n.current()
 	if err != nil {
@@ -85,23 +84,23 @@ func (n *Network) Setup(ctx context.Context, netns, sandboxID string, c runtime.
 	if err != nil {
 		return nil, fmt.Errorf("adding pod %s/%s to network %q: %w", c.Pod.Namespace, c.Pod.Name, list.Name, err)
 	}
-	if err := n.settle(sandboxID); err != nil {
+	if err := n.complete(sandboxID); err != nil {
 		return nil, err
 	}
 	return addresses(result)
 }
 
-// Teardown is CNI DEL, with the configuration that ADD had. netns may be gone. It may be asked for
-// again and again, until it has no error: the plugins take a DEL of what they do not know for done.
+// Teardown is CNI DEL with the configuration of ADD. netns may be gone. Repeat it until it
+// succeeds: plugins accept a DEL of something unknown.
 func (n *Network) Teardown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
 	attached, err := n.attachments(netns, sandboxID)
 	if err != nil {
 		return err
 	}
 	if len(attached) == 0 {
-		// Nothing is known of an ADD. There may have been one all the same: before a power cut, or
-		// by an agent that kept no note.
-		return n.detachBlindly(ctx, netns, sandboxID, c)
+		// No request is saved. There may still have been an ADD: before a power cut, or by an agent
+		// that saved none.
+		return n.detachUnknown(ctx, netns, sandboxID, c)
 	}
 	var errs []error
 	for _, a := range attached {
@@ -114,18 +113,18 @@ func (n *Network) Teardown(ctx context.Context, netns, sandboxID string, c runti
 		rt.IfName, rt.Args, rt.CapabilityArgs = a.IfName, a.CniArgs, a.CapabilityArgs
 		err = n.detach(ctx, list, rt, c.Pod)
 		if err == nil {
-			err = n.settle(a.ContainerID)
+			err = n.complete(a.ContainerID)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// detachBlindly asks for DEL with the network in use.
-func (n *Network) detachBlindly(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
+// detachUnknown runs DEL with the network in use.
+func (n *Network) detachUnknown(ctx context.Context, netns, sandboxID string, c runtime.SandboxConfig) error {
 	list, err := n.current()
 	if err != nil {
-		return nil //nolint:nilerr // without a network nothing was set up, and nobody could be asked
+		return nil //nolint:nilerr // without a network there is no plugin to run
 	}
 	return n.detach(ctx, list, runtimeConf(namespace(netns), sandboxID, c), c.Pod)
 }
@@ -165,7 +164,7 @@ func runtimeConf(netns, sandboxID string, c runtime.SandboxConfig) *libcni.Runti
 	return rt
 }
 
-// portMapping is an entry of the portMappings capability (CNI CONVENTIONS.md).
+// portMapping is an entry of CNI's portMappings capability (CNI CONVENTIONS.md).
 type portMapping struct {
 	HostPort      int32  `json:"hostPort"`
 	ContainerPort int32  `json:"containerPort"`
@@ -183,7 +182,7 @@ func portMappings(ports []runtime.PortMapping) []portMapping {
 	return m
 }
 
-// bandwidthLimits is the bandwidth capability: bits per second, and bits of burst.
+// bandwidthLimits is CNI's bandwidth capability: rates in bits per second, bursts in bits.
 type bandwidthLimits struct {
 	IngressRate  int64 `json:"ingressRate,omitempty"`
 	IngressBurst int64 `json:"ingressBurst,omitempty"`
@@ -191,8 +190,8 @@ type bandwidthLimits struct {
 	EgressBurst  int64 `json:"egressBurst,omitempty"`
 }
 
-// maxBurst, in bits, is the largest that the bandwidth plugin's token bucket takes: without one,
-// short flows would be held up.
+// maxBurst, in bits, is the largest burst that the bandwidth plugin accepts: a smaller one would
+// slow down short flows.
 const maxBurst = 1<<32 - 1
 
 func bandwidth(c runtime.SandboxConfig) *bandwidthLimits {
@@ -209,7 +208,7 @@ func bandwidth(c runtime.SandboxConfig) *bandwidthLimits {
 	return b
 }
 
-// addresses are the pod's, in the order of the plugins' result.
+// addresses returns the pod's addresses in the order of the plugins' result.
 func addresses(result cnitypes.Result) ([]netip.Addr, error) {
 	r, err := types100.GetResult(result)
 	if err != nil {
@@ -225,12 +224,12 @@ func addresses(result cnitypes.Result) ([]netip.Addr, error) {
 		}
 	}
 	if len(addrs) == 0 {
-		return nil, errors.New("the CNI plugins gave the pod no address: look at the ipam section of the network's configuration")
+		return nil, errors.New("the CNI plugins assigned no address: check the ipam section of the network's configuration")
 	}
 	return addrs, nil
 }
 
-// base is for messages.
+// base returns file names for messages.
 func base(paths []string) []string {
 	names := make([]string, len(paths))
 	for i, p := range paths {

@@ -2,9 +2,8 @@ package podnet
 
 import "strings"
 
-// Attached are the sandboxes with a network, or that may have one, whose namespaces are below a
-// folder: those of one agent, also when its own records are gone. The value is the path of the
-// namespace.
+// Attached returns the sandboxes that have or may have a network and whose namespaces lie below a
+// folder, mapped to the paths of their namespaces. It finds them without the agent's own records.
 func (n *Network) Attached(below string) (map[string]string, error) {
 	all, err := n.attachments("", "")
 	if err != nil {

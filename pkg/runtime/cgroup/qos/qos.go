@@ -1,5 +1,5 @@
-// Package qos is PURE: the quality-of-service class of a pod and the kernel figures that follow
-// from it. It reads a pod and sizes; it writes nothing.
+// Package qos is PURE: the quality-of-service class of a pod, and the values of kernel settings
+// that follow from its requests and limits.
 package qos
 
 import (
@@ -12,12 +12,11 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
-// Bounds of the kernel's CPU controller (v1 units; v2 weights are derived from shares by the
-// runtime).
+// Bounds of the kernel's CPU controller (v1 units; the OCI runtime derives v2 weights from shares).
 const (
 	MinShares = 2
 	MaxShares = 262144
-	// MinQuota is the smallest CFS quota that the kernel takes, in microseconds.
+	// MinQuota is the smallest CFS quota that the kernel accepts, in microseconds.
 	MinQuota = 1000
 )
 
@@ -63,7 +62,8 @@ func containers(pod *corev1.Pod) []corev1.Container {
 
 func asks(l corev1.ResourceList) bool { return !l.Cpu().IsZero() || !l.Memory().IsZero() }
 
-// guaranteed: a request that is not given is the limit, as the API server defaults it.
+// guaranteed reports whether CPU and memory requests equal their limits. A missing request counts
+// as the limit, as in the API server's defaulting.
 func guaranteed(r corev1.ResourceRequirements) bool {
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		limit, request := r.Limits[name], r.Requests[name]
@@ -75,9 +75,9 @@ func guaranteed(r corev1.ResourceRequirements) bool {
 }
 
 // OOMScoreAdj is the container's oom_score_adj by kubelet's rule: −997 for Guaranteed and
-// node-critical pods, 1000 for BestEffort, and for Burstable 1000 less a thousandth for each
-// thousandth of the machine's memory that it requests, within 3 and 999. A sidecar is never worse
-// off than the smallest of the regular containers. capacity is the machine's memory in bytes.
+// node-critical pods, 1000 for BestEffort. For Burstable it is 1000 minus the requested share of
+// the machine's memory in thousandths, within 3 and 999. A sidecar's value is at most the smallest
+// of the regular containers. capacity is the machine's memory in bytes.
 func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 	if pod.Spec.PriorityClassName == "system-node-critical" {
 		return GuaranteedOOM
@@ -129,8 +129,8 @@ func smallestRequest(pod *corev1.Pod) int64 {
 	return max(smallest, 0)
 }
 
-// unassigned is a container's equal part of the pod-level memory request that no container claims
-// (KEP-2837).
+// unassigned is a container's equal share of the pod-level memory request that no container's
+// request uses (KEP-2837).
 func unassigned(pod *corev1.Pod) int64 {
 	if pod.Spec.Resources == nil || pod.Spec.Resources.Requests.Memory().IsZero() {
 		return 0
@@ -138,7 +138,7 @@ func unassigned(pod *corev1.Pod) int64 {
 	rest, n := pod.Spec.Resources.Requests.Memory().Value(), int64(0)
 	for _, c := range containers(pod) {
 		if c.RestartPolicy == nil && !contains(pod.Spec.Containers, c.Name) {
-			continue // an ordinary init container gives its memory back
+			continue // an ordinary init container frees its memory when it ends
 		}
 		rest -= memoryRequest(c.Resources)
 		n++
@@ -158,8 +158,7 @@ func contains(list []corev1.Container, name string) bool {
 	return false
 }
 
-// Shares turns thousandths of a CPU into cpu.shares: 1024 for a whole one, within the kernel's
-// bounds.
+// Shares converts millicores to cpu.shares: 1024 for one core, within the kernel's bounds.
 func Shares(milli int64) uint64 {
 	if milli <= 0 {
 		return MinShares
@@ -167,8 +166,8 @@ func Shares(milli int64) uint64 {
 	return uint64(min(max(milli*1024/1000, MinShares), MaxShares))
 }
 
-// Quota turns thousandths of a CPU into microseconds of each period (also in microseconds); 0 means
-// no quota.
+// Quota converts millicores to a CFS quota in microseconds for a period in microseconds; 0 means no
+// quota.
 func Quota(milli, period int64) int64 {
 	if milli <= 0 {
 		return 0
@@ -176,9 +175,8 @@ func Quota(milli, period int64) int64 {
 	return max(milli*period/1000, MinQuota)
 }
 
-// ContainerCPU is the CPU request and limit of a container in thousandths: a request that is not
-// given is the limit, a limit that is not given is the pod's own where pod-level resources have
-// one.
+// ContainerCPU returns the CPU request and limit of a container in millicores. A missing request is
+// the limit; a missing limit is the pod-level one, if any.
 func ContainerCPU(pod *corev1.Pod, c *corev1.Container) (request, limit int64) {
 	l := effectiveLimit(pod, c, corev1.ResourceCPU)
 	limit = l.MilliValue()
@@ -188,7 +186,7 @@ func ContainerCPU(pod *corev1.Pod, c *corev1.Container) (request, limit int64) {
 	return limit, limit
 }
 
-// ContainerMemory is the memory limit of a container in bytes, 0 for none.
+// ContainerMemory returns the memory limit of a container in bytes, 0 for none.
 func ContainerMemory(pod *corev1.Pod, c *corev1.Container) int64 {
 	l := effectiveLimit(pod, c, corev1.ResourceMemory)
 	return l.Value()
@@ -204,17 +202,17 @@ func effectiveLimit(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceNa
 	return resource.Quantity{}
 }
 
-// Totals are what a pod as a whole may use.
+// Totals are the requests and limits of a pod as a whole.
 type Totals struct {
-	CPURequest int64 // thousandths
-	CPULimit   int64 // thousandths, 0 for none: when a container has none, the pod has none
+	CPURequest int64 // millicores
+	CPULimit   int64 // millicores; 0 if any container has no limit
 	Memory     int64 // limit in bytes, 0 for none
 	HugePages  map[string]int64
 }
 
-// Total sums a pod's containers as the scheduler does: sidecars and main containers together, or
-// the largest init container if that is more, or pod-level resources where given, and the overhead
-// of its RuntimeClass.
+// Total computes a pod's totals as the scheduler does: the sum of sidecars and main containers, or
+// the largest init container if that is more, or the pod-level resources if given, plus the
+// overhead of its RuntimeClass.
 func Total(pod *corev1.Pod) Totals {
 	pod = withRequests(pod)
 	cpu, memory := true, true
@@ -247,8 +245,8 @@ func Total(pod *corev1.Pod) Totals {
 	return t
 }
 
-// withRequests gives every container the requests that the API server would: those that are missing
-// are the limits. Pods from files come without. The pod is copied if anything is missing.
+// withRequests sets missing requests to the limits, as the API server does; pods from files lack
+// that. The pod is copied only if something is missing.
 func withRequests(pod *corev1.Pod) *corev1.Pod {
 	missing := func(r corev1.ResourceRequirements) bool {
 		for name := range r.Limits {
@@ -278,8 +276,8 @@ func withRequests(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// KernelPageSize names a page size as the kernel's files do: "2Mi" is "2MB", "1Gi" is "1GB"; "" for
-// what is no size.
+// KernelPageSize converts a page size to the kernel's spelling: "2Mi" to "2MB", "1Gi" to "1GB"; ""
+// if it is not a size.
 func KernelPageSize(page string) string {
 	q, err := resource.ParseQuantity(page)
 	if err != nil {

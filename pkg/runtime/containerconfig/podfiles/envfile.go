@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// EnvFile finds one variable in an environment file (KEP-3721): lines NAME='value', where the value
-// may have newlines and is taken as it is, with comments after "#". NAME= alone is the empty value.
-// found is false when the file does not set it.
+// EnvFile finds one variable in an environment file (KEP-3721). Lines are NAME='value'; the value
+// is literal and may contain newlines; "#" starts a comment; NAME= alone is an empty value. found
+// is false if the file does not set it.
 func EnvFile(text, name string) (value string, found bool, err error) {
 	line := 0
 	for text != "" {
@@ -37,8 +37,8 @@ func EnvFile(text, name string) (value string, found bool, err error) {
 	return "", false, nil
 }
 
-// quoted reads a value in single quotes that begins on this line and may go on in what follows;
-// lines is how many it took of it.
+// quoted reads a value in single quotes that begins on this line and may continue in following;
+// lines is the number of following lines that it took.
 func quoted(first, following string, line int) (value, rest string, lines int, err error) {
 	body, ok := strings.CutPrefix(first, "'")
 	if !ok {

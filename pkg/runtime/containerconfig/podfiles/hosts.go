@@ -1,6 +1,6 @@
 // Package podfiles is PURE: the contents of a pod's /etc/hosts, /etc/hostname and /etc/resolv.conf,
-// and its host name. It reads the pod, the node's own files as text and the cluster's DNS settings;
-// it writes nothing.
+// and its host name, from the pod, the texts of the node's own files and the cluster's DNS
+// settings.
 package podfiles
 
 import (
@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Limits of Linux: a host name in the UTS namespace has 64 bytes, a label of DNS 63.
+// Linux limits a host name in the UTS namespace to 64 bytes; DNS limits a label to 63.
 const (
 	maxLabel    = 63
 	maxNodename = 64
@@ -47,8 +47,8 @@ func HostOf(pod *corev1.Pod, clusterDomain string) (Host, error) {
 	return host, nil
 }
 
-// Nodename is what the UTS namespace is given: the short name, or with spec.setHostnameAsFQDN the
-// full one.
+// Nodename is the host name of the UTS namespace: the short name, or the full one with
+// spec.setHostnameAsFQDN.
 func (h Host) Nodename(fqdn *bool) (string, error) {
 	if fqdn == nil || !*fqdn || h.Domain == "" {
 		return h.Name, nil
@@ -61,7 +61,7 @@ func (h Host) Nodename(fqdn *bool) (string, error) {
 	return full, nil
 }
 
-// Hosts is the /etc/hosts of a pod with a network of its own.
+// Hosts is the /etc/hosts of a pod with its own network.
 func Hosts(pod *corev1.Pod, h Host, ips []netip.Addr) string {
 	var b strings.Builder
 	b.WriteString("# Kubernetes-managed hosts file.\n" +
@@ -82,8 +82,8 @@ func Hosts(pod *corev1.Pod, h Host, ips []netip.Addr) string {
 	return b.String()
 }
 
-// NodeHosts is the /etc/hosts of a pod in the host's network: the node's own, which is given as
-// text, and the pod's aliases.
+// NodeHosts is the /etc/hosts of a pod in the host network: the text of the node's own file, and
+// the pod's aliases.
 func NodeHosts(pod *corev1.Pod, node string) string {
 	var b strings.Builder
 	b.WriteString("# Kubernetes-managed hosts file (host network).\n" + node)

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Limits that resolvers are known to keep (the API server validates dnsConfig by the same).
+// Limits that resolvers are known to support (the API server validates dnsConfig by the same).
 const (
 	maxNameservers = 3
 	maxSearches    = 32
@@ -17,13 +17,13 @@ const (
 	maxDomain      = 253
 )
 
-// ResolvConf is the content of a resolver file, in its order.
+// ResolvConf is the parsed content of a resolver file.
 type ResolvConf struct {
 	Nameservers, Searches, Options []string
 }
 
 // ParseResolvConf reads a resolver file (resolv.conf(5)): name servers add up, the last search line
-// counts, a later option replaces an earlier one of its name. What it does not know is left out.
+// wins, a later option replaces an earlier one of the same name. Unknown lines are dropped.
 func ParseResolvConf(text string) ResolvConf {
 	var r ResolvConf
 	for line := range strings.Lines(text) {
@@ -84,17 +84,17 @@ func (r ResolvConf) String() string {
 type DNS struct {
 	Cluster []netip.Addr // the cluster's name servers
 	Domain  string       // the cluster's domain
-	// Host is the text of the node's resolver file; NoHost says that the node has none
+	// Host is the text of the node's resolver file. NoHost means that the node has none
 	// (KubeletConfiguration.resolvConf is "").
 	Host    string
 	NoHost  bool
 	NodeIPs []netip.Addr
 }
 
-// Warning is something that was left out of a pod's resolver file, for an event.
+// Warning says what was left out of a pod's resolver file, for an event.
 type Warning struct{ Reason, Message string }
 
-// Resolv composes the pod's resolver file by its dnsPolicy and dnsConfig, within the limits of
+// Resolv builds the pod's resolver file from its dnsPolicy and dnsConfig, within the limits of
 // resolvers: 3 name servers, 32 search domains of at most 253 and together at most 2048 characters.
 func Resolv(pod *corev1.Pod, d DNS) (ResolvConf, []Warning) {
 	var warnings []Warning
@@ -141,8 +141,7 @@ func clusterFirst(pod *corev1.Pod, d DNS, host ResolvConf) ResolvConf {
 	return r
 }
 
-// hostDefault without a resolver file asks the node itself, as resolvers do that have no name
-// server.
+// hostDefault is the node's resolver file; without one, the local name server, as resolvers assume.
 func hostDefault(d DNS, host ResolvConf) ResolvConf {
 	if !d.NoHost {
 		return host

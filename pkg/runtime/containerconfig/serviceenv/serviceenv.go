@@ -1,5 +1,5 @@
-// Package serviceenv is PURE: Services → the environment variables by which containers of old find
-// them (NAME_SERVICE_HOST and the Docker link variables).
+// Package serviceenv is PURE: the environment variables by which programs find Services without DNS
+// (NAME_SERVICE_HOST and the Docker link variables).
 package serviceenv
 
 import (
@@ -11,10 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Env gives "NAME=value" for the services of a pod's namespace, in order of service name. Without
-// links only that of default/kubernetes is there, which always is: it is how programs in pods find
-// the API server. A service of the pod's own namespace wins over default/kubernetes if both have
-// that name.
+// Env returns "NAME=value" for the services of a pod's namespace, in order of service name. Without
+// links it returns only those of default/kubernetes, by which programs in pods find the API server.
+// A service of that name in the pod's own namespace wins over default/kubernetes.
 func Env(services []*corev1.Service, namespace string, links bool) []string {
 	chosen := map[string]*corev1.Service{}
 	for _, s := range services {
