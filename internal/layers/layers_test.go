@@ -52,7 +52,8 @@ var directly = []struct {
 	},
 	{"only tests build Kubernetes itself, in modules of their own", []string{"pkg/...", "cmd/..."}, []string{"k8s.io/kubernetes/..."}},
 	{
-		"the pump is a small process: it links the log packages only", []string{"cmd/nodeagent-pump"},
+		"the pump is a small process: it links the log packages only",
+		[]string{"cmd/nodeagent-pump"},
 		[]string{module + "pkg/agent", module + "pkg/config", module + "pkg/runtime/logpump"},
 	},
 }
