@@ -50,6 +50,12 @@ var directly = []struct {
 			module + "pkg/status/report", "net", "os/exec",
 		},
 	},
+	{
+		"what the planner's neighbours share with it stands in podspec",
+		[]string{"pkg/podsync/*", "pkg/podsync/volume/...", "pkg/runtime/...", "pkg/node/...", "pkg/status/*", "pkg/server/..."},
+		[]string{module + "pkg/podsync/podplan"},
+	},
+	{"the nouns of pods lie below everything else of ours", []string{"pkg/podsync/podspec"}, []string{module + "..."}},
 	{"only tests build Kubernetes itself, in modules of their own", []string{"pkg/...", "cmd/..."}, []string{"k8s.io/kubernetes/..."}},
 	{
 		"the pump is a small process: it links the log packages only",

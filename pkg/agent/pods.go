@@ -23,8 +23,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
 	"github.com/nodeagent/nodeagent/pkg/podsync/hook"
 	"github.com/nodeagent/nodeagent/pkg/podsync/objects"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/probe"
 	"github.com/nodeagent/nodeagent/pkg/podsync/termination"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
@@ -173,9 +173,9 @@ func (p *pods) makeVolumes() error {
 }
 
 // renew tells the pods' loop which pods name a ConfigMap or Secret that has changed.
-func (p *pods) renew(o objects.Object, uids []types.UID) {
+func (p *pods) renew(o podspec.ObjectRef, uids []types.UID) {
 	for _, uid := range uids {
-		p.loop.Renew(uid, podplan.Object{Kind: o.Kind, Name: o.Name})
+		p.loop.Renew(uid, o)
 	}
 }
 
@@ -306,7 +306,7 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 }
 
 // admit asks whether the pod may run here beside the others.
-func (p *pods) admit(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+func (p *pods) admit(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 	object := p.agent.node.Current()
 	if n := p.agent.watched.Node(); n != nil {
 		object = n

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/storagelimit"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
@@ -63,7 +64,7 @@ func (p *pods) limitStorage(ctx context.Context) error {
 // living says that the pod is neither ending nor over.
 func living(v podsync.View) bool {
 	return v.Pod != nil && v.Pod.DeletionTimestamp == nil && v.Refused == "" && !v.Done &&
-		v.Status.Phase != corev1.PodSucceeded && v.Status.Phase != corev1.PodFailed
+		!podspec.Terminal(v.Status.Phase)
 }
 
 func (p *pods) checkStorage(v podsync.View, used storagelimit.Usage) {

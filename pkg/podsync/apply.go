@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -82,13 +83,13 @@ func (x *Edges) Apply(ctx context.Context, t Task) podplan.ActionResult {
 // event tells of something that befell the pod, unless it is the consequence of a cancellation.
 func (x *Edges) event(ctx context.Context, t Task, reason, message string) {
 	if t.Want.Pod != nil && !errors.Is(ctx.Err(), context.Canceled) {
-		x.config.Events.Event(podRef(t.Want.Pod), corev1.EventTypeWarning, reason, message)
+		x.config.Events.Event(podspec.Reference(t.Want.Pod), corev1.EventTypeWarning, reason, message)
 	}
 }
 
 func (x *Edges) containerEvent(ctx context.Context, t Task, name string, e [3]string) {
 	if t.Want.Pod != nil && !errors.Is(ctx.Err(), context.Canceled) {
-		x.config.Events.Event(containerRef(t.Want.Pod, name), e[0], e[1], e[2])
+		x.config.Events.Event(podspec.ContainerReference(t.Want.Pod, name), e[0], e[1], e[2])
 	}
 }
 
@@ -134,17 +135,18 @@ func (x *Edges) startContainer(ctx context.Context, t Task, a podplan.StartConta
 func (x *Edges) start(ctx context.Context, t Task, a podplan.StartContainer) error {
 	image, err := x.config.Images.Image(ctx, a.ImageID)
 	if err != nil {
-		return withReason("ImageInspectError", fmt.Errorf("finding the image %q of container %q: %w", a.ImageID, a.Container, err))
+		return podspec.WithReason("ImageInspectError", fmt.Errorf("finding the image %q of container %q: %w", a.ImageID, a.Container, err))
 	}
 	config, err := x.config.Build.Container(ctx, ContainerRequest{
-		Want: t.Want, Have: t.Have, Name: a.Container, Attempt: a.Attempt, Image: image,
+		Pod: t.Want.Pod, HostIPs: t.Want.HostIPs, Static: t.Want.Static, Have: t.Have,
+		Name: a.Container, Attempt: a.Attempt, Image: image,
 	})
 	if err != nil {
-		return withReason("CreateContainerConfigError", err)
+		return podspec.WithReason("CreateContainerConfigError", err)
 	}
 	c, err := x.config.Runtime.StartContainer(ctx, config)
 	if err != nil {
-		return withReason("CreateContainerError", err)
+		return podspec.WithReason("CreateContainerError", err)
 	}
 	x.containerEvent(ctx, t, a.Container, [3]string{corev1.EventTypeNormal, "Created", "Container created"})
 	if c.StartError != "" {
@@ -156,7 +158,7 @@ func (x *Edges) start(ctx context.Context, t Task, a podplan.StartContainer) err
 }
 
 func (x *Edges) runHook(ctx context.Context, t Task, a podplan.RunHook) error {
-	c := findContainer(t.Want.Pod, a.Container)
+	c, _ := podspec.Find(t.Want.Pod, a.Container)
 	if c == nil {
 		return fmt.Errorf("running the %s hook of container %q: the pod has no such container", a.Kind, a.Container)
 	}
@@ -237,7 +239,7 @@ func (x *Edges) removeSandbox(ctx context.Context, t Task) error {
 	// That of a pod which has completed is there to its end; the API may not know yet that it has.
 	lost := t.Have.Sandbox != nil && !t.Have.Sandbox.Ready
 	if lost && !isEnding(t.Want) && t.Want.Reported.Phase == corev1.PodRunning {
-		x.config.Events.Event(podRef(t.Want.Pod), corev1.EventTypeNormal, "SandboxChanged",
+		x.config.Events.Event(podspec.Reference(t.Want.Pod), corev1.EventTypeNormal, "SandboxChanged",
 			"Pod sandbox changed, it will be killed and re-created.")
 	}
 	return x.config.Runtime.RemoveSandbox(ctx, t.Ref.UID)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -65,7 +66,7 @@ func (l *Loop) bound(a podplan.Action) time.Duration {
 	case podplan.EnsureImage:
 		return maxPull
 	case podplan.RunHook:
-		if a.Kind == podplan.PreStop {
+		if a.Kind == podspec.PreStop {
 			return max(a.Grace, time.Second)
 		}
 		return maxHook
@@ -81,7 +82,7 @@ func (l *Loop) cancelStarts(t turn) {
 		case podplan.MountVolume, podplan.StartSandbox, podplan.EnsureImage, podplan.StartContainer, nil:
 			f.cancel()
 		case podplan.RunHook:
-			if a.Kind == podplan.PostStart || t.isCutShort(a, f) {
+			if a.Kind == podspec.PostStart || t.isCutShort(a, f) {
 				f.cancel()
 			}
 		}
@@ -101,7 +102,7 @@ func (t turn) isCutShort(hook podplan.RunHook, f flight) bool {
 // zero: never.
 func (l *Loop) planRefresh(t turn) time.Time {
 	w := &t.work
-	if t.want.Pod == nil || isEnding(t.want) || isTerminal(t.want.Pod) {
+	if t.want.Pod == nil || isEnding(t.want) || podspec.Terminal(t.want.Pod.Status.Phase) {
 		return time.Time{}
 	}
 	names := l.config.Volumes.Refreshable(t.want.Pod)

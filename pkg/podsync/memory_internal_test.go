@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -18,7 +19,7 @@ type noHost struct{ Host }
 type noProbes struct{ Prober }
 
 func (noProbes) Sync(*corev1.Pod, runtime.Pod)        {}
-func (noProbes) Results(string) (none podplan.Probes) { return none }
+func (noProbes) Results(string) (none podspec.Probes) { return none }
 
 type longMessages struct{}
 
@@ -51,7 +52,7 @@ func TestCrashLoopCostsNoMemory(t *testing.T) {
 		m := &e.work.memory
 		m.Observe(turn.want, have, now)
 		for _, c := range rt.Containers { // whose signals and removals fail at first
-			m.Note(podplan.RunHook{Container: "app", ContainerID: c.ID, Kind: podplan.PreStop}, podplan.ActionResult{}, now)
+			m.Note(podplan.RunHook{Container: "app", ContainerID: c.ID, Kind: podspec.PreStop}, podplan.ActionResult{}, now)
 			m.Note(podplan.StopContainer{Container: "app", ContainerID: c.ID}, podplan.ActionResult{}, now)
 			m.Note(podplan.RemoveContainer{Container: "app", ContainerID: c.ID}, podplan.ActionResult{Err: context.DeadlineExceeded}, now)
 		}

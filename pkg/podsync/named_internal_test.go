@@ -7,7 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 func TestTheInstanceThatTheAPIServerKnowsHasTheName(t *testing.T) {
@@ -15,7 +15,7 @@ func TestTheInstanceThatTheAPIServerKnowsHasTheName(t *testing.T) {
 		l := &Loop{store: store{entries: map[types.UID]*entry{}}}
 		old, successor := uids[0], uids[1]
 		put := func(uid types.UID, gone bool) {
-			l.store.put(podplan.Update{UID: uid, Gone: gone, Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "db-0", UID: uid}}})
+			l.store.put(podspec.Update{UID: uid, Gone: gone, Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "db-0", UID: uid}}})
 		}
 		put(old, false)
 		put(old, true) // kubectl delete --force

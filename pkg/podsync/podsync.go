@@ -33,6 +33,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/keyed"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
@@ -51,7 +52,7 @@ type Config struct {
 	Messages Messages
 	// Admit decides whether a pod that does not run yet may run beside the others; nil admits
 	// everything.
-	Admit func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
+	Admit func(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination
 	// Allocatable is what the node's pods may request together, nil while it is not known; nil:
 	// everything fits.
 	Allocatable func() corev1.ResourceList
@@ -93,7 +94,7 @@ func New(c Config) (*Loop, error) {
 		return nil, errors.New("making the pod loop: Prober, Events, Messages, HostIPs, Now and Log are required")
 	}
 	if c.Admit == nil {
-		c.Admit = func(*corev1.Pod, []*corev1.Pod) *podplan.Outcome { return nil }
+		c.Admit = func(*corev1.Pod, []*corev1.Pod) *podspec.Termination { return nil }
 	}
 	if c.Allocatable == nil {
 		c.Allocatable = func() corev1.ResourceList { return nil }
@@ -180,7 +181,7 @@ func (l *Loop) Wake(uid types.UID) {
 
 // Renew tells that an object that the pod names has changed, appeared or gone: soon the contents of
 // its volumes are compared, and what failed for want of the object is tried again.
-func (l *Loop) Renew(uid types.UID, o podplan.Object) {
+func (l *Loop) Renew(uid types.UID, o podspec.ObjectRef) {
 	if e := l.store.get(uid); e != nil {
 		e.renewed(o)
 		l.workers.Wake(uid)
@@ -189,7 +190,7 @@ func (l *Loop) Renew(uid types.UID, o podplan.Object) {
 
 // End ends a pod as Failed: eviction, node shutdown. The first outcome stays. It says whether the
 // pod was known.
-func (l *Loop) End(uid types.UID, o podplan.Outcome) bool {
+func (l *Loop) End(uid types.UID, o podspec.Termination) bool {
 	e := l.store.get(uid)
 	if e == nil {
 		return false
@@ -224,7 +225,7 @@ func (l *Loop) beat(ctx context.Context) {
 }
 
 // emit takes a source's update.
-func (l *Loop) emit(u podplan.Update) {
+func (l *Loop) emit(u podspec.Update) {
 	interrupt := l.store.put(u)
 	if interrupt {
 		l.workers.Interrupt(u.UID)

@@ -12,7 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -163,7 +163,7 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 		settle(5 * time.Minute)
 		w.mu.Lock()
 		for uid := range pods {
-			w.probes[runtime.ContainerID(uid, "app", 0)] = podplan.Probes{Readiness: podplan.Success}
+			w.probes[runtime.ContainerID(uid, "app", 0)] = podspec.Probes{Readiness: podspec.ProbeSuccess}
 		}
 		w.mu.Unlock()
 		settle(5 * time.Minute)
@@ -172,7 +172,7 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 			t.Fatalf("%d starts of 20 containers", len(w.starts))
 		}
 		// What was reported is what the API server holds; probe results are lost.
-		w.probes = map[string]podplan.Probes{}
+		w.probes = map[string]podspec.Probes{}
 		for uid, pod := range pods {
 			next := pod.DeepCopy()
 			next.Status = w.statuses[uid][len(w.statuses[uid])-1]
@@ -181,9 +181,9 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 			}
 			pods[uid], w.statuses[uid] = next, nil
 		}
-		w.source = &source{updates: make(chan podplan.Update, 100)}
-		w.admit = func(*corev1.Pod, []*corev1.Pod) *podplan.Outcome {
-			return &podplan.Outcome{Reason: "OutOfpods", Message: "who runs is not asked again"}
+		w.source = &source{updates: make(chan podspec.Update, 100)}
+		w.admit = func(*corev1.Pod, []*corev1.Pod) *podspec.Termination {
+			return &podspec.Termination{Reason: "OutOfpods", Message: "who runs is not asked again"}
 		}
 		w.mu.Unlock()
 
@@ -272,9 +272,9 @@ func TestPullIsSharedAndOthersDoNotWait(t *testing.T) {
 func TestRefusedPodFailsAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, faults)
-		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 			if len(others) >= 2 {
-				return &podplan.Outcome{Reason: "OutOfpods", Message: "full"}
+				return &podspec.Termination{Reason: "OutOfpods", Message: "full"}
 			}
 			return nil
 		}
@@ -316,9 +316,9 @@ func TestRefusedPodFailsAndGoes(t *testing.T) {
 func TestNewPodIsNotPreferredToThoseThatRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)
-		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 			if len(others) > 0 {
-				return &podplan.Outcome{Reason: "OutOfpods", Message: "full"}
+				return &podspec.Termination{Reason: "OutOfpods", Message: "full"}
 			}
 			return nil
 		}
@@ -328,7 +328,7 @@ func TestNewPodIsNotPreferredToThoseThatRun(t *testing.T) {
 		w.add(old)
 		settle(time.Minute)
 		stop()
-		w.source = &source{updates: make(chan podplan.Update, 100)}
+		w.source = &source{updates: make(chan podspec.Update, 100)}
 		_, stop = w.start()
 		defer stop()
 		w.add(testPod("new")) // the list has the new one first
@@ -374,13 +374,13 @@ func TestChangedStaticPodWaitsForItsPredecessor(t *testing.T) {
 			m.UID = "mirror-of-" + m.UID
 			return m
 		}
-		w.source.updates <- podplan.Update{UID: "hash1", Pod: first, Static: true, Mirror: mirror(first)}
+		w.source.updates <- podspec.Update{UID: "hash1", Pod: first, Static: true, Mirror: mirror(first)}
 		settle(time.Minute)
 		if w.newest("mirror-of-hash1").Phase != corev1.PodRunning {
 			t.Fatalf("the mirror shows %+v\n%s", w.newest("mirror-of-hash1"), w.log)
 		}
-		w.source.updates <- podplan.Update{UID: "hash1", Pod: first, Static: true, Gone: true, Mirror: mirror(first)}
-		w.source.updates <- podplan.Update{UID: "hash2", Pod: second, Static: true}
+		w.source.updates <- podspec.Update{UID: "hash1", Pod: first, Static: true, Gone: true, Mirror: mirror(first)}
+		w.source.updates <- podspec.Update{UID: "hash2", Pod: second, Static: true}
 		settle(100 * time.Millisecond)
 		if w.count(&w.starts, "hash2") != 0 {
 			t.Error("the second began while the first was there")
@@ -405,11 +405,11 @@ func TestManifestPutBackWhileItsPodEnds(t *testing.T) {
 		defer stop()
 		w.source.sync()
 		pod := testPod("hash", func(p *corev1.Pod) { p.Spec.Containers[0].Name = "stubborn" })
-		w.source.updates <- podplan.Update{UID: "hash", Pod: pod, Static: true}
+		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true}
 		settle(time.Minute)
-		w.source.updates <- podplan.Update{UID: "hash", Pod: pod, Static: true, Gone: true}
+		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true, Gone: true}
 		settle(5 * time.Second)
-		w.source.updates <- podplan.Update{UID: "hash", Pod: pod, Static: true}
+		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true}
 		settle(5 * time.Minute)
 		if n := w.count(&w.starts, "hash/stubborn/0"); n != 2 {
 			t.Errorf("started %v, want its first attempt twice\n%s", w.starts, w.log)
@@ -496,7 +496,7 @@ func TestVolumesAreRefreshed(t *testing.T) {
 			t.Errorf("mounted %d times in 10 minutes, want about once a minute", n)
 		}
 		before := mounts()
-		loop.Renew("u1", podplan.Object{Kind: "configmap", Name: "c"})
+		loop.Renew("u1", podspec.ObjectRef{Kind: "configmap", Name: "c"})
 		settle(time.Millisecond)
 		if mounts() != before+1 {
 			t.Error("news of a ConfigMap did not refresh the volume at once")
@@ -512,7 +512,7 @@ func TestEvictionEndsAPodAsFailed(t *testing.T) {
 		w.source.sync()
 		w.add(testPod("u1"))
 		settle(time.Minute)
-		if !loop.End("u1", podplan.Outcome{Reason: "Evicted", Message: "The node was low on resource: memory."}) || loop.End("none", podplan.Outcome{}) {
+		if !loop.End("u1", podspec.Termination{Reason: "Evicted", Message: "The node was low on resource: memory."}) || loop.End("none", podspec.Termination{}) {
 			t.Error("End does not know which pods there are")
 		}
 		settle(5 * time.Minute)
@@ -569,7 +569,7 @@ func TestChurn(t *testing.T) {
 		}
 		w.cut(5 * time.Second)
 		stop()
-		w.source = &source{updates: make(chan podplan.Update, 100)}
+		w.source = &source{updates: make(chan podspec.Update, 100)}
 		_, stop = w.start()
 		defer stop()
 		for _, pod := range pods {

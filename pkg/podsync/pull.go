@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -73,7 +74,7 @@ func NewPuller(c PullerConfig) (*Puller, error) {
 func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureImage) (runtime.Image, error) {
 	tell := func(eventType, reason, message string) {
 		if !errors.Is(ctx.Err(), context.Canceled) {
-			p.config.Events.Event(containerRef(pod, a.Container), eventType, reason, message)
+			p.config.Events.Event(podspec.ContainerReference(pod, a.Container), eventType, reason, message)
 		}
 	}
 	if !isImageID(a.Ref) {
@@ -105,8 +106,8 @@ func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIm
 
 // failed is the event and the error of an image that a container cannot have.
 func (p *Puller) failed(tell func(eventType, reason, message string), reason string, err error) error {
-	err = withReason(reason, err)
-	tell(corev1.EventTypeWarning, "Failed", "Error: "+reasonOf(err, reason))
+	err = podspec.WithReason(reason, err)
+	tell(corev1.EventTypeWarning, "Failed", "Error: "+podspec.ReasonOf(err, reason))
 	return err
 }
 
@@ -115,7 +116,7 @@ func (p *Puller) fetch(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIma
 	began := p.config.Now()
 	credentials, missing := p.config.Secrets.Credentials(ctx, pod, a.Ref)
 	if len(missing) > 0 {
-		p.config.Events.Event(podRef(pod), corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+		p.config.Events.Event(podspec.Reference(pod), corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
 			fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
 	}
 	tell(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", a.Ref))

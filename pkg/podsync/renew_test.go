@@ -7,14 +7,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // TestObjectThatAppears: whatever of a pod's start waits for an object goes on when the object
 // appears, and not when the back-off of the last failure ends, which is most of a minute by then;
 // also when it appears while it is being looked for.
 func TestObjectThatAppears(t *testing.T) {
-	secret := podplan.Object{Kind: "secret", Name: "s"}
+	secret := podspec.ObjectRef{Kind: "secret", Name: "s"}
 	for _, reading := range []time.Duration{0, 700 * time.Millisecond} {
 		for _, what := range []string{"volume", "config", "image"} {
 			synctest.Test(t, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"k8s.io/component-helpers/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // allocate makes the wanted pod one with the resources that it was given, and gives it what it asks
@@ -110,7 +111,7 @@ func (l *Loop) announceResize(t turn) {
 	t.work.resize = is
 	asks := t.mail.update.Pod
 	tell := func(kind, reason, prefix string, pod *corev1.Pod, generation int64, problem string) {
-		l.config.Events.Event(podRef(pod), kind, reason, podplan.ResizeMessage(prefix, pod, generation, problem))
+		l.config.Events.Event(podspec.Reference(pod), kind, reason, podplan.ResizeMessage(prefix, pod, generation, problem))
 	}
 	if is.Generation != was.Generation {
 		tell(corev1.EventTypeNormal, "ResizeStarted", "Pod resize started", t.want.Pod, is.Generation, "")

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // asking is a pod that requests this much CPU.
@@ -141,7 +141,7 @@ func TestWaitingResizeTakesNoRoom(t *testing.T) {
 		w := newWorld(t, 0)
 		w.allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}
 		var counted string
-		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+		w.admit = func(_ *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 			for _, o := range others {
 				counted += string(o.UID) + "=" + o.Spec.Containers[0].Resources.Requests.Cpu().String() + " "
 			}

@@ -2,13 +2,14 @@ package podsync
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -17,7 +18,7 @@ import (
 type Source interface {
 	// Run calls emit for every change until ctx ends. emit never blocks. The pods of the first
 	// complete answer are all emitted before Synced says true.
-	Run(ctx context.Context, emit func(podplan.Update)) error
+	Run(ctx context.Context, emit func(podspec.Update)) error
 	// Synced says that a complete answer was emitted. Pods that no source knows are removed only
 	// when every source says true.
 	Synced() bool
@@ -44,7 +45,7 @@ type Events interface {
 	Event(object kruntime.Object, eventType, reason, message string)
 }
 
-// Builder makes finished configurations from pods. Its errors may be podplan.ReasonError.
+// Builder makes finished configurations from pods. Its errors may be podspec.ReasonError.
 type Builder interface {
 	Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error)
 	Container(ctx context.Context, r ContainerRequest) (runtime.ContainerConfig, error)
@@ -55,10 +56,11 @@ type Builder interface {
 // ContainerRequest is one attempt of a container that is to be configured. Nothing in it is written
 // to.
 type ContainerRequest struct {
-	Want podplan.Want // Want.Pod is not nil
-	// Have is what the host has of the pod; its sandbox is ready.
-	Have    runtime.Pod
-	Name    string // of the container, whether init, ephemeral or usual
+	Pod     *corev1.Pod
+	HostIPs []netip.Addr // of the node, primary first
+	Static  bool         // the pod is defined on this node
+	Have    runtime.Pod  // its sandbox is ready
+	Name    string       // of the container, whatever its role
 	Attempt int
 	Image   runtime.Image
 }
@@ -73,7 +75,7 @@ type Host interface {
 	// those that grow.
 	ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error
 	// Residue says what is left, volumes included.
-	Residue(ctx context.Context, pod runtime.PodRef) (podplan.Residue, error)
+	Residue(ctx context.Context, pod runtime.PodRef) (podspec.Residue, error)
 	// RemoveCgroup removes the pod's cgroup only.
 	RemoveCgroup(ctx context.Context, pod runtime.PodRef) error
 	// Cleanup removes what Prepare made.
@@ -96,7 +98,7 @@ type Volumes interface {
 // Hooks runs lifecycle hooks. An error's text is the hook's own failure.
 type Hooks interface {
 	// Run runs the container's hook of that kind; host is the pod's address, for hooks over HTTP.
-	Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podplan.HookKind) error
+	Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podspec.HookKind) error
 }
 
 // Prober checks running containers. Its results change without notice; it tells of that by
@@ -105,7 +107,7 @@ type Prober interface {
 	// Sync starts the probes of newly running containers and ends those of containers that no
 	// longer run. pod.Status is what the API server was told.
 	Sync(pod *corev1.Pod, have runtime.Pod)
-	Results(containerID string) podplan.Probes
+	Results(containerID string) podspec.Probes
 	// Forget ends all probes of a pod.
 	Forget(uid types.UID)
 }

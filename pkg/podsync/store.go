@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -30,15 +31,15 @@ type entry struct {
 
 	mu       sync.Mutex
 	ref      runtime.PodRef
-	update   podplan.Update
+	update   podspec.Update
 	known    bool // a source has told of it
-	outcome  *podplan.Outcome
+	outcome  *podspec.Termination
 	admitted bool
 	// as the pod was last seen with what it was given; nil before its first turn
 	given    *corev1.Pod
 	deferred bool // it asks for more than there was room for
 	results  []result
-	news     []podplan.Object // objects that the pod names and that have changed
+	news     []podspec.ObjectRef // objects that the pod names and that have changed
 	view     View
 
 	work work
@@ -108,7 +109,7 @@ func (s *store) found(ref runtime.PodRef) {
 
 // put takes an update and says whether it should interrupt what is under way: an end, or a shorter
 // grace.
-func (s *store) put(u podplan.Update) (interrupt bool) {
+func (s *store) put(u podspec.Update) (interrupt bool) {
 	if u.Gone && s.get(u.UID) == nil {
 		return false
 	}
@@ -159,7 +160,7 @@ func (s *store) admittedPods(e *entry) []*corev1.Pod {
 			continue
 		}
 		other.mu.Lock()
-		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesRoom() && !isTerminal(pod) {
+		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesRoom() && !podspec.Terminal(pod.Status.Phase) {
 			if other.given != nil {
 				pod = other.given
 			}
@@ -179,10 +180,6 @@ func (e *entry) takesRoom() bool {
 	return e.admitted || e.update.Pod.Status.Phase == corev1.PodRunning
 }
 
-func isTerminal(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-}
-
 func (e *entry) name() runtime.PodRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -192,12 +189,12 @@ func (e *entry) name() runtime.PodRef {
 // mail is what has come in since the last step.
 type mail struct {
 	ref      runtime.PodRef
-	update   podplan.Update
+	update   podspec.Update
 	known    bool
-	outcome  *podplan.Outcome
+	outcome  *podspec.Termination
 	admitted bool
 	results  []result
-	news     []podplan.Object
+	news     []podspec.ObjectRef
 }
 
 func (e *entry) take() mail {
@@ -217,7 +214,7 @@ func (e *entry) deliver(r result) {
 	e.results = append(e.results, r)
 }
 
-func (e *entry) renewed(o podplan.Object) {
+func (e *entry) renewed(o podspec.ObjectRef) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !slices.Contains(e.news, o) {
@@ -225,7 +222,7 @@ func (e *entry) renewed(o podplan.Object) {
 	}
 }
 
-func (e *entry) end(o podplan.Outcome) {
+func (e *entry) end(o podspec.Termination) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.outcome == nil {

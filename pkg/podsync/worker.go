@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/keyed"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -41,7 +42,7 @@ type flight struct {
 	action podplan.Action // nil: a refresh of volumes
 	cancel context.CancelFunc
 	since  time.Time
-	news   []podplan.Object // that came meanwhile, which it may have missed
+	news   []podspec.ObjectRef // that came meanwhile, which it may have missed
 }
 
 func (w *work) reset() {
@@ -227,7 +228,7 @@ func (l *Loop) want(e *entry, m *mail, have runtime.Pod, now time.Time) (podplan
 	if m.admitted || m.outcome != nil || e.work.ending != nil {
 		return want, true
 	}
-	if !have.Empty() || isTerminal(m.update.Pod) || want.Reported.Phase == corev1.PodRunning {
+	if !have.Empty() || podspec.Terminal(m.update.Pod.Status.Phase) || want.Reported.Phase == corev1.PodRunning {
 		e.admit() // it was admitted in an earlier life of the agent, and is never asked again
 		return want, true
 	}
@@ -242,7 +243,7 @@ func (l *Loop) want(e *entry, m *mail, have runtime.Pod, now time.Time) (podplan
 
 // wantedPod is the pod with its end written in, once there is one: a pod that left its source ends
 // by its own grace.
-func (l *Loop) wantedPod(e *entry, u podplan.Update, now time.Time) *corev1.Pod {
+func (l *Loop) wantedPod(e *entry, u podspec.Update, now time.Time) *corev1.Pod {
 	pod := u.Pod
 	if u.Gone && pod.DeletionTimestamp == nil {
 		pod = pod.DeepCopy()
@@ -262,7 +263,7 @@ func (l *Loop) wantedPod(e *entry, u podplan.Update, now time.Time) *corev1.Pod 
 }
 
 // admission asks whether the pod may run, and takes its room if so.
-func (l *Loop) admission(e *entry, pod *corev1.Pod) *podplan.Outcome {
+func (l *Loop) admission(e *entry, pod *corev1.Pod) *podspec.Termination {
 	l.store.admission.Lock()
 	defer l.store.admission.Unlock()
 	o := l.config.Admit(pod, l.store.admittedPods(e))
@@ -270,7 +271,7 @@ func (l *Loop) admission(e *entry, pod *corev1.Pod) *podplan.Outcome {
 		e.admit()
 		return nil
 	}
-	l.config.Events.Event(podRef(pod), corev1.EventTypeWarning, o.Reason, o.Message)
+	l.config.Events.Event(podspec.Reference(pod), corev1.EventTypeWarning, o.Reason, o.Message)
 	l.config.Log.Info("pod refused", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "reason", o.Reason, "message", o.Message)
 	refused := *o
 	refused.Message = "Pod was rejected: " + o.Message
@@ -287,7 +288,7 @@ func (l *Loop) observe(ctx context.Context, t turn) (podplan.Have, error) {
 	w := &t.work
 	have := podplan.Have{
 		Runtime: t.rt, Memory: &w.memory, Busy: make(map[string]bool, len(w.flight)),
-		Probes: make(map[string]podplan.Probes), Messages: make(map[string]string),
+		Probes: make(map[string]podspec.Probes), Messages: make(map[string]string),
 	}
 	for key := range w.flight {
 		have.Busy[key] = true
@@ -328,9 +329,12 @@ const (
 
 // message reads an exited container's termination message.
 func (l *Loop) message(ctx context.Context, pod *corev1.Pod, c runtime.Container) string {
-	count := len(pod.Spec.Containers) + len(pod.Spec.InitContainers) + len(pod.Spec.EphemeralContainers)
+	count := 0
+	for range podspec.Containers(pod) {
+		count++
+	}
 	policy := corev1.TerminationMessageReadFile
-	if spec := findContainer(pod, c.Name); spec != nil {
+	if spec, _ := podspec.Find(pod, c.Name); spec != nil {
 		policy = spec.TerminationMessagePolicy
 	}
 	return l.config.Messages.Message(ctx, c, policy, min(maxMessage, maxPodMessage/max(1, count)))

@@ -23,7 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -45,7 +45,7 @@ type world struct {
 	volumes     map[types.UID]map[string]int // times mounted
 	dirs        map[types.UID]bool
 	cgroups     map[types.UID]bool
-	probes      map[string]podplan.Probes
+	probes      map[string]podspec.Probes
 	starts      []string // every container start: "uid/name/attempt"
 	signals     []string
 	hooks       []string
@@ -57,7 +57,7 @@ type world struct {
 	told        map[types.UID]corev1.PodStatus // what the prober learned of the API's view
 	source      *source
 	allocatable corev1.ResourceList // nil: everything fits
-	admit       func(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome
+	admit       func(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination
 	missing     string        // what an object is missing for: volume, config or image
 	reading     time.Duration // how long it takes to find that it is missing
 	readers     int           // who find that just now
@@ -88,10 +88,10 @@ func newWorld(t *testing.T, fail float64) *world {
 	return &world{
 		t: t, rand: rand.New(rand.NewPCG(seed, 0)), fail: fail,
 		pods: map[types.UID]*runtime.Pod{}, images: map[string]bool{"app:1": true}, volumes: map[types.UID]map[string]int{},
-		dirs: map[types.UID]bool{}, cgroups: map[types.UID]bool{}, probes: map[string]podplan.Probes{},
+		dirs: map[types.UID]bool{}, cgroups: map[types.UID]bool{}, probes: map[string]podspec.Probes{},
 		statuses: map[types.UID][]corev1.PodStatus{}, held: map[types.UID][]corev1.PodStatus{}, finished: map[types.UID]corev1.PodStatus{},
 		told:   map[types.UID]corev1.PodStatus{},
-		source: &source{updates: make(chan podplan.Update, 100)}, log: &bytes.Buffer{},
+		source: &source{updates: make(chan podspec.Update, 100)}, log: &bytes.Buffer{},
 	}
 }
 
@@ -323,13 +323,13 @@ func (w *world) Container(_ context.Context, r podsync.ContainerRequest) (runtim
 		return runtime.ContainerConfig{}, err
 	}
 	hash, sizes := "", ""
-	for i := range r.Want.Pod.Spec.Containers {
-		if c := &r.Want.Pod.Spec.Containers[i]; c.Name == r.Name {
-			hash, sizes = podplan.SpecHash(c), podplan.SizesOf(r.Want.Pod, c).String()
+	for i := range r.Pod.Spec.Containers {
+		if c := &r.Pod.Spec.Containers[i]; c.Name == r.Name {
+			hash, sizes = podspec.SpecHash(c), podspec.ResourcesOf(r.Pod, c).String()
 		}
 	}
 	return runtime.ContainerConfig{
-		Pod: ref(r.Want.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash, Sizes: sizes,
+		Pod: ref(r.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash, Sizes: sizes,
 	}, nil
 }
 
@@ -357,10 +357,10 @@ func (h host) ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) err
 	})
 }
 
-func (h host) Residue(_ context.Context, pod runtime.PodRef) (podplan.Residue, error) {
+func (h host) Residue(_ context.Context, pod runtime.PodRef) (podspec.Residue, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return podplan.Residue{Volumes: len(h.volumes[pod.UID]) > 0, Dir: h.dirs[pod.UID], Cgroup: h.cgroups[pod.UID]}, nil
+	return podspec.Residue{Volumes: len(h.volumes[pod.UID]) > 0, Dir: h.dirs[pod.UID], Cgroup: h.cgroups[pod.UID]}, nil
 }
 
 func (h host) RemoveCgroup(ctx context.Context, pod runtime.PodRef) error {
@@ -407,7 +407,7 @@ func (v vols) Unmount(ctx context.Context, uid types.UID) error {
 
 // Hooks, Prober, Messages, Events, StatusSink.
 
-func (w *world) Run(ctx context.Context, c *corev1.Container, _, host string, kind podplan.HookKind) error {
+func (w *world) Run(ctx context.Context, c *corev1.Container, _, host string, kind podspec.HookKind) error {
 	return w.try(ctx, func() { w.hooks = append(w.hooks, fmt.Sprintf("%s %s %s", kind, c.Name, host)) })
 }
 
@@ -417,7 +417,7 @@ func (w *world) Sync(pod *corev1.Pod, _ runtime.Pod) {
 	w.told[pod.UID] = pod.Status
 }
 
-func (w *world) Results(id string) podplan.Probes {
+func (w *world) Results(id string) podspec.Probes {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.probes[id]
@@ -459,12 +459,12 @@ func (w *world) Forget(types.UID) {}
 
 // source is driven by the test.
 type source struct {
-	updates chan podplan.Update
+	updates chan podspec.Update
 	mu      sync.Mutex
 	synced  bool
 }
 
-func (s *source) Run(ctx context.Context, emit func(podplan.Update)) error {
+func (s *source) Run(ctx context.Context, emit func(podspec.Update)) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -587,7 +587,7 @@ func testPod(uid string, change ...func(*corev1.Pod)) *corev1.Pod {
 	return pod
 }
 
-func (w *world) add(pod *corev1.Pod) { w.source.updates <- podplan.Update{UID: pod.UID, Pod: pod} }
+func (w *world) add(pod *corev1.Pod) { w.source.updates <- podspec.Update{UID: pod.UID, Pod: pod} }
 
 // remove asks for a pod's end, as the API server does.
 func (w *world) remove(pod *corev1.Pod, grace int64) *corev1.Pod {
@@ -599,7 +599,7 @@ func (w *world) remove(pod *corev1.Pod, grace int64) *corev1.Pod {
 }
 
 func (w *world) gone(pod *corev1.Pod) {
-	w.source.updates <- podplan.Update{UID: pod.UID, Pod: pod, Gone: true}
+	w.source.updates <- podspec.Update{UID: pod.UID, Pod: pod, Gone: true}
 }
 
 // dice is a number below n.

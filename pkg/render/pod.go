@@ -23,6 +23,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/downwardapi"
@@ -205,8 +206,8 @@ func (r *renderer) pod(ctx context.Context, given *corev1.Pod) (Pod, error) {
 		ID: runtime.SandboxID(pod.UID, 0), Ready: true, HostNetwork: pod.Spec.HostNetwork, IPs: r.podIPs(pod),
 		Namespaces: runtime.NamespacePaths(filepath.Join(r.o.Config.Paths.Run, "pods", string(pod.UID)), sandbox),
 	}}
-	for _, c := range containers(pod) {
-		config, err := r.container(ctx, containerconfig.Request{Want: want, Have: have, Name: c.Name}, c.Image)
+	for _, c := range podspec.Containers(pod) {
+		config, err := r.container(ctx, containerconfig.Request{Pod: pod, HostIPs: want.HostIPs, Have: have, Name: c.Name}, c.Image)
 		if err != nil {
 			return Pod{}, fmt.Errorf("container %q: %w", c.Name, err)
 		}
@@ -255,20 +256,6 @@ func encode(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// containers of all sorts; those of the ephemeral ones are their common part.
-func containers(pod *corev1.Pod) []*corev1.Container {
-	var out []*corev1.Container
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			out = append(out, &list[i])
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		out = append(out, (*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
-	}
-	return out
-}
-
 // podIPs are the pod's own if its status has them, as in what kubectl prints.
 func (r *renderer) podIPs(pod *corev1.Pod) []netip.Addr {
 	if pod.Spec.HostNetwork {
@@ -309,7 +296,7 @@ func (r *renderer) remark(ctx context.Context, pod *corev1.Pod) {
 
 // envFiles stand for what init containers leave in volumes for fileKeyRef.
 func (r *renderer) envFiles(pod *corev1.Pod) error {
-	for _, c := range containers(pod) {
+	for _, c := range podspec.Containers(pod) {
 		for _, e := range c.Env {
 			if e.ValueFrom == nil || e.ValueFrom.FileKeyRef == nil {
 				continue
@@ -357,7 +344,7 @@ func check(pod *corev1.Pod) error {
 		return errors.New("spec.containers must name at least one container")
 	}
 	seen := map[string]bool{}
-	for _, c := range containers(pod) {
+	for _, c := range podspec.Containers(pod) {
 		wrong := validation.IsDNS1123Label(c.Name)
 		switch {
 		case len(wrong) > 0:

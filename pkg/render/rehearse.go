@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -17,7 +18,7 @@ const mostSteps = 1000
 // containers succeed, all others run on.
 func rehearse(want podplan.Want) [][]string {
 	now := time.Unix(0, 0).UTC() // no delay comes into it: nothing fails
-	host := podplan.Have{Runtime: runtime.Pod{PodRef: ref(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podplan.Probes{}}
+	host := podplan.Have{Runtime: runtime.Pod{PodRef: ref(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podspec.Probes{}}
 	var out [][]string
 	for range mostSteps {
 		host.Memory.Observe(want, host, now)
@@ -46,34 +47,14 @@ func play(pod *corev1.Pod, host *podplan.Have, a podplan.Action, now time.Time) 
 			ID: runtime.ContainerID(pod.UID, a.Container, a.Attempt), Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, Recorded: runtime.Recorded{ImageDigest: a.ImageID},
 			SandboxID: host.Runtime.Sandbox.ID, State: runtime.Running, CreatedAt: now, StartedAt: now,
 		}
-		spec, init := specOf(pod, a.Container)
-		c.SpecHash = podplan.SpecHash(spec)
-		if init && !podplan.Restartable(spec) {
+		spec, role := podspec.Find(pod, a.Container)
+		c.SpecHash = podspec.SpecHash(spec)
+		if role == podspec.Init {
 			c.State, c.FinishedAt = runtime.Exited, now
 		}
 		host.Runtime.Containers = append(host.Runtime.Containers, c)
-		host.Probes[c.ID] = podplan.Probes{Startup: podplan.Success, Liveness: podplan.Success, Readiness: podplan.Success}
+		host.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
 	}
-}
-
-// specOf finds a container of the pod.
-func specOf(pod *corev1.Pod, name string) (spec *corev1.Container, init bool) {
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == name {
-			return &pod.Spec.InitContainers[i], true
-		}
-	}
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == name {
-			return &pod.Spec.Containers[i], false
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
-			return (*corev1.Container)(&e.EphemeralContainerCommon), false
-		}
-	}
-	return nil, false
 }
 
 func ref(pod *corev1.Pod) runtime.PodRef {

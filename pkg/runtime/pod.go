@@ -187,7 +187,7 @@ type Container struct {
 	// MessagePath is the host path of its termination message file, "" if none.
 	MessagePath string
 	Resources   *specs.LinuxResources // as last applied
-	// Sizes are the requests and limits that Resources were made from, as podplan.Sizes writes
+	// Sizes are the requests and limits that Resources were made from, as podspec.Resources writes
 	// them; the runtime only keeps them.
 	Sizes string
 }

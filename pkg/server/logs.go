@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -45,7 +46,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !hasContainer(t.pod, t.container) {
+	if c, _ := podspec.Find(t.pod, t.container); c == nil {
 		http.Error(w, fmt.Sprintf("container %q not found in pod %q", t.container, t.pod.Name), http.StatusNotFound)
 		return
 	}
@@ -96,32 +97,10 @@ func (f *flushing) Write(b []byte) (int, error) {
 	return n, f.c.Flush()
 }
 
-func hasContainer(pod *corev1.Pod, name string) bool {
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for _, c := range list {
-			if c.Name == name {
-				return true
-			}
-		}
-	}
-	for _, c := range pod.Spec.EphemeralContainers {
-		if c.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // waiting is ": reason" of a container that has not run.
 func waiting(pod *corev1.Pod, name string) string {
-	for _, list := range [][]corev1.ContainerStatus{
-		pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses,
-	} {
-		for _, c := range list {
-			if c.Name == name && c.State.Waiting != nil {
-				return ": " + c.State.Waiting.Reason
-			}
-		}
+	if s := podspec.Status(&pod.Status, name); s != nil && s.State.Waiting != nil {
+		return ": " + s.State.Waiting.Reason
 	}
 	return ""
 }

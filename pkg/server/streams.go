@@ -13,6 +13,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -84,7 +85,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 // running is the id of the container's running attempt; it answers the request itself when there is
 // none.
 func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
-	if !hasContainer(t.pod, t.container) {
+	if c, _ := podspec.Find(t.pod, t.container); c == nil {
 		http.Error(w, fmt.Sprintf("container not found (%q)", t.container), http.StatusNotFound)
 		return "", false
 	}

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -23,14 +24,14 @@ const (
 // container is the status of one container.
 func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{Name: c.Spec.Name, Image: c.Spec.Image, Ready: p.containerReady(c)}
-	if c.Role != podplan.Ephemeral {
+	if c.Role != podspec.Ephemeral {
 		started := c.Started
 		s.Started = &started
 	}
 	switch {
 	case c.Latest != nil:
 		s.RestartCount = int32(c.Latest.Attempt)
-		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageDigest, podplan.StatusID(c.Latest.ID)
+		s.Image, s.ImageID, s.ContainerID = c.Latest.Image, c.Latest.ImageDigest, podspec.StatusID(c.Latest.ID)
 		s.VolumeMounts = mounts(c.Spec)
 		resources(&s, c)
 	case c.Reported != nil:
@@ -48,7 +49,7 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 
 func (p *podView) containerReady(c *podplan.Container) bool {
 	if c.Latest == nil {
-		return c.Ready(podplan.Probes{})
+		return c.Ready(podspec.Probes{})
 	}
 	return c.Ready(p.have.Probes[c.Latest.ID])
 }
@@ -66,7 +67,7 @@ func (p *podView) states(c *podplan.Container) (state, last corev1.ContainerStat
 		}
 		return running(c.Latest), last
 	case runtime.Unknown:
-		if c.Reported != nil && c.Reported.ContainerID == podplan.StatusID(c.Latest.ID) {
+		if c.Reported != nil && c.Reported.ContainerID == podspec.StatusID(c.Latest.ID) {
 			return c.Reported.State, last
 		}
 		return running(c.Latest), last
@@ -103,7 +104,7 @@ func (p *podView) lastState(c *podplan.Container) corev1.ContainerState {
 		return corev1.ContainerState{Terminated: p.terminated(c, c.Previous)}
 	case old == nil:
 		return corev1.ContainerState{}
-	case old.ContainerID == podplan.StatusID(c.Latest.ID):
+	case old.ContainerID == podspec.StatusID(c.Latest.ID):
 		if t := old.LastTerminationState.Terminated; t != nil && t.ContainerID == old.ContainerID {
 			// that was the newest attempt's own end, reported while it waited
 			return corev1.ContainerState{}
@@ -134,7 +135,7 @@ func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.Con
 		}
 		last = c.Reported.LastTerminationState
 	}
-	if p.Stopped && c.Role == podplan.App && p.Initialized {
+	if p.Stopped && c.Role == podspec.App && p.Initialized {
 		return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 			ExitCode: lostExitCode, Reason: reasonLost, Message: lostAtEnd,
 		}}, last
@@ -146,7 +147,7 @@ func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.Con
 func (p *podView) terminated(c *podplan.Container, r *runtime.Container) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
 		ExitCode: int32(r.ExitCode),
-		Message:  p.have.Messages[r.ID], ContainerID: podplan.StatusID(r.ID),
+		Message:  p.have.Messages[r.ID], ContainerID: podspec.StatusID(r.ID),
 		StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(r.FinishedAt),
 	}
 	if r.StartedAt.IsZero() {
@@ -272,7 +273,7 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 // resources tells what was given to the container, and what it runs with: by its record, else by
 // what its cgroup was told.
 func resources(s *corev1.ContainerStatus, c *podplan.Container) {
-	if c.Role == podplan.Ephemeral {
+	if c.Role == podspec.Ephemeral {
 		return
 	}
 	s.AllocatedResources = c.Spec.Resources.Requests.DeepCopy()

@@ -2,7 +2,6 @@ package status
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +9,7 @@ import (
 	"k8s.io/component-helpers/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // podView is what the parts of a pod's status are made from.
@@ -35,7 +35,7 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 	s := *want.Reported.DeepCopy()
 	s.ObservedGeneration = want.Pod.Generation
 	if s.QOSClass == "" {
-		s.QOSClass = QOS(want.Pod)
+		s.QOSClass = podspec.QOS(want.Pod)
 	}
 	s.Phase = p.phase()
 	s.Reason, s.Message = p.verdict(s.Phase)
@@ -51,11 +51,11 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 		c := &p.Containers[i]
 		one := p.container(c)
 		switch c.Role {
-		case podplan.Init, podplan.Sidecar:
+		case podspec.Init, podspec.Sidecar:
 			s.InitContainerStatuses = append(s.InitContainerStatuses, one)
-		case podplan.App:
+		case podspec.App:
 			s.ContainerStatuses = append(s.ContainerStatuses, one)
-		case podplan.Ephemeral:
+		case podspec.Ephemeral:
 			s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, one)
 		}
 	}
@@ -88,7 +88,7 @@ func (p *podView) refused() bool {
 func (p *podView) verdict(phase corev1.PodPhase) (reason, message string) {
 	old := p.want.Reported
 	switch {
-	case old.Phase == corev1.PodFailed || old.Phase == corev1.PodSucceeded:
+	case podspec.Terminal(old.Phase):
 		return old.Reason, old.Message
 	case p.Verdict == nil, phase == corev1.PodSucceeded:
 		return "", ""
@@ -98,7 +98,7 @@ func (p *podView) verdict(phase corev1.PodPhase) (reason, message string) {
 
 // phase: see https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-phase.
 func (p *podView) phase() corev1.PodPhase {
-	if old := p.want.Reported.Phase; old == corev1.PodFailed || old == corev1.PodSucceeded {
+	if old := p.want.Reported.Phase; podspec.Terminal(old) {
 		return old
 	}
 	if p.Stopped {
@@ -108,7 +108,7 @@ func (p *podView) phase() corev1.PodPhase {
 		return corev1.PodPending
 	}
 	for i := range p.Containers {
-		if c := &p.Containers[i]; c.Role == podplan.App && !everRan(c) {
+		if c := &p.Containers[i]; c.Role == podspec.App && !everRan(c) {
 			return corev1.PodPending
 		}
 	}
@@ -122,7 +122,7 @@ func (p *podView) lastPhase() corev1.PodPhase {
 	}
 	for i := range p.Containers {
 		c := &p.Containers[i]
-		if c.Role == podplan.App && c.Standing != podplan.Succeeded || c.Role == podplan.Init && c.Standing == podplan.Failed {
+		if c.Role == podspec.App && c.Standing != podplan.Succeeded || c.Role == podspec.Init && c.Standing == podplan.Failed {
 			return corev1.PodFailed
 		}
 	}
@@ -137,7 +137,7 @@ func (p *podView) initPending() []string {
 	var names []string
 	for i := range p.Containers {
 		c := &p.Containers[i]
-		if c.Role == podplan.Init && c.Standing != podplan.Succeeded || c.Role == podplan.Sidecar && !c.Started {
+		if c.Role == podspec.Init && c.Standing != podplan.Succeeded || c.Role == podspec.Sidecar && !c.Started {
 			names = append(names, c.Spec.Name)
 		}
 	}
@@ -182,41 +182,4 @@ func (p *podView) addresses(s *corev1.PodStatus) {
 	if len(ips) > 0 {
 		s.PodIP = ips[0].String()
 	}
-}
-
-// QOS is the pod's class by its requests and limits of cpu and memory: those of the pod itself if
-// it has any, else those of all init and app containers. See
-// https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/.
-func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	var all []corev1.ResourceRequirements
-	if r := pod.Spec.Resources; r != nil && (hasCompute(r.Requests) || hasCompute(r.Limits)) {
-		all = append(all, *r)
-	} else {
-		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-			all = append(all, c.Resources)
-		}
-	}
-	guaranteed, best := len(all) > 0, true
-	for _, r := range all {
-		best = best && !hasCompute(r.Requests) && !hasCompute(r.Limits)
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			limit, limited := r.Limits[name]
-			request, requested := r.Requests[name]
-			if !limited || limit.IsZero() || requested && request.Cmp(limit) != 0 {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case best:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
-func hasCompute(list corev1.ResourceList) bool {
-	cpu, memory := list[corev1.ResourceCPU], list[corev1.ResourceMemory]
-	return !cpu.IsZero() || !memory.IsZero()
 }

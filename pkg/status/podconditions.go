@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // conditions are the agent's own, then those of others as they are. Of a pod that was refused there
@@ -50,7 +50,7 @@ func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodC
 // resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that
 // each is about.
 func (p *podView) resize(phase corev1.PodPhase) []corev1.PodCondition {
-	if p.Stopped || phase == corev1.PodSucceeded || phase == corev1.PodFailed {
+	if p.Stopped || podspec.Terminal(phase) {
 		return nil
 	}
 	var out []corev1.PodCondition
@@ -116,7 +116,7 @@ func (p *podView) containersReady(phase corev1.PodPhase) corev1.PodCondition {
 	var unready []string
 	for i := range p.Containers {
 		one := &p.Containers[i]
-		if one.Role != podplan.App && one.Role != podplan.Sidecar || p.containerReady(one) {
+		if !one.Role.Serves() || p.containerReady(one) {
 			continue
 		}
 		unready = append(unready, one.Spec.Name)

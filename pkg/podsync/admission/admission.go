@@ -12,7 +12,7 @@ import (
 	"k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
@@ -30,16 +30,16 @@ type Node struct {
 
 // Admit returns why the pod may not run on the node, or nil. others are the pods whose room is
 // taken; static says that the pod is defined on this node: taints do not concern it.
-func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podplan.Outcome {
-	for _, check := range []func() *podplan.Outcome{
-		func() *podplan.Outcome { return checkOS(pod, node) },
-		func() *podplan.Outcome { return checkGroups(pod, node) },
-		func() *podplan.Outcome { return checkRoom(pod, others, node.Object) },
-		func() *podplan.Outcome { return checkAffinity(pod, node.Object) },
-		func() *podplan.Outcome { return checkPorts(pod, others) },
-		func() *podplan.Outcome { return checkTaints(pod, node.Object, static) },
-		func() *podplan.Outcome { return checkSysctls(pod, node.AllowedUnsafeSysctls) },
-		func() *podplan.Outcome { return checkAppArmor(pod, node.AppArmor) },
+func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podspec.Termination {
+	for _, check := range []func() *podspec.Termination{
+		func() *podspec.Termination { return checkOS(pod, node) },
+		func() *podspec.Termination { return checkGroups(pod, node) },
+		func() *podspec.Termination { return checkRoom(pod, others, node.Object) },
+		func() *podspec.Termination { return checkAffinity(pod, node.Object) },
+		func() *podspec.Termination { return checkPorts(pod, others) },
+		func() *podspec.Termination { return checkTaints(pod, node.Object, static) },
+		func() *podspec.Termination { return checkSysctls(pod, node.AllowedUnsafeSysctls) },
+		func() *podspec.Termination { return checkAppArmor(pod, node.AppArmor) },
 	} {
 		if o := check(); o != nil {
 			return o
@@ -48,26 +48,26 @@ func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podpl
 	return nil
 }
 
-func predicate(name, text string) *podplan.Outcome {
-	return &podplan.Outcome{Reason: name, Message: fmt.Sprintf("Predicate %s failed: %s", name, text)}
+func predicate(name, text string) *podspec.Termination {
+	return &podspec.Termination{Reason: name, Message: fmt.Sprintf("Predicate %s failed: %s", name, text)}
 }
 
-func checkOS(pod *corev1.Pod, node Node) *podplan.Outcome {
+func checkOS(pod *corev1.Pod, node Node) *podspec.Termination {
 	if os, labelled := pod.Labels[corev1.LabelOSStable]; labelled && os != node.OS {
-		return &podplan.Outcome{
+		return &podspec.Termination{
 			Reason:  "PodOSSelectorNodeLabelDoesNotMatch",
 			Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
 		}
 	}
 	if pod.Spec.OS != nil && string(pod.Spec.OS.Name) != node.OS {
-		return &podplan.Outcome{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
+		return &podspec.Termination{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	return nil
 }
 
 // checkGroups refuses supplementalGroupsPolicy Strict where the node does not say that it can
 // (KEP-3619).
-func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
+func checkGroups(pod *corev1.Pod, node Node) *podspec.Termination {
 	sc, features := pod.Spec.SecurityContext, node.Object.Status.Features
 	if sc == nil || sc.SupplementalGroupsPolicy == nil || *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyStrict {
 		return nil
@@ -75,7 +75,7 @@ func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
 	if features != nil && features.SupplementalGroupsPolicy != nil && *features.SupplementalGroupsPolicy {
 		return nil
 	}
-	return &podplan.Outcome{
+	return &podspec.Termination{
 		Reason:  "SupplementalGroupsPolicyNotSupported",
 		Message: "SupplementalGroupsPolicy=Strict is not supported in this node",
 	}
@@ -83,7 +83,7 @@ func checkGroups(pod *corev1.Pod, node Node) *podplan.Outcome {
 
 // checkRoom compares requests with what is allocatable. Extended resources that the node does not
 // have are somebody else's (cluster-level, or dynamic allocation) and are left out.
-func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podplan.Outcome {
+func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podspec.Termination {
 	allocatable := node.Status.Allocatable
 	if most, known := allocatable[corev1.ResourcePods]; known && int64(len(others))+1 > most.Value() {
 		return outOf(corev1.ResourcePods, 1, int64(len(others)), most.Value())
@@ -124,15 +124,15 @@ func isExtended(name corev1.ResourceName) bool {
 	return qualified && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
 }
 
-func outOf(name corev1.ResourceName, requested, used, capacity int64) *podplan.Outcome {
-	return &podplan.Outcome{
+func outOf(name corev1.ResourceName, requested, used, capacity int64) *podspec.Termination {
+	return &podspec.Termination{
 		Reason: "OutOf" + string(name),
 		Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 			name, requested, used, capacity),
 	}
 }
 
-func checkAffinity(pod *corev1.Pod, node *corev1.Node) *podplan.Outcome {
+func checkAffinity(pod *corev1.Pod, node *corev1.Node) *podspec.Termination {
 	if pod.Spec.NodeName != "" && pod.Spec.NodeName != node.Name {
 		return predicate("NodeName", "node(s) didn't match the requested node name")
 	}
@@ -142,7 +142,7 @@ func checkAffinity(pod *corev1.Pod, node *corev1.Node) *podplan.Outcome {
 	return nil
 }
 
-func checkPorts(pod *corev1.Pod, others []*corev1.Pod) *podplan.Outcome {
+func checkPorts(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 	wanted := hostPorts(pod)
 	if len(wanted) == 0 {
 		return nil
@@ -174,7 +174,10 @@ func (p hostPort) conflicts(q hostPort) bool {
 // running.
 func hostPorts(pod *corev1.Pod) []hostPort {
 	var found []hostPort
-	add := func(c *corev1.Container) {
+	for role, c := range podspec.Containers(pod) {
+		if !role.Serves() {
+			continue
+		}
 		for _, p := range c.Ports {
 			if p.HostPort <= 0 {
 				continue
@@ -189,19 +192,11 @@ func hostPorts(pod *corev1.Pod) []hostPort {
 			found = append(found, port)
 		}
 	}
-	for i := range pod.Spec.Containers {
-		add(&pod.Spec.Containers[i])
-	}
-	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			add(c)
-		}
-	}
 	return found
 }
 
 // checkTaints looks at NoExecute taints only; the others concern scheduling.
-func checkTaints(pod *corev1.Pod, node *corev1.Node, static bool) *podplan.Outcome {
+func checkTaints(pod *corev1.Pod, node *corev1.Node, static bool) *podspec.Termination {
 	if static {
 		return nil
 	}
@@ -233,27 +228,25 @@ func tolerated(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 
 // checkAppArmor refuses who asks for a profile that nobody would enforce. A pod that runs already
 // stays.
-func checkAppArmor(pod *corev1.Pod, enabled bool) *podplan.Outcome {
+func checkAppArmor(pod *corev1.Pod, enabled bool) *podspec.Termination {
 	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
 		return nil
 	}
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			p := ocispec.AppArmor(pod, &list[i])
-			if p == nil || p.Type == corev1.AppArmorProfileTypeUnconfined {
-				continue
-			}
-			if !enabled {
-				return appArmor("AppArmor is not enabled on the host")
-			}
-			if p.Type == corev1.AppArmorProfileTypeLocalhost && (p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "") {
-				return appArmor(fmt.Sprintf("invalid empty AppArmor profile name: container %q has no localhostProfile", list[i].Name))
-			}
+	for role, c := range podspec.Containers(pod) {
+		p := ocispec.AppArmor(pod, c)
+		if role == podspec.Ephemeral || p == nil || p.Type == corev1.AppArmorProfileTypeUnconfined {
+			continue
+		}
+		if !enabled {
+			return appArmor("AppArmor is not enabled on the host")
+		}
+		if p.Type == corev1.AppArmorProfileTypeLocalhost && (p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "") {
+			return appArmor(fmt.Sprintf("invalid empty AppArmor profile name: container %q has no localhostProfile", c.Name))
 		}
 	}
 	return nil
 }
 
-func appArmor(why string) *podplan.Outcome {
-	return &podplan.Outcome{Reason: "AppArmor", Message: "Cannot enforce AppArmor: " + why}
+func appArmor(why string) *podspec.Termination {
+	return &podspec.Termination{Reason: "AppArmor", Message: "Cannot enforce AppArmor: " + why}
 }

@@ -7,17 +7,17 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
-func checkSysctls(pod *corev1.Pod, allowed []string) *podplan.Outcome {
+func checkSysctls(pod *corev1.Pod, allowed []string) *podspec.Termination {
 	if pod.Spec.SecurityContext == nil {
 		return nil
 	}
 	for _, s := range pod.Spec.SecurityContext.Sysctls {
 		if text := forbidden(podsysctl.Normal(s.Name), pod, allowed); text != "" {
-			return &podplan.Outcome{Reason: "SysctlForbidden", Message: "forbidden sysctl: " + text}
+			return &podspec.Termination{Reason: "SysctlForbidden", Message: "forbidden sysctl: " + text}
 		}
 	}
 	return nil

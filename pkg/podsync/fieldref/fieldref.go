@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // Addresses are what a pod has once its sandbox runs; primary first.
@@ -98,9 +100,9 @@ func Resource(pod *corev1.Pod, container string, s *corev1.ResourceFieldSelector
 	if name == "" {
 		name = container
 	}
-	c, err := find(pod, name)
-	if err != nil {
-		return "", err
+	c, _ := podspec.Find(pod, name)
+	if c == nil {
+		return "", fmt.Errorf("container %s not found", name)
 	}
 	kind, res, ok := strings.Cut(s.Resource, ".")
 	if !ok || (kind != "limits" && kind != "requests") {
@@ -140,20 +142,4 @@ func quantity(r corev1.ResourceRequirements, kind string, name corev1.ResourceNa
 
 func ceil(value, divisor int64) string {
 	return strconv.FormatInt(int64(math.Ceil(float64(value)/float64(max(divisor, 1)))), 10)
-}
-
-func find(pod *corev1.Pod, name string) (*corev1.Container, error) {
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i], nil
-			}
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if c := &pod.Spec.EphemeralContainers[i]; c.Name == name {
-			return (*corev1.Container)(&c.EphemeralContainerCommon), nil
-		}
-	}
-	return nil, fmt.Errorf("container %s not found", name)
 }

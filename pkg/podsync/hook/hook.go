@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/handler"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -59,7 +59,7 @@ func New(c Config) (*Runner, error) {
 
 // Run runs the container's hook of that kind, and nothing if it has none. host is where HTTP hooks
 // go unless they name a host of their own.
-func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podplan.HookKind) error {
+func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podspec.HookKind) error {
 	h := lifecycle(c, kind)
 	switch {
 	case h == nil:
@@ -74,11 +74,11 @@ func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host
 	return nil // as the API server, which lets a handler without an action through as tcpSocket
 }
 
-func lifecycle(c *corev1.Container, kind podplan.HookKind) *corev1.LifecycleHandler {
+func lifecycle(c *corev1.Container, kind podspec.HookKind) *corev1.LifecycleHandler {
 	switch {
 	case c.Lifecycle == nil:
 		return nil
-	case kind == podplan.PostStart:
+	case kind == podspec.PostStart:
 		return c.Lifecycle.PostStart
 	}
 	return c.Lifecycle.PreStop

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/hook"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -56,14 +56,14 @@ func TestCommand(t *testing.T) {
 	s := &shell{}
 	r := runner(t, s, nil)
 	for name, want := range map[string]string{"ok": "", "fail": `it exited with 3: no luck`, "broken": "no such file", "background": ""} {
-		err := r.Run(t.Context(), post(corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{name}}}), "c1", "", podplan.PostStart)
+		err := r.Run(t.Context(), post(corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{name}}}), "c1", "", podspec.PostStart)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
 	before := len(s.ran)
 	c := post(corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"ok"}}})
-	if err := r.Run(t.Context(), c, "c1", "", podplan.PreStop); err != nil || len(s.ran) != before {
+	if err := r.Run(t.Context(), c, "c1", "", podspec.PreStop); err != nil || len(s.ran) != before {
 		t.Errorf("a hook of the other kind: %v, ran %v", err, s.ran[before:])
 	}
 }
@@ -98,7 +98,7 @@ func TestRequest(t *testing.T) {
 			HTTPHeaders: []corev1.HTTPHeader{{Name: "Authorization", Value: "Bearer x"}, {Name: "X-A", Value: "1"}},
 		}})
 		c.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}
-		return r.Run(t.Context(), c, "c1", host, podplan.PostStart)
+		return r.Run(t.Context(), c, "c1", host, podspec.PostStart)
 	}
 	if err := get("/a?b=c", corev1.URISchemeHTTP); err != nil || len(seen) != 1 || seen[0].Header.Get("X-A") != "1" || seen[0].URL.RawQuery != "b=c" {
 		t.Errorf("a request: %v, %v", err, seen)
@@ -120,12 +120,12 @@ func TestSleepIsCutShort(t *testing.T) {
 		r := runner(t, &shell{}, nil)
 		c := &corev1.Container{Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 60}}}}
 		begin := time.Now()
-		if err := r.Run(t.Context(), c, "c1", "", podplan.PreStop); err != nil || time.Since(begin) != time.Minute {
+		if err := r.Run(t.Context(), c, "c1", "", podspec.PreStop); err != nil || time.Since(begin) != time.Minute {
 			t.Errorf("a whole sleep: %v after %v", err, time.Since(begin))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := r.Run(ctx, c, "c1", "", podplan.PreStop); !errors.Is(err, context.DeadlineExceeded) {
+		if err := r.Run(ctx, c, "c1", "", podspec.PreStop); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a sleep cut short: %v", err)
 		}
 	})

@@ -14,7 +14,7 @@ import (
 // what is held is dropped. Only the server itself, asked for what is true now, can say that there
 // is nothing newer: then its store was set back to a backup.
 type entry struct {
-	key  Object
+	key  key
 	done chan struct{} // closed when no pod uses it any more
 	// still is closed when the object proves immutable: watching it has no use.
 	still chan struct{}
@@ -36,7 +36,7 @@ type entry struct {
 	fetching sync.Mutex // one asks the server at a time
 }
 
-func newEntry(k Object) *entry {
+func newEntry(k key) *entry {
 	return &entry{
 		key: k, done: make(chan struct{}), still: make(chan struct{}), rewound: make(chan struct{}, 1), pods: map[types.UID]bool{},
 	}
@@ -74,7 +74,7 @@ func (e *entry) users() []types.UID {
 	return list
 }
 
-type fetcher func(ctx context.Context, k Object) (metav1.Object, error)
+type fetcher func(ctx context.Context, k key) (metav1.Object, error)
 
 // read answers from what is held when every use so far has had its fresh reading, else it asks.
 func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) {

@@ -23,6 +23,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // Config is what Objects are made from.
@@ -33,7 +35,7 @@ type Config struct {
 	Services func(namespace string) ([]*corev1.Service, error)
 	// Changed is told of an object that changed, appeared or went, and which pods use it; it must
 	// not block. nil for none.
-	Changed func(o Object, pods []types.UID)
+	Changed func(o podspec.ObjectRef, pods []types.UID)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger
@@ -46,19 +48,18 @@ type Objects struct {
 	tokens tokens
 
 	mu      sync.Mutex
-	entries map[Object]*entry
+	entries map[key]*entry
 	pending []*entry      // to be watched
 	wake    chan struct{} // says that pending is not empty; holds at most one
 }
 
-// Object names a ConfigMap or a Secret. Kind is in lower case, as messages have it.
-type Object struct{ Kind, Namespace, Name string }
+// key names one object of the cluster.
+type key struct {
+	namespace string
+	podspec.ObjectRef
+}
 
-// The kinds of objects that pods name.
-const (
-	ConfigMap = "configmap"
-	Secret    = "secret"
-)
+func (k key) String() string { return k.Kind + " " + k.namespace + "/" + k.Name }
 
 // New checks the configuration.
 func New(c Config) (*Objects, error) {
@@ -68,7 +69,7 @@ func New(c Config) (*Objects, error) {
 	return &Objects{
 		config:  c,
 		tokens:  tokens{client: c.Client, now: c.Now, byKey: map[tokenKey]*token{}},
-		entries: map[Object]*entry{},
+		entries: map[key]*entry{},
 		wake:    make(chan struct{}, 1),
 	}, nil
 }
@@ -97,7 +98,8 @@ func (o *Objects) Run(ctx context.Context) error {
 func (o *Objects) Use(pod *corev1.Pod) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for k := range references(pod) {
+	for ref := range podspec.Objects(pod) {
+		k := key{pod.Namespace, ref}
 		e := o.entries[k]
 		if e == nil {
 			e = newEntry(k)
@@ -132,12 +134,12 @@ func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
 
 // ConfigMap returns the newest known object; see volume.Objects.
 func (o *Objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	return read[*corev1.ConfigMap](ctx, o, Object{ConfigMap, namespace, name})
+	return read[*corev1.ConfigMap](ctx, o, key{namespace, podspec.ObjectRef{Kind: podspec.ConfigMap, Name: name}})
 }
 
 // Secret returns the newest known object; see volume.Objects.
 func (o *Objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	return read[*corev1.Secret](ctx, o, Object{Secret, namespace, name})
+	return read[*corev1.Secret](ctx, o, key{namespace, podspec.ObjectRef{Kind: podspec.Secret, Name: name}})
 }
 
 // Token returns a bound token; see volume.Objects.
@@ -145,7 +147,7 @@ func (o *Objects) Token(ctx context.Context, pod *corev1.Pod, audience string, e
 	return o.tokens.get(ctx, pod, audience, expirationSeconds)
 }
 
-func read[T metav1.Object](ctx context.Context, o *Objects, k Object) (T, error) {
+func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
 	var none T
 	o.mu.Lock()
 	e := o.entries[k]
@@ -162,20 +164,20 @@ func read[T metav1.Object](ctx context.Context, o *Objects, k Object) (T, error)
 	}
 	typed, ok := object.(T)
 	if !ok {
-		return none, fmt.Errorf("reading %s %s/%s: the cache holds a %T", k.Kind, k.Namespace, k.Name, object)
+		return none, fmt.Errorf("reading %s: the cache holds a %T", k, object)
 	}
 	return typed, nil
 }
 
 // fetch asks the API server for what is true now.
-func (o *Objects) fetch(ctx context.Context, k Object) (metav1.Object, error) {
+func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
 	var object metav1.Object
 	err := askAgain(ctx, behindPod, func() (err error) {
 		switch k.Kind {
-		case ConfigMap:
-			object, err = o.config.Client.CoreV1().ConfigMaps(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
+		case podspec.ConfigMap:
+			object, err = o.config.Client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.Name, metav1.GetOptions{})
 		default:
-			object, err = o.config.Client.CoreV1().Secrets(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
+			object, err = o.config.Client.CoreV1().Secrets(k.namespace).Get(ctx, k.Name, metav1.GetOptions{})
 		}
 		return err
 	})
@@ -183,13 +185,13 @@ func (o *Objects) fetch(ctx context.Context, k Object) (metav1.Object, error) {
 		return nil, notFound(k)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s %s/%s: %w", k.Kind, k.Namespace, k.Name, err)
+		return nil, fmt.Errorf("reading %s: %w", k, err)
 	}
 	return object, nil
 }
 
 // notFound has kubelet's text: configmap "x" not found.
-func notFound(k Object) error { return apierrors.NewNotFound(corev1.Resource(k.Kind), k.Name) }
+func notFound(k key) error { return apierrors.NewNotFound(corev1.Resource(k.Kind), k.Name) }
 
 // version of an object as a number; resource versions are numbers that grow (KEP-5504).
 func version(resourceVersion string) uint64 {

@@ -22,6 +22,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/objects"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 )
 
@@ -54,7 +55,7 @@ func newBed(t *testing.T, initial ...runtime.Object) *bed {
 	b.Objects, err = objects.New(objects.Config{
 		Client:   b.client,
 		Services: func(string) ([]*corev1.Service, error) { return nil, errors.New("not synced") },
-		Changed: func(_ objects.Object, pods []types.UID) {
+		Changed: func(_ podspec.ObjectRef, pods []types.UID) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.told = append(b.told, pods...)

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // watch follows one object until nobody uses it, it proves immutable, or ctx ends.
@@ -33,7 +35,7 @@ func (o *Objects) follow(ctx context.Context, e *entry) bool {
 	defer cancel()
 	source, sample := listWatch(o.config.Client, e.key)
 	reflector := cache.NewReflectorWithOptions(source, sample, store{entry: e, changed: o.config.Changed},
-		cache.ReflectorOptions{Name: e.key.Kind + " " + e.key.Namespace + "/" + e.key.Name})
+		cache.ReflectorOptions{Name: e.key.String()})
 	running.Go(func() { reflector.RunWithContext(ctx) })
 	select {
 	case <-ctx.Done():
@@ -46,15 +48,15 @@ func (o *Objects) follow(ctx context.Context, e *entry) bool {
 }
 
 // listWatch asks for one object by name: the only list that a node is allowed.
-func listWatch(client kubernetes.Interface, k Object) (cache.ListerWatcher, runtime.Object) {
+func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime.Object) {
 	narrow := func(options *metav1.ListOptions) {
 		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, k.Name).String()
 	}
 	var lw *cache.ListWatch
 	var sample runtime.Object
 	switch k.Kind {
-	case ConfigMap:
-		maps := client.CoreV1().ConfigMaps(k.Namespace)
+	case podspec.ConfigMap:
+		maps := client.CoreV1().ConfigMaps(k.namespace)
 		sample = &corev1.ConfigMap{}
 		lw = &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -67,7 +69,7 @@ func listWatch(client kubernetes.Interface, k Object) (cache.ListerWatcher, runt
 			},
 		}
 	default:
-		secrets := client.CoreV1().Secrets(k.Namespace)
+		secrets := client.CoreV1().Secrets(k.namespace)
 		sample = &corev1.Secret{}
 		lw = &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -86,7 +88,7 @@ func listWatch(client kubernetes.Interface, k Object) (cache.ListerWatcher, runt
 // store is the reflector's view of an entry.
 type store struct {
 	entry   *entry
-	changed func(Object, []types.UID)
+	changed func(podspec.ObjectRef, []types.UID)
 }
 
 // Add takes an object in.
@@ -156,6 +158,6 @@ func (s store) learn(object metav1.Object, version uint64, whole bool) {
 	e.watched = e.watched || whole
 	e.mu.Unlock()
 	if changed && s.changed != nil {
-		s.changed(e.key, e.users())
+		s.changed(e.key.ObjectRef, e.users())
 	}
 }

@@ -8,17 +8,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
 // Allocation is what the node has given a pod of what it asks for, where that may change while the
 // pod lives.
 type Allocation struct {
 	// Pod are the sizes of the pod as a whole: Requests and Limits.
-	Pod Sizes
+	Pod podspec.Resources
 	// Containers are those of init and app containers by name.
-	Containers map[string]Sizes
+	Containers map[string]podspec.Resources
 }
 
 // Room is what there is for a pod on the node.
@@ -61,12 +61,12 @@ func (r *ResizeState) Asks(pod *corev1.Pod) bool {
 }
 
 func allocationOf(pod *corev1.Pod) *Allocation {
-	a := &Allocation{Containers: map[string]Sizes{}}
+	a := &Allocation{Containers: map[string]podspec.Resources{}}
 	if r := pod.Spec.Resources; r != nil {
-		a.Pod = Sizes{Requests: sizesIn(r.Requests), Limits: sizesIn(r.Limits)}
+		a.Pod = podspec.Resizable(*r)
 	}
 	for _, c := range sized(pod) {
-		a.Containers[c.Name] = Sizes{Requests: sizesIn(c.Resources.Requests), Limits: sizesIn(c.Resources.Limits)}
+		a.Containers[c.Name] = podspec.Resizable(c.Resources)
 	}
 	return a
 }
@@ -74,11 +74,10 @@ func allocationOf(pod *corev1.Pod) *Allocation {
 // sized are the containers that have resources.
 func sized(pod *corev1.Pod) []*corev1.Container {
 	out := make([]*corev1.Container, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))
-	for i := range pod.Spec.InitContainers {
-		out = append(out, &pod.Spec.InitContainers[i])
-	}
-	for i := range pod.Spec.Containers {
-		out = append(out, &pod.Spec.Containers[i])
+	for role, c := range podspec.Containers(pod) {
+		if role != podspec.Ephemeral {
+			out = append(out, c)
+		}
 	}
 	return out
 }
@@ -129,7 +128,7 @@ func (m *Memory) Allocate(want Want, host runtime.Pod, room *Room) Want {
 		r.Pending = PendingResize{}
 		return want
 	}
-	ends := pod.DeletionTimestamp != nil || want.Outcome != nil || terminal(want.Reported.Phase)
+	ends := pod.DeletionTimestamp != nil || want.Outcome != nil || podspec.Terminal(want.Reported.Phase)
 	if room != nil && !ends {
 		r.decide(pod, *room)
 		if !r.Asks(pod) {
@@ -165,7 +164,7 @@ func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 	}
 	had := resource.PodRequests(has, resource.PodResourcesOptions{})
 	requests := resource.PodRequests(asks, resource.PodResourcesOptions{})
-	for _, name := range resizable() {
+	for _, name := range podspec.ResizableNames() {
 		before, now := units(name, had), units(name, requests)
 		capacity, used := units(name, r.Allocatable), units(name, r.Used)
 		switch {
@@ -207,7 +206,7 @@ func ResizesBefore(a, b *corev1.Pod) bool {
 	if x, y := priority(a), priority(b); x != y {
 		return x > y
 	}
-	if x, y := qos.Class(a) == corev1.PodQOSGuaranteed, qos.Class(b) == corev1.PodQOSGuaranteed; x != y {
+	if x, y := podspec.QOS(a) == corev1.PodQOSGuaranteed, podspec.QOS(b) == corev1.PodQOSGuaranteed; x != y {
 		return x
 	}
 	x, y := waitsSince(a), waitsSince(b)
@@ -263,24 +262,20 @@ func (r *ResizeState) recall(want Want, host runtime.Pod) {
 	}
 	for _, c := range sized(pod) {
 		if s, known := recordedSizes(host.Latest(c.Name)); known {
-			r.Given.Containers[c.Name] = Sizes{Requests: s.Requests, Limits: s.Limits}
+			r.Given.Containers[c.Name] = podspec.Resources{Requests: s.Requests, Limits: s.Limits}
 			continue
 		}
-		for _, list := range [][]corev1.ContainerStatus{want.Reported.InitContainerStatuses, want.Reported.ContainerStatuses} {
-			for i := range list {
-				if told := list[i].Resources; list[i].Name == c.Name && told != nil {
-					r.Given.Containers[c.Name] = Sizes{Requests: sizesIn(told.Requests), Limits: sizesIn(told.Limits)}
-				}
-			}
+		if told := podspec.Status(&want.Reported, c.Name); told != nil && told.Resources != nil {
+			r.Given.Containers[c.Name] = podspec.Resizable(*told.Resources)
 		}
 	}
 }
 
-func recordedSizes(c *runtime.Container) (Sizes, bool) {
+func recordedSizes(c *runtime.Container) (podspec.Resources, bool) {
 	if c == nil {
-		return Sizes{}, false
+		return podspec.Resources{}, false
 	}
-	return ReadSizes(c.Sizes)
+	return podspec.ParseResources(c.Sizes)
 }
 
 // ResizeMessage is the text of an event about a resize, as kubelet writes it: the prefix, and the

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/wallclock"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -84,7 +85,7 @@ func crashed(finished time.Time) (podplan.Want, podplan.Have) {
 		Sandbox: &runtime.Sandbox{ID: sandbox, Ready: true},
 		Containers: []runtime.Container{{
 			ID: "c0", Name: "app", SandboxID: sandbox, State: runtime.Exited, ExitCode: 1,
-			CreatedAt: finished.Add(-time.Minute).Round(0), FinishedAt: finished.Round(0), SpecHash: podplan.SpecHash(&pod.Spec.Containers[0]),
+			CreatedAt: finished.Add(-time.Minute).Round(0), FinishedAt: finished.Round(0), SpecHash: podspec.SpecHash(&pod.Spec.Containers[0]),
 		}},
 	}}
 }

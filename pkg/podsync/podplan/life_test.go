@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/internal/golden"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -107,7 +107,7 @@ func (p *player) change(word, first, rest string) error {
 	case "gone":
 		p.want.Pod = nil
 	case "outcome":
-		p.want.Outcome = &podplan.Outcome{Reason: first, Message: rest}
+		p.want.Outcome = &podspec.Termination{Reason: first, Message: rest}
 		if first == "Evicted" {
 			p.want.Outcome.Disruption = "TerminationByKubelet"
 		}
@@ -184,11 +184,11 @@ func (p *player) probe(name, rest string) error {
 	r := p.have.Probes[c.ID]
 	switch kind {
 	case "startup":
-		r.Startup = podplan.Result(result)
+		r.Startup = podspec.ProbeResult(result)
 	case "liveness":
-		r.Liveness = podplan.Result(result)
+		r.Liveness = podspec.ProbeResult(result)
 	case "readiness":
-		r.Readiness = podplan.Result(result)
+		r.Readiness = podspec.ProbeResult(result)
 	default:
 		return errors.New("unknown probe")
 	}
@@ -206,7 +206,7 @@ func (p *player) fail(text string) error {
 	if !ok {
 		err = errors.New(why)
 	} else {
-		err = &podplan.ReasonError{Reason: reason, Err: err}
+		err = &podspec.ReasonError{Reason: reason, Err: err}
 	}
 	p.failures = append(p.failures, failure{prefix: prefix, err: err})
 	return nil

@@ -5,18 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-)
-
-// Role is what a container is in its pod.
-type Role string
-
-// The roles. A Sidecar is an init container that is restarted always.
-const (
-	Init      Role = "Init"
-	Sidecar   Role = "Sidecar"
-	App       Role = "App"
-	Ephemeral Role = "Ephemeral"
 )
 
 // Standing is where a container stands in its life:
@@ -41,7 +31,7 @@ const (
 // Container is one container of the pod spec together with what is known of it.
 type Container struct {
 	Spec     *corev1.Container
-	Role     Role
+	Role     podspec.Role
 	Standing Standing
 	// Latest and Previous are records of the host; nil when there are none.
 	Latest, Previous *runtime.Container
@@ -58,7 +48,7 @@ type Container struct {
 	HookPending bool
 	// Applied are the sizes that the newest attempt was made with or given since; nil when its
 	// record does not say.
-	Applied *Sizes
+	Applied *podspec.Resources
 	// Resize says that it runs with other sizes than it is to have.
 	Resize bool
 	Due    time.Time     // when its back-off ends; zero when it may be started at once
@@ -88,7 +78,7 @@ type View struct {
 	// Completed says that it ends because its containers did.
 	Completed bool
 	// Verdict is why the pod has failed whatever its containers did; nil if it has not.
-	Verdict *Outcome
+	Verdict *podspec.Termination
 	// Stopped says that the pod ends and that no container of it runs or will.
 	Stopped bool
 	// wake is the next moment at which the view changes by itself.
@@ -109,11 +99,11 @@ func Look(want Want, have Have, now time.Time) View {
 	v.Removed = want.Pod.DeletionTimestamp != nil
 	v.Completed = l.completed(v)
 	v.Verdict, v.wake = l.verdict(v.Removed || v.Completed)
-	v.Ends = v.Removed || v.Verdict != nil || v.Completed || terminal(want.Reported.Phase)
+	v.Ends = v.Removed || v.Verdict != nil || v.Completed || podspec.Terminal(want.Reported.Phase)
 	v.Stopped = v.Ends && l.stopped()
 	for i := range v.Containers {
 		c := &v.Containers[i]
-		if c.Role == App && c.Latest != nil && (c.Current || v.Ends || c.Standing == Running) {
+		if c.Role == podspec.App && c.Latest != nil && (c.Current || v.Ends || c.Standing == Running) {
 			v.Initialized = true
 		}
 		if v.Ends && c.Standing == Restarting {
@@ -122,8 +112,6 @@ func Look(want Want, have Have, now time.Time) View {
 	}
 	return v
 }
-
-func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
 // memoryOf never returns nil.
 func memoryOf(have Have) *Memory {
@@ -138,12 +126,12 @@ const reasonDeadline = "DeadlineExceeded"
 
 // verdict is why the pod fails as a whole, and when that could change by itself. A deadline that
 // passes while the pod ends for another reason is no verdict.
-func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
+func (l *looker) verdict(ending bool) (*podspec.Termination, time.Time) {
 	if l.want.Outcome != nil {
 		return l.want.Outcome, time.Time{}
 	}
 	limit := l.pod.Spec.ActiveDeadlineSeconds
-	if limit == nil || terminal(l.want.Reported.Phase) {
+	if limit == nil || podspec.Terminal(l.want.Reported.Phase) {
 		return nil, time.Time{}
 	}
 	if !l.memory.Exceeded && l.want.Reported.Reason != reasonDeadline {
@@ -155,13 +143,13 @@ func (l *looker) verdict(ending bool) (*Outcome, time.Time) {
 			return nil, deadline
 		}
 	}
-	return &Outcome{Reason: reasonDeadline, Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
+	return &podspec.Termination{Reason: reasonDeadline, Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
 }
 
 // began is when the node took the pod in, as an own moment.
 func (l *looker) began() time.Time {
 	if l.memory.Began.IsZero() {
-		return OwnMoment(startTime(l.want, l.memory, l.now), l.now)
+		return podspec.OwnMoment(startTime(l.want, l.memory, l.now), l.now)
 	}
 	return l.memory.Began
 }
@@ -193,25 +181,14 @@ type looker struct {
 func (l *looker) containers() []Container {
 	spec := &l.pod.Spec
 	out := make([]Container, 0, len(spec.InitContainers)+len(spec.Containers)+len(spec.EphemeralContainers))
-	for i := range spec.InitContainers {
-		role := Init
-		if Restartable(&spec.InitContainers[i]) {
-			role = Sidecar
-		}
-		out = append(out, l.container(&spec.InitContainers[i], role))
-	}
-	for i := range spec.Containers {
-		out = append(out, l.container(&spec.Containers[i], App))
-	}
-	for i := range spec.EphemeralContainers {
-		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
-		out = append(out, l.container(&c, Ephemeral))
+	for role, c := range podspec.Containers(l.pod) {
+		out = append(out, l.container(c, role))
 	}
 	return out
 }
 
-func (l *looker) container(spec *corev1.Container, role Role) Container {
-	c := Container{Spec: spec, Role: role, Latest: l.have.Runtime.Latest(spec.Name), Reported: reportedOf(&l.want.Reported, role, spec.Name)}
+func (l *looker) container(spec *corev1.Container, role podspec.Role) Container {
+	c := Container{Spec: spec, Role: role, Latest: l.have.Runtime.Latest(spec.Name), Reported: podspec.Status(&l.want.Reported, spec.Name)}
 	if c.Latest != nil {
 		c.Previous = l.have.Runtime.Previous(spec.Name)
 	}
@@ -221,24 +198,6 @@ func (l *looker) container(spec *corev1.Container, role Role) Container {
 	l.stand(&c)
 	c.resizing(l.pod)
 	return c
-}
-
-// reportedOf finds the status that the API holds for a container.
-func reportedOf(s *corev1.PodStatus, role Role, name string) *corev1.ContainerStatus {
-	list := s.ContainerStatuses
-	switch role {
-	case Init, Sidecar:
-		list = s.InitContainerStatuses
-	case Ephemeral:
-		list = s.EphemeralContainerStatuses
-	case App:
-	}
-	for i := range list {
-		if list[i].Name == name {
-			return &list[i]
-		}
-	}
-	return nil
 }
 
 // NextAttempt is the attempt that a container is to be started as. An attempt that was created and
@@ -251,14 +210,8 @@ func NextAttempt(want Want, have Have, name string) int {
 			next = c.Attempt
 		}
 	}
-	for _, list := range [][]corev1.ContainerStatus{
-		want.Reported.InitContainerStatuses, want.Reported.ContainerStatuses, want.Reported.EphemeralContainerStatuses,
-	} {
-		for i := range list {
-			if list[i].Name == name && have.Runtime.Latest(name) == nil {
-				next = max(next, attemptsOf(&list[i]))
-			}
-		}
+	if s := podspec.Status(&want.Reported, name); s != nil && have.Runtime.Latest(name) == nil {
+		next = max(next, attemptsOf(s))
 	}
 	return next
 }

@@ -8,8 +8,8 @@ import "time"
 // monotonic reading.
 type Memory struct {
 	FirstSeen time.Time // when the agent first heard of the pod
-	// Began is when the node took the pod in, as an own moment (see OwnMoment); the active deadline
-	// counts from it.
+	// Began is when the node took the pod in, as a podspec.OwnMoment; the active deadline counts
+	// from it.
 	Began            time.Time
 	startReported    bool      // the API's start time is in Began
 	TerminatingSince time.Time // when it first saw that the pod must end; zero if it need not
@@ -90,16 +90,3 @@ type ActionResult struct {
 	Err     error
 	ImageID string
 }
-
-// ReasonError is an error with kubelet's reason, as in ErrImagePull, CreateContainerConfigError,
-// RunContainerError.
-type ReasonError struct {
-	Reason string
-	Err    error
-}
-
-// Error is the cause's text.
-func (e *ReasonError) Error() string { return e.Err.Error() }
-
-// Unwrap is the cause.
-func (e *ReasonError) Unwrap() error { return e.Err }

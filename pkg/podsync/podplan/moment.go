@@ -3,17 +3,9 @@ package podplan
 import (
 	"time"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
-
-// OwnMoment turns a moment that somebody else wrote down (a record of the host, the API's status)
-// into one of the agent's own clock: as long before now as the wall clock says, and never after
-// now. Waiting counts from own moments only, which carry Go's monotonic reading, so that nothing
-// waits longer, or shorter, because somebody sets the machine's clock. A moment is turned once,
-// when the agent first sees it, and the result is kept in Memory.
-func OwnMoment(then, now time.Time) time.Time {
-	return now.Add(-max(0, now.Sub(then)))
-}
 
 // observeTimes turns what records and the API tell of the past into own moments.
 func (m *Memory) observeTimes(want Want, have Have, now time.Time) {
@@ -21,12 +13,12 @@ func (m *Memory) observeTimes(want Want, have Have, now time.Time) {
 		m.Began = now
 	}
 	if start := want.Reported.StartTime; start != nil && !m.startReported {
-		m.Began, m.startReported = earlier(m.Began, OwnMoment(start.Time, now)), true
+		m.Began, m.startReported = earlier(m.Began, podspec.OwnMoment(start.Time, now)), true
 	}
 	for i := range have.Runtime.Containers {
 		c := &have.Runtime.Containers[i]
 		if _, known := m.Ends[c.ID]; !known && c.State == runtime.Exited {
-			m.Ends[c.ID] = OwnMoment(c.FinishedAt, now)
+			m.Ends[c.ID] = podspec.OwnMoment(c.FinishedAt, now)
 		}
 	}
 }
@@ -57,5 +49,5 @@ func (m *Memory) ended(key string, finished, now time.Time) time.Time {
 	if at, known := m.Ends[key]; known {
 		return at
 	}
-	return OwnMoment(finished, now)
+	return podspec.OwnMoment(finished, now)
 }

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -194,7 +195,7 @@ func (p *planner) running() {
 			continue
 		}
 		if c.HookPending && c.Latest.State == runtime.Running {
-			p.do(RunHook{Container: c.Spec.Name, ContainerID: c.Latest.ID, Kind: PostStart})
+			p.do(RunHook{Container: c.Spec.Name, ContainerID: c.Latest.ID, Kind: podspec.PostStart})
 		}
 	}
 	p.strays()
@@ -219,11 +220,11 @@ func (p *planner) frontier() []*Container {
 	for i := range p.view.Containers {
 		c := &p.view.Containers[i]
 		switch c.Role {
-		case Init, Sidecar:
+		case podspec.Init, podspec.Sidecar:
 			inits = append(inits, c)
-		case App:
+		case podspec.App:
 			apps = append(apps, c)
-		case Ephemeral:
+		case podspec.Ephemeral:
 			out = appendStartable(out, c)
 		}
 	}
@@ -253,10 +254,10 @@ func (p *planner) initFrontier(inits []*Container) (out []*Container, passed boo
 	for i, c := range inits {
 		switch {
 		case i < reached:
-			if c.Role == Sidecar {
+			if c.Role == podspec.Sidecar {
 				out = appendStartable(out, c)
 			}
-		case c.Role == Sidecar && c.Started, c.Role == Init && c.Standing == Succeeded:
+		case c.Role == podspec.Sidecar && c.Started, c.Role == podspec.Init && c.Standing == Succeeded:
 		default:
 			return appendStartable(out, c), false
 		}

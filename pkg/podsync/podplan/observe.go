@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -160,13 +161,13 @@ func (m *Memory) recallCrashes(v View, now time.Time) {
 			continue
 		}
 		w := c.Reported.State.Waiting
-		if w == nil || w.Reason != ReasonCrash || c.Reported.ContainerID != StatusID(c.Latest.ID) {
+		if w == nil || w.Reason != ReasonCrash || c.Reported.ContainerID != podspec.StatusID(c.Latest.ID) {
 			continue
 		}
 		text, _ := strings.CutPrefix(w.Message, "back-off ")
 		text, _, _ = strings.Cut(text, " ")
 		if delay, err := time.ParseDuration(text); err == nil && delay > 0 && delay <= crashMax {
-			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: OwnMoment(c.Latest.CreatedAt, now)}
+			m.Crashes[c.Spec.Name] = CrashState{Delay: delay, LastRestart: podspec.OwnMoment(c.Latest.CreatedAt, now)}
 		}
 	}
 }
@@ -187,7 +188,7 @@ func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {
 	switch {
 	case sandbox == nil || !sandbox.Ready || !c.Current:
 		s.Message = sandboxMessage
-	case c.Role == Ephemeral:
+	case c.Role == podspec.Ephemeral:
 	case m.Hooks[c.Latest.ID].PostStartError != "":
 		s.Message = postStartFailed
 	case c.Replaceable() && m.fetched(c):
@@ -196,9 +197,9 @@ func (m *Memory) cause(pod *corev1.Pod, c *Container, have Have) StopState {
 	case c.resizeRestarts(pod):
 		s.Message = fmt.Sprintf("Container %s resize requires restart", c.Spec.Name)
 		s.Replace = true
-	case probes.Startup == Failure:
+	case probes.Startup == podspec.ProbeFailure:
 		s.Message, s.Grace = failedProbe(pod, c, "startup", probes, s.Grace)
-	case probes.Liveness == Failure:
+	case probes.Liveness == podspec.ProbeFailure:
 		s.Message, s.Grace = failedProbe(pod, c, "liveness", probes, s.Grace)
 	}
 	return s
@@ -210,7 +211,7 @@ func (m *Memory) fetched(c *Container) bool {
 	return s.of(c.Spec.Image, c.Attempt+1) && s.ImageID != ""
 }
 
-func failedProbe(pod *corev1.Pod, c *Container, kind string, p Probes, grace time.Duration) (string, time.Duration) {
+func failedProbe(pod *corev1.Pod, c *Container, kind string, p podspec.Probes, grace time.Duration) (string, time.Duration) {
 	if p.Grace != nil {
 		grace = max(seconds(*p.Grace), minGrace)
 	}
@@ -253,7 +254,7 @@ func (f FailureState) after(err error, fallback string, now time.Time) FailureSt
 		return FailureState{}
 	}
 	next := FailureState{Reason: fallback, Message: err.Error(), Count: f.Count + 1, At: now}
-	if known := (*ReasonError)(nil); errors.As(err, &known) {
+	if known := (*podspec.ReasonError)(nil); errors.As(err, &known) {
 		next.Reason = known.Reason
 	}
 	return next
@@ -285,7 +286,7 @@ func (m *Memory) noteStart(a StartContainer, r ActionResult, now time.Time) {
 
 func (m *Memory) noteHook(a RunHook, r ActionResult) {
 	h := m.Hooks[a.ContainerID]
-	if a.Kind == PreStop {
+	if a.Kind == podspec.PreStop {
 		h.PreStopDone = true
 	} else {
 		h.PostStartDone = true

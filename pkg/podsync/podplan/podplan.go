@@ -1,7 +1,8 @@
 // Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what
 // the host has of it, which steps may be taken now, and when to look again. It reads nothing but
 // its arguments, has no clock, and waits for nothing: order is "not yet", so that every step it
-// returns may run side by side with the others. Nothing waits for the wall clock: see OwnMoment.
+// returns may run side by side with the others. Nothing waits for the wall clock: see
+// podspec.OwnMoment.
 package podplan
 
 import (
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -26,7 +28,7 @@ type Want struct {
 	Reported corev1.PodStatus
 	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission,
 	// evicted, node shutdown.
-	Outcome *Outcome
+	Outcome *podspec.Termination
 	HostIPs []netip.Addr // addresses of the node, primary first
 	// CrashMax is the longest back-off of a crash loop on this node; 0: 300 s.
 	CrashMax time.Duration
@@ -34,55 +36,20 @@ type Want struct {
 	Static bool
 }
 
-// Outcome is a verdict on a whole pod, in kubelet's words.
-type Outcome struct {
-	Reason, Message string
-	Grace           *time.Duration // nil: the pod's own
-	// Disruption, when not "", sets the DisruptionTarget condition with this reason.
-	Disruption string
-}
-
 // Have is what the host has of a pod.
 type Have struct {
 	Runtime runtime.Pod
 	// Residue is what else is left of the pod on the host; only filled when the pod is ending or
 	// has ended.
-	Residue Residue
+	Residue podspec.Residue
 	// Probes has the newest results by container id.
-	Probes map[string]Probes
+	Probes map[string]podspec.Probes
 	// Messages has the termination messages of exited containers by container id.
 	Messages map[string]string
 	// Busy has the keys (Action.Key) of the actions under way.
 	Busy map[string]bool
 	// Memory is what the host cannot hold; losing it is safe.
 	Memory *Memory
-}
-
-// Residue is what is left on the host beside sandbox and containers.
-type Residue struct {
-	// Volumes and Cgroup are given back when the pod has ended, Dir when it is deleted.
-	Volumes bool // anything that is mounted for it: volumes, their subPaths, /dev/shm
-	Cgroup  bool // the pod's cgroup
-	Dir     bool // the pod's folder or its log folder
-}
-
-// Result of a probe; the zero value is "not probed yet".
-type Result string
-
-// Results of a probe that ran often enough for its thresholds.
-const (
-	NotProbed Result = ""
-	Success   Result = "Success"
-	Failure   Result = "Failure"
-)
-
-// Probes are one container's newest probe results. Message tells why the liveness or startup probe
-// fails.
-type Probes struct {
-	Startup, Liveness, Readiness Result
-	Message                      string
-	// LivenessGrace is the failed probe's own terminationGracePeriodSeconds, nil for the pod's.
-	Grace *int64
 }
 
 // Action is one step that may be taken now.
@@ -92,15 +59,6 @@ type Action interface {
 	Key() string
 	action()
 }
-
-// HookKind says which lifecycle hook.
-type HookKind string
-
-// The two hooks of a container.
-const (
-	PostStart HookKind = "PostStart"
-	PreStop   HookKind = "PreStop"
-)
 
 // The actions.
 type (
@@ -126,7 +84,7 @@ type (
 	// RunHook runs a lifecycle hook of a running container.
 	RunHook struct {
 		Container, ContainerID string
-		Kind                   HookKind
+		Kind                   podspec.HookKind
 		// Grace bounds a PreStop hook.
 		Grace time.Duration
 	}
@@ -139,7 +97,7 @@ type (
 	// UpdateResources changes the limits of a running container.
 	UpdateResources struct {
 		Container, ContainerID string
-		To                     string // Sizes, as text
+		To                     string // podspec.Resources, as text
 	}
 	// ResizePod changes the limits of the pod's cgroup to what the pod was given: with Widen only
 	// those that grow.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -18,16 +19,16 @@ import (
 func TestSpecHashNeverChanges(t *testing.T) {
 	c := corev1.Container{Name: "app", Image: "registry.k8s.io/pause:3.10"}
 	const want = "91acffc37d547cd8"
-	if got := podplan.SpecHash(&c); got != want {
+	if got := podspec.SpecHash(&c); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	c.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
 	c.Env = []corev1.EnvVar{{Name: "A", Value: "b"}}
-	if got := podplan.SpecHash(&c); got != want {
+	if got := podspec.SpecHash(&c); got != want {
 		t.Error("resources, which change in place, are part of the hash")
 	}
 	c.Image = "registry.k8s.io/pause:3.11"
-	if got := podplan.SpecHash(&c); got == want {
+	if got := podspec.SpecHash(&c); got == want {
 		t.Error("the image is not part of the hash")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -139,9 +140,9 @@ func (l *life) failureOf() error {
 	err := errors.New("injected")
 	switch l.rand.IntN(3) {
 	case 0:
-		return &podplan.ReasonError{Reason: "RunContainerError", Err: err}
+		return &podspec.ReasonError{Reason: "RunContainerError", Err: err}
 	case 1:
-		return &podplan.ReasonError{Reason: "CreateContainerConfigError", Err: err}
+		return &podspec.ReasonError{Reason: "CreateContainerConfigError", Err: err}
 	}
 	return err
 }
@@ -162,7 +163,7 @@ func (l *life) answer() {
 		return
 	}
 	p := l.have.Probes[c.ID]
-	results := []podplan.Result{podplan.Success, podplan.Success, podplan.Success, podplan.Failure}
+	results := []podspec.ProbeResult{podspec.ProbeSuccess, podspec.ProbeSuccess, podspec.ProbeSuccess, podspec.ProbeFailure}
 	result := results[l.rand.IntN(len(results))]
 	for _, spec := range specs(l.want.Pod) {
 		if spec.Name != c.Name {
@@ -295,19 +296,15 @@ func (l *life) allAnswer() {
 		case strings.HasPrefix(c.Name, "init") && !l.sidecar(c.Name):
 			l.end(c, 0)
 		default:
-			l.have.Probes[c.ID] = podplan.Probes{Startup: podplan.Success, Liveness: podplan.Success, Readiness: podplan.Success}
+			l.have.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
 		}
 	}
 	l.advance(10 * time.Minute)
 }
 
 func (l *life) sidecar(name string) bool {
-	for i := range l.want.Pod.Spec.InitContainers {
-		if c := &l.want.Pod.Spec.InitContainers[i]; c.Name == name {
-			return podplan.Restartable(c)
-		}
-	}
-	return false
+	_, role := podspec.Find(l.want.Pod, name)
+	return role == podspec.Sidecar
 }
 
 func (l *life) ready() bool {

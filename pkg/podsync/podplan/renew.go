@@ -5,18 +5,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-)
 
-// Object names an API object in a pod's namespace that its spec names. Kind is in lower case:
-// configmap, secret.
-type Object struct{ Kind, Name string }
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
+)
 
 // reasonConfig is the reason of a start that failed for what the spec names.
 const reasonConfig = "CreateContainerConfigError"
 
 // Renew ends the back-off of whatever may have failed for want of an object that has changed,
 // appeared or gone since. How often it failed still counts, should it fail again.
-func (m *Memory) Renew(pod *corev1.Pod, changed []Object) {
+func (m *Memory) Renew(pod *corev1.Pod, changed []podspec.ObjectRef) {
 	for name, v := range m.Volumes {
 		v.Failure.At = time.Time{}
 		m.Volumes[name] = v
@@ -28,7 +26,7 @@ func (m *Memory) Renew(pod *corev1.Pod, changed []Object) {
 		}
 	}
 	if pod == nil || !slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool {
-		return slices.Contains(changed, Object{Kind: "secret", Name: r.Name})
+		return slices.Contains(changed, podspec.ObjectRef{Kind: podspec.Secret, Name: r.Name})
 	}) {
 		return
 	}

@@ -5,21 +5,22 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // resizing fills in which sizes a container was given last, and whether it runs with others than it
 // is to have.
 func (c *Container) resizing(pod *corev1.Pod) {
-	if c.Role == Ephemeral || c.Latest == nil || c.Latest.Sizes == "" {
+	if c.Role == podspec.Ephemeral || c.Latest == nil || c.Latest.Sizes == "" {
 		return
 	}
-	wanted := SizesOf(pod, c.Spec)
+	wanted := podspec.ResourcesOf(pod, c.Spec)
 	if c.Latest.Sizes == wanted.String() {
 		c.Applied = &wanted
 		return
 	}
-	applied, known := ReadSizes(c.Latest.Sizes)
+	applied, known := podspec.ParseResources(c.Latest.Sizes)
 	if !known {
 		return
 	}
@@ -29,12 +30,12 @@ func (c *Container) resizing(pod *corev1.Pod) {
 
 // resizeRestarts says that the container's resize policy asks for its restart.
 func (c *Container) resizeRestarts(pod *corev1.Pod) bool {
-	if !c.Resize || c.Role == Init {
+	if !c.Resize || c.Role == podspec.Init {
 		return false
 	}
-	wanted := SizesOf(pod, c.Spec)
+	wanted := podspec.ResourcesOf(pod, c.Spec)
 	for _, p := range c.Spec.ResizePolicy {
-		if p.RestartPolicy == corev1.RestartContainer && c.Applied.differs(wanted, p.ResourceName) {
+		if p.RestartPolicy == corev1.RestartContainer && c.Applied.Differs(wanted, p.ResourceName) {
 			return true
 		}
 	}
@@ -106,9 +107,9 @@ func (p *planner) resize() bool {
 		if stop := p.memory.Stops[c.Latest.ID]; !stop.Since.IsZero() {
 			continue // it ends, and is started with what it is to have
 		}
-		wanted := SizesOf(p.view.Pod, c.Spec)
+		wanted := podspec.ResourcesOf(p.view.Pod, c.Spec)
 		update := UpdateResources{Container: c.Spec.Name, ContainerID: c.Latest.ID, To: wanted.String()}
-		if c.Applied.grows(wanted) {
+		if c.Applied.Grows(wanted) {
 			grow = append(grow, update)
 		} else {
 			shrink = append(shrink, update)

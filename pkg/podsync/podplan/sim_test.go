@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -57,7 +58,7 @@ func newHost(pod *corev1.Pod, log func(string, ...any)) *host {
 	h.want = podplan.Want{UID: pod.UID, Pod: pod, Reported: pod.Status, HostIPs: []netip.Addr{netip.MustParseAddr("192.168.77.2")}}
 	h.have = podplan.Have{
 		Runtime: runtime.Pod{PodRef: runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}},
-		Probes:  map[string]podplan.Probes{}, Messages: map[string]string{}, Busy: map[string]bool{},
+		Probes:  map[string]podspec.Probes{}, Messages: map[string]string{}, Busy: map[string]bool{},
 	}
 	return h
 }
@@ -87,7 +88,7 @@ func (h *host) look() []podplan.Action {
 		h.check(a)
 	}
 	if h.plan.Done {
-		h.rule(!h.have.Runtime.Empty() || h.have.Residue != podplan.Residue{}, "done while something is left")
+		h.rule(!h.have.Runtime.Empty() || h.have.Residue != podspec.Residue{}, "done while something is left")
 	}
 	if !h.frozen && h.want.Pod != nil {
 		h.status = status.Pod(want, have, h.now)
@@ -193,7 +194,7 @@ func (h *host) finish(i int) {
 }
 
 func leavesRecord(err error) bool {
-	var known *podplan.ReasonError
+	var known *podspec.ReasonError
 	return errors.As(err, &known) && known.Reason == "RunContainerError"
 }
 
@@ -238,7 +239,7 @@ func (h *host) checkOrder(a podplan.StartContainer) {
 		}
 		latest := h.have.Runtime.Latest(c.Name)
 		h.rule(latest == nil, "%s before init container %s ran", a, c.Name)
-		if latest != nil && !podplan.Restartable(c) {
+		if _, role := podspec.Find(h.want.Pod, c.Name); latest != nil && role == podspec.Init {
 			h.rule(latest.State != runtime.Exited || latest.ExitCode != 0, "%s before init container %s succeeded", a, c.Name)
 		}
 	}
@@ -252,7 +253,7 @@ func (h *host) healthy(c *runtime.Container) bool {
 	want := h.want
 	want.Pod = h.given
 	view := podplan.Look(want, podplan.Have{Runtime: h.have.Runtime, Memory: &h.memory}, h.now)
-	return stop.Message == "" && !view.Ends && p.Liveness != podplan.Failure && p.Startup != podplan.Failure &&
+	return stop.Message == "" && !view.Ends && p.Liveness != podspec.ProbeFailure && p.Startup != podspec.ProbeFailure &&
 		sandbox != nil && sandbox.Ready && h.memory.Hooks[c.ID].PostStartError == ""
 }
 
@@ -319,7 +320,7 @@ func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
 	case podplan.RemoveCgroup:
 		h.have.Residue.Cgroup, h.cgroup = false, nil
 	case podplan.Cleanup:
-		h.have.Residue, h.cgroup = podplan.Residue{}, nil
+		h.have.Residue, h.cgroup = podspec.Residue{}, nil
 	}
 	return result
 }
@@ -355,7 +356,7 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 	made := h.madeFrom[a.Key()]
 	for _, spec := range specs(made) {
 		if spec.Name == a.Container {
-			c.Image, c.SpecHash, c.Sizes = spec.Image, podplan.SpecHash(&spec), podplan.SizesOf(made, &spec).String()
+			c.Image, c.SpecHash, c.Sizes = spec.Image, podspec.SpecHash(&spec), podspec.ResourcesOf(made, &spec).String()
 		}
 	}
 	c.State, c.StartedAt = runtime.Running, h.now.Round(0)
@@ -406,7 +407,7 @@ func (h *host) deletePod(grace int64) {
 // done unseen.
 func (h *host) restartAgent() {
 	h.memory = podplan.Memory{}
-	h.have.Probes, h.have.Busy = map[string]podplan.Probes{}, map[string]bool{}
+	h.have.Probes, h.have.Busy = map[string]podspec.Probes{}, map[string]bool{}
 	h.flying = nil
 }
 

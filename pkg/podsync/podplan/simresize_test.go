@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
@@ -55,7 +56,7 @@ func (h *host) resize(a podplan.Action) {
 func (h *host) checkLimits(a podplan.Action) {
 	for i := range h.have.Runtime.Containers {
 		c := &h.have.Runtime.Containers[i]
-		s, known := podplan.ReadSizes(c.Sizes)
+		s, known := podspec.ParseResources(c.Sizes)
 		if c.State != runtime.Running || !known || h.cgroup == nil {
 			continue
 		}
@@ -66,7 +67,7 @@ func (h *host) checkLimits(a podplan.Action) {
 
 // resources reads "requests.cpu=1 limits.memory=64Mi" into requirements.
 func resources(text string) (corev1.ResourceRequirements, error) {
-	s, ok := podplan.ReadSizes(text)
+	s, ok := podspec.ParseResources(text)
 	if !ok {
 		return corev1.ResourceRequirements{}, fmt.Errorf("no sizes: %q", text)
 	}
@@ -143,7 +144,7 @@ func (l *life) checkSizes() {
 		if c == nil || c.State != runtime.Running {
 			continue
 		}
-		wanted := podplan.SizesOf(l.want.Pod, &spec)
+		wanted := podspec.ResourcesOf(l.want.Pod, &spec)
 		l.rule(c.Sizes != wanted.String(), "%s has %s, not %s", c.Name, c.Sizes, wanted)
 	}
 	l.rule(l.cgroup == nil || *l.cgroup != limitsOf(l.want.Pod), "the pod is limited to %+v, not %+v", l.cgroup, limitsOf(l.want.Pod))

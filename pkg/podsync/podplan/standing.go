@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -32,7 +33,7 @@ func (l *looker) stand(c *Container) {
 // hookPending says whether a running container's postStart hook must still end. One that was
 // reported as running had it.
 func (l *looker) hookPending(c *Container) bool {
-	if c.Spec.Lifecycle == nil || c.Spec.Lifecycle.PostStart == nil || c.Role == Ephemeral {
+	if c.Spec.Lifecycle == nil || c.Spec.Lifecycle.PostStart == nil || c.Role == podspec.Ephemeral {
 		return false
 	}
 	if h := l.memory.Hooks[c.Latest.ID]; h.PostStartDone {
@@ -43,22 +44,19 @@ func (l *looker) hookPending(c *Container) bool {
 
 // reportedRunning says that the API was told that this very attempt runs.
 func (c *Container) reportedRunning() bool {
-	return c.Latest != nil && c.Reported != nil && c.Reported.State.Running != nil && c.Reported.ContainerID == StatusID(c.Latest.ID)
+	return c.Latest != nil && c.Reported != nil && c.Reported.State.Running != nil && c.Reported.ContainerID == podspec.StatusID(c.Latest.ID)
 }
-
-// StatusID is a container's id as a pod status has it.
-func StatusID(id string) string { return "containerd://" + id }
 
 // startupDone says whether the startup probe has succeeded. After a restart of the agent, what was
 // reported counts until the probe says otherwise.
 func (l *looker) startupDone(c *Container) bool {
-	if c.Spec.StartupProbe == nil || c.Role == Ephemeral {
+	if c.Spec.StartupProbe == nil || c.Role == podspec.Ephemeral {
 		return true
 	}
 	switch l.have.Probes[c.Latest.ID].Startup {
-	case Success:
+	case podspec.ProbeSuccess:
 		return true
-	case NotProbed:
+	case podspec.NotProbed:
 		return c.reportedRunning() && c.Reported.Started != nil && *c.Reported.Started
 	}
 	return false
@@ -67,16 +65,16 @@ func (l *looker) startupDone(c *Container) bool {
 // Ready says whether a container counts as ready: it has started, and its readiness probe, if it
 // has one, succeeds. Until that has run, what the API was told of the same attempt counts, so that
 // a restart of the agent flips nothing. An init container is ready when it has succeeded.
-func (c *Container) Ready(p Probes) bool {
+func (c *Container) Ready(p podspec.Probes) bool {
 	switch {
-	case c.Role == Init:
+	case c.Role == podspec.Init:
 		return c.Standing == Succeeded
-	case c.Role == Ephemeral || !c.Started:
+	case c.Role == podspec.Ephemeral || !c.Started:
 		return false
-	case c.Spec.ReadinessProbe == nil || p.Readiness == Success:
+	case c.Spec.ReadinessProbe == nil || p.Readiness == podspec.ProbeSuccess:
 		return true
 	}
-	return p.Readiness == NotProbed && c.reportedRunning() && c.Reported.Ready
+	return p.Readiness == podspec.NotProbed && c.reportedRunning() && c.Reported.Ready
 }
 
 // again says whether an attempt that ended is followed by another.
@@ -89,18 +87,18 @@ func (l *looker) again(c *Container) bool {
 	}
 	// An init container that succeeded runs again in a new sandbox, since what it did there is
 	// gone.
-	return c.Role == Init && c.Exit.Code == 0 && !c.Current && l.pod.Spec.RestartPolicy != corev1.RestartPolicyNever
+	return c.Role == podspec.Init && c.Exit.Code == 0 && !c.Current && l.pod.Spec.RestartPolicy != corev1.RestartPolicyNever
 }
 
 // restarts is the restart policy: the first rule of the container that matches, else its own
 // policy, else the pod's.
 func restarts(pod *corev1.Pod, c *Container, code int) bool {
 	switch c.Role {
-	case Ephemeral:
+	case podspec.Ephemeral:
 		return false
-	case Sidecar:
+	case podspec.Sidecar:
 		return true
-	case Init, App:
+	case podspec.Init, podspec.App:
 	}
 	for _, rule := range c.Spec.RestartPolicyRules {
 		if matches(rule, int32(code)) {
@@ -118,7 +116,7 @@ func restarts(pod *corev1.Pod, c *Container, code int) bool {
 		return code != 0
 	case corev1.RestartPolicyAlways:
 	}
-	return c.Role == App || code != 0
+	return c.Role == podspec.App || code != 0
 }
 
 // matches says whether a rule (KEP-5307) asks for a restart after this exit code.
@@ -157,12 +155,12 @@ func (c *Container) settle() {
 // that another is to take its place. It is stopped when the image of that one is there, so that one
 // that cannot be had breaks nothing.
 func (c *Container) Replaceable() bool {
-	return c.Standing == Running && c.Latest.State == runtime.Running && (c.Role == App || c.Role == Sidecar) && changed(c)
+	return c.Standing == Running && c.Latest.State == runtime.Running && c.Role.Serves() && changed(c)
 }
 
 // changed says that the newest attempt was made from another spec than the pod has now.
 func changed(c *Container) bool {
-	return c.Latest.SpecHash != "" && c.Latest.SpecHash != SpecHash(c.Spec)
+	return c.Latest.SpecHash != "" && c.Latest.SpecHash != podspec.SpecHash(c.Spec)
 }
 
 // completed says that the pod's containers are through: an init container failed for good, or every
@@ -175,9 +173,9 @@ func (l *looker) completed(v View) bool {
 		tried = tried || c.Latest != nil || c.Exit != nil
 		ended := c.Standing == Succeeded || c.Standing == Failed
 		switch {
-		case c.Role == Init && c.Standing == Failed:
+		case c.Role == podspec.Init && c.Standing == Failed:
 			return true
-		case c.Role == App:
+		case c.Role == podspec.App:
 			apps++
 			if ended {
 				done++

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -55,7 +56,7 @@ func (p *planner) preStop(s stopping) bool {
 	if p.memory.Hooks[s.record.ID].PreStopDone || !p.now.Before(s.deadline) {
 		return false
 	}
-	p.do(RunHook{Container: s.record.Name, ContainerID: s.record.ID, Kind: PreStop, Grace: s.deadline.Sub(p.now)})
+	p.do(RunHook{Container: s.record.Name, ContainerID: s.record.ID, Kind: podspec.PreStop, Grace: s.deadline.Sub(p.now)})
 	return true
 }
 
@@ -90,11 +91,11 @@ func (p *planner) stopAll() {
 		if c != nil {
 			s.spec = c.Spec
 		}
-		if c != nil && c.Role == Sidecar {
+		if c != nil && c.Role == podspec.Sidecar {
 			sidecars = append(sidecars, s)
 			continue
 		}
-		blocked = blocked || c == nil || c.Role != Ephemeral
+		blocked = blocked || c == nil || c.Role != podspec.Ephemeral
 		p.stop(s)
 	}
 	p.stopSidecars(sidecars, blocked)

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // parseManifest reads one pod, or a PodList, in YAML or JSON. Fields that a pod does not have make
@@ -108,18 +110,16 @@ func check(pod *corev1.Pod) error {
 		return errors.New("reading the manifest: a static pod may have neither serviceAccountName nor ephemeralContainers")
 	}
 	names := make(map[string]bool)
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for _, c := range list {
-			switch {
-			case len(validation.IsDNS1123Label(c.Name)) > 0:
-				return fmt.Errorf("reading the manifest: container name %q must be a DNS label", c.Name)
-			case names[c.Name]:
-				return fmt.Errorf("reading the manifest: container name %q is there twice", c.Name)
-			case c.Image == "":
-				return fmt.Errorf("reading the manifest: container %q has no image", c.Name)
-			}
-			names[c.Name] = true
+	for _, c := range podspec.Containers(pod) {
+		switch {
+		case len(validation.IsDNS1123Label(c.Name)) > 0:
+			return fmt.Errorf("reading the manifest: container name %q must be a DNS label", c.Name)
+		case names[c.Name]:
+			return fmt.Errorf("reading the manifest: two containers have the name %q", c.Name)
+		case c.Image == "":
+			return fmt.Errorf("reading the manifest: container %q has no image", c.Name)
 		}
+		names[c.Name] = true
 	}
 	return checkVolumes(pod)
 }

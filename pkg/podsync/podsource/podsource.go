@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // Annotations of pods that are defined on a node; kubelet's names.
@@ -71,7 +71,7 @@ func (a *API) Synced() bool { return a.synced.Load() }
 // Run lists and watches until ctx ends. Failures are retried with growing pauses for ever: an API
 // server that is away says nothing about pods. A pod counts as gone when the watch says so, or when
 // a complete list has it no longer.
-func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
+func (a *API) Run(ctx context.Context, emit func(podspec.Update)) error {
 	pods := a.config.Client.CoreV1().Pods(metav1.NamespaceAll)
 	selector := fields.OneTermEqualSelector("spec.nodeName", a.config.NodeName).String()
 	lw := &cache.ListWatch{
@@ -101,7 +101,7 @@ func (a *API) Run(ctx context.Context, emit func(podplan.Update)) error {
 // but a test may look.
 type podStore struct {
 	source *API
-	emit   func(podplan.Update)
+	emit   func(podspec.Update)
 
 	mu   sync.Mutex
 	pods map[types.UID]*corev1.Pod
@@ -181,5 +181,5 @@ func (s *podStore) tell(pod *corev1.Pod, gone bool) {
 		}
 		return
 	}
-	s.emit(podplan.Update{UID: pod.UID, Pod: pod, Gone: gone})
+	s.emit(podspec.Update{UID: pod.UID, Pod: pod, Gone: gone})
 }

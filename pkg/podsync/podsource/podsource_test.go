@@ -23,17 +23,17 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // sink gathers updates as text.
 type sink struct {
 	mu    sync.Mutex
 	lines []string
-	last  map[string]podplan.Update
+	last  map[string]podspec.Update
 }
 
-func (s *sink) emit(u podplan.Update) {
+func (s *sink) emit(u podspec.Update) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := u.Pod.Name
@@ -45,7 +45,7 @@ func (s *sink) emit(u podplan.Update) {
 	}
 	s.lines = append(s.lines, line)
 	if s.last == nil {
-		s.last = map[string]podplan.Update{}
+		s.last = map[string]podspec.Update{}
 	}
 	s.last[u.Pod.Name] = u
 }
@@ -280,10 +280,10 @@ func TestStaticSeesChangesAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := static(t, dir, nil, time.Now)
 	s.config.Interval = time.Hour
-	updates := make(chan podplan.Update, 10)
+	updates := make(chan podspec.Update, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, func(u podplan.Update) { updates <- u }) }()
+	go func() { done <- s.Run(ctx, func(u podspec.Update) { updates <- u }) }()
 	for !s.Synced() {
 		time.Sleep(time.Millisecond)
 	}

@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
@@ -48,7 +48,7 @@ type Static struct {
 	wake   chan struct{} // holds one: "look at the mirrors"
 
 	mu      sync.Mutex
-	emit    func(podplan.Update) // nil before Run
+	emit    func(podspec.Update) // nil before Run
 	files   map[string]file
 	pods    map[types.UID]*corev1.Pod
 	leaving map[types.UID]leaver
@@ -110,7 +110,7 @@ func (s *Static) Problems() []Problem {
 }
 
 // Run reads the folder whenever it changes, and keeps the mirror pods, until ctx ends.
-func (s *Static) Run(ctx context.Context, emit func(podplan.Update)) error {
+func (s *Static) Run(ctx context.Context, emit func(podspec.Update)) error {
 	s.mu.Lock()
 	s.emit = emit
 	s.mu.Unlock()
@@ -311,7 +311,7 @@ func (s *Static) tell(pod *corev1.Pod, gone bool) {
 	if s.emit == nil {
 		return
 	}
-	u := podplan.Update{UID: pod.UID, Pod: pod, Gone: gone, Static: true}
+	u := podspec.Update{UID: pod.UID, Pod: pod, Gone: gone, Static: true}
 	mirror := s.mirrors[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}]
 	if mirror != nil && mirror.DeletionTimestamp == nil && mirror.Annotations[MirrorAnnotation] == string(pod.UID) {
 		u.Mirror = mirror

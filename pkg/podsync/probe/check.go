@@ -22,7 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/handler"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -84,7 +84,7 @@ func (c checker) check(ctx context.Context, w *worker) outcome {
 func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) outcome {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	timedOut := outcome{result: podplan.Failure, text: fmt.Sprintf("command timed out: %q timed out after %v", w.spec.Exec.Command, timeout)}
+	timedOut := outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("command timed out: %q timed out after %v", w.spec.Exec.Command, timeout)}
 	select {
 	case w.process <- struct{}{}:
 	case <-ctx.Done():
@@ -102,9 +102,9 @@ func (c checker) command(ctx context.Context, w *worker, timeout time.Duration) 
 		}
 		return outcome{text: err.Error()}
 	case code != 0:
-		return outcome{result: podplan.Failure, text: output.String()}
+		return outcome{result: podspec.ProbeFailure, text: output.String()}
 	}
-	return outcome{result: podplan.Success, text: output.String()}
+	return outcome{result: podspec.ProbeSuccess, text: output.String()}
 }
 
 // httpGet asks for a page. 200 to 399 is success; a redirect to another host is not followed, and
@@ -125,19 +125,19 @@ func (c checker) httpGet(ctx context.Context, w *worker, h *corev1.HTTPGetAction
 	}}
 	answer, err := client.Do(request)
 	if err != nil {
-		return outcome{result: podplan.Failure, text: err.Error()}
+		return outcome{result: podspec.ProbeFailure, text: err.Error()}
 	}
 	defer func() { _ = answer.Body.Close() }() // it was read as far as it is wanted
 	body, err := io.ReadAll(io.LimitReader(answer.Body, handler.MaxOutput))
 	switch {
 	case err != nil:
-		return outcome{result: podplan.Failure, text: err.Error()}
+		return outcome{result: podspec.ProbeFailure, text: err.Error()}
 	case answer.StatusCode >= 300 && answer.StatusCode < 400:
-		return outcome{result: podplan.Success, warned: true, text: "Probe terminated redirects, Response body: " + string(body)}
+		return outcome{result: podspec.ProbeSuccess, warned: true, text: "Probe terminated redirects, Response body: " + string(body)}
 	case answer.StatusCode < 200 || answer.StatusCode >= 400:
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)}
+		return outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)}
 	}
-	return outcome{result: podplan.Success, text: string(body)}
+	return outcome{result: podspec.ProbeSuccess, text: string(body)}
 }
 
 // httpRequest makes the request of an HTTP check.
@@ -166,10 +166,10 @@ func tcpConnect(ctx context.Context, w *worker, t *corev1.TCPSocketAction) outco
 	}
 	conn, err := dialer().DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
-		return outcome{result: podplan.Failure, text: err.Error()}
+		return outcome{result: podspec.ProbeFailure, text: err.Error()}
 	}
 	_ = conn.Close() // that it could be opened is the answer
-	return outcome{result: podplan.Success}
+	return outcome{result: podspec.ProbeSuccess}
 }
 
 // grpcHealth asks the standard health service
@@ -181,7 +181,7 @@ func grpcHealth(ctx context.Context, w *worker, g *corev1.GRPCAction) outcome {
 			return dialer().DialContext(ctx, "tcp", address)
 		}))
 	if err != nil {
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("error: failed to connect service at %q: %v", w.address, err)}
+		return outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("error: failed to connect service at %q: %v", w.address, err)}
 	}
 	defer func() { _ = conn.Close() }() // the answer is in
 	service := ""
@@ -192,13 +192,13 @@ func grpcHealth(ctx context.Context, w *worker, g *corev1.GRPCAction) outcome {
 	answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{Service: service})
 	switch code := status.Code(err); {
 	case code == codes.Unimplemented:
-		return outcome{result: podplan.Failure, text: "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " + status.Convert(err).Message()}
+		return outcome{result: podspec.ProbeFailure, text: "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " + status.Convert(err).Message()}
 	case code == codes.DeadlineExceeded:
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("timeout: health rpc did not complete within %v", seconds(w.spec.TimeoutSeconds, 1))}
+		return outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("timeout: health rpc did not complete within %v", seconds(w.spec.TimeoutSeconds, 1))}
 	case err != nil:
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("error: health rpc probe failed: %v", err)}
+		return outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("error: health rpc probe failed: %v", err)}
 	case answer.GetStatus() != healthv1.HealthCheckResponse_SERVING:
-		return outcome{result: podplan.Failure, text: fmt.Sprintf("service unhealthy (responded with %q)", answer.GetStatus())}
+		return outcome{result: podspec.ProbeFailure, text: fmt.Sprintf("service unhealthy (responded with %q)", answer.GetStatus())}
 	}
-	return outcome{result: podplan.Success, text: "service healthy"}
+	return outcome{result: podspec.ProbeSuccess, text: "service healthy"}
 }

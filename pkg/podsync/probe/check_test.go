@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/handler"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 func port(t *testing.T, address string) int32 {
@@ -68,7 +68,7 @@ func TestHTTPGet(t *testing.T) {
 				Path: path, Port: intstr.FromInt32(port(t, u.Host)), Scheme: scheme, HTTPHeaders: headers,
 			}})
 		}
-		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podplan.Success || o.warned || len(o.text) != handler.MaxOutput {
+		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podspec.ProbeSuccess || o.warned || len(o.text) != handler.MaxOutput {
 			t.Errorf("%s ok: %v, %d bytes", scheme, o.result, len(o.text))
 		}
 		if seen.Host != "app.example" || seen.Header.Get("X-A") != "1" || seen.UserAgent() != "kube-probe/1.36" || seen.URL.RawQuery != "a=b" || seen.Header.Get("Accept") != "*/*" {
@@ -78,16 +78,16 @@ func TestHTTPGet(t *testing.T) {
 		if _, set := seen.Header["Accept"]; seen.UserAgent() != "mine" || set {
 			t.Errorf("the request with its own headers: %v", seen.Header)
 		}
-		if o := get("/bad"); o.result != podplan.Failure || o.text != "HTTP probe failed with statuscode: 500" {
+		if o := get("/bad"); o.result != podspec.ProbeFailure || o.text != "HTTP probe failed with statuscode: 500" {
 			t.Errorf("%s bad: %+v", scheme, o)
 		}
-		if o := get("/near"); o.result != podplan.Success || o.warned {
+		if o := get("/near"); o.result != podspec.ProbeSuccess || o.warned {
 			t.Errorf("%s redirect on the same host: %+v", scheme, o)
 		}
-		if o := get("/far"); o.result != podplan.Success || !o.warned || !strings.Contains(o.text, "Probe terminated redirects") {
+		if o := get("/far"); o.result != podspec.ProbeSuccess || !o.warned || !strings.Contains(o.text, "Probe terminated redirects") {
 			t.Errorf("%s redirect to another host: %+v", scheme, o)
 		}
-		if o := get("/loop"); o.result != podplan.Failure {
+		if o := get("/loop"); o.result != podspec.ProbeFailure {
 			t.Errorf("%s endless redirect: %+v", scheme, o)
 		}
 	}
@@ -101,10 +101,10 @@ func TestPortByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}}
-	if o := check(t, h, corev1.ContainerPort{Name: "web", ContainerPort: port(t, u.Host)}); o.result != podplan.Success {
+	if o := check(t, h, corev1.ContainerPort{Name: "web", ContainerPort: port(t, u.Host)}); o.result != podspec.ProbeSuccess {
 		t.Errorf("by name: %+v", o)
 	}
-	if o := check(t, h); o.result != podplan.NotProbed || !strings.Contains(o.text, "no such port") {
+	if o := check(t, h); o.result != podspec.NotProbed || !strings.Contains(o.text, "no such port") {
 		t.Errorf("by a name that is not there: %+v", o)
 	}
 }
@@ -115,11 +115,11 @@ func TestTCPConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(port(t, listener.Addr().String()))}}
-	if o := check(t, h); o.result != podplan.Success {
+	if o := check(t, h); o.result != podspec.ProbeSuccess {
 		t.Errorf("open port: %+v", o)
 	}
 	listener.Close()
-	if o := check(t, h); o.result != podplan.Failure || !strings.Contains(o.text, "connection refused") {
+	if o := check(t, h); o.result != podspec.ProbeFailure || !strings.Contains(o.text, "connection refused") {
 		t.Errorf("closed port: %+v", o)
 	}
 }
@@ -137,17 +137,17 @@ func TestGRPCHealth(t *testing.T) {
 	ask := func(service string) outcome {
 		return check(t, corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: port(t, listener.Addr().String()), Service: &service}})
 	}
-	if o := ask(""); o.result != podplan.Success {
+	if o := ask(""); o.result != podspec.ProbeSuccess {
 		t.Errorf("healthy: %+v", o)
 	}
-	if o := ask("down"); o.result != podplan.Failure || !strings.Contains(o.text, "NOT_SERVING") {
+	if o := ask("down"); o.result != podspec.ProbeFailure || !strings.Contains(o.text, "NOT_SERVING") {
 		t.Errorf("unhealthy: %+v", o)
 	}
-	if o := ask("unknown"); o.result != podplan.Failure {
+	if o := ask("unknown"); o.result != podspec.ProbeFailure {
 		t.Errorf("unknown service: %+v", o)
 	}
 	server.Stop()
-	if o := ask(""); o.result != podplan.Failure {
+	if o := ask(""); o.result != podspec.ProbeFailure {
 		t.Errorf("no server: %+v", o)
 	}
 }

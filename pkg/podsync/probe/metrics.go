@@ -5,7 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -36,17 +36,17 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-func (m *Metrics) count(w *worker, r podplan.Result, took time.Duration) {
+func (m *Metrics) count(w *worker, r podspec.ProbeResult, took time.Duration) {
 	if m == nil {
 		return
 	}
 	result := "successful"
 	switch r {
-	case podplan.Failure:
+	case podspec.ProbeFailure:
 		result = "failed"
-	case podplan.NotProbed:
+	case podspec.NotProbed:
 		result = "unknown"
-	case podplan.Success:
+	case podspec.ProbeSuccess:
 		m.duration.WithLabelValues(string(w.kind), w.container.Name, w.pod.Name, w.pod.Namespace).Observe(took.Seconds())
 	}
 	m.total.WithLabelValues(string(w.kind), result, w.container.Name, w.pod.Name, w.pod.Namespace, string(w.pod.UID)).Inc()

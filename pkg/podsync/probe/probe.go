@@ -23,7 +23,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -80,7 +80,7 @@ type Prober struct {
 // container is what is known of one running container. It is guarded by the prober's mutex.
 type container struct {
 	pod     types.UID
-	results podplan.Probes
+	results podspec.Probes
 	workers map[Kind]*worker
 	started chan struct{} // closed when the startup probe has succeeded
 }
@@ -122,13 +122,13 @@ func (p *Prober) Run(ctx context.Context) error {
 }
 
 // Results are the newest results of a container; zero when it has no probes or none has a result.
-func (p *Prober) Results(containerID string) podplan.Probes {
+func (p *Prober) Results(containerID string) podspec.Probes {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.containers[containerID]; c != nil {
 		return c.results
 	}
-	return podplan.Probes{}
+	return podspec.Probes{}
 }
 
 // Forget ends all probes of a pod, and drops their metrics.
@@ -153,7 +153,10 @@ func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	alive := make(map[string]bool)
-	for _, spec := range probed(pod) {
+	for role, spec := range podspec.Containers(pod) {
+		if !role.Serves() {
+			continue
+		}
 		c := have.Latest(spec.Name)
 		if c == nil || c.State != runtime.Running {
 			continue
@@ -172,21 +175,6 @@ func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 			delete(p.containers, id)
 		}
 	}
-}
-
-// probed are the containers of a pod that may have probes: the usual ones, and init containers that
-// keep running.
-func probed(pod *corev1.Pod) []*corev1.Container {
-	var list []*corev1.Container
-	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			list = append(list, c)
-		}
-	}
-	for i := range pod.Spec.Containers {
-		list = append(list, &pod.Spec.Containers[i])
-	}
-	return list
 }
 
 // address is where the pod's containers listen; "" when it is not known.
@@ -210,7 +198,7 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 		specs[Startup] = nil
 		close(entry.started)
 		if spec.StartupProbe != nil {
-			entry.results.Startup = podplan.Success
+			entry.results.Startup = podspec.ProbeSuccess
 		}
 	}
 	for kind, probe := range specs {
@@ -218,7 +206,7 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 			continue
 		}
 		w := &worker{
-			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: podplan.OwnMoment(c.StartedAt, p.config.Now()), address: address,
+			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: podspec.OwnMoment(c.StartedAt, p.config.Now()), address: address,
 			started: entry.started, cancel: func() {}, process: make(chan struct{}, 1),
 		}
 		entry.workers[kind] = w
@@ -230,11 +218,9 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 
 // wasStarted says that the API server was told that this very attempt has started.
 func wasStarted(pod *corev1.Pod, id string) bool {
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
-		for _, s := range list {
-			if s.ContainerID == podplan.StatusID(id) && s.Started != nil && *s.Started {
-				return true
-			}
+	for s := range podspec.Statuses(&pod.Status) {
+		if s.ContainerID == podspec.StatusID(id) && s.Started != nil && *s.Started {
+			return true
 		}
 	}
 	return false
@@ -252,14 +238,14 @@ func (c *container) endKinds(kinds ...Kind) {
 }
 
 // set notes a result, and says whether it is news.
-func (p *Prober) set(w *worker, r podplan.Result, message string) {
+func (p *Prober) set(w *worker, r podspec.ProbeResult, message string) {
 	p.mu.Lock()
 	c := p.containers[w.id]
 	if c == nil || c.workers[w.kind] != w {
 		p.mu.Unlock()
 		return
 	}
-	var field *podplan.Result
+	var field *podspec.ProbeResult
 	switch w.kind {
 	case Startup:
 		field = &c.results.Startup
@@ -270,15 +256,15 @@ func (p *Prober) set(w *worker, r podplan.Result, message string) {
 	}
 	news := *field != r
 	*field = r
-	if r == podplan.Failure && w.kind != Readiness {
+	if r == podspec.ProbeFailure && w.kind != Readiness {
 		c.results.Message, c.results.Grace = message, w.spec.TerminationGracePeriodSeconds
 	}
-	if news && w.kind == Startup && r == podplan.Success {
+	if news && w.kind == Startup && r == podspec.ProbeSuccess {
 		close(c.started)
 	}
 	p.mu.Unlock()
 	if news {
-		p.config.Log.Info("probe result changed", "pod", w.pod.Namespace+"/"+w.pod.Name, "container", w.container.Name,
+		p.config.Log.Info("probe result changed", "pod", podspec.Key(w.pod), "container", w.container.Name,
 			"probe", w.kind, "result", r, "message", message)
 		p.config.Wake(w.pod.UID)
 	}

@@ -20,7 +20,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -148,7 +148,7 @@ func TestInitialDelayDoesNotWaitForTheClock(t *testing.T) {
 		have.Containers[0].StartedAt = time.Now().Add(2 * time.Hour).Round(0)
 		l.prober.Sync(pod, have)
 		settle(10 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.Success {
+		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("after ten seconds with an initial delay of seven: %q", r)
 		}
 	})
@@ -162,20 +162,20 @@ func TestReadinessFollowsThresholdsAndDelay(t *testing.T) {
 		l.prober.Sync(pod, have)
 		l.prober.Sync(pod, have) // twice is once
 		settle(8 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.NotProbed {
+		if r := l.prober.Results(id).Readiness; r != podspec.NotProbed {
 			t.Errorf("after one success of two: %q", r)
 		}
 		settle(10 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.Success || l.woken != 1 {
+		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess || l.woken != 1 {
 			t.Errorf("after two successes: %q, woken %d times", r, l.woken)
 		}
 		l.answer("ready", 1, "no")
 		settle(20 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.Success {
+		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("after two failures of three: %q", r)
 		}
 		settle(10 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.Failure || l.woken != 2 {
+		if r := l.prober.Results(id).Readiness; r != podspec.ProbeFailure || l.woken != 2 {
 			t.Errorf("after three failures: %q, woken %d times", r, l.woken)
 		}
 		want := []time.Duration{7 * time.Second, 17 * time.Second, 27 * time.Second, 37 * time.Second, 47 * time.Second}
@@ -204,7 +204,7 @@ func TestStartupHoldsTheOthersBack(t *testing.T) {
 		}
 		l.answer("startup", 0, "")
 		settle(10 * time.Second)
-		if r := l.prober.Results(id); r.Startup != podplan.Success || r.Readiness != podplan.Success || r.Liveness != podplan.Success {
+		if r := l.prober.Results(id); r.Startup != podspec.ProbeSuccess || r.Readiness != podspec.ProbeSuccess || r.Liveness != podspec.ProbeSuccess {
 			t.Errorf("at once after the startup: %+v", r)
 		}
 		before := len(l.called("startup"))
@@ -225,7 +225,7 @@ func TestFailedLivenessIsTheLast(t *testing.T) {
 		l.prober.Sync(pod, have)
 		settle(time.Hour)
 		r := l.prober.Results(id)
-		if r.Liveness != podplan.Failure || r.Message != "dead" || r.Grace == nil || *r.Grace != 5 || len(l.called("live")) != 3 {
+		if r.Liveness != podspec.ProbeFailure || r.Message != "dead" || r.Grace == nil || *r.Grace != 5 || len(l.called("live")) != 3 {
 			t.Errorf("%+v after %d checks", r, len(l.called("live")))
 		}
 		// The next attempt is another container.
@@ -234,10 +234,10 @@ func TestFailedLivenessIsTheLast(t *testing.T) {
 		l.answer("live", 0, "")
 		l.prober.Sync(pod, have)
 		settle(time.Second)
-		if r := l.prober.Results("container-2"); r.Liveness != podplan.Success {
+		if r := l.prober.Results("container-2"); r.Liveness != podspec.ProbeSuccess {
 			t.Errorf("the next attempt: %+v", r)
 		}
-		if r := l.prober.Results(id); r != (podplan.Probes{}) {
+		if r := l.prober.Results(id); r != (podspec.Probes{}) {
 			t.Errorf("results of a container that has ended: %+v", r)
 		}
 	})
@@ -256,7 +256,7 @@ func TestEndingPodKeepsReadinessOnly(t *testing.T) {
 		l.answer("ready", 1, "")
 		l.prober.Sync(pod, have)
 		settle(time.Minute)
-		if r := l.prober.Results(id); r.Liveness != podplan.Success || r.Readiness != podplan.Failure {
+		if r := l.prober.Results(id); r.Liveness != podspec.ProbeSuccess || r.Readiness != podspec.ProbeFailure {
 			t.Errorf("%+v", r)
 		}
 		have.Containers[0].State = runtime.Exited
@@ -273,7 +273,7 @@ func TestAgentRestartSpreadsChecksAndBelievesInStarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pod, have := probedPod(corev1.Container{StartupProbe: command("startup"), LivenessProbe: command("live")})
 		yes := true
-		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", ContainerID: podplan.StatusID(id), Started: &yes}}
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", ContainerID: podspec.StatusID(id), Started: &yes}}
 		time.Sleep(time.Hour) // the container is an hour old when the agent starts
 		l := newLab(t, nil)
 		defer l.run()()
@@ -308,11 +308,11 @@ func TestTimeoutFailsAndErrorsDoNotCount(t *testing.T) {
 		l.prober.Sync(pod, have)
 		settle(2 * time.Second)
 		r := l.prober.Results(id)
-		if r.Liveness != podplan.Failure || !strings.Contains(r.Message, `command timed out: ["slow"] timed out after 1s`) {
+		if r.Liveness != podspec.ProbeFailure || !strings.Contains(r.Message, `command timed out: ["slow"] timed out after 1s`) {
 			t.Errorf("after a timeout: %+v", r)
 		}
 		settle(time.Minute)
-		if r := l.prober.Results(id).Readiness; r != podplan.NotProbed {
+		if r := l.prober.Results(id).Readiness; r != podspec.NotProbed {
 			t.Errorf("a check that could not be made counted as %q", r)
 		}
 		if calls, want := len(l.called("broken")), 3*7; calls != want {
@@ -366,7 +366,7 @@ func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 		}
 		settle(500 * time.Millisecond)
 		for i := range 40 {
-			if r := l.prober.Results(fmt.Sprint(i)).Readiness; r != podplan.Success {
+			if r := l.prober.Results(fmt.Sprint(i)).Readiness; r != podspec.ProbeSuccess {
 				t.Fatalf("container %d: readiness %q beside hung probes of others", i, r)
 			}
 		}
@@ -378,10 +378,10 @@ func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 		}
 		settle(11 * time.Second)
 		r := l.prober.Results("7")
-		if r.Liveness != podplan.Failure {
+		if r.Liveness != podspec.ProbeFailure {
 			t.Errorf("three checks timed out, and liveness is %q", r.Liveness)
 		}
-		if r.Readiness != podplan.Success {
+		if r.Readiness != podspec.ProbeSuccess {
 			t.Errorf("readiness is %q", r.Readiness)
 		}
 		settle(time.Minute) // the last processes go
@@ -400,7 +400,7 @@ func TestTheExitCodeCountsThoughTheOutputGoesOn(t *testing.T) {
 		pod, have := probedPod(corev1.Container{ReadinessProbe: command("background")})
 		l.prober.Sync(pod, have)
 		settle(2 * time.Second)
-		if r := l.prober.Results(id).Readiness; r != podplan.Success {
+		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("a command that exited with 0 made readiness %q", r)
 		}
 	})

@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
@@ -18,7 +18,7 @@ type worker struct {
 	pod       *corev1.Pod
 	container *corev1.Container
 	id        string
-	began     time.Time // of the container, as podplan.OwnMoment: its initial delay counts from it
+	began     time.Time // of the container, as podspec.OwnMoment: its initial delay counts from it
 	address   string
 	started   <-chan struct{}
 	cancel    context.CancelFunc
@@ -27,7 +27,7 @@ type worker struct {
 
 // outcome of one check.
 type outcome struct {
-	result podplan.Result // NotProbed: the check itself could not be made
+	result podspec.ProbeResult // NotProbed: the check itself could not be made
 	// text is for people: what the check said, or why it could not be made. Warned says that it
 	// succeeded but.
 	text   string
@@ -56,13 +56,13 @@ func (w *worker) run(ctx context.Context) {
 	}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
-	streak, last := int32(0), podplan.NotProbed
+	streak, last := int32(0), podspec.NotProbed
 	for {
 		o := w.once(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if o.result != podplan.NotProbed {
+		if o.result != podspec.NotProbed {
 			if streak++; o.result != last {
 				streak, last = 1, o.result
 			}
@@ -82,16 +82,16 @@ func (w *worker) run(ctx context.Context) {
 }
 
 // threshold is how many checks in a row must say so.
-func (w *worker) threshold(r podplan.Result) int32 {
-	if r == podplan.Failure {
+func (w *worker) threshold(r podspec.ProbeResult) int32 {
+	if r == podspec.ProbeFailure {
 		return orDefault(w.spec.FailureThreshold, 3)
 	}
 	return orDefault(w.spec.SuccessThreshold, 1)
 }
 
 // isOver says that a result is the last that this container will have.
-func (w *worker) isOver(r podplan.Result) bool {
-	return w.kind == Startup || w.kind == Liveness && r == podplan.Failure
+func (w *worker) isOver(r podspec.ProbeResult) bool {
+	return w.kind == Startup || w.kind == Liveness && r == podspec.ProbeFailure
 }
 
 // once makes one check, announces what people should know of it, and counts it.
@@ -100,7 +100,7 @@ func (w *worker) once(ctx context.Context) outcome {
 	began := w.prober.config.Now()
 	var o outcome
 	for range tries {
-		if o = w.prober.check.check(ctx, w); o.result != podplan.NotProbed || ctx.Err() != nil {
+		if o = w.prober.check.check(ctx, w); o.result != podspec.NotProbed || ctx.Err() != nil {
 			break
 		}
 	}
@@ -109,9 +109,9 @@ func (w *worker) once(ctx context.Context) outcome {
 	}
 	w.prober.config.Metrics.count(w, o.result, w.prober.config.Now().Sub(began))
 	switch {
-	case o.result == podplan.NotProbed:
+	case o.result == podspec.NotProbed:
 		w.event("Unhealthy", string(w.kind)+" probe errored and resulted in unknown state: "+o.text)
-	case o.result == podplan.Failure:
+	case o.result == podspec.ProbeFailure:
 		w.event("Unhealthy", string(w.kind)+" probe failed: "+o.text)
 	case o.warned:
 		w.event("ProbeWarning", string(w.kind)+" probe warning: "+o.text)
@@ -120,16 +120,7 @@ func (w *worker) once(ctx context.Context) outcome {
 }
 
 func (w *worker) event(reason, message string) {
-	path := "spec.containers{" + w.container.Name + "}"
-	for i := range w.pod.Spec.InitContainers {
-		if w.pod.Spec.InitContainers[i].Name == w.container.Name {
-			path = "spec.initContainers{" + w.container.Name + "}"
-		}
-	}
-	w.prober.config.Events.Event(&corev1.ObjectReference{
-		Kind: "Pod", APIVersion: "v1", Namespace: w.pod.Namespace, Name: w.pod.Name, UID: w.pod.UID,
-		ResourceVersion: w.pod.ResourceVersion, FieldPath: path,
-	}, corev1.EventTypeWarning, reason, message)
+	w.prober.config.Events.Event(podspec.ContainerReference(w.pod, w.container.Name), corev1.EventTypeWarning, reason, message)
 }
 
 func orDefault(n, fallback int32) int32 {

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // The limits, by the names that kubelet's metric has for them.
@@ -57,7 +57,7 @@ func Counted(v *corev1.Volume) bool {
 }
 
 // Check says which limit the pod is beyond, and how it ends for that; "" and nil for none.
-func Check(pod *corev1.Pod, used Usage) (limit string, end *podplan.Outcome) {
+func Check(pod *corev1.Pod, used Usage) (limit string, end *podspec.Termination) {
 	total := used.Files
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
@@ -81,9 +81,9 @@ func Check(pod *corev1.Pod, used Usage) (limit string, end *podplan.Outcome) {
 	return "", nil
 }
 
-func evicted(format string, args ...any) *podplan.Outcome {
+func evicted(format string, args ...any) *podspec.Termination {
 	grace := time.Second // what it is using up is going on meanwhile
-	return &podplan.Outcome{Reason: "Evicted", Message: fmt.Sprintf(format, args...), Grace: &grace}
+	return &podspec.Termination{Reason: "Evicted", Message: fmt.Sprintf(format, args...), Grace: &grace}
 }
 
 // podLimit is what all containers may use together, if they have limits.

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
@@ -70,7 +71,7 @@ func (l Layout) Pod(pod *corev1.Pod) Name {
 	if !l.PerQOS {
 		return l.root()
 	}
-	return l.Level(qos.Class(pod)).add("pod" + string(pod.UID))
+	return l.Level(podspec.QOS(pod)).add("pod" + string(pod.UID))
 }
 
 // PodPath is the pod's group as the parent in an OCI spec: a path, or the name of a slice.
@@ -182,7 +183,7 @@ func PodLimits(pod *corev1.Pod, e Enforce) Limits {
 	total := qos.Total(pod)
 	l := Limits{Shares: qos.Shares(total.CPURequest), HugePages: map[string]int64{}, Pids: max(e.Pids, 0)}
 	maps.Copy(l.HugePages, total.HugePages)
-	if qos.Class(pod) == corev1.PodQOSBestEffort {
+	if podspec.QOS(pod) == corev1.PodQOSBestEffort {
 		l.Shares = qos.MinShares
 		return l
 	}
@@ -206,8 +207,7 @@ func LevelShares(class corev1.PodQOSClass, pods []*corev1.Pod) uint64 {
 	}
 	milli := int64(0)
 	for _, pod := range pods {
-		ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if !ended && qos.Class(pod) == class {
+		if !podspec.Terminal(pod.Status.Phase) && podspec.QOS(pod) == class {
 			milli += qos.Total(pod).CPURequest
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/internal/golden"
-	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // An archive has pods.yaml (a list); want has names and limits of each, and the levels' shares.
@@ -24,7 +24,7 @@ func TestPlan(t *testing.T) {
 		slices := Layout{Root: "/kubelet", Systemd: true, PerQOS: true}
 		var out strings.Builder
 		for _, p := range pods {
-			fmt.Fprintf(&out, "%s (%s): %s\n  %s\n  %s\n  %s\n", p.Name, qos.Class(p),
+			fmt.Fprintf(&out, "%s (%s): %s\n  %s\n  %s\n  %s\n", p.Name, podspec.QOS(p),
 				PodLimits(p, Enforce{CPUPeriod: 100000, Pids: 1024}), plain.ContainerPath(p, "c0ffee"),
 				slices.ContainerPath(p, "c0ffee"), slices.Dir(slices.Pod(p)))
 		}

@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/emptydir"
@@ -133,7 +133,7 @@ func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (ru
 		must(t, b.volumes.Mount(ctx, pod, v.Name, volume.Fields{}))
 	}
 	return b.Build(ctx, containerconfig.Request{
-		Want: podplan.Want{UID: pod.UID, Pod: pod, HostIPs: b.node.IPs},
+		Pod: pod, HostIPs: b.node.IPs,
 		Have: runtime.Pod{Sandbox: &runtime.Sandbox{
 			ID: "5a4d", Ready: true, IPs: []netip.Addr{netip.MustParseAddr("10.244.0.7")}, SELinux: b.podLabels,
 		}},
@@ -213,7 +213,7 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		pod := podFrom(t, "metadata: {name: web-0, namespace: shop, uid: u1}\nspec:\n  volumes: [{name: scratch, emptyDir: {}}]\n  containers:\n  - name: app\n    "+c.spec+"\n")
 		_, err := b.start(t, pod, "app", 0)
-		var reason *podplan.ReasonError
+		var reason *podspec.ReasonError
 		if !errors.As(err, &reason) || reason.Reason != "CreateContainerConfigError" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
@@ -311,18 +311,18 @@ spec:
 `)
 	// a name is not needed: the agent may never have heard of the pod
 	ref := runtime.PodRef{UID: "u1"}
-	wantResidue := func(want podplan.Residue) {
+	wantResidue := func(want podspec.Residue) {
 		t.Helper()
 		if got, err := b.Residue(ctx, ref); err != nil || got != want {
 			t.Errorf("residue %+v, %v, want %+v", got, err, want)
 		}
 	}
-	wantResidue(podplan.Residue{})
+	wantResidue(podspec.Residue{})
 	c, err := b.start(t, pod, "app", 0)
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Dir(c.LogPath), 0o755))
 	must(t, os.WriteFile(c.LogPath, nil, 0o600))
-	wantResidue(podplan.Residue{Volumes: true, Cgroup: true, Dir: true})
+	wantResidue(podspec.Residue{Volumes: true, Cgroup: true, Dir: true})
 	if left, err := b.Leftovers(ctx); err != nil || !slices.Equal(left, []types.UID{"u1"}) {
 		t.Errorf("leftovers %v, %v", left, err)
 	}
@@ -333,16 +333,16 @@ spec:
 		t.Error("the pod's objects are not watched")
 	}
 	must(t, b.volumes.Unmount(ctx, "u1"))
-	wantResidue(podplan.Residue{Volumes: true, Cgroup: true, Dir: true}) // a subPath, /dev/shm
+	wantResidue(podspec.Residue{Volumes: true, Cgroup: true, Dir: true}) // a subPath, /dev/shm
 	must(t, b.Release("u1"))
 	if mounts, err := hostfs.MountsBelow(b.root); err != nil || len(mounts) > 0 {
 		t.Errorf("still mounted: %v, %v", mounts, err)
 	}
-	wantResidue(podplan.Residue{Cgroup: true, Dir: true})
+	wantResidue(podspec.Residue{Cgroup: true, Dir: true})
 	for range 2 {
 		must(t, b.Cleanup(ctx, ref))
 	}
-	wantResidue(podplan.Residue{})
+	wantResidue(podspec.Residue{})
 	if left, err := b.Leftovers(ctx); err != nil || len(left) > 0 || b.objects.Uses("u1") {
 		t.Errorf("leftovers %v, %v; objects still watched: %v", left, err, b.objects.Uses("u1"))
 	}

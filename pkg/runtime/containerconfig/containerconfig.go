@@ -23,7 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
@@ -146,26 +146,30 @@ func New(c Config) (*Builder, error) {
 
 // Request is one attempt of one container. Nothing in it is written to.
 type Request struct {
-	Want    podplan.Want // Want.Pod is not nil
-	Have    runtime.Pod  // its sandbox is ready
-	Name    string       // of the container, whether init, ephemeral or usual
+	Pod     *corev1.Pod
+	HostIPs []netip.Addr // of the node, primary first; none: those of Node
+	// Static says that the pod is defined on this node: it starts without the Services that it
+	// cannot read.
+	Static  bool
+	Have    runtime.Pod // its sandbox is ready
+	Name    string      // of the container, whatever its role
 	Attempt int
 	Image   runtime.Image
 }
 
-// Build makes the finished configuration. Errors are podplan.ReasonError with the reason
+// Build makes the finished configuration. Errors are podspec.ReasonError with the reason
 // CreateContainerConfigError when the pod's owner can mend them by the spec or an object that it
 // names, CreateContainerError otherwise.
 func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
-	c, target := container(r.Want.Pod, r.Name)
+	c, _ := podspec.Find(r.Pod, r.Name)
 	if c == nil {
 		return runtime.ContainerConfig{}, configError(fmt.Errorf("container %q is not in the pod's spec", r.Name))
 	}
 	if r.Have.Sandbox == nil {
 		return runtime.ContainerConfig{}, reason("CreateContainerError", errors.New("the pod has no sandbox"))
 	}
-	b.config.Objects.Use(r.Want.Pod)
-	w := work{Builder: b, request: r, pod: r.Want.Pod, container: c, target: target, node: b.config.Node()}
+	b.config.Objects.Use(r.Pod)
+	w := work{Builder: b, request: r, pod: r.Pod, container: c, target: podspec.Target(r.Pod, r.Name), node: b.config.Node()}
 	if s := c.SecurityContext; s != nil && s.Privileged != nil && *s.Privileged && w.node.Devices != nil {
 		devices, err := w.node.Devices()
 		if err != nil {
@@ -199,8 +203,8 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		Spec:           spec,
 		LogPath:        filepath.Join(b.logDir(ref(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
 		MessagePath:    w.messagePath(),
-		SpecHash:       podplan.SpecHash(c),
-		Sizes:          podplan.SizesOf(w.pod, c).String(),
+		SpecHash:       podspec.SpecHash(c),
+		Sizes:          podspec.ResourcesOf(w.pod, c).String(),
 		StopSignal:     stopSignal(c, r.Image.Config),
 		Stdin:          c.Stdin,
 		StdinOnce:      c.StdinOnce,
@@ -222,7 +226,7 @@ func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
 // Resources are the limits that a container is to have by the pod's spec, for one that runs
 // already.
 func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources, error) {
-	c, _ := container(pod, name)
+	c, _ := podspec.Find(pod, name)
 	if c == nil {
 		return nil, fmt.Errorf("container %q is not in the pod's spec", name)
 	}
@@ -231,28 +235,10 @@ func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources
 
 func configError(err error) error { return reason("CreateContainerConfigError", err) }
 
-func reason(reason string, err error) error { return &podplan.ReasonError{Reason: reason, Err: err} }
+func reason(reason string, err error) error { return &podspec.ReasonError{Reason: reason, Err: err} }
 
 func ref(pod *corev1.Pod) runtime.PodRef {
 	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
-}
-
-// container finds a container of any sort; target is the one whose processes an ephemeral container
-// sees.
-func container(pod *corev1.Pod, name string) (c *corev1.Container, target string) {
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i], ""
-			}
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
-			return (*corev1.Container)(&e.EphemeralContainerCommon), e.TargetContainerName
-		}
-	}
-	return nil, ""
 }
 
 func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) {

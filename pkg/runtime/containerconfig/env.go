@@ -98,7 +98,7 @@ func has(m map[string]string, key string) bool {
 
 func (w work) serviceEnv(ctx context.Context) ([]string, error) {
 	services, err := w.services(ctx)
-	if err != nil && w.request.Want.Static {
+	if err != nil && w.request.Static {
 		return nil, nil // static pods start before the API server does, and may be the API server
 	}
 	if err != nil {
@@ -115,7 +115,7 @@ func (w work) services(ctx context.Context) (services []*corev1.Service, err err
 	defer tick.Stop()
 	for range 200 {
 		services, err = w.config.Objects.Services(w.pod.Namespace)
-		if err == nil || w.request.Want.Static {
+		if err == nil || w.request.Static {
 			return services, err
 		}
 		select {
@@ -217,8 +217,8 @@ func (w work) podIPs() []netip.Addr {
 }
 
 func (w work) hostIPs() []netip.Addr {
-	if len(w.request.Want.HostIPs) > 0 {
-		return w.request.Want.HostIPs
+	if len(w.request.HostIPs) > 0 {
+		return w.request.HostIPs
 	}
 	return w.node.IPs
 }

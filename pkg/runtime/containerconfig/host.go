@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -68,20 +68,20 @@ func uidOfLogs(name string) types.UID {
 }
 
 // Residue says what is left of a pod beside sandbox and containers.
-func (b *Builder) Residue(_ context.Context, pod runtime.PodRef) (podplan.Residue, error) {
+func (b *Builder) Residue(_ context.Context, pod runtime.PodRef) (podspec.Residue, error) {
 	volumes, err := b.config.Volumes.Any(pod.UID)
 	if err != nil {
-		return podplan.Residue{}, err
+		return podspec.Residue{}, err
 	}
 	logs, err := b.logDirs(pod.UID)
 	if err != nil {
-		return podplan.Residue{}, err
+		return podspec.Residue{}, err
 	}
 	cgroups, err := b.config.Cgroups.Pods()
 	if err != nil {
-		return podplan.Residue{}, err
+		return podspec.Residue{}, err
 	}
-	return podplan.Residue{
+	return podspec.Residue{
 		Volumes: volumes || exists(b.shmDir(pod.UID)) || exists(b.subPaths(pod.UID)),
 		Cgroup:  slices.Contains(cgroups, pod.UID),
 		Dir:     len(logs) > 0 || exists(b.podDir(pod.UID)),

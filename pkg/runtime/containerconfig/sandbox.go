@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig/podfiles"
 )
@@ -81,7 +82,10 @@ func sysctls(pod *corev1.Pod) map[string]string {
 // hostPorts returns the host ports of main containers and sidecars.
 func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
 	var list []runtime.PortMapping
-	add := func(c *corev1.Container) {
+	for role, c := range podspec.Containers(pod) {
+		if !role.Serves() {
+			continue
+		}
 		for _, p := range c.Ports {
 			if p.HostPort <= 0 {
 				continue
@@ -92,14 +96,6 @@ func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
 			}
 			list = append(list, runtime.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: protocol, HostIP: p.HostIP})
 		}
-	}
-	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			add(c)
-		}
-	}
-	for i := range pod.Spec.Containers {
-		add(&pod.Spec.Containers[i])
 	}
 	return list
 }

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
@@ -28,10 +29,8 @@ func (b *Builder) warnOfSELinux(pod *corev1.Pod) {
 		return
 	}
 	asks := seLinuxOptions(pod, nil) != nil
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			asks = asks || seLinuxOptions(pod, &list[i]) != nil
-		}
+	for _, c := range podspec.Containers(pod) {
+		asks = asks || seLinuxOptions(pod, c) != nil
 	}
 	if asks {
 		b.config.Warn(pod, "SELinuxNotEnabled", "seLinuxOptions have no effect: SELinux is not enabled on this node")

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // Nest makes room for other volumes that the pod's containers mount below this one: it returns the
@@ -14,29 +16,15 @@ import (
 // may be a file: one that is mounted on a file of this volume needs no folder.
 func (f Files) Nest(pod *corev1.Pod, volume string) []string {
 	var folders []string
-	for _, mounts := range mountsOf(pod) {
-		for i := range mounts {
-			if mounts[i].Name == volume {
-				folders = append(folders, f.nest(clean(&mounts[i]), mounts)...)
+	for _, c := range podspec.Containers(pod) {
+		for i := range c.VolumeMounts {
+			if m := &c.VolumeMounts[i]; m.Name == volume {
+				folders = append(folders, f.nest(clean(m), c.VolumeMounts)...)
 			}
 		}
 	}
 	slices.Sort(folders)
 	return slices.Compact(folders)
-}
-
-// mountsOf has the mounts of each container, of every sort.
-func mountsOf(pod *corev1.Pod) [][]corev1.VolumeMount {
-	var all [][]corev1.VolumeMount
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			all = append(all, list[i].VolumeMounts)
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		all = append(all, pod.Spec.EphemeralContainers[i].VolumeMounts)
-	}
-	return all
 }
 
 func clean(m *corev1.VolumeMount) string { return path.Join("/", m.MountPath) }

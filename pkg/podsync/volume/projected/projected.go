@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
@@ -110,17 +111,8 @@ func (p *Plugin) token(ctx context.Context, r volume.Request, s *corev1.ServiceA
 
 // onlyUser is the runAsUser that all containers have, nil if they differ or one has none.
 func onlyUser(pod *corev1.Pod) *int64 {
-	var all []*corev1.Container
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			all = append(all, &list[i])
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		all = append(all, (*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
-	}
 	var only *int64
-	for _, c := range all {
+	for _, c := range podspec.Containers(pod) {
 		user := runAsUser(pod, c)
 		if user == nil || (only != nil && *only != *user) {
 			return nil

@@ -3,13 +3,14 @@
 package qos
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // Bounds of the kernel's CPU controller (v1 units; the OCI runtime derives v2 weights from shares).
@@ -26,54 +27,6 @@ const (
 	BestEffortOOM = 1000
 )
 
-// Class is the pod's QoS class by its spec: Guaranteed when CPU and memory of every container have
-// limits equal to their requests (pod-level resources count instead where given), BestEffort when
-// none asks for either, else Burstable. What the API server has written to the status wins, because
-// the class of a pod never changes.
-func Class(pod *corev1.Pod) corev1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass
-	}
-	if r := pod.Spec.Resources; r != nil && (asks(r.Requests) || asks(r.Limits)) {
-		if guaranteed(*r) {
-			return corev1.PodQOSGuaranteed
-		}
-		return corev1.PodQOSBurstable
-	}
-	some, all := false, true
-	for _, c := range containers(pod) {
-		some = some || asks(c.Resources.Requests) || asks(c.Resources.Limits)
-		all = all && guaranteed(c.Resources)
-	}
-	switch {
-	case !some:
-		return corev1.PodQOSBestEffort
-	case all:
-		return corev1.PodQOSGuaranteed
-	default:
-		return corev1.PodQOSBurstable
-	}
-}
-
-func containers(pod *corev1.Pod) []corev1.Container {
-	all := make([]corev1.Container, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))
-	return append(append(all, pod.Spec.InitContainers...), pod.Spec.Containers...)
-}
-
-func asks(l corev1.ResourceList) bool { return !l.Cpu().IsZero() || !l.Memory().IsZero() }
-
-// guaranteed reports whether CPU and memory requests equal their limits. A missing request counts
-// as the limit, as in the API server's defaulting.
-func guaranteed(r corev1.ResourceRequirements) bool {
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		limit, request := r.Limits[name], r.Requests[name]
-		if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
-			return false
-		}
-	}
-	return true
-}
-
 // OOMScoreAdj is the container's oom_score_adj by kubelet's rule: −997 for Guaranteed and
 // node-critical pods, 1000 for BestEffort. For Burstable it is 1000 minus the requested share of
 // the machine's memory in thousandths, within 3 and 999. A sidecar's value is at most the smallest
@@ -82,7 +35,7 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 	if pod.Spec.PriorityClassName == "system-node-critical" {
 		return GuaranteedOOM
 	}
-	switch Class(pod) {
+	switch podspec.QOS(pod) {
 	case corev1.PodQOSGuaranteed:
 		return GuaranteedOOM
 	case corev1.PodQOSBestEffort:
@@ -92,7 +45,7 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 		return BestEffortOOM - 1
 	}
 	request := memoryRequest(c.Resources)
-	if sidecar(pod, c) {
+	if _, role := podspec.Find(pod, c.Name); role == podspec.Sidecar {
 		request = max(request, smallestRequest(pod))
 	}
 	request += unassigned(pod)
@@ -105,18 +58,6 @@ func memoryRequest(r corev1.ResourceRequirements) int64 {
 		return q.Value()
 	}
 	return r.Limits.Memory().Value()
-}
-
-func sidecar(pod *corev1.Pod, c *corev1.Container) bool {
-	if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-		return false
-	}
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == c.Name {
-			return true
-		}
-	}
-	return false
 }
 
 func smallestRequest(pod *corev1.Pod) int64 {
@@ -136,9 +77,9 @@ func unassigned(pod *corev1.Pod) int64 {
 		return 0
 	}
 	rest, n := pod.Spec.Resources.Requests.Memory().Value(), int64(0)
-	for _, c := range containers(pod) {
-		if c.RestartPolicy == nil && !contains(pod.Spec.Containers, c.Name) {
-			continue // an ordinary init container frees its memory when it ends
+	for role, c := range podspec.Containers(pod) {
+		if !role.Serves() {
+			continue // an init container gives its memory back when it ends
 		}
 		rest -= memoryRequest(c.Resources)
 		n++
@@ -147,15 +88,6 @@ func unassigned(pod *corev1.Pod) int64 {
 		return 0
 	}
 	return rest / n
-}
-
-func contains(list []corev1.Container, name string) bool {
-	for i := range list {
-		if list[i].Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // Shares converts millicores to cpu.shares: 1024 for one core, within the kernel's bounds.
@@ -248,29 +180,26 @@ func Total(pod *corev1.Pod) Totals {
 // withRequests sets missing requests to the limits, as the API server does; pods from files lack
 // that. The pod is copied only if something is missing.
 func withRequests(pod *corev1.Pod) *corev1.Pod {
-	missing := func(r corev1.ResourceRequirements) bool {
-		for name := range r.Limits {
-			if _, ok := r.Requests[name]; !ok {
-				return true
-			}
+	complete := true
+	for _, c := range podspec.Containers(pod) {
+		for name := range c.Resources.Limits {
+			_, ok := c.Resources.Requests[name]
+			complete = complete && ok
 		}
-		return false
 	}
-	if !slices.ContainsFunc(containers(pod), func(c corev1.Container) bool { return missing(c.Resources) }) {
+	if complete {
 		return pod
 	}
 	pod = pod.DeepCopy()
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			for name, q := range list[i].Resources.Limits {
-				if _, ok := list[i].Resources.Requests[name]; ok {
-					continue
-				}
-				if list[i].Resources.Requests == nil {
-					list[i].Resources.Requests = corev1.ResourceList{}
-				}
-				list[i].Resources.Requests[name] = q
+	for _, c := range podspec.Containers(pod) {
+		for name, q := range c.Resources.Limits {
+			if _, ok := c.Resources.Requests[name]; ok {
+				continue
 			}
+			if c.Resources.Requests == nil {
+				c.Resources.Requests = corev1.ResourceList{}
+			}
+			c.Resources.Requests[name] = q
 		}
 	}
 	return pod

@@ -26,30 +26,6 @@ func podOf(c ...corev1.Container) *corev1.Pod {
 	return &corev1.Pod{Spec: corev1.PodSpec{Containers: c}}
 }
 
-func TestClass(t *testing.T) {
-	for name, c := range map[string]struct {
-		pod  *corev1.Pod
-		want corev1.PodQOSClass
-	}{
-		"nothing":             {podOf(container("a", nil, nil)), corev1.PodQOSBestEffort},
-		"only ephemeral":      {podOf(container("a", corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("1Gi")}, nil)), corev1.PodQOSBestEffort},
-		"limits alone":        {podOf(container("a", nil, list("1", "1Gi"))), corev1.PodQOSGuaranteed},
-		"equal by value":      {podOf(container("a", list("1000m", "1024Mi"), list("1", "1Gi"))), corev1.PodQOSGuaranteed},
-		"one without limits":  {podOf(container("a", nil, list("1", "1Gi")), container("b", nil, nil)), corev1.PodQOSBurstable},
-		"only memory":         {podOf(container("a", nil, list("", "1Gi"))), corev1.PodQOSBurstable},
-		"request below limit": {podOf(container("a", list("1", "1Gi"), list("2", "1Gi"))), corev1.PodQOSBurstable},
-		"pod level": {&corev1.Pod{Spec: corev1.PodSpec{
-			Containers: []corev1.Container{container("a", nil, nil)},
-			Resources:  &corev1.ResourceRequirements{Limits: list("1", "1Gi")},
-		}}, corev1.PodQOSGuaranteed},
-		"reported wins": {&corev1.Pod{Status: corev1.PodStatus{QOSClass: corev1.PodQOSBurstable}}, corev1.PodQOSBurstable},
-	} {
-		if got := Class(c.pod); got != c.want {
-			t.Errorf("%s: got %s, want %s", name, got, c.want)
-		}
-	}
-}
-
 func TestOOMScoreAdj(t *testing.T) {
 	const capacity = 1000 << 20
 	always := corev1.ContainerRestartPolicyAlways

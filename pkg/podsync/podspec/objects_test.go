@@ -1,4 +1,4 @@
-package objects
+package podspec_test
 
 import (
 	"fmt"
@@ -8,9 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-func TestReferences(t *testing.T) {
+func TestObjects(t *testing.T) {
 	var pod corev1.Pod
 	if err := yaml.UnmarshalStrict([]byte(`
 metadata: {namespace: ns}
@@ -33,12 +35,12 @@ spec:
 		t.Fatal(err)
 	}
 	var got []string
-	for k := range maps.Keys(references(&pod)) {
-		got = append(got, k.Kind+" "+k.Namespace+"/"+k.Name)
+	for k := range maps.Keys(podspec.Objects(&pod)) {
+		got = append(got, k.Kind+" "+k.Name)
 	}
 	slices.Sort(got)
-	want := "[configmap ns/cm-from configmap ns/cm-key configmap ns/cm-projected configmap ns/cm-volume " +
-		"secret ns/pull secret ns/secret-from secret ns/secret-key secret ns/secret-projected secret ns/secret-volume]"
+	want := "[configmap cm-from configmap cm-key configmap cm-projected configmap cm-volume " +
+		"secret pull secret secret-from secret secret-key secret secret-projected secret secret-volume]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %s", got, want)
 	}

@@ -1,36 +1,37 @@
-package objects
+package podspec
 
 import corev1 "k8s.io/api/core/v1"
 
-// references are all ConfigMaps and Secrets that a pod's spec names.
-func references(pod *corev1.Pod) map[Object]bool {
-	r := refs{namespace: pod.Namespace, keys: map[Object]bool{}}
+// ObjectRef names a ConfigMap or Secret in a pod's namespace. Kind is in lower case, as messages
+// have it.
+type ObjectRef struct{ Kind, Name string }
+
+// The kinds of objects that a pod's spec names.
+const (
+	ConfigMap = "configmap"
+	Secret    = "secret"
+)
+
+// Objects are all ConfigMaps and Secrets that a pod's spec names.
+func Objects(pod *corev1.Pod) map[ObjectRef]bool {
+	r := refs{}
 	for _, s := range pod.Spec.ImagePullSecrets {
 		r.add(Secret, s.Name)
 	}
 	for i := range pod.Spec.Volumes {
 		r.volume(&pod.Spec.Volumes[i])
 	}
-	for i := range pod.Spec.InitContainers {
-		r.container(pod.Spec.InitContainers[i].Env, pod.Spec.InitContainers[i].EnvFrom)
+	for _, c := range Containers(pod) {
+		r.container(c)
 	}
-	for i := range pod.Spec.Containers {
-		r.container(pod.Spec.Containers[i].Env, pod.Spec.Containers[i].EnvFrom)
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		r.container(pod.Spec.EphemeralContainers[i].Env, pod.Spec.EphemeralContainers[i].EnvFrom)
-	}
-	return r.keys
+	return r
 }
 
-type refs struct {
-	namespace string
-	keys      map[Object]bool
-}
+type refs map[ObjectRef]bool
 
 func (r refs) add(kind, name string) {
 	if name != "" {
-		r.keys[Object{kind, r.namespace, name}] = true
+		r[ObjectRef{kind, name}] = true
 	}
 }
 
@@ -52,8 +53,8 @@ func (r refs) volume(v *corev1.Volume) {
 	}
 }
 
-func (r refs) container(env []corev1.EnvVar, from []corev1.EnvFromSource) {
-	for _, f := range from {
+func (r refs) container(c *corev1.Container) {
+	for _, f := range c.EnvFrom {
 		if f.ConfigMapRef != nil {
 			r.add(ConfigMap, f.ConfigMapRef.Name)
 		}
@@ -61,7 +62,7 @@ func (r refs) container(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 			r.add(Secret, f.SecretRef.Name)
 		}
 	}
-	for _, e := range env {
+	for _, e := range c.Env {
 		if e.ValueFrom == nil {
 			continue
 		}
