@@ -23,7 +23,7 @@ var (
 	reads = []string{"os.ReadFile", "os.Open", "os.OpenFile", "os.Create", "os.WriteFile", "os.Chmod", "os.Truncate", "os.DirFS"}
 
 	nearPods = []string{
-		"pkg/runtime/containerconfig", "pkg/podsync/volume", "pkg/podsync/volume/...", "pkg/podsync/...", "pkg/agent/storage.go",
+		"pkg/runtime/containerconfig", "pkg/podsync/volume", "pkg/podsync/volume/...", "pkg/podsync/...", "pkg/node/measure/storage.go",
 		"pkg/runtime/containerd/user.go", "pkg/render",
 	}
 )

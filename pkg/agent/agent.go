@@ -22,6 +22,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
@@ -56,7 +57,7 @@ type Agent struct {
 	proxied  *prometheus.Registry // of the proxy's metrics port: kube-proxy's
 	ports    *server.Ports
 	// addresses are the node's own
-	addresses *addresses
+	addresses *facts.NodeIPs
 
 	identity *bootstrap.Credentials
 	rotator  *bootstrap.Rotator
@@ -94,7 +95,7 @@ func New(o Options) (*Agent, error) {
 	errs := errorlog.New(o.Log.Handler())
 	o.Log = slog.New(errs)
 	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), ports: new(server.Ports)}
-	a.addresses = &addresses{given: o.Config.Node.IPs, every: o.Config.Node.StatusUpdateFrequency, now: o.Now, log: o.Log}
+	a.addresses = &facts.NodeIPs{Given: o.Config.Node.IPs, MaxAge: o.Config.Node.StatusUpdateFrequency, Now: o.Now, Log: o.Log}
 	registerBoth(a.registry, a.proxied, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makePods, a.makeServices} {
 		if err := step(); err != nil {

@@ -42,7 +42,7 @@ func (a *Agent) makeCertificates() error {
 	}
 	a.serving, err = bootstrap.NewServing(bootstrap.ServingConfig{
 		NodeName: c.Node.Name, CertDir: c.Identity.CertDir, CertFile: c.Server.CertFile, KeyFile: c.Server.KeyFile,
-		ByCSR: c.Identity.ServingBootstrap, Addresses: a.addresses.get, Credentials: a.identity, UserAgent: version.UserAgent(),
+		ByCSR: c.Identity.ServingBootstrap, Addresses: a.addresses.List, Credentials: a.identity, UserAgent: version.UserAgent(),
 		Now: now, Jitter: rand.Float64, Log: a.log,
 	})
 	return err

@@ -7,18 +7,19 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"reflect"
+	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node"
 	"github.com/nodeagent/nodeagent/pkg/node/facts"
+	"github.com/nodeagent/nodeagent/pkg/node/measure"
+	"github.com/nodeagent/nodeagent/pkg/node/pressure"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
 	"github.com/nodeagent/nodeagent/pkg/podsync/hook"
@@ -65,7 +66,7 @@ type pods struct {
 	static  *podsource.Static
 	loop    *podsync.Loop
 
-	evictions *prometheus.CounterVec
+	node *node.Loop
 
 	machine struct {
 		hostname  string
@@ -90,7 +91,9 @@ func (a *Agent) makePods() error {
 
 // makeReporter makes what reports the node; its facts come from the pods half if that is on.
 func (a *Agent) makeReporter() error {
-	c := facts.Config{Config: a.config, Version: version.Kubernetes(), Now: a.options.Now}
+	c := facts.Config{
+		Config: a.config, Version: version.Kubernetes(), Now: a.options.Now, Sample: measure.Machine{Disk: a.config.Paths.Root}.Sample,
+	}
 	if a.pods != nil {
 		c.Runtime, c.Network = a.pods.runtime, a.pods.network
 		c.Handlers = append([]string{""}, a.pods.runtime.HandlerNames()...)
@@ -185,7 +188,7 @@ func (p *pods) makeBuilder() error {
 		Root: p.config.Paths.Root, Run: p.config.Paths.Run, PodLogs: p.config.Paths.PodLogs,
 		Volumes: p.volumes, Users: p.runtime, Objects: p.objects, Cgroups: p.cgroups,
 		DNS:            containerconfig.DNS{Servers: p.config.Pods.ClusterDNS, Domain: p.config.Pods.ClusterDomain, ResolvConf: p.config.Pods.ResolvConf},
-		Node:           p.node,
+		Node:           p.machineNow,
 		SeccompDefault: p.config.Pods.SeccompDefault,
 		Seccomp:        containerd.DefaultSeccomp,
 		AppArmor:       containerd.AppArmor{},
@@ -215,14 +218,14 @@ func (p *pods) handler(ctx context.Context, class string) (string, error) {
 	return "", fmt.Errorf("no runtime for %q is configured: RuntimeClass %q names it; runtime handlers here are %q", found.Handler, class, p.runtime.HandlerNames())
 }
 
-// node is what containers may be told of this machine.
-func (p *pods) node() containerconfig.Node {
+// machineNow is what containers may be told of this machine.
+func (p *pods) machineNow() containerconfig.Node {
 	hostname := p.machine.hostname
 	if now, err := os.Hostname(); err == nil {
 		hostname = now // somebody may have set it
 	}
 	return containerconfig.Node{
-		Hostname: hostname, IPs: p.agent.addresses.get(), Allocatable: p.allocatable(), Spec: p.machine.spec,
+		Hostname: hostname, IPs: p.agent.addresses.List(), Allocatable: p.allocatable(), Spec: p.machine.spec,
 		RecursiveReadOnly: p.machine.recursive, Devices: containerconfig.HostDevices,
 	}
 }
@@ -240,7 +243,7 @@ func (p *pods) makeProber() error {
 		return err
 	}
 	p.prober, err = probe.New(probe.Config{
-		Exec: p.runtime, Events: p.agent.events, Wake: func(uid types.UID) { p.loop.Wake(uid) }, HostIP: p.agent.addresses.primary,
+		Exec: p.runtime, Events: p.agent.events, Wake: func(uid types.UID) { p.loop.Wake(uid) }, HostIP: p.agent.addresses.Primary,
 		Metrics: metrics, Now: p.agent.options.Now, Random: rand.Float64, Log: p.log,
 	})
 	return err
@@ -271,14 +274,66 @@ func (p *pods) makeLoop() error {
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
-		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.get, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
+		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.List, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
 	})
 	if err != nil {
 		return err
 	}
-	p.evictions = newEvictions(a.registry)
-	return a.registry.Register(newRunning(p))
+	if err := p.makeNode(); err != nil {
+		return err
+	}
+	return errors.Join(a.registry.Register(p.node.Collector()), a.registry.Register(newRunning(p)))
+}
+
+// makeNode makes the node half's loop.
+func (p *pods) makeNode() (err error) {
+	p.node, err = node.New(node.Config{
+		Health:  func(ctx context.Context) string { return node.Health(ctx, p.runtime.Ready, p.network.Status) },
+		Changed: func() { p.agent.node.Changed() }, Pods: p.ofNode, Allocatable: p.allocatable, Cgroups: p.cgroups,
+		LimitStorage: p.config.Reserved.LocalStorage, Storage: p.storage,
+		Evict: func(uid types.UID, e pressure.Eviction) {
+			p.loop.End(uid, podspec.Termination{Reason: e.Reason, Message: e.Message, Grace: &e.Grace})
+		},
+		Events: p.agent.events, Now: p.agent.options.Now, Log: p.log,
+	})
+	return err
+}
+
+// ofNode are the pods as the node half sees them.
+func (p *pods) ofNode() []node.Pod {
+	var pods []node.Pod
+	for _, v := range p.loop.Snapshot() {
+		if v.Pod != nil {
+			pods = append(pods, node.Pod{Pod: v.WithStatus(), Static: v.Static, Ended: v.Refused != "" || v.Done})
+		}
+	}
+	return pods
+}
+
+// storage measures what a pod takes of the node's disk.
+func (p *pods) storage(ctx context.Context, pod *corev1.Pod) (pressure.Usage, error) {
+	f := measure.PodFiles{Volumes: map[string]string{}, Files: containerconfig.Writable(p.config.Paths.Root, pod.UID)}
+	have := p.have(pod.UID)
+	logs := containerconfig.LogDir(p.config.Paths.PodLogs, runtime.PodRef{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
+	for _, c := range have.Containers {
+		if have.Latest(c.Name).ID == c.ID {
+			f.Containers = append(f.Containers, measure.ContainerFiles{Name: c.Name, ID: c.ID, Logs: filepath.Join(logs, c.Name)})
+		}
+	}
+	var unknown []error
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; pressure.Counted(v) {
+			path, err := p.volumes.Path(pod, v.Name)
+			if err != nil {
+				unknown = append(unknown, err)
+				continue
+			}
+			f.Volumes[v.Name] = path
+		}
+	}
+	used, err := measure.Storage(ctx, p.runtime, f)
+	return used, errors.Join(append(unknown, err)...)
 }
 
 // makeEdges makes what carries actions out.
@@ -329,56 +384,11 @@ func (p *pods) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		p.pump.Run, p.runtime.Run, p.objects.Run, p.prober.Run, p.sink.Run, p.loop.Run, p.followHealth, p.levels, p.limitStorage,
+		p.pump.Run, p.runtime.Run, p.objects.Run, p.prober.Run, p.sink.Run, p.loop.Run, p.node.Run,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}
 	return g.Wait()
-}
-
-// followHealth has the node reported as soon as runtime or network go or come.
-func (p *pods) followHealth(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	was := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		is := fmt.Sprint(p.runtime.Ready(ctx), p.network.Status(ctx))
-		if is != was {
-			p.agent.node.Changed()
-		}
-		was = is
-	}
-}
-
-// levels keeps the shares of the QoS levels at what their pods request together.
-func (p *pods) levels(ctx context.Context) error {
-	var set cgroup.Limits
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
-	for {
-		if node := p.allocatable(); node != nil {
-			if limits := cgroup.NodeLimits(node); !reflect.DeepEqual(limits, set) {
-				if err := p.cgroups.Ensure(ctx, limits); err != nil {
-					p.log.Error("The pods' cgroup was not limited to what the node can give", "err", err)
-				} else {
-					set = limits
-				}
-			}
-		}
-		if err := p.cgroups.SetLevels(p.loop.Pods()); err != nil {
-			p.log.Error("The shares of a QoS level were not set", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
 }
 
 // builder fits containerconfig to what the loop asks for.

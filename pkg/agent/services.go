@@ -20,6 +20,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/node/footprint"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/conntrack"
@@ -45,7 +46,7 @@ type services struct {
 	log     *slog.Logger
 	now     func() time.Time
 	// addresses are the node's own.
-	addresses *addresses
+	addresses *facts.NodeIPs
 	// backend makes what programs a family; the embedder's or detected.
 	backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	given   bool                // backend is the embedder's
@@ -232,7 +233,7 @@ func localTraffic(p config.Proxy, f corev1.IPFamily) iptables.Local {
 // primary is the family of the node's first address, which it cannot do without. Until that is
 // known it is IPv4, as for kube-proxy.
 func (s *services) primary() corev1.IPFamily {
-	if ips := s.addresses.get(); len(ips) > 0 && ips[0].Is6() {
+	if ips := s.addresses.List(); len(ips) > 0 && ips[0].Is6() {
 		return corev1.IPv6Protocol
 	}
 	return corev1.IPv4Protocol
@@ -319,7 +320,7 @@ func (s *services) loop(ctx context.Context, f corev1.IPFamily) (*proxier.Loop, 
 
 // nodeIP is the node's address of a family; the zero value: it has none.
 func (s *services) nodeIP(f corev1.IPFamily) netip.Addr {
-	for _, ip := range s.addresses.get() {
+	for _, ip := range s.addresses.List() {
 		if ip.Is4() == (f == corev1.IPv4Protocol) {
 			return ip
 		}

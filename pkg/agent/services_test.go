@@ -23,6 +23,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
@@ -46,7 +47,7 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 		s := &services{
 			config: &config.Config{}, tracker: tracker, metrics: proxier.NewMetrics(time.Now()), log: slog.New(slog.NewTextHandler(io.Discard, nil)), now: time.Now,
 			health:    proxier.NewHealth(time.Now, time.Minute, tracker.NodeEligible),
-			addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now},
+			addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Now: time.Now},
 			backend: func(context.Context, corev1.IPFamily) (proxier.Backend, error) {
 				tries = append(tries, time.Since(begin))
 				if len(tries) < 4 {
@@ -85,7 +86,7 @@ func TestEveryFamilyIsProgrammed(t *testing.T) {
 			s := &services{
 				config: &config.Config{}, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(time.Now()), now: time.Now,
 				log:       slog.New(slog.NewTextHandler(&log, nil)),
-				addresses: &addresses{given: []netip.Addr{netip.MustParseAddr(node)}, now: time.Now},
+				addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr(node)}, Now: time.Now},
 				backend: func(_ context.Context, f corev1.IPFamily) (proxier.Backend, error) {
 					mu.Lock()
 					defer mu.Unlock()
@@ -133,7 +134,7 @@ func TestMissingPodCIDRIsTold(t *testing.T) {
 		var log bytes.Buffer
 		s := &services{
 			config: &config.Config{}, log: slog.New(slog.NewTextHandler(&log, nil)),
-			addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now},
+			addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Now: time.Now},
 		}
 		s.config.Proxy.DetectLocal = mode
 		for _, cidrs := range [][]string{nil, {"fd00:244::/64"}, {"fd00:244::/64", "10.244.1.0/24"}, {"10.244.1.0/24"}} {
@@ -188,7 +189,7 @@ func TestSeriesAreOnOnePort(t *testing.T) {
 	log, client := slog.New(slog.DiscardHandler), fake.NewClientset()
 	a := &Agent{
 		options: Options{Now: time.Now}, config: &config.Config{}, log: log, registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(),
-		ports: new(server.Ports), addresses: &addresses{given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now: time.Now}, events: report.NewEvents(client, "n1", log),
+		ports: new(server.Ports), addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Now: time.Now}, events: report.NewEvents(client, "n1", log),
 	}
 	requests := apiclient.NewRequests()
 	requests.Count("200", "GET", "h")

@@ -140,8 +140,8 @@ func defaultLinks(routes []netlink.Route) []int {
 	return links
 }
 
-// whole asks again when the kernel's tables changed while they were read. A table that never stands
-// still is taken as it is.
+// whole asks again when the kernel's tables changed while they were read. A table that never
+// stands still is taken as it is.
 func whole[T any](list func() ([]T, error)) (all []T, err error) {
 	for range 5 {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -40,8 +39,8 @@ func (r Reader) line(p string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// Machine reads the machine. A fact that identifies it for people (machine id, product UUID) may be
-// missing; kernel, memory and processors may not.
+// Machine reads the machine. A fact that identifies it for people (machine id, product UUID) may
+// be missing; kernel, memory and processors may not.
 func (r Reader) Machine() (Machine, error) {
 	var m Machine
 	bootID, err := r.line("/proc/sys/kernel/random/boot_id")
@@ -188,22 +187,4 @@ func (r Reader) osImage() string {
 		}
 	}
 	return "Linux"
-}
-
-// Disk is a file system's size and what of it is free for unprivileged writers.
-type Disk struct {
-	Bytes, FreeBytes   int64
-	Inodes, FreeInodes int64
-}
-
-// ReadDisk asks the file system that holds path (statfs(2)).
-func ReadDisk(path string) (Disk, error) {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(path, &s); err != nil {
-		return Disk{}, fmt.Errorf("asking for the size of the file system at %q: %w", path, err)
-	}
-	return Disk{
-		Bytes: int64(s.Blocks) * s.Bsize, FreeBytes: int64(s.Bavail) * s.Bsize,
-		Inodes: int64(s.Files), FreeInodes: int64(s.Ffree),
-	}, nil
 }

@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/measure"
+	"github.com/nodeagent/nodeagent/pkg/node/pressure"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -46,6 +48,12 @@ func machine(available string) map[string]string {
 	}
 }
 
+// sample measures a machine with so many KiB of free memory.
+func sample(t *testing.T, available string) func() (pressure.Sample, error) {
+	t.Helper()
+	return measure.Machine{Root: root(t, machine(available)).Root, Disk: t.TempDir()}.Sample
+}
+
 func TestMachine(t *testing.T) {
 	m, err := root(t, machine("1")).Machine()
 	if err != nil {
@@ -77,7 +85,7 @@ func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
 	rt, now := &fakeRuntime{}, time.Now()
 	g, err := NewGatherer(Config{
 		Config:  &config.Config{Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, MaxPods: 110}, Paths: config.Paths{Root: t.TempDir()}},
-		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: func() time.Time { return now },
+		Version: "v1", Reader: root(t, machine("1")), Sample: sample(t, "1"), Runtime: rt, Network: rt, Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -99,14 +107,14 @@ func TestWhatTheRuntimeSaidOutlivesIt(t *testing.T) {
 	}
 }
 
-// TestCapacityFollowsTheMachine: memory that is added while the machine is up can be used without a
-// restart of the agent; a fact that cannot be read for a moment is as it was.
+// TestCapacityFollowsTheMachine: memory that is added while the machine is up can be used without
+// a restart of the agent; a fact that cannot be read for a moment is as it was.
 func TestCapacityFollowsTheMachine(t *testing.T) {
 	g, err := NewGatherer(Config{
 		Config: &config.Config{
 			Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Paths: config.Paths{Root: t.TempDir()},
 		},
-		Reader: root(t, machine("1024")), Now: time.Now,
+		Reader: root(t, machine("1024")), Sample: sample(t, "1024"), Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,21 +145,21 @@ func TestPressureStaysForTheTransitionPeriod(t *testing.T) {
 			Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Paths: config.Paths{Root: dir},
 			Eviction: config.Eviction{Hard: map[string]string{"memory.available": "100Mi"}, TransitionPeriod: time.Minute},
 		},
-		Reader: root(t, machine("1024")), Now: func() time.Time { return now },
+		Reader: root(t, machine("1024")), Sample: sample(t, "1024"), Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
-		reader Reader
-		after  time.Duration
-		want   bool
+		available string
+		after     time.Duration
+		want      bool
 	}{
-		{root(t, machine("1024")), 0, true},
-		{root(t, machine("1000000")), 59 * time.Second, true},
-		{root(t, machine("1000000")), 2 * time.Second, false},
+		{"1024", 0, true},
+		{"1000000", 59 * time.Second, true},
+		{"1000000", 2 * time.Second, false},
 	} {
-		now, g.config.Reader = now.Add(step.after), step.reader
+		now, g.config.Sample = now.Add(step.after), sample(t, step.available)
 		f, err := g.Facts(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -161,26 +169,6 @@ func TestPressureStaysForTheTransitionPeriod(t *testing.T) {
 		}
 		if q := f.Reserved[corev1.ResourceName("memory")]; q.String() != "100Mi" {
 			t.Errorf("reserved %s, want 100Mi", q.String())
-		}
-	}
-}
-
-func TestParseThreshold(t *testing.T) {
-	for _, c := range []struct {
-		signal, value string
-		of200         int64 // -1: refused
-	}{
-		{"memory.available", "100", 100},
-		{"nodefs.available", "10%", 20},
-		{"pid.available", "0%", 0},
-		{"memory.free", "1", -1},
-		{"memory.available", "-1", -1},
-		{"memory.available", "101%", -1},
-		{"memory.available", "NaN%", -1},
-	} {
-		th, err := parseThreshold(c.signal, c.value)
-		if (err != nil) != (c.of200 < 0) || (err == nil && th.of(200) != c.of200) {
-			t.Errorf("%s=%s is %d of 200, error %v; want %d", c.signal, c.value, th.of(200), err, c.of200)
 		}
 	}
 }
@@ -206,7 +194,7 @@ func TestAHungImageListHoldsUpNoReport(t *testing.T) {
 	rt := &fakeRuntime{}
 	g, err := NewGatherer(Config{
 		Config:  &config.Config{Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, MaxPods: 110}, Paths: config.Paths{Root: t.TempDir()}},
-		Version: "v1", Reader: root(t, machine("1")), Runtime: rt, Network: rt, Now: time.Now,
+		Version: "v1", Reader: root(t, machine("1")), Sample: sample(t, "1"), Runtime: rt, Network: rt, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

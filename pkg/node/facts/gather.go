@@ -1,9 +1,7 @@
 package facts
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,27 +13,28 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/node/pressure"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// runtimePatience is how long the runtime may be away before the node is not ready: while it
-// restarts its containers run, and a node that is not ready has all its pods taken out of Services.
-// Kubelet's is the same.
+// runtimePatience is how long the runtime may be away before the node is reported as not ready.
+// While it restarts its containers run on, and a node that is not ready has all its pods taken out
+// of Services. Kubelet waits as long.
 const runtimePatience = 30 * time.Second
 
-// askTime bounds one question to the runtime or to the network: the node's status is reported
-// whatever they do.
+// askTime bounds one question to the runtime or the network, so that neither can hold up the
+// node's status.
 const askTime = 10 * time.Second
 
-// firstAnswer is how long the runtime's first answer is waited for.
+// firstAnswer is how long the first report waits for the runtime.
 const firstAnswer = 5 * time.Second
 
-// imageListTime is how long a report waits for the list of images; the last one stands when it is
-// over.
+// imageListTime is how long a report waits for the list of images; after that it repeats the last
+// one.
 const imageListTime = 5 * time.Second
 
-// Runtime tells how the container runtime is.
+// Runtime says how the container runtime is.
 type Runtime interface {
 	// Ready is nil when it can run containers.
 	Ready(ctx context.Context) error
@@ -44,7 +43,7 @@ type Runtime interface {
 	Images(ctx context.Context) ([]runtime.Image, error)
 }
 
-// Network tells how the pod network is.
+// Network says how the pod network is.
 type Network interface {
 	// Status is nil when a pod can be given a network.
 	Status(ctx context.Context) error
@@ -55,38 +54,37 @@ type Config struct {
 	Config  *config.Config
 	Version string // of the agent, as status.nodeInfo.kubeletVersion
 	Reader  Reader
+	// Sample measures the machine: its disk is part of the capacity, and the rest is compared with
+	// the eviction thresholds.
+	Sample  func() (pressure.Sample, error)
 	Runtime Runtime // nil: the pods half is off
-	Network Network // nil: likewise
+	Network Network // nil: the pods half is off, or its runtime has a network of its own
 	// Handlers are the names of the runtime handlers, "" included.
 	Handlers []string
 	Now      func() time.Time
 }
 
-// Gatherer puts everything together that status.Node needs.
+// Gatherer puts together what status.Node needs.
 type Gatherer struct {
 	config     Config
-	thresholds []threshold
+	thresholds []pressure.Threshold
 
 	mu       sync.Mutex
 	machine  *Machine
-	answered time.Time                              // when the runtime last was ready; zero: never
-	asked    bool                                   // the runtime was asked before
-	version  string                                 // of the runtime, kept while it is away
-	images   []corev1.ContainerImage                // likewise
-	pressure map[corev1.NodeConditionType]time.Time // when it was last seen
+	answered time.Time               // when the runtime last was ready; zero: never
+	asked    bool                    // the runtime was asked before
+	version  string                  // of the runtime, kept while it is away
+	images   []corev1.ContainerImage // likewise
+	seen     pressure.Seen
 }
 
 // NewGatherer checks the eviction thresholds; it reads nothing yet.
 func NewGatherer(c Config) (*Gatherer, error) {
-	g := &Gatherer{config: c, pressure: map[corev1.NodeConditionType]time.Time{}}
-	for _, signal := range slices.Sorted(maps.Keys(c.Config.Eviction.Hard)) {
-		t, err := parseThreshold(signal, c.Config.Eviction.Hard[signal])
-		if err != nil {
-			return nil, fmt.Errorf("reading evictionHard: %w", err)
-		}
-		g.thresholds = append(g.thresholds, t)
+	thresholds, err := pressure.ParseThresholds(c.Config.Eviction.Hard)
+	if err != nil {
+		return nil, err
 	}
-	return g, nil
+	return &Gatherer{config: c, thresholds: thresholds}, nil
 }
 
 // Facts gathers. Only facts of the machine itself are errors; a runtime that is away is a fact.
@@ -104,13 +102,13 @@ func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
 	if err != nil {
 		return status.Facts{}, err
 	}
-	disk, err := ReadDisk(c.Paths.Root)
+	sample, err := g.config.Sample()
 	if err != nil {
 		return status.Facts{}, err
 	}
 	f := status.Facts{
 		Name: c.Node.Name, ProviderID: c.Node.ProviderID, Labels: c.Node.Labels, Taints: c.Node.Taints,
-		Addresses: nodeAddresses(addresses, c.Node.Name), Capacity: g.capacity(disk), Port: int32(c.Server.Listen.Port()),
+		Addresses: nodeAddresses(addresses, c.Node.Name), Capacity: g.capacity(sample[pressure.NodeFSAvailable].Total), Port: int32(c.Server.Listen.Port()),
 		Info: g.machine.Info, MaxImages: c.Node.MaxImages,
 	}
 	if c.Node.ExternalCloud {
@@ -124,11 +122,12 @@ func (g *Gatherer) Facts(ctx context.Context) (status.Facts, error) {
 	f.Reserved = g.reserved(f.Capacity)
 	f.Info.KubeletVersion = g.config.Version
 	g.fillRuntime(ctx, &f)
-	return f, g.fillPressure(&f, disk)
+	g.fillPressure(&f, sample)
+	return f, nil
 }
 
-// providedAddresses is the annotation that tells a cloud controller manager which of a machine's
-// addresses to take.
+// providedAddresses is the annotation by which a cloud controller manager chooses among a
+// machine's addresses.
 const providedAddresses = "alpha.kubernetes.io/provided-node-ip"
 
 func texts(ips []netip.Addr) []string {
@@ -148,7 +147,7 @@ func nodeAddresses(ips []netip.Addr, name string) []corev1.NodeAddress {
 	return append(out, corev1.NodeAddress{Type: corev1.NodeHostName, Address: name})
 }
 
-func (g *Gatherer) capacity(disk Disk) corev1.ResourceList {
+func (g *Gatherer) capacity(disk int64) corev1.ResourceList {
 	c := g.config.Config
 	out := maps.Clone(g.machine.Capacity)
 	pods := int64(c.Node.MaxPods)
@@ -158,7 +157,7 @@ func (g *Gatherer) capacity(disk Disk) corev1.ResourceList {
 	}
 	out[corev1.ResourcePods] = *resource.NewQuantity(pods, resource.DecimalSI)
 	if c.Reserved.LocalStorage {
-		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk.Bytes, resource.BinarySI)
+		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk, resource.BinarySI)
 	}
 	return out
 }
@@ -178,17 +177,17 @@ func (g *Gatherer) reserved(capacity corev1.ResourceList) corev1.ResourceList {
 		}
 	}
 	for _, t := range g.thresholds {
-		if t.resource == "" {
+		if t.Resource == "" {
 			continue
 		}
-		total := capacity[t.resource]
-		add(t.resource, *resource.NewQuantity(t.of(total.Value()), resource.BinarySI))
+		total := capacity[t.Resource]
+		add(t.Resource, *resource.NewQuantity(t.Least(total.Value()), resource.BinarySI))
 	}
 	return out
 }
 
-// fillRuntime asks runtime and network. What the runtime said before it went away is still true of
-// the node.
+// fillRuntime asks runtime and network. While the runtime is away, its last version and images
+// stay.
 func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 	if g.config.Runtime == nil {
 		return
@@ -203,21 +202,22 @@ func (g *Gatherer) fillRuntime(ctx context.Context, f *status.Facts) {
 		g.version = g.config.Runtime.Version()
 		g.images = g.listImages(ctx)
 	}
-	if err := ask(ctx, g.config.Network.Status); err != nil {
-		f.Conditions.NetworkError = err.Error()
+	if g.config.Network != nil {
+		if err := ask(ctx, g.config.Network.Status); err != nil {
+			f.Conditions.NetworkError = err.Error()
+		}
 	}
 	f.Info.ContainerRuntimeVersion = g.version
 	f.Images = g.images
 	f.Runtime.SupplementalGroupsPolicy = true
-	// What the API server asks for before it lets pods be changed so (KEP-5328).
+	// The API server allows these changes of pods only on nodes that declare them (KEP-5328).
 	f.Runtime.DeclaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"}
 	for _, name := range g.config.Handlers {
 		f.Runtime.Handlers = append(f.Runtime.Handlers, corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{}})
 	}
 }
 
-// listImages keeps the last list when the runtime does not answer in time: a report never waits for
-// it.
+// listImages returns the last list when the runtime does not answer in time.
 func (g *Gatherer) listImages(ctx context.Context) []corev1.ContainerImage {
 	ctx, cancel := context.WithTimeout(ctx, imageListTime)
 	defer cancel()
@@ -228,16 +228,15 @@ func (g *Gatherer) listImages(ctx context.Context) []corev1.ContainerImage {
 	return containerImages(images)
 }
 
-// ask asks runtime or network how they are.
+// ask bounds a question to the runtime or the network.
 func ask(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	return question(ctx)
 }
 
-// ready asks the runtime. The first answer of the agent's life is waited for a while: an agent that
-// has just started has not connected yet, and must not report a node as not ready that was ready
-// before.
+// ready asks the runtime. The first call waits for an answer: an agent that has just started has
+// not connected yet, and must not report a node as not ready that was ready before.
 func (g *Gatherer) ready(ctx context.Context) error {
 	err := ask(ctx, g.config.Runtime.Ready)
 	if g.asked {
@@ -265,28 +264,14 @@ func containerImages(images []runtime.Image) []corev1.ContainerImage {
 	return out
 }
 
-// fillPressure compares with the hard thresholds. A pressure that was seen stays for the transition
-// period, so that the scheduler does not follow every swing.
-func (g *Gatherer) fillPressure(f *status.Facts, disk Disk) error {
-	if len(g.thresholds) == 0 {
-		return nil
-	}
-	measured, err := g.config.Reader.measure(disk)
-	if err != nil {
-		return err
-	}
+// fillPressure compares the sample with the hard eviction thresholds.
+func (g *Gatherer) fillPressure(f *status.Facts, s pressure.Sample) {
 	now := g.config.Now()
-	for _, t := range g.thresholds {
-		if m, ok := measured[t.signal]; ok && m.available < t.of(m.total) {
-			g.pressure[t.condition] = now
-		}
+	g.seen = pressure.Observe(g.seen, g.thresholds, s, now)
+	holds := func(c corev1.NodeConditionType) bool {
+		return g.seen.Holds(c, g.config.Config.Eviction.TransitionPeriod, now)
 	}
-	under := func(c corev1.NodeConditionType) bool {
-		seen, ok := g.pressure[c]
-		return ok && now.Sub(seen) <= cmp.Or(g.config.Config.Eviction.TransitionPeriod, 5*time.Minute)
-	}
-	f.Conditions.MemoryPressure = under(corev1.NodeMemoryPressure)
-	f.Conditions.DiskPressure = under(corev1.NodeDiskPressure)
-	f.Conditions.PIDPressure = under(corev1.NodePIDPressure)
-	return nil
+	f.Conditions.MemoryPressure = holds(corev1.NodeMemoryPressure)
+	f.Conditions.DiskPressure = holds(corev1.NodeDiskPressure)
+	f.Conditions.PIDPressure = holds(corev1.NodePIDPressure)
 }

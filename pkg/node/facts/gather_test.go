@@ -32,8 +32,8 @@ func (hung) Status(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// A runtime or a network that hangs does not keep the node's status from being reported; it is what
-// is reported.
+// A runtime or a network that hangs does not keep the node's status from being reported; it is
+// what is reported.
 func TestNobodyIsWaitedForWithoutEnd(t *testing.T) {
 	for name, r := range map[string]hung{"list of images": {}, "all": {all: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestNobodyIsWaitedForWithoutEnd(t *testing.T) {
 					Config: &config.Config{
 						Node: config.Node{Name: "n", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Paths: config.Paths{Root: t.TempDir()},
 					},
-					Reader: root(t, machine("1024")), Runtime: r, Network: r, Now: time.Now,
+					Reader: root(t, machine("1024")), Sample: sample(t, "1024"), Runtime: r, Network: r, Now: time.Now,
 				})
 				if err != nil {
 					t.Fatal(err)

@@ -95,6 +95,11 @@ func (t *Tree) Ensure(_ context.Context, node Limits) error {
 	return nil
 }
 
+// SetNode makes kubepods and its levels, limited to what the node's pods may request together.
+func (t *Tree) SetNode(ctx context.Context, allocatable corev1.ResourceList) error {
+	return t.Ensure(ctx, NodeLimits(allocatable))
+}
+
 // levels lists the QoS classes that have a level.
 func levels() []corev1.PodQOSClass {
 	return []corev1.PodQOSClass{corev1.PodQOSBurstable, corev1.PodQOSBestEffort}

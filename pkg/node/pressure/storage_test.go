@@ -1,4 +1,4 @@
-package storagelimit_test
+package pressure_test
 
 import (
 	"testing"
@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/storagelimit"
+	"github.com/nodeagent/nodeagent/pkg/node/pressure"
 )
 
 const mi = 1 << 20
@@ -29,31 +29,23 @@ func TestCheck(t *testing.T) {
 	const scratch = `{containers: [{name: a}], volumes: [{name: v, emptyDir: {sizeLimit: 3Mi}}, {name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]}`
 	for name, c := range map[string]struct {
 		spec           string
-		used           storagelimit.Usage
+		used           pressure.Usage
 		limit, message string
 	}{
 		"nothing used":        {spec: one},
-		"at the limit":        {spec: one, used: storagelimit.Usage{Containers: bytes{"a": 5 * mi}}},
-		"beyond it":           {one, storagelimit.Usage{Containers: bytes{"a": 5*mi + 1}}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
-		"one of two beyond":   {two, storagelimit.Usage{Containers: bytes{"a": 6 * mi}}, storagelimit.Container, `Container a exceeded its local ephemeral storage limit "5Mi". `},
-		"all together beyond": {more, storagelimit.Usage{Containers: bytes{"a": 5 * mi, "b": 7 * mi}, Volumes: bytes{"v": 1}}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 12Mi. "},
-		"the pod's own files": {one, storagelimit.Usage{Containers: bytes{"a": 3 * mi}, Files: 3 * mi}, storagelimit.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
-		"volume at its limit": {spec: scratch, used: storagelimit.Usage{Volumes: bytes{"v": 3 * mi}, Containers: bytes{"a": 100 * mi}}},
-		"volume beyond":       {scratch, storagelimit.Usage{Volumes: bytes{"v": 4 * mi}}, storagelimit.EmptyDir, `Usage of EmptyDir volume "v" exceeds the limit "3Mi". `},
-		"memory is no disk":   {spec: scratch, used: storagelimit.Usage{Volumes: bytes{"m": 4 * mi}}},
+		"at the limit":        {spec: one, used: pressure.Usage{Containers: bytes{"a": 5 * mi}}},
+		"beyond it":           {one, pressure.Usage{Containers: bytes{"a": 5*mi + 1}}, pressure.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
+		"one of two beyond":   {two, pressure.Usage{Containers: bytes{"a": 6 * mi}}, pressure.Container, `Container a exceeded its local ephemeral storage limit "5Mi". `},
+		"all together beyond": {more, pressure.Usage{Containers: bytes{"a": 5 * mi, "b": 7 * mi}, Volumes: bytes{"v": 1}}, pressure.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 12Mi. "},
+		"the pod's own files": {one, pressure.Usage{Containers: bytes{"a": 3 * mi}, Files: 3 * mi}, pressure.Pod, "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "},
+		"volume at its limit": {spec: scratch, used: pressure.Usage{Volumes: bytes{"v": 3 * mi}, Containers: bytes{"a": 100 * mi}}},
+		"volume beyond":       {scratch, pressure.Usage{Volumes: bytes{"v": 4 * mi}}, pressure.EmptyDir, `Usage of EmptyDir volume "v" exceeds the limit "3Mi". `},
+		"memory is no disk":   {spec: scratch, used: pressure.Usage{Volumes: bytes{"m": 4 * mi}}},
 	} {
-		limit, end := storagelimit.Check(podOf(t, c.spec), c.used)
-		if limit != c.limit {
-			t.Errorf("%s: beyond %q, want %q", name, limit, c.limit)
-		}
-		if end == nil {
-			if c.message != "" {
-				t.Errorf("%s: it goes on", name)
-			}
-			continue
-		}
-		if end.Reason != "Evicted" || end.Message != c.message || end.Grace == nil || *end.Grace != time.Second || end.Disruption != "" {
-			t.Errorf("%s: ends as %+v", name, *end)
+		e := pressure.CheckStorage(podOf(t, c.spec), c.used)
+		want := pressure.Eviction{Signal: c.limit, Reason: "Evicted", Message: c.message, Grace: time.Second}
+		if (e == nil) != (c.limit == "") || e != nil && *e != want {
+			t.Errorf("%s: got %+v, want %+v", name, e, want)
 		}
 	}
 }
@@ -69,11 +61,11 @@ func TestLimited(t *testing.T) {
 		`{containers: [{name: a}], volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 3Mi}}]}`:         false,
 		`{containers: [{name: a}], initContainers: [{name: i, resources: {limits: {ephemeral-storage: 1}}}]}`: true,
 	} {
-		if got := storagelimit.Limited(podOf(t, spec), false); got != want {
+		if got := pressure.Limited(podOf(t, spec), false); got != want {
 			t.Errorf("%s: %v, want %v", spec, got, want)
 		}
 	}
-	if storagelimit.Limited(podOf(t, `containers: [{name: a, resources: {limits: {ephemeral-storage: 5Mi}}}]`), true) {
+	if pressure.Limited(podOf(t, `containers: [{name: a, resources: {limits: {ephemeral-storage: 5Mi}}}]`), true) {
 		t.Error("a static pod is held to a limit")
 	}
 }
