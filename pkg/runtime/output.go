@@ -1,17 +1,17 @@
 package runtime
 
-// Output is what the log pump joins of one container: the pipes that its shim keeps open, and the
-// file that they end up in.
+// Output describes a container's streams to the log pump: the pipes that its shim keeps open, and
+// the log file that their content goes to.
 type Output struct {
 	ID string
-	// Stdin, Stdout and Stderr are paths of FIFOs; "" for a stream that the container has not.
+	// Stdin, Stdout and Stderr are paths of FIFOs; "" for a stream that the container lacks.
 	Stdin, Stdout, Stderr string
-	// LogPath is the CRI-format file. LinkPath, when not "", is made a link to it.
+	// LogPath is the CRI-format file. LinkPath, if not "", becomes a link to it.
 	LogPath, LinkPath string
-	// StdinOnce closes the container's stdin when the first attached client's ends.
+	// StdinOnce closes the container's stdin when the stdin of its first client ends.
 	StdinOnce bool
-	// Sealed says that the task runs already: the end of the pipes is the end of the container's
-	// output. Until then the pump holds a write end, so that it does not take a pipe nobody has
-	// opened yet for one that has ended.
+	// Sealed means that the task runs, so that its output ends when its pipes do. Until then the
+	// pump holds a write end, because a pipe that nobody has opened yet looks like one that has
+	// ended.
 	Sealed bool
 }

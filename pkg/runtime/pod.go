@@ -14,29 +14,29 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Errors that callers tell apart with errors.Is.
+// Errors that callers distinguish with errors.Is.
 var (
 	// ErrNotFound means that the image or container does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrUnavailable means that the runtime itself did not answer: the node is not ready, no
-	// container is to blame.
+	// ErrUnavailable means that the runtime did not answer. The node is not ready; no container is
+	// to blame.
 	ErrUnavailable = errors.New("container runtime is not available")
 	// ErrNetworkNotReady means that no usable CNI configuration exists yet.
 	ErrNetworkNotReady = errors.New("network is not ready")
-	// ErrOutputCut means that a process ended and its exit code is known, but that its output was
-	// not taken to the end.
+	// ErrOutputCut means that a process has ended and its exit code is known, but its output is
+	// incomplete.
 	ErrOutputCut = errors.New("output is cut short")
 )
 
-// ContainerID is the id of one attempt of one container: 64 hex digits, a function of its arguments
+// ContainerID is the id of one attempt of one container: 64 hex digits, computed from the arguments
 // alone.
 func ContainerID(uid types.UID, name string, attempt int) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", uid, name, attempt))
 	return hex.EncodeToString(sum[:])
 }
 
-// SandboxID is the id of one attempt of a pod's sandbox. Container names are never empty, so it
-// meets no ContainerID.
+// SandboxID is the id of one attempt of a pod's sandbox. It never equals a ContainerID, because
+// container names are not empty.
 func SandboxID(uid types.UID, attempt int) string { return ContainerID(uid, "", attempt) }
 
 // PodRef names a pod to the runtime.
@@ -49,11 +49,11 @@ type PodRef struct {
 type Pod struct {
 	PodRef
 	Sandbox *Sandbox // nil if none
-	// Containers has every attempt that still has a record, in order of name, then attempt.
+	// Containers holds every attempt that has a record, in order of name, then attempt.
 	Containers []Container
 }
 
-// Empty says that the host holds nothing of the pod.
+// Empty reports whether the host holds nothing of the pod.
 func (p Pod) Empty() bool { return p.Sandbox == nil && len(p.Containers) == 0 }
 
 // Latest returns the container's newest attempt, or nil.
@@ -67,7 +67,7 @@ func (p Pod) Latest(name string) *Container {
 	return found
 }
 
-// Previous returns the attempt before the newest one that still has a record, or nil.
+// Previous returns the newest attempt before the latest one that has a record, or nil.
 func (p Pod) Previous(name string) *Container {
 	latest := p.Latest(name)
 	var found *Container
@@ -84,23 +84,23 @@ func (p Pod) Previous(name string) *Container {
 type Sandbox struct {
 	ID      string
 	Attempt int
-	// Ready is false when the namespaces are gone (a reboot) or the shared PID namespace's process
-	// ended.
+	// Ready is false if a namespace is gone: after a reboot, or because the reaper of the shared
+	// PID namespace died.
 	Ready       bool
 	HostNetwork bool
 	IPs         []netip.Addr // pod addresses, primary first; empty with HostNetwork
 	CreatedAt   time.Time
 	Namespaces  Namespaces
-	// SELinux are the labels of containers that ask for none of their own; empty where the machine
-	// has no SELinux.
+	// SELinux are the labels of containers without options of their own; empty on a machine without
+	// SELinux.
 	SELinux SELinuxLabels
 }
 
-// SELinuxLabels are those of a process and of the files that it may change.
+// SELinuxLabels are the label of a process and that of the files it may change.
 type SELinuxLabels struct{ Process, Mount string }
 
-// SELinuxOptions are parts of a label; an empty one is the machine's default, or for Level one that
-// no other pod has.
+// SELinuxOptions are parts of a label. An empty part is the machine's default, except Level, which
+// becomes one that no other pod has.
 type SELinuxOptions struct{ User, Role, Type, Level string }
 
 // Namespaces are paths of pinned namespace files; "" means the host's own.
@@ -110,11 +110,11 @@ type Namespaces struct {
 	User          string
 }
 
-// NamespacePaths are where the namespaces of a sandbox are pinned, below its pod's run folder. The
-// paths of those that it shares with the host are "".
+// NamespacePaths returns where a sandbox's namespaces are pinned, below its pod's run folder; ""
+// for those that it shares with the host.
 func NamespacePaths(dir string, c SandboxConfig) Namespaces {
 	var ns Namespaces
-	if !c.HostNetwork { // whoever shares the host's network also has its name
+	if !c.HostNetwork { // pods in the host network have the host's name too
 		ns.Net, ns.UTS = filepath.Join(dir, "net"), filepath.Join(dir, "uts")
 	}
 	if !c.HostIPC {
@@ -126,14 +126,14 @@ func NamespacePaths(dir string, c SandboxConfig) Namespaces {
 	return ns
 }
 
-// PortMapping is one hostPort, for CNI's portMappings capability.
+// PortMapping is one hostPort, in terms of CNI's portMappings capability.
 type PortMapping struct {
 	HostPort, ContainerPort int32
 	Protocol                string // "tcp", "udp", "sctp"
 	HostIP                  string
 }
 
-// SandboxConfig is what a sandbox is made from.
+// SandboxConfig describes a sandbox.
 type SandboxConfig struct {
 	Pod                           PodRef
 	Attempt                       int
@@ -142,8 +142,8 @@ type SandboxConfig struct {
 	ShareProcessNamespace         bool
 	Ports                         []PortMapping
 	Sysctls                       map[string]string // set inside the network and IPC namespaces
-	CgroupParent                  string            // the pod's cgroup, for the reaping process
-	// the pod's own; CNI reads kubernetes.io/{in,e}gress-bandwidth
+	CgroupParent                  string            // the pod's cgroup, for the reaper
+	// of the pod; CNI reads kubernetes.io/{in,e}gress-bandwidth
 	Annotations                       map[string]string
 	RuntimeHandler                    string
 	SELinux                           SELinuxOptions
@@ -153,8 +153,8 @@ type SandboxConfig struct {
 // State is the state of a container.
 type State string
 
-// A container is Created for the moment between its record and its start, then Running, then
-// Exited. Unknown is a container whose task cannot be asked.
+// A container is Created between its record and its start, then Running, then Exited. Unknown means
+// that the runtime cannot tell whether it runs.
 const (
 	Created State = "Created"
 	Running State = "Running"
@@ -167,7 +167,7 @@ type Container struct {
 	ID      string
 	Name    string // of the container in the pod spec
 	Attempt int    // 0 for the first; the restart count
-	// SandboxID is the sandbox whose namespaces it was made in.
+	// SandboxID is the sandbox that it runs in.
 	SandboxID string
 	State     State
 	Pid       int
@@ -178,13 +178,13 @@ type Container struct {
 	CreatedAt, StartedAt, FinishedAt time.Time // zero when not yet
 
 	ExitCode  int  // when Exited: 0 to 255, 128+n after signal n
-	OOMKilled bool // the kernel killed a process of it for memory
-	// StartError is why the container never ran (a missing command, a refused mount): Exited with
-	// code 128.
+	OOMKilled bool // the kernel killed a process of it for lack of memory
+	// StartError says why the container never ran (a missing command, a refused mount); it is then
+	// Exited with code 128.
 	StartError string
-	SpecHash   string // of the container in the pod spec that it was made from
+	SpecHash   string // hash of the container in the pod spec that it was made from
 	LogPath    string // the CRI-format log file
-	// MessagePath is the host path of its termination message file, "" if none.
+	// MessagePath is the host path of the termination message file, "" if none.
 	MessagePath string
 	Resources   *specs.LinuxResources // as last applied
 	// Sizes are the requests and limits that Resources were made from, as podspec.Resources writes
@@ -192,17 +192,17 @@ type Container struct {
 	Sizes string
 }
 
-// Recorded is what a container was made with that nobody else may know later: its image's names may
-// have moved on, and its pod's object may be gone.
+// Recorded is what a container was made with and cannot be found out later: its image's tags may
+// have moved, and its pod object may be gone.
 type Recorded struct {
-	// ImageDigest is where the image came from, "repo@sha256:…", as status.imageID wants it; the
-	// image id when it came from nowhere.
+	// ImageDigest is where the image was pulled from, "repo@sha256:…", for status.imageID; the
+	// image id if it was not pulled.
 	ImageDigest string
-	// StopSignal asks the container to end ("SIGQUIT", "3"); "" for SIGTERM.
+	// StopSignal is the signal that asks the container to exit ("SIGQUIT", "3"); "" for SIGTERM.
 	StopSignal string
 }
 
-// ContainerConfig is what a container is made from.
+// ContainerConfig describes one attempt of a container.
 type ContainerConfig struct {
 	Pod         PodRef
 	Name        string
@@ -218,15 +218,15 @@ type ContainerConfig struct {
 	Stdin       bool   // keep stdin open for attach
 	StdinOnce   bool
 	TTY         bool
-	// ImageVolumes are folders of the container's own that Spec mounts. They are made before the
-	// container starts, with what the image has at their place, and removed with it.
+	// ImageVolumes are folders that Spec mounts. They are created before the container starts,
+	// filled with the image's content, and removed with the container.
 	ImageVolumes []ImageVolume
-	// SandboxID groups the pod's containers in one shim.
+	// SandboxID is the sandbox that the container runs in.
 	SandboxID      string
 	RuntimeHandler string
 }
 
-// ImageVolume is a VOLUME of an image: the folder Source of the host is at Destination in the
+// ImageVolume is a VOLUME of an image: the host folder Source is mounted at Destination in the
 // container.
 type ImageVolume struct{ Source, Destination string }
 
@@ -240,7 +240,7 @@ type Image struct {
 	Digests []string // references "repo@sha256:…"
 	Size    int64    // bytes, of the content as pulled
 	Config  imagespec.ImageConfig
-	Pinned  bool // never collected
+	Pinned  bool // never removed by image collection
 }
 
 // Credentials are one way to log in to a registry.
@@ -248,8 +248,7 @@ type Credentials struct {
 	Username, Password, IdentityToken, RegistryToken, Server string
 }
 
-// RegistryHost gives Docker Hub, which has many names, one of them; every other registry's host is
-// its own.
+// RegistryHost maps all names of Docker Hub to one, and returns other hosts unchanged.
 func RegistryHost(host string) string {
 	switch host {
 	case "docker.io", "index.docker.io", "registry.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
@@ -258,10 +257,10 @@ func RegistryHost(host string) string {
 	return host
 }
 
-// User is a user string resolved in an image.
+// User is a user of an image.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32 // supplementary, from /etc/group
-	Name     string   // "" when the image does not name the uid
+	Name     string   // "" if the image has no name for the uid
 	Home     string
 }

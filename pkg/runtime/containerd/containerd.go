@@ -148,7 +148,13 @@ type Runtime struct {
 	refused   *ForeignError // why no pods are started yet; nil if they may be
 }
 
-var _ runtime.Runtime = (*Runtime)(nil)
+var (
+	_ runtime.Runtime      = (*Runtime)(nil)
+	_ runtime.Daemon       = (*Runtime)(nil)
+	_ runtime.Handlers     = (*Runtime)(nil)
+	_ runtime.LocalStorage = (*Runtime)(nil)
+	_ runtime.Shared       = (*Runtime)(nil)
+)
 
 // New checks the configuration. It does not connect: containerd may start later.
 func New(c Config) (*Runtime, error) {

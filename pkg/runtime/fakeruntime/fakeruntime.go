@@ -19,17 +19,17 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Runtime is one agent's view of a Host.
+// Runtime is one agent on a Host.
 type Runtime struct {
 	h *Host
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)
 
-// New is an agent on the host.
+// New returns an agent on the host.
 func New(h *Host) *Runtime { return &Runtime{h} }
 
-// Crash ends this agent: its watches close. The host goes on.
+// Crash ends this agent: its watches close, the host goes on.
 func (r *Runtime) Crash() {
 	r.h.mu.Lock()
 	defer r.h.mu.Unlock()
@@ -41,7 +41,7 @@ func (r *Runtime) Crash() {
 	}
 }
 
-// Ready is ErrUnavailable while the host is down.
+// Ready returns ErrUnavailable while the host is down.
 func (r *Runtime) Ready(ctx context.Context) error { return r.h.check(ctx, "Ready", "") }
 
 // List implements runtime.Pods.
@@ -102,7 +102,7 @@ func (r *Runtime) StartSandbox(ctx context.Context, c runtime.SandboxConfig) (ru
 }
 
 // RemoveSandbox implements runtime.Lifecycle. Unlike the real one it refuses while a container
-// runs: nobody should do that.
+// runs, to catch callers that do that.
 func (r *Runtime) RemoveSandbox(ctx context.Context, uid types.UID) error {
 	if err := r.h.check(ctx, OpRemoveSandbox, string(uid)); err != nil {
 		return err
@@ -135,8 +135,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	return r.h.removeContainer(id)
 }
 
-// UpdateResources implements runtime.Resizer. Programs use no memory, so that every limit can be
-// kept.
+// UpdateResources implements runtime.Resizer. Programs use no memory, so it accepts every limit.
 func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
 	if err := r.h.check(ctx, OpUpdateResources, id); err != nil {
 		return err
@@ -171,7 +170,7 @@ func (r *Runtime) Image(ctx context.Context, ref string) (runtime.Image, error) 
 	return runtime.Image{}, fmt.Errorf("image %q: %w", ref, runtime.ErrNotFound)
 }
 
-// errRefused is a registry's answer to wrong credentials.
+// errRefused is what a registry answers to wrong credentials.
 var errRefused = errors.New("pull access denied, repository does not exist or may require authorization")
 
 // Pull implements runtime.Images, from Host.Registry.
@@ -238,7 +237,7 @@ func (r *Runtime) running(id string) (*container, error) {
 		return nil, fmt.Errorf("container %.12s: %w", id, runtime.ErrNotFound)
 	}
 	if now.State != runtime.Running {
-		return nil, fmt.Errorf("container %q is not running but %s", now.Name, now.State)
+		return nil, fmt.Errorf("container %q is %s, not running", now.Name, now.State)
 	}
 	return c, nil
 }

@@ -1,7 +1,6 @@
-// Package fakeruntime is EDGE: a runtime in memory that keeps the contract as strictly as the real
-// one, for tests of what stands on it. Containers run small programs written in Go. A Host is what
-// outlives an agent: several Runtimes, one after the other, can be its agents, as when an agent is
-// restarted.
+// Package fakeruntime is EDGE: a runtime in memory for tests, as strict about the contract as the
+// real one. Containers run small programs written in Go. A Host outlives its agents: several
+// Runtimes can use it one after the other, as when an agent restarts.
 package fakeruntime
 
 import (
@@ -26,10 +25,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/passwd"
 )
 
-// Op names a call for failure injection.
+// Op names a call, for failure injection.
 type Op string
 
-// The calls that can be made to fail.
+// The calls that Host.Fail can make fail.
 const (
 	OpStartSandbox    Op = "StartSandbox"
 	OpRemoveSandbox   Op = "RemoveSandbox"
@@ -43,14 +42,14 @@ const (
 	OpList            Op = "List"
 )
 
-// Host is a machine.
+// Host is a machine with a container runtime.
 type Host struct {
-	// Fail is asked before each call what error it is to end with; nil for none. Set it before use.
+	// Fail returns the error that a call ends with; nil for none. Set it before use.
 	Fail func(op Op, subject string) error
-	// Programs are commands by their first word, besides the built-in true, false, sleep, echo, cat
-	// and sh -c.
+	// Programs by the first word of the command, in addition to the built-in true, false, sleep,
+	// echo, cat and sh -c.
 	Programs map[string]Program
-	// Registry has the images that can be pulled, by full name.
+	// Registry holds the images that can be pulled, by full name.
 	Registry map[string]Image
 
 	now        func() time.Time
@@ -75,11 +74,11 @@ type container struct {
 	log     *logWriter
 }
 
-// Image is what an image is made of.
+// Image is the content of an image.
 type Image struct {
 	Config        imagespec.ImageConfig
 	Passwd, Group string
-	// Auth, when not nil, decides whether credentials may pull the image.
+	// Auth, if not nil, decides whether credentials may pull the image.
 	Auth func(runtime.Credentials) bool
 }
 
@@ -88,7 +87,7 @@ type image struct {
 	db passwd.Database
 }
 
-// NewHost is a machine that holds nothing.
+// NewHost returns an empty machine.
 func NewHost(now func() time.Time) *Host {
 	return &Host{
 		now:      now,
@@ -98,7 +97,7 @@ func NewHost(now func() time.Time) *Host {
 	}
 }
 
-// check injects failures; it is called without the lock.
+// check injects failures. Call it without the lock.
 func (h *Host) check(ctx context.Context, op Op, subject string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -116,7 +115,7 @@ func (h *Host) check(ctx context.Context, op Op, subject string) error {
 }
 
 // SetDown makes every call fail with ErrUnavailable and closes the watches, as when the runtime's
-// daemon is away. What runs goes on.
+// daemon is down. Running containers go on.
 func (h *Host) SetDown(down bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -145,20 +144,20 @@ func (h *Host) Reboot() {
 	}
 }
 
-// Exit ends a running container with a code of the test's choice.
+// Exit ends a running container with the given exit code.
 func (h *Host) Exit(id string, code int, oom bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.containers[id]
 	if c == nil || c.c.State != runtime.Running {
-		return fmt.Errorf("container %.12s does not run", id)
+		return fmt.Errorf("container %.12s is not running", id)
 	}
 	c.process.abandon()
 	h.end(c, code, oom)
 	return nil
 }
 
-// end is called with the lock held.
+// end requires the lock.
 func (h *Host) end(c *container, code int, oom bool) {
 	if c.c.State == runtime.Exited {
 		return
@@ -167,7 +166,7 @@ func (h *Host) end(c *container, code int, oom bool) {
 	h.notify(c.config.Pod.UID)
 }
 
-// notify is called with the lock held.
+// notify requires the lock.
 func (h *Host) notify(uid types.UID) {
 	for ch := range h.watchers {
 		select {
@@ -179,7 +178,7 @@ func (h *Host) notify(uid types.UID) {
 	}
 }
 
-// AddImage puts an image into the store under a name in the form that people write.
+// AddImage adds an image to the store under a name in its short form.
 func (h *Host) AddImage(name string, i Image) error {
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {
@@ -191,7 +190,7 @@ func (h *Host) AddImage(name string, i Image) error {
 	return nil
 }
 
-// addImage is called with the lock held.
+// addImage requires the lock.
 func (h *Host) addImage(named reference.Named, i Image) *image {
 	id := digest.FromString("config of " + named.Name() + fmt.Sprint(i.Config.Env, i.Config.Cmd, i.Passwd)).String()
 	img := h.images[id]
@@ -209,7 +208,7 @@ func (h *Host) addImage(named reference.Named, i Image) *image {
 	return img
 }
 
-// String is the whole state, one line a thing, in order.
+// String prints the whole state in a fixed order, one object a line.
 func (h *Host) String() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -231,14 +230,14 @@ func (h *Host) String() string {
 	return b.String()
 }
 
-// sorted is called with the lock held.
+// sorted requires the lock.
 func (h *Host) sorted() []*container {
 	return slices.SortedFunc(maps.Values(h.containers), func(a, b *container) int {
 		return cmp.Or(cmp.Compare(a.config.Pod.UID, b.config.Pod.UID), cmp.Compare(a.c.Name, b.c.Name), cmp.Compare(a.c.Attempt, b.c.Attempt))
 	})
 }
 
-// pod is called with the lock held.
+// pod requires the lock.
 func (h *Host) pod(uid types.UID) runtime.Pod {
 	var p runtime.Pod
 	if s := h.sandboxes[uid]; s != nil {
@@ -285,7 +284,7 @@ func (h *Host) removeSandbox(uid types.UID) error {
 	defer h.mu.Unlock()
 	for _, c := range h.containers {
 		if c.config.Pod.UID == uid && c.c.State == runtime.Running {
-			return fmt.Errorf("container %q runs in the sandbox still", c.c.Name)
+			return fmt.Errorf("container %q still runs in the sandbox", c.c.Name)
 		}
 	}
 	if h.sandboxes[uid] != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// Program is what a command does; it returns its exit code, and should do so soon after ctx ends.
+// Program implements a command. It returns the exit code, soon after ctx ends at the latest.
 type Program func(ctx context.Context, p *Process) int
 
 // Process is one run of a program.
@@ -32,10 +32,10 @@ type Process struct {
 	ctx     context.Context
 	kill    context.CancelFunc
 	killed  atomic.Int64 // the signal
-	gone    atomic.Bool  // its end is of no interest any more
+	gone    atomic.Bool  // its exit is to be ignored
 	done    chan struct{}
 
-	// of a container's main process
+	// fields of a container's main process
 	stdin     *stdinPipe
 	stdinOnce bool
 	fan       *fan
@@ -53,12 +53,12 @@ func (h *Host) program(args []string) (Program, error) {
 
 func newProcess(ctx context.Context, h *Host, args []string, program Program) *Process {
 	p := &Process{Args: args, Stdin: bytes.NewReader(nil), Stdout: io.Discard, Stderr: io.Discard, host: h, program: program, done: make(chan struct{})}
-	// The process belongs to the machine: no call's end ends it.
+	// The process belongs to the machine: it does not end with the call.
 	p.ctx, p.kill = context.WithCancel(context.WithoutCancel(ctx))
 	return p
 }
 
-// keepOpen gives a container's main process its streams.
+// keepOpen sets up the streams of a container's main process.
 func (p *Process) keepOpen(stdin, once bool, log *logWriter) {
 	p.fan = &fan{clients: map[int]func(bool, []byte){}}
 	p.Stdout = fanWriter{p.fan, false, log.stream(crilog.Stdout)}
@@ -141,7 +141,7 @@ func cat(_ context.Context, p *Process) int {
 	return 0
 }
 
-// shell knows commands parted by semicolons, and exit.
+// shell runs commands separated by semicolons, and exit.
 func shell(ctx context.Context, p *Process) int {
 	if len(p.Args) != 3 || p.Args[1] != "-c" {
 		return 2
@@ -169,7 +169,7 @@ func shell(ctx context.Context, p *Process) int {
 	return code
 }
 
-// stdinPipe keeps input until it is read, and ends when it is closed.
+// stdinPipe buffers input until it is read; reads end when it is closed.
 type stdinPipe struct {
 	mu     sync.Mutex
 	cond   *sync.Cond

@@ -11,10 +11,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// ErrSlow means that an attached client did not take the output fast enough and was let go.
+// ErrSlow means that an attached client did not take the output fast enough and was disconnected.
 var ErrSlow = errors.New("attached client fell too far behind the container's output")
 
-// Attach copies the container's output from now on, and stdin to it, until the container's output
+// Attach copies the container's output from now on, and stdin to the container, until the output
 // ends (nil) or ctx does.
 func (c *Client) Attach(ctx context.Context, id string, streams runtime.IO) error {
 	conn, _, err := c.ask(ctx, wire.Request{Op: wire.Attach, ID: id, Stdin: streams.Stdin != nil})
@@ -25,8 +25,7 @@ func (c *Client) Attach(ctx context.Context, id string, streams runtime.IO) erro
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if streams.Stdin != nil {
-		// The reader may block for ever on its source; it ends with the source or with the
-		// connection.
+		// The reader may block on its source for ever; it ends with the source or the connection.
 		go sendStdin(conn, streams.Stdin)
 	}
 	err = receive(conn, streams)

@@ -1,6 +1,6 @@
 // Package logpump is EDGE: the agent's side of the log pump. It starts the pump, keeps it running,
-// asks it to join containers' streams, and reads the log files that the pump writes. The pump
-// itself is in package pump, a process of its own (cmd/nodeagent-pump) that outlives the agent.
+// lets it connect containers' streams to log files, and reads those files. The pump itself is
+// package pump, a separate process (cmd/nodeagent-pump) that outlives the agent.
 package logpump
 
 import (
@@ -23,42 +23,40 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// Config is what a Client is made from.
+// Config configures a Client.
 type Config struct {
 	// Program is the path of nodeagent-pump.
 	Program string
-	// Socket is the path that the pump answers on. An agent finds the pump of its predecessor by
-	// it.
+	// Socket is the path of the pump's socket. By it an agent finds the pump of its predecessor.
 	Socket string
-	// Build, when not "", is the build of Program: a pump of another one is replaced when it holds
+	// Build, if not "", is the build of Program. A pump of another build is replaced once it serves
 	// no container.
 	Build string
 	// MaxSize (bytes) and MaxFiles are kubelet's containerLogMaxSize and containerLogMaxFiles.
 	MaxSize  int64
 	MaxFiles int
-	// Place, when not nil, is told of each pump that is found or started: it puts the process where
-	// it outlives the agent.
+	// Place, if not nil, is called with each pump that is found or started. It moves the process to
+	// where it outlives the agent.
 	Place  func(ctx context.Context, pid int) error
 	Logger *slog.Logger
 }
 
-// Client talks to the pump. Its methods start the pump when there is none.
+// Client talks to the pump. Its methods start the pump if none runs.
 type Client struct {
 	c Config
 
 	starting sync.Mutex
 	mu       sync.Mutex
-	open     map[string]*held // what the pump must know, to tell it again when it was restarted
+	open     map[string]*held // to be opened again after a restart of the pump
 }
 
-// held is a container whose output is not complete yet. The agent keeps the reading ends of its
-// pipes, without ever reading: what is in a pipe stays there when the container ends while no pump
-// runs. They are bare descriptors: as files of package os they would wake the agent with every
-// line.
+// held is a container whose output is not complete. The agent holds the reading ends of its pipes
+// open without reading, so that data stays in the pipes if the container ends while no pump runs.
+// They are bare file descriptors: os.Files would wake the agent with every line.
 type held struct {
 	out    runtime.Output
 	pipes  []int
-	failed bool // the pump could not join it; tried again by time
+	failed bool // the pump could not open it; retried periodically
 }
 
 func hold(out runtime.Output) *held {
@@ -92,11 +90,11 @@ func New(c Config) (*Client, error) {
 	return &Client{c: c, open: map[string]*held{}}, nil
 }
 
-// Run keeps a pump running until ctx ends; the pump stays.
+// Run keeps a pump running until ctx ends. The pump runs on.
 func (c *Client) Run(ctx context.Context) error {
 	for first := true; ctx.Err() == nil; first = false {
 		if err := c.watch(ctx, first); err != nil && ctx.Err() == nil {
-			c.c.Logger.Warn("log pump ended, starting it again", "err", err)
+			c.c.Logger.Warn("Log pump ended, starting it again", "err", err)
 			again := time.NewTimer(50 * time.Millisecond)
 			select {
 			case <-ctx.Done():
@@ -108,7 +106,7 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch returns when the pump has gone.
+// watch returns when the pump has ended.
 func (c *Client) watch(ctx context.Context, first bool) error {
 	if first {
 		c.replaceIdle(ctx)
@@ -123,7 +121,7 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 	if c.c.Place != nil {
 		placing, cancel := context.WithTimeout(ctx, requestTime)
 		if err := c.c.Place(placing, hello.Pid); err != nil {
-			c.c.Logger.Warn("log pump may end with the agent's unit; KillMode=process in the unit prevents that", "pid", hello.Pid, "err", err)
+			c.c.Logger.Warn("Log pump may be killed when the agent's unit stops; set KillMode=process in the unit", "pid", hello.Pid, "err", err)
 		}
 		cancel()
 	}
@@ -132,16 +130,16 @@ func (c *Client) watch(ctx context.Context, first bool) error {
 	defer retries.Wait()
 	defer close(gone)
 	retries.Go(func() { c.retry(ctx, gone) })
-	c.c.Logger.Info("log pump is running", "pid", hello.Pid, "build", hello.Build, "containers", len(hello.Containers))
+	c.c.Logger.Info("Log pump is running", "pid", hello.Pid, "build", hello.Build, "containers", len(hello.Containers))
 	_, err = conn.Read(make([]byte, 1))
 	return err
 }
 
-// retryTime is how often a container is tried again whose output the pump could not join.
+// retryTime is how often to retry a container that the pump could not open.
 const retryTime = 2 * time.Second
 
-// retry joins what could not be joined, until the pump is gone: a container whose output nobody
-// reads stands still once its pipe is full.
+// retry opens what could not be opened before, until the pump ends: a container whose output nobody
+// reads blocks once its pipe is full.
 func (c *Client) retry(ctx context.Context, gone <-chan struct{}) {
 	tick := time.NewTicker(retryTime)
 	defer tick.Stop()
@@ -163,16 +161,16 @@ func (c *Client) retry(ctx context.Context, gone <-chan struct{}) {
 		c.mu.Unlock()
 		for _, out := range failed {
 			if err := c.join(ctx, out); err == nil {
-				c.c.Logger.Info("container's log goes on", "container", out.ID)
+				c.c.Logger.Info("Container's log continues", "container", out.ID)
 			}
 		}
 	}
 }
 
-// requestTime bounds what the pump answers at once.
+// requestTime bounds requests that the pump answers at once.
 const requestTime = 10 * time.Second
 
-// join asks the pump to join a container's streams, and remembers whether it did.
+// join makes the pump open a container's streams, and remembers whether it did.
 func (c *Client) join(ctx context.Context, out runtime.Output) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -189,8 +187,8 @@ func (c *Client) mark(id string, failed bool) {
 	}
 }
 
-// replaceIdle ends a pump of another build. One that holds containers is left alone: it speaks the
-// same protocol.
+// replaceIdle ends a pump of another build unless it serves containers: it speaks the same
+// protocol.
 func (c *Client) replaceIdle(ctx context.Context) {
 	conn, hello, err := c.ask(ctx, wire.Request{Op: wire.Hello})
 	if err != nil {
@@ -201,12 +199,12 @@ func (c *Client) replaceIdle(ctx context.Context) {
 		return
 	}
 	if conn, _, err := c.ask(ctx, wire.Request{Op: wire.Quit}); err == nil {
-		_, _ = conn.Read(make([]byte, 1)) // until it is gone
+		_, _ = conn.Read(make([]byte, 1)) // until it has ended
 		_ = conn.Close()
 	}
 }
 
-// Open joins the streams of a container; see runtime.Output.
+// Open connects the streams of a container to its log; see runtime.Output.
 func (c *Client) Open(ctx context.Context, out runtime.Output) error {
 	c.mu.Lock()
 	if h := c.open[out.ID]; h != nil {
@@ -216,12 +214,12 @@ func (c *Client) Open(ctx context.Context, out runtime.Output) error {
 	}
 	c.mu.Unlock()
 	if err := c.join(ctx, out); err != nil {
-		return fmt.Errorf("joining streams of container %.12s: %w", out.ID, err)
+		return fmt.Errorf("opening streams of container %.12s: %w", out.ID, err)
 	}
 	return nil
 }
 
-// Seal says that the container's task runs, so that the end of its pipes is the end of its output.
+// Seal says that the container's task runs, so that its output ends when its pipes do.
 func (c *Client) Seal(ctx context.Context, id string) error {
 	c.mu.Lock()
 	if h := c.open[id]; h != nil {
@@ -233,8 +231,8 @@ func (c *Client) Seal(ctx context.Context, id string) error {
 	return c.do(ctx, wire.Request{Op: wire.Seal, ID: id})
 }
 
-// Drain returns when all output of an ended container is in its file, also when nothing is known of
-// the container. A pump that was started just now is told of the container first.
+// Drain returns once all output of an exited container is in its log, or at once for an unknown
+// container. A pump that was just started learns of the container first.
 func (c *Client) Drain(ctx context.Context, id string) error {
 	err := c.do(ctx, wire.Request{Op: wire.Drain, ID: id})
 	if errors.Is(err, runtime.ErrNotFound) {
@@ -267,7 +265,7 @@ func (c *Client) forget(id string) {
 	}
 }
 
-// Remove leaves the container's streams and removes its log, the rotated files and the link.
+// Remove closes the container's streams and deletes its log, the rotated files and the link.
 func (c *Client) Remove(ctx context.Context, out runtime.Output) error {
 	c.forget(out.ID)
 	if err := c.do(ctx, wire.Request{Op: wire.Close, ID: out.ID}); err != nil && !errors.Is(err, runtime.ErrNotFound) {
@@ -289,7 +287,7 @@ func (c *Client) do(ctx context.Context, q wire.Request) error {
 	return err
 }
 
-// ask sends one request, starting the pump if need be. The connection is left open for what follows
+// ask sends one request, starting the pump if necessary. The connection stays open for what follows
 // the response.
 func (c *Client) ask(ctx context.Context, q wire.Request) (net.Conn, wire.Response, error) {
 	conn, r, err := c.askOnce(ctx, q)
@@ -302,7 +300,7 @@ func (c *Client) ask(ctx context.Context, q wire.Request) (net.Conn, wire.Respon
 	return c.askOnce(ctx, q)
 }
 
-// gone says that nobody answers on the socket.
+// gone reports whether nobody answers on the socket.
 func gone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNRESET) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
@@ -350,8 +348,8 @@ func (c *Client) askOnce(ctx context.Context, q wire.Request) (_ net.Conn, r wir
 	return conn, r, nil
 }
 
-// readLine takes nothing of the frames behind the line: answers are short, so byte by byte is good
-// enough.
+// readLine reads no byte beyond the line: frames may follow. Responses are short, so reading byte
+// by byte is good enough.
 func readLine(conn net.Conn) ([]byte, error) {
 	var line []byte
 	b := make([]byte, 1)
@@ -367,12 +365,12 @@ func readLine(conn net.Conn) ([]byte, error) {
 	return nil, wire.ErrFrame
 }
 
-// start starts the pump and tells it what its predecessor knew.
+// start starts the pump and tells it the containers of its predecessor.
 func (c *Client) start(ctx context.Context) error {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	if conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Hello}); err == nil {
-		return conn.Close() // somebody else was faster
+		return conn.Close() // another process started it
 	}
 	if err := os.MkdirAll(filepath.Dir(c.c.Socket), 0o711); err != nil {
 		return err
@@ -391,7 +389,7 @@ func (c *Client) start(ctx context.Context) error {
 		conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Open, Output: &o})
 		c.mark(o.ID, err != nil)
 		if err != nil {
-			c.c.Logger.Warn("container's log cannot be continued", "container", o.ID, "err", err)
+			c.c.Logger.Warn("Container's log cannot be continued", "container", o.ID, "err", err)
 			continue
 		}
 		_ = conn.Close()

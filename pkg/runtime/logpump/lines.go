@@ -7,23 +7,23 @@ import (
 	"io"
 )
 
-// maxEntry is the longest line of a log file, in bytes, that is taken for an entry. The pump's own
-// are a fraction of it; one that is longer was put there by somebody else, and is left out, so that
-// no file makes the agent hold all of it.
+// maxEntry is the longest line in bytes that is read as an entry. The pump's entries are far
+// shorter; longer ones come from elsewhere and are skipped, so that no file fills the agent's
+// memory.
 const maxEntry = 1 << 20
 
-// lines reads a log file line by line. A line that has not ended yet is kept for the next call.
+// lines reads a log file line by line. It keeps an unfinished line for the next call.
 type lines struct {
 	buf  *bufio.Reader
 	line []byte
-	read int64 // of the line so far, also of what is left out
+	read int64 // bytes of the line so far, even if skipped
 }
 
 func newLines(r io.Reader) *lines { return &lines{buf: bufio.NewReaderSize(r, 64<<10)} }
 
-// next returns the next line with its newline, and how long it is in the file. A line that is too
-// long is empty. Both are the caller's until the next call. io.EOF says that no whole line is
-// there.
+// next returns the next line with its newline, and its length in the file. A line that is too long
+// is returned empty. The result is valid until the next call. io.EOF means that there is no whole
+// line.
 func (l *lines) next(ctx context.Context) (line []byte, length int64, err error) {
 	for {
 		part, err := l.buf.ReadSlice('\n')

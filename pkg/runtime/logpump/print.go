@@ -8,23 +8,23 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// printer turns entries into what `kubectl logs` shows.
+// printer formats entries as `kubectl logs` shows them.
 type printer struct {
 	o              runtime.LogOptions
 	stdout, stderr io.Writer
-	left           int64 // bytes that may still be printed, with a limit
+	left           int64 // bytes that may still be printed, if limited
 
 	pending []byte
 	to      io.Writer
 	midLine map[crilog.Stream]bool
-	early   map[crilog.Stream]bool // the line that goes on began too early
+	early   map[crilog.Stream]bool // the current line began before Since
 }
 
-// maxPending is how much output is gathered before it is written.
+// maxPending is how much output to buffer before writing it.
 const maxPending = 32 << 10
 
-// entry prints one line of the file, if it is wanted. Lines that are no entries (a disk that was
-// full) are left out.
+// entry prints one line of the file if it is wanted. It skips lines that are not entries (as after
+// a full disk).
 func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	e, err := crilog.Parse(line)
 	if errors.Is(err, crilog.ErrFormat) {
@@ -58,8 +58,7 @@ func (p *printer) entry(line []byte, wanted func(crilog.Stream) bool) error {
 	return nil
 }
 
-// begins says whether an entry begins a line, and notes for the rest of it whether that is too
-// early.
+// begins reports whether an entry starts a line, and notes whether that line began before Since.
 func (p *printer) begins(e crilog.Entry) bool {
 	if p.midLine == nil {
 		p.midLine, p.early = map[crilog.Stream]bool{}, map[crilog.Stream]bool{}
@@ -72,7 +71,7 @@ func (p *printer) begins(e crilog.Entry) bool {
 	return begins
 }
 
-// flush writes what was gathered.
+// flush writes the buffered output.
 func (p *printer) flush() error {
 	b := p.pending
 	p.pending = p.pending[:0]

@@ -19,15 +19,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/logdir"
 )
 
-// stampFormat is the one of `kubectl logs --timestamps`: nine digits always.
+// stampFormat is that of `kubectl logs --timestamps`: always nine digits.
 const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 // errEnough ends a read that reached its limit.
 var errEnough = errors.New("enough")
 
-// Read copies the log at path, rotated files included, to stdout and stderr; both may be the same
-// writer, in which case the order of entries is kept. It crosses rotations while it follows. An end
-// of ctx while following is no error.
+// Read copies the log at path, rotated files included, to stdout and stderr. Both may be the same
+// writer, which then gets the entries in order. Read follows across rotations. If ctx ends while
+// following, that is no error.
 func Read(ctx context.Context, path string, o runtime.LogOptions, stdout, stderr io.Writer) error {
 	current, err := logdir.Open(path)
 	if err != nil {
@@ -41,7 +41,7 @@ func Read(ctx context.Context, path string, o runtime.LogOptions, stdout, stderr
 	var changes <-chan fsnotify.Event
 	if o.Follow {
 		watcher, err := fsnotify.NewWatcher()
-		if err == nil { // without one (out of watches) the clock alone must do
+		if err == nil { // without a watch (out of inotify watches) the ticker has to do
 			defer func() { _ = watcher.Close() }()
 			if watcher.Add(filepath.Dir(path)) == nil {
 				changes = watcher.Events
@@ -63,15 +63,14 @@ type reader struct {
 	path    string
 	o       runtime.LogOptions
 	current *os.File
-	end     int64  // of the current file when reading began: who does not follow reads no further
+	end     int64  // size of the current file when reading began; without Follow, reading stops there
 	in      *lines // of the current file
 	at      position
 	tail    *tail // nil: from the start
 	out     printer
 }
 
-// old reads what was rotated before the current file was opened, and brings the current file to
-// where reading starts.
+// old reads the rotated files, and moves the current file to where reading starts.
 func (r *reader) old(ctx context.Context) error {
 	info, err := r.current.Stat()
 	if err != nil {
@@ -108,14 +107,14 @@ func (r *reader) old(ctx context.Context) error {
 	return err
 }
 
-// before says whether a rotated file is older than the current one, which may itself have been
-// rotated by now.
+// before reports whether a rotated file is older than the current one, which may have been rotated
+// meanwhile.
 func (r *reader) before(name string) bool {
 	own, _ := r.currentName()
 	return own == r.path || strings.TrimSuffix(name, ".gz") < own
 }
 
-// openOld opens a rotated file, compressed by now or not. A file that is gone was too old to keep.
+// openOld opens a rotated file, compressed or not. A missing file was removed for its age.
 func openOld(name string) (io.ReadCloser, error) {
 	plain := strings.TrimSuffix(name, ".gz")
 	f, err := logdir.Open(plain)
@@ -169,14 +168,14 @@ func (r *reader) whole(ctx context.Context, name string) error {
 	}
 }
 
-// entry prints one entry, which takes so many bytes of its file, if it is asked for.
+// entry prints one entry, if wanted; length is its size in the file.
 func (r *reader) entry(line []byte, length int64) error {
 	at := r.at
 	r.at.offset += length
 	return r.out.entry(line, func(s crilog.Stream) bool { return r.tail.wants(at, s) })
 }
 
-// follow prints the current file and those that follow it.
+// follow prints the current file and its successors.
 func (r *reader) follow(ctx context.Context, changes <-chan fsnotify.Event) error {
 	if !r.o.Follow {
 		r.in = newLines(io.LimitReader(r.current, r.end-r.at.offset))
@@ -217,9 +216,8 @@ func drainEvents(changes <-chan fsnotify.Event) {
 	}
 }
 
-// advance prints the current file to its present end, and goes on to the next one if it was
-// rotated. Whether it was is found out before the last read, so that nothing written to it before
-// is missed.
+// advance prints the current file to its end and, if it was rotated, moves on to the next one. It
+// checks for rotation before the last read, so that nothing written before the rotation is missed.
 func (r *reader) advance(ctx context.Context) (next bool, err error) {
 	name, gone := r.currentName()
 	if err := r.lines(ctx); err != nil {
@@ -237,7 +235,7 @@ func (r *reader) advance(ctx context.Context) (next bool, err error) {
 	return true, nil
 }
 
-// lines prints the whole lines up to the present end of the file.
+// lines prints the whole lines up to the current end of the file.
 func (r *reader) lines(ctx context.Context) error {
 	for n := 0; ; n++ {
 		if n%1024 == 0 && ctx.Err() != nil {
@@ -256,7 +254,7 @@ func (r *reader) lines(ctx context.Context) error {
 	}
 }
 
-// currentName is the present name of the open file, without .gz; the kernel follows renames.
+// currentName is the current name of the open file, without .gz; the kernel tracks renames.
 func (r *reader) currentName() (name string, gone bool) {
 	link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.current.Fd()))
 	if err != nil {
@@ -266,13 +264,13 @@ func (r *reader) currentName() (name string, gone bool) {
 	return filepath.Join(filepath.Dir(r.path), base), gone
 }
 
-// successor opens the file after the one of that name; nil when there is none yet.
+// successor opens the file that follows the named one; nil if there is none yet.
 func (r *reader) successor(ctx context.Context, name string) (*os.File, error) {
 	for _, other := range logdir.Rotated(r.path) {
 		if name == r.path || strings.TrimSuffix(other, ".gz") <= name {
 			continue
 		}
-		// compressed while the reader was busy with an older one
+		// it was compressed while the reader was busy with an older file
 		if strings.HasSuffix(other, ".gz") {
 			r.at = position{file: r.at.file + 1}
 			if err := r.whole(ctx, other); err != nil {

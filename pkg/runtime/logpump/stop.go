@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// Stop ends the pump, which must hold no container, and returns when it is gone. It says whether
-// there was one.
+// Stop ends the pump, which must serve no container, and waits for its end. It reports whether a
+// pump was running.
 func (c *Client) Stop(ctx context.Context) (was bool, err error) {
 	conn, _, err := c.askOnce(ctx, wire.Request{Op: wire.Quit})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
@@ -20,6 +20,6 @@ func (c *Client) Stop(ctx context.Context) (was bool, err error) {
 	if err != nil {
 		return true, fmt.Errorf("ending the log pump: %w", err)
 	}
-	_, _ = conn.Read(make([]byte, 1)) // until it is gone
+	_, _ = conn.Read(make([]byte, 1)) // until it has ended
 	return true, conn.Close()
 }

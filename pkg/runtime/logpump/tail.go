@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// position is a place in a log: the number of the file, oldest first, and the offset in what it
-// holds uncompressed.
+// position is a place in a log: the number of the file, oldest first, and the offset in its
+// uncompressed content.
 type position struct {
 	file   int
 	offset int64
@@ -21,12 +21,12 @@ func (p position) before(o position) bool {
 	return p.file < o.file || p.file == o.file && p.offset < o.offset
 }
 
-// tailSlack is how many entries are looked at before the last lines, for the beginning of a line
-// that is in pieces between entries of the other stream.
+// tailSlack is how many entries to search before the last lines for the beginning of a line whose
+// pieces are mixed with the other stream's entries.
 const tailSlack = 10_000
 
-// tail walks a log from its end until it knows where the last lines begin. A line is the program's:
-// its pieces are one. Of each stream the last lines are all entries from one position on.
+// tail walks a log backwards until it knows where the last lines begin. The pieces of one line
+// count as one. For each stream, the last lines are all entries from one position on.
 type tail struct {
 	left   int64         // lines to find
 	stream crilog.Stream // "" for both
@@ -42,7 +42,7 @@ func newTail(lines int64, stream crilog.Stream, end position) *tail {
 	}
 }
 
-// take looks at one entry, the last first, and says whether to go on.
+// take handles one entry, the last one first, and reports whether to go on.
 func (t *tail) take(at position, s crilog.Stream, partial bool) bool {
 	if t.stream != "" && s != t.stream {
 		return true
@@ -62,7 +62,7 @@ func (t *tail) take(at position, s crilog.Stream, partial bool) bool {
 	return t.left > 0 || t.slack > 0 && (t.open[crilog.Stdout] || t.open[crilog.Stderr])
 }
 
-// first is where printing begins.
+// first returns where printing begins.
 func (t *tail) first() position {
 	if out, err := t.from[crilog.Stdout], t.from[crilog.Stderr]; out.before(err) {
 		return out
@@ -70,7 +70,7 @@ func (t *tail) first() position {
 	return t.from[crilog.Stderr]
 }
 
-// wants says that an entry is one of the last lines, or was written since.
+// wants reports whether an entry belongs to the last lines, or was written later.
 func (t *tail) wants(at position, s crilog.Stream) bool { return t == nil || !at.before(t.from[s]) }
 
 // findTail finds the last lines in the older files and the current one.
@@ -91,8 +91,8 @@ func (r *reader) findTail(ctx context.Context, older []string) (*tail, error) {
 	return t, err
 }
 
-// scanBack visits the whole lines of f before end, the last first, until visit says no; more says
-// that it never did.
+// scanBack visits the whole lines of f before end, the last one first, until visit returns false;
+// more is true if it never did.
 func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset int64, line []byte) bool) (more bool, err error) {
 	var rest []byte // from the beginning of what was read to the end of a line, once one was found
 	found, long := false, false
@@ -116,7 +116,7 @@ func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset i
 		if !found {
 			last := bytes.LastIndexByte(rest, '\n')
 			if last < 0 {
-				rest = nil // of a line that has not ended
+				rest = nil // an unfinished line
 				continue
 			}
 			rest, found = rest[:last+1], true
@@ -131,19 +131,19 @@ func scanBack(ctx context.Context, f io.ReaderAt, end int64, visit func(offset i
 			}
 			rest = rest[:i+1]
 		}
-		if long || len(rest) > maxEntry { // only where it begins still counts
+		if long || len(rest) > maxEntry { // only its start matters from here on
 			rest, long = rest[:copy(rest, "\n")], true
 		}
 	}
 	return !found || offer(0, rest), nil
 }
 
-// maxEntries is how many entries of a compressed file are held in memory: it says nothing of how
-// long it is.
+// maxEntries is how many entries of a compressed file are held in memory: the file does not tell
+// its size.
 const maxEntries = 4 << 20
 
-// scanOld visits the entries of a rotated file, the last first. A compressed one can be read
-// forwards only.
+// scanOld visits the entries of a rotated file, the last one first. A compressed file can only be
+// read forwards.
 func scanOld(ctx context.Context, name string, visit func(offset int64, s crilog.Stream, partial bool) bool) (more bool, err error) {
 	f, err := openOld(name)
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package crilog is PURE: the log format that kubelet, log shippers and `kubectl logs` read. One
-// entry a line:
+// Package crilog is PURE: the log format that kubelet, log shippers and `kubectl logs` read. Each
+// line is an entry:
 //
 //	2006-01-02T15:04:05.999999999Z stdout F the text
 //
-// F ends a line of the container's output, P is a piece of one that goes on in the next entry of
-// the same stream. The format is fixed by KEP 1094 and the CRI (k8s.io/cri-api, "Logging format").
+// F ends a line of the container's output; P is a piece of a line that continues in the next entry
+// of the same stream. KEP 1094 and the CRI define the format (k8s.io/cri-api, "Logging format").
 package crilog
 
 import (
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// MaxLine is the longest text of an entry, in bytes; longer lines are written in pieces.
+// MaxLine is the longest text of an entry in bytes; longer lines are split.
 const MaxLine = 16 << 10
 
-// Stream is which output an entry came from.
+// Stream names the output that an entry came from.
 type Stream string
 
 // The two streams of a container.
@@ -37,7 +37,7 @@ type Entry struct {
 // ErrFormat is wrapped by every error of Parse.
 var ErrFormat = errors.New("not a CRI log line")
 
-// Append adds the entry to b, newline included.
+// Append appends the entry to b, with a newline.
 func (e Entry) Append(b []byte) []byte {
 	b = e.Time.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, ' ')
@@ -51,8 +51,8 @@ func (e Entry) Append(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// Parse reads one line, with or without its newline. Tags after the first, parted by colons, are
-// allowed and ignored.
+// Parse parses one line, with or without its newline. It ignores colon-separated tags after the
+// first.
 func Parse(line []byte) (Entry, error) {
 	line = bytes.TrimSuffix(line, []byte{'\n'})
 	stamp, rest, ok := bytes.Cut(line, []byte{' '})
@@ -82,14 +82,14 @@ func Parse(line []byte) (Entry, error) {
 	return e, nil
 }
 
-// Splitter cuts a stream of bytes into entries. The zero value with a Stream is ready.
+// Splitter splits a stream of bytes into entries. The zero value with a Stream is ready.
 type Splitter struct {
 	Stream  Stream
 	pending []byte
 }
 
-// Split appends to out the entries that data completes, all stamped now; what ends in no newline
-// waits for more.
+// Split appends to out the entries that data completes, all stamped now. The rest of data waits for
+// its newline.
 func (s *Splitter) Split(out, data []byte, now time.Time) []byte {
 	for len(data) > 0 {
 		line, rest, ended := bytes.Cut(data, []byte{'\n'})
@@ -108,7 +108,7 @@ func (s *Splitter) Split(out, data []byte, now time.Time) []byte {
 	return out
 }
 
-// Flush appends what still waits as a partial entry: the output ended without a newline.
+// Flush appends the waiting rest as a partial entry: the output ended without a newline.
 func (s *Splitter) Flush(out []byte, now time.Time) []byte {
 	if len(s.pending) == 0 {
 		return out

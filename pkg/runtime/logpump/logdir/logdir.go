@@ -1,6 +1,6 @@
-// Package logdir is EDGE: how the files of one container's log are named, kubelet's way. The file
-// in use has the plain name (0.log); rotated ones end in the time of their rotation
-// (0.log.20060102-150405), and in .gz once compressed.
+// Package logdir is EDGE: the names of a container's log files, as kubelet has them. The file in
+// use has the plain name (0.log). Rotated files end in the time of their rotation
+// (0.log.20060102-150405), plus .gz once compressed.
 package logdir
 
 import (
@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// stampLayout is of a second's resolution; whoever rotates twice in a second takes the next free
-// second.
+// stampLayout has a resolution of one second; a second rotation within one second takes the next
+// free second.
 const stampLayout = "20060102-150405"
 
-// Name is that of the file rotated at stamp, before compression.
+// Name returns the name of the file rotated at stamp, before compression.
 func Name(path string, stamp time.Time) string { return path + "." + stamp.Format(stampLayout) }
 
-// Next is the name of the file that is rotated now: in order it comes after every rotated file that
-// there is, also when the clock was set back, by somebody or by the end of summer time.
+// Next returns the name for a file that is rotated now. It sorts after all existing rotated files,
+// even if the clock was set back or summer time ended.
 func Next(path string, now time.Time) string {
-	// as a name is read: without a zone
+	// without a time zone, as names have none
 	stamp, err := time.Parse(stampLayout, now.Format(stampLayout))
 	if err != nil {
 		stamp = now
@@ -35,7 +35,7 @@ func Next(path string, now time.Time) string {
 	return Name(path, stamp)
 }
 
-// Rotated lists the rotated files of path, oldest first; a folder that cannot be read has none.
+// Rotated lists the rotated files of path, oldest first; none if the folder cannot be read.
 func Rotated(path string) []string {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
@@ -56,7 +56,7 @@ func Rotated(path string) []string {
 	return names
 }
 
-// Remove deletes the log of a container: the file in use, the rotated ones and half-made ones.
+// Remove deletes the log of a container: the file in use, rotated files and temporary ones.
 func Remove(path string) error {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if os.IsNotExist(err) {

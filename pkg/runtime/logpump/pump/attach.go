@@ -8,16 +8,16 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// maxBacklog is how many bytes a client may be behind. A container waits for a client that is
-// further behind for as long as that takes anything at all; one that takes nothing for
-// clientPatience is let go.
+// maxBacklog is how many bytes a client may be behind. The container is blocked for a client that
+// is further behind, as long as the client takes anything; one that takes nothing for
+// clientPatience is disconnected.
 const (
 	maxBacklog     = 1 << 20
 	clientPatience = 10 * time.Second
 )
 
-// client is one attached connection. Frames are queued by the streams and written by the
-// connection's own goroutine.
+// client is one attached connection. The streams queue frames, and the connection's own goroutine
+// writes them.
 type client struct {
 	mu     sync.Mutex
 	queue  []frame
@@ -34,7 +34,7 @@ type frame struct {
 
 func newClient() *client { return &client{wake: make(chan struct{}, 1), room: make(chan struct{}, 1)} }
 
-// send queues data. It waits while the client is far behind, and takes something.
+// send queues data. While the client is too far behind it waits.
 func (c *client) send(kind wire.Kind, data []byte) {
 	for !c.queued(kind, data) {
 		late := time.NewTimer(clientPatience)
@@ -51,7 +51,7 @@ func (c *client) queued(kind wire.Kind, data []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		poke(c.room) // the other stream may wait as well
+		poke(c.room) // the other stream may be waiting too
 		return true
 	}
 	if c.bytes > 0 && c.bytes+len(data) > maxBacklog {
@@ -63,7 +63,7 @@ func (c *client) queued(kind wire.Kind, data []byte) bool {
 	return true
 }
 
-// lose lets go of a client that takes nothing.
+// lose disconnects a client that takes nothing.
 func (c *client) lose() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,7 +80,7 @@ func (c *client) finish(kind wire.Kind) {
 	poke(c.wake)
 }
 
-// leave is the end of the connection.
+// leave ends the connection.
 func (c *client) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +95,7 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// next takes what waits; done says that nothing more will come.
+// next returns the queued frames; done means that no more will come.
 func (c *client) next() (frames []frame, done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +103,7 @@ func (c *client) next() (frames []frame, done bool) {
 	return frames, c.closed
 }
 
-// wrote makes room for n bytes.
+// wrote frees n bytes of the backlog.
 func (c *client) wrote(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,7 +159,7 @@ func (p *Pump) attach(conn net.Conn, q wire.Request) {
 	}
 }
 
-// receive hands the client's input to the container, until the client goes.
+// receive passes the client's input to the container until the client disconnects.
 func receive(conn net.Conn, c *container, stdin bool) {
 	buf := make([]byte, wire.MaxFrame)
 	ended := !stdin

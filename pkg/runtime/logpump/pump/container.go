@@ -19,7 +19,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// readSize is what a pipe holds at most by default.
+// readSize is the default capacity of a pipe.
 const readSize = 64 << 10
 
 // container is one container's streams.
@@ -28,7 +28,7 @@ const readSize = 64 << 10
 type container struct {
 	pump  *Pump
 	out   runtime.Output
-	ended chan struct{} // closed when all output is in the file
+	ended chan struct{} // closed when all output is in the log
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -49,8 +49,8 @@ type stream struct {
 	split crilog.Splitter
 }
 
-// newContainer joins the pipes. The log is opened beside that, and tried again with each write: a
-// container must not stand still because its log cannot be written.
+// newContainer opens the pipes. It opens the log in the background and retries with each write: a
+// log that cannot be written must not block the container.
 func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container, err error) {
 	c := &container{pump: p, out: out, ended: make(chan struct{}), clients: map[*client]struct{}{}}
 	defer func() {
@@ -60,7 +60,8 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 	}()
 	c.log = logFile{path: out.LogPath, limits: limits, tidy: p.tidy, now: p.now}
 	if out.Stdin != "" {
-		// Read and write: never blocks, and is no end of input when a client goes.
+		// Opened for reading and writing: this never blocks, and a client that disconnects does not
+		// end the input.
 		if c.stdin, err = openFIFO(out.Stdin, os.O_RDWR); err != nil {
 			return nil, err
 		}
@@ -89,10 +90,10 @@ func newContainer(p *Pump, out runtime.Output, limits wire.Limits) (_ *container
 	return c, nil
 }
 
-// openTime is how long Open waits for the log; a disk that hangs is not waited for.
+// openTime is how long Open waits for the log file; it does not wait for a hung disk.
 const openTime = time.Second
 
-// openLog makes the log and its link, so that both are there before the first line.
+// openLog creates the log and its link, so that both exist before the first line.
 func (c *container) openLog() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,7 +103,7 @@ func (c *container) openLog() {
 	c.linkLog()
 }
 
-// linkLog makes the link if it was not made yet.
+// linkLog creates the link if it does not exist.
 func (c *container) linkLog() {
 	if c.linked {
 		return
@@ -142,7 +143,7 @@ func (c *container) openStream(path string, kind wire.Kind, name crilog.Stream) 
 	return nil
 }
 
-// link makes the link that log shippers watch.
+// link creates the link that log shippers watch.
 func (c *container) link() error {
 	if c.out.LinkPath == "" {
 		return nil
@@ -159,7 +160,7 @@ func (c *container) link() error {
 	return os.Symlink(c.out.LogPath, c.out.LinkPath)
 }
 
-// seal lets go of the write ends.
+// seal closes the write ends.
 func (c *container) seal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -178,9 +179,9 @@ func (c *container) isEnded() bool {
 	}
 }
 
-// run reads one pipe to its end. What is read stays in the pipe until it is written, so that a pump
-// that is killed, or that waits for a disk, loses nothing; at worst the next one writes the last
-// bytes a second time. When the pipe is empty, what there is of a line is written as a piece of it.
+// run reads one pipe to its end. Data stays in the pipe until it is written to the log, so that a
+// pump that is killed or waits for a disk loses nothing; at worst the next pump writes the last
+// bytes twice. When the pipe is empty, an unfinished line is written as a partial entry.
 func (s *stream) run() {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
@@ -190,7 +191,7 @@ func (s *stream) run() {
 	for {
 		peek, n, err := s.peek(raw)
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-			// the next try may find a descriptor; the data stays where it is
+			// a retry may get a file descriptor; the data stays in the pipe
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
@@ -226,8 +227,8 @@ func (s *stream) run() {
 	}
 }
 
-// peek waits for data and copies it into a pipe of the pump's own, from where it can be read
-// without being taken.
+// peek waits for data and copies it into one of the pump's own pipes, so that it can be read
+// without being consumed.
 func (s *stream) peek(raw syscall.RawConn) (p *peekPipe, n int, err error) {
 	waitErr := raw.Read(func(fd uintptr) bool {
 		if p == nil {
@@ -256,14 +257,14 @@ func (s *stream) peek(raw syscall.RawConn) (p *peekPipe, n int, err error) {
 	return p, n, err
 }
 
-// isEmptyAfter says that the pipe holds no more than the n bytes that were seen.
+// isEmptyAfter reports whether the pipe holds no more than the n bytes that were peeked.
 func (s *stream) isEmptyAfter(raw syscall.RawConn, n int) bool {
 	held := 0
 	err := raw.Control(func(fd uintptr) { held, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
 	return err == nil && held <= n
 }
 
-// consume takes from the pipe what has been written.
+// consume removes from the pipe what has been written to the log.
 func (s *stream) consume(raw syscall.RawConn, left int) error {
 	buf := s.c.pump.buffers.Get().(*[readSize]byte)
 	defer s.c.pump.buffers.Put(buf)
@@ -286,8 +287,8 @@ func (s *stream) consume(raw syscall.RawConn, left int) error {
 	return nil
 }
 
-// record writes entries to the file, and returns the present clients. A full disk drops the
-// entries: a container must not stand still for its log.
+// record writes entries to the log and returns the present clients. If the disk is full it drops
+// the entries: a container must not block on its log.
 func (c *container) record(entries []byte) []*client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,7 +305,7 @@ func (c *container) record(entries []byte) []*client {
 	return slices.Collect(maps.Keys(c.clients))
 }
 
-// report complains at most each ten seconds for a container.
+// report logs an error, at most every ten seconds per container.
 func (c *container) report(err error) {
 	if now := c.pump.now(); now.Sub(c.failed) > 10*time.Second {
 		c.failed = now
@@ -312,7 +313,7 @@ func (c *container) report(err error) {
 	}
 }
 
-// end is when both pipes have ended.
+// end runs when both pipes have ended.
 func (c *container) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -324,7 +325,7 @@ func (c *container) end() {
 	c.clients = map[*client]struct{}{}
 }
 
-// close ends reading, whatever the pipes hold, and removes the link.
+// close stops reading, whatever the pipes hold, and removes the link.
 func (c *container) close() {
 	c.seal()
 	for _, s := range c.streams {
@@ -363,7 +364,7 @@ func (c *container) closeStdinLocked() {
 	}
 }
 
-// writeStdin hands a client's input to the container; it waits while the container does not read.
+// writeStdin passes a client's input to the container and blocks while the container does not read.
 func (c *container) writeStdin(data []byte) error {
 	c.mu.Lock()
 	stdin := c.stdin
@@ -375,7 +376,7 @@ func (c *container) writeStdin(data []byte) error {
 	return err
 }
 
-// endStdin is the end of a client's input.
+// endStdin handles the end of a client's input.
 func (c *container) endStdin() {
 	if !c.out.StdinOnce {
 		return

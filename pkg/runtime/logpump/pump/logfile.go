@@ -23,7 +23,7 @@ type logFile struct {
 	size   int64
 }
 
-// open continues the file where an earlier pump left it.
+// open continues the file of an earlier pump.
 func (l *logFile) open() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (l *logFile) open() error {
 	return l.mendTail()
 }
 
-// mendTail ends a line that a killed pump left half written, so that the next one stays readable.
+// mendTail ends a line that a killed pump left unfinished, so that the next line stays readable.
 func (l *logFile) mendTail() error {
 	if l.size == 0 {
 		return nil
@@ -55,8 +55,8 @@ func (l *logFile) mendTail() error {
 	return err
 }
 
-// write appends whole entries and rotates between them, so that no file gets longer than the limit.
-// A file that is not open is opened, also for no entries.
+// write appends whole entries and rotates between them, so that no file exceeds the limit. It opens
+// the file if necessary, even for no entries.
 func (l *logFile) write(entries []byte) error {
 	if l.file == nil {
 		if err := l.open(); err != nil {
@@ -71,7 +71,7 @@ func (l *logFile) write(entries []byte) error {
 			}
 			continue
 		}
-		if n == 0 { // one entry that is longer than a file may be
+		if n == 0 { // a single entry that exceeds the limit
 			n = nextEntry(entries)
 		}
 		if err := l.append(entries[:n]); err != nil {
@@ -82,7 +82,7 @@ func (l *logFile) write(entries []byte) error {
 	return nil
 }
 
-// append leaves no half entry behind when the disk is full.
+// append writes all of b or, on a full disk, nothing.
 func (l *logFile) append(b []byte) error {
 	n, err := l.file.Write(b)
 	if err != nil && n > 0 {
@@ -94,7 +94,7 @@ func (l *logFile) append(b []byte) error {
 	return err
 }
 
-// fit is how many bytes of whole entries go into room.
+// fit returns how many bytes of whole entries fit into room.
 func fit(entries []byte, room int64) int {
 	if int64(len(entries)) <= room {
 		return len(entries)
@@ -118,7 +118,7 @@ func nextEntry(b []byte) int {
 	return len(b)
 }
 
-// rotate moves the file aside.
+// rotate renames the file and opens a new one.
 func (l *logFile) rotate() error {
 	if err := os.Rename(l.path, logdir.Next(l.path, l.now())); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("rotating %q: %w", l.path, err)
@@ -139,7 +139,7 @@ func (l *logFile) close() {
 	}
 }
 
-// removeExcess keeps the newest files, one place being that of the file in use.
+// removeExcess keeps the newest files; the file in use counts as one.
 func removeExcess(path string, limits wire.Limits) {
 	names := logdir.Rotated(path)
 	for len(names) > max(limits.MaxFiles-1, 1) {
@@ -149,7 +149,7 @@ func removeExcess(path string, limits wire.Limits) {
 }
 
 // compressOlder compresses all rotated files but the newest, which readers are most likely still
-// in.
+// reading.
 func compressOlder(path string, limits wire.Limits) {
 	names := logdir.Rotated(path)
 	for i, name := range names {

@@ -5,10 +5,10 @@ import (
 	"syscall"
 )
 
-// maxFreePipes is how many pipes are kept for the next time; each has two descriptors.
+// maxFreePipes is how many pipes are kept for reuse; each has two descriptors.
 const maxFreePipes = 8
 
-// peekPipe is a pipe of the pump's own, empty between uses.
+// peekPipe is one of the pump's own pipes, empty between uses.
 type peekPipe struct{ r, w *os.File }
 
 func (p *peekPipe) close() {
@@ -32,7 +32,7 @@ func (p *Pump) getPipe() (*peekPipe, error) {
 	return &peekPipe{os.NewFile(uintptr(fds[0]), "peek"), os.NewFile(uintptr(fds[1]), "peek")}, nil
 }
 
-// putPipe takes an empty pipe back; nil is none.
+// putPipe takes an empty pipe back; nil is ignored.
 func (p *Pump) putPipe(free *peekPipe) {
 	if free == nil {
 		return

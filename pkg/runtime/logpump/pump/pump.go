@@ -1,13 +1,15 @@
-// Package pump is EDGE: the log pump, the small process that stands between containers and their
-// log files. There is one for each agent. It outlives agents: it reads the pipes that shims write
-// to, writes and rotates the CRI-format files, and copies to attached clients. It alone writes
-// below the log folder.
+// Package pump is EDGE: the log pump, the small process between containers and their log files.
+// Each agent has one, which outlives it. It reads the pipes that shims write to, writes and rotates
+// the CRI-format files, and copies output to attached clients. No other package writes below the
+// log folder.
 //
-// The life of a stream: the agent makes the FIFO, asks the pump to Open it, creates and starts the
-// task, and Seals. From Seal on the pump has no write end, the shim has the only one, and closes it
-// when the container's output has ended: that is when Drain answers. Output is taken from a pipe
-// only after it was written to the log, so a pump that is killed loses nothing while the shim keeps
-// the pipe: the next one opens it again, and may write the last bytes a second time.
+// # The life of a stream
+//
+// The agent creates the FIFO, calls Open, creates and starts the task, and calls Seal. After Seal
+// the pump holds no write end; the shim holds the only one and closes it when the container's
+// output has ended. Then Drain answers. The pump removes output from a pipe only after writing it
+// to the log, so a killed pump loses nothing as long as the shim holds the pipe: the next pump
+// opens it again, and may write the last bytes twice.
 package pump
 
 import (
@@ -34,7 +36,7 @@ type Pump struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
-	opening    map[string]*sync.Mutex // one opening at a time of a container
+	opening    map[string]*sync.Mutex // serialise opening one container
 	pipes      []*peekPipe            // free ones
 }
 
@@ -43,7 +45,7 @@ type tidyJob struct {
 	limits wire.Limits
 }
 
-// New makes a pump; build names the program to agents that ask.
+// New returns a pump; build identifies the program to agents that ask.
 func New(build string, now func() time.Time) *Pump {
 	return &Pump{
 		build:      build,
@@ -55,7 +57,7 @@ func New(build string, now func() time.Time) *Pump {
 	}
 }
 
-// Serve answers on l until ctx ends or a Quit is accepted.
+// Serve answers requests on l until ctx ends or it accepts a Quit.
 func (p *Pump) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -72,13 +74,14 @@ func (p *Pump) Serve(ctx context.Context, l net.Listener) error {
 			return err
 		}
 		if err != nil {
-			continue // out of descriptors: the next connection may do better
+			continue // out of file descriptors: the next connection may succeed
 		}
 		go p.serve(ctx, conn)
 	}
 }
 
-// tidyLoop compresses one file at a time: it is the only thing here that needs memory.
+// tidyLoop compresses one file at a time, because compression is the only thing here that needs
+// memory.
 func (p *Pump) tidyLoop(ctx context.Context) {
 	for {
 		select {
@@ -93,7 +96,7 @@ func (p *Pump) tidyLoop(ctx context.Context) {
 func (p *Pump) tidy(path string, limits wire.Limits) {
 	select {
 	case p.tidying <- tidyJob{path, limits}:
-	default: // the next rotation comes by
+	default: // the next rotation will do it
 	}
 }
 
@@ -114,7 +117,7 @@ func (p *Pump) serve(ctx context.Context, conn net.Conn) {
 	switch q.Op {
 	case wire.Watch:
 		var b [1]byte
-		_, _ = conn.Read(b[:]) // until the agent goes
+		_, _ = conn.Read(b[:]) // until the agent disconnects
 	case wire.Quit:
 		if answer.Error == "" {
 			p.quit()
@@ -192,8 +195,7 @@ func (p *Pump) ids() []string {
 	return ids
 }
 
-// open joins a container's streams. An open container stays as it is: its streams have been read
-// all the time.
+// open opens a container's streams. A container that is already open stays as it is.
 func (p *Pump) open(q wire.Request) error {
 	if q.Output == nil || q.Output.ID == "" || q.Output.LogPath == "" {
 		return errors.New("an output needs an id and a log path")
@@ -205,8 +207,8 @@ func (p *Pump) open(q wire.Request) error {
 	if limits.MaxSize < 1 || limits.MaxFiles < 2 {
 		return fmt.Errorf("limits %+v: at least 1 byte and 2 files", limits)
 	}
-	// The pump's own lock is never held over files: one folder that hangs must not hold up the
-	// other containers.
+	// The pump's lock is never held during file operations: one hung folder must not block other
+	// containers.
 	defer p.lockOpening(q.Output.ID)()
 	if c := p.find(q.Output.ID); c != nil && (q.Output.Sealed || !c.isEnded()) {
 		if q.Output.Sealed {

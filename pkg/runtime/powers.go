@@ -1,0 +1,46 @@
+package runtime
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Powers that a Runtime may have. Whoever needs one asserts the interface and, if the runtime lacks
+// it, does what the interface's comment says.
+
+// Daemon is a runtime that depends on a program outside of the agent. A runtime that is no Daemon
+// needs no Run and is always ready.
+type Daemon interface {
+	// Run keeps the connection to the program until ctx ends; it leaves no goroutine behind.
+	Run(ctx context.Context) error
+	// Ready returns nil if the program works, else an error for the node's Ready condition.
+	Ready(ctx context.Context) error
+	// Version is the program's name and version as in Node.status.nodeInfo
+	// ("containerd://2.4.2"); "" if unknown.
+	Version() string
+}
+
+// Handlers is a runtime that can run pods of a RuntimeClass. Any other refuses them.
+type Handlers interface {
+	// HandlerNames lists the RuntimeClass handlers, without "".
+	HandlerNames() []string
+}
+
+// LocalStorage is a runtime whose containers use the node's disk. Otherwise their writable layers
+// count as empty, and the volumes that an image declares are left out.
+type LocalStorage interface {
+	// WritableBytes is the disk usage of a container's writable layer and image volumes in bytes;
+	// 0 if it has neither.
+	WritableBytes(ctx context.Context, containerID string) (int64, error)
+	// VolumeDir is the folder for the volumes that a container's image declares
+	// (ContainerConfig.ImageVolumes).
+	VolumeDir(containerID string) string
+}
+
+// Shared is a runtime that another agent of pods may use beside this one. Otherwise every pod on
+// the host counts as this agent's.
+type Shared interface {
+	// Foreign lists the pods of other agents, whose remains must be left alone.
+	Foreign(ctx context.Context) (map[types.UID]bool, error)
+}
