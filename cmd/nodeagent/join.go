@@ -12,10 +12,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/hostcheck"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
@@ -154,7 +154,7 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}
 	return bootstrap.JoinConfig{
 		Plan: plan, Token: token, Ignore: f.ignore.names, Replace: f.replace, ReadyFor: f.timeout, ApproveFor: f.timeout,
-		Host:    agent.HostChecks(&cfg),
+		Host:    hostcheck.New(&cfg),
 		Service: unit.New(f.unit), UserAgent: version.UserAgent(), Minor: version.Minor, Now: time.Now,
 	}, nil
 }

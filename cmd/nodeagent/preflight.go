@@ -10,10 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/hostcheck"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
@@ -66,7 +66,7 @@ func (f *preflightFlags) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	p := bootstrap.PreflightConfig{Host: agent.HostChecks(&cfg), Ignore: f.ignore.names, Minor: version.Minor, Now: time.Now}
+	p := bootstrap.PreflightConfig{Host: hostcheck.New(&cfg), Ignore: f.ignore.names, Minor: version.Minor, Now: time.Now}
 	if len(args) > 0 {
 		if p.Servers, err = bootstrap.ParseServers(args[0]); err != nil {
 			return err

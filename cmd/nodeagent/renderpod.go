@@ -13,13 +13,13 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/node/facts"
 	"github.com/nodeagent/nodeagent/pkg/render"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/runtime/stack"
 )
 
 // The generic machine that pods are rendered for unless told otherwise. Its addresses are of RFC
@@ -126,7 +126,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 	if err == nil && node != nil {
 		ofNode(&o.Node, cfg, node)
 	}
-	o.Seccomp = agent.DefaultSeccomp
+	o.Seccomp = stack.DefaultSeccomp
 	o.Node.Spec.SingleProcessOOMKill = cfg.Cgroups.SingleProcessOOMKill
 	if cfg.Pods.CPUCFSQuota {
 		o.Node.Spec.CPUQuotaPeriod = cfg.Pods.CPUCFSQuotaPeriod.Microseconds()
@@ -136,7 +136,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 
 func thisMachine(cfg *config.Config) (n containerconfig.Node, err error) {
 	n.Devices = containerconfig.HostDevices
-	if n.Spec, n.RecursiveReadOnly, err = agent.Machine(); err != nil {
+	if n.Spec, n.RecursiveReadOnly, err = stack.Machine(); err != nil {
 		return n, err
 	}
 	if n.Hostname, err = os.Hostname(); err != nil {

@@ -125,7 +125,7 @@ func (p *pods) makeMachine() error {
 	if p.machine.hostname, err = os.Hostname(); err != nil {
 		return fmt.Errorf("asking for the host name: %w", err)
 	}
-	if p.machine.spec, p.machine.recursive, err = Machine(); err != nil {
+	if p.machine.spec, p.machine.recursive, err = stack.Machine(); err != nil {
 		return err
 	}
 	p.machine.spec.SingleProcessOOMKill = p.config.Cgroups.SingleProcessOOMKill

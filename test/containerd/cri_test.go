@@ -15,22 +15,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	parts "github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
+	"github.com/nodeagent/nodeagent/pkg/runtime/stack"
 )
 
 // built is a container as the agent makes it: its spec is ocispec's.
 func (h *host) built(s runtime.Sandbox, ref runtime.PodRef, c corev1.Container, image imagespec.ImageConfig) runtime.ContainerConfig {
 	h.Helper()
-	node, _, err := parts.Machine()
+	node, _, err := stack.Machine()
 	must(err)
 	config := h.config(ref, s, c.Name, "none")
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: ref.Name, Namespace: ref.Namespace, UID: ref.UID}}
 	in := ocispec.Input{
 		Pod: pod, Container: &c, ID: config.ID(), SandboxID: s.ID, Image: image, Namespaces: s.Namespaces, Node: node,
 		CgroupsPath: filepath.Join(h.cgroup, rand()), VolumeDir: h.agent.VolumeDir(config.ID()),
-		Seccomp: ocispec.Seccomp{RuntimeDefault: parts.DefaultSeccomp},
+		Seccomp: ocispec.Seccomp{RuntimeDefault: stack.DefaultSeccomp},
 	}
 	if sc := c.SecurityContext; sc != nil && sc.RunAsUser != nil {
 		in.User = runtime.User{UID: uint32(*sc.RunAsUser), GID: uint32(*sc.RunAsUser)}

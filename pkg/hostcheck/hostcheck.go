@@ -1,4 +1,6 @@
-package agent
+// Package hostcheck is WIRING: the checks of preflight and join that need concrete parts,
+// containerd and the proxy's backends. It changes nothing on the machine.
+package hostcheck
 
 import (
 	"context"
@@ -16,8 +18,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
 )
 
-// HostChecks are what a machine must have for an agent of this configuration.
-func HostChecks(c *config.Config) bootstrap.HostConfig {
+// New lists what a machine must have for an agent with this configuration.
+func New(c *config.Config) bootstrap.HostConfig {
 	h := bootstrap.HostConfig{
 		NodeName: c.Node.Name, CNIBinDirs: c.Network.CNIBinDirs, CNIConfDir: c.Network.CNIConfDir,
 		Listen:     []netip.AddrPort{c.Server.Listen, c.Server.Healthz, c.Proxy.Healthz, c.Proxy.Metrics},
@@ -46,8 +48,8 @@ func HostChecks(c *config.Config) bootstrap.HostConfig {
 
 func isEmpty(text string) bool { return text == "" }
 
-// networkCheck tells of kernel parameters that pods' networks need, and that a CNI plugin may set
-// or not need: it is no error.
+// networkCheck notes kernel parameters that pods' networks need. It never fails: a CNI plugin may
+// set them itself, or not need them.
 func networkCheck(c *config.Config) bootstrap.HostCheck {
 	return bootstrap.HostCheck{Name: "network", Run: func(context.Context) (string, error) {
 		wanted := sysctl.Settings{IPv4: true, Bridged: true}
@@ -57,18 +59,18 @@ func networkCheck(c *config.Config) bootstrap.HostCheck {
 		var notes []string
 		for _, o := range sysctl.Apply(sysctl.Plan(wanted), sysctl.Kernel("/")) {
 			if o.Err != nil {
-				notes = append(notes, "unless the CNI plugin sees to it: "+o.Err.Error())
+				notes = append(notes, "unless the CNI plugin sets it: "+o.Err.Error())
 			}
 		}
 		return strings.Join(notes, "; "), nil
 	}}
 }
 
-// oldest containerd that is tested with.
+// oldestContainerd is the oldest major version that is tested.
 const oldestContainerd = 2
 
 func containerdChecks(c *config.Config) []bootstrap.HostCheck {
-	// asked once: of a containerd that does not answer the second check cannot tell
+	// The first check asks; the others use its answer.
 	var facts containerd.Facts
 	return []bootstrap.HostCheck{
 		{

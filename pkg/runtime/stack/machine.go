@@ -1,4 +1,4 @@
-package agent
+package stack
 
 import (
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -8,7 +8,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// Machine finds the facts of this machine that specs depend on.
+// Machine reads the facts of this machine that OCI specs depend on.
 func Machine() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	n, recursiveReadOnly, err = containerconfig.Detect()
 	if containerd.HostHasAppArmor() {
@@ -17,5 +17,5 @@ func Machine() (n ocispec.Node, recursiveReadOnly bool, err error) {
 	return n, recursiveReadOnly, err
 }
 
-// DefaultSeccomp is the profile RuntimeDefault, for who makes specs without running them.
+// DefaultSeccomp is the profile RuntimeDefault, for callers that build specs without running them.
 func DefaultSeccomp(s *specs.Spec) (*specs.LinuxSeccomp, error) { return containerd.DefaultSeccomp(s) }
