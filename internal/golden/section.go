@@ -27,13 +27,24 @@ func Section(t *testing.T, path, name, text string) {
 		return
 	}
 	if !*update {
-		t.Errorf("%s, section %s differs (run with -update to accept):\n%s", path, name, LineDiff(have, text))
+		t.Errorf("%s, section %s differs (run with -update to accept):\n%s", path, name, changed(have, text))
 		return
 	}
 	marked := before + "<!-- begin " + name + " -->\n" + text + "<!-- end " + name + " -->\n" + after
 	if err := os.WriteFile(path, []byte(marked), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// changed are the lines that come or go.
+func changed(have, text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(LineDiff(have, text)) {
+		if !strings.HasPrefix(line, "  ") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
 
 func lock(t *testing.T, path string) (unlock func()) {

@@ -5,6 +5,8 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,8 +15,7 @@ import (
 )
 
 // What containers can write to is read, written, measured, given away and removed by pkg/hostfs
-// alone, which is bounded and follows nothing out of a pod. These calls are what it is to be used
-// instead of.
+// alone, which is bounded and follows nothing out of a pod. It replaces these calls.
 var (
 	// Nowhere in the product does anything else go over whole trees: what is mounted or linked in
 	// them may be anybody's.
@@ -42,7 +43,7 @@ var plain = map[string]string{
 
 func TestOnlyHostfsTouchesWhatContainersWrite(t *testing.T) {
 	files := token.NewFileSet()
-	seen := 0
+	seen, unused := 0, maps.Clone(plain)
 	for _, root := range []string{"pkg", "cmd"} {
 		err := filepath.WalkDir(filepath.Join("../..", root), func(path string, d fs.DirEntry, err error) error {
 			name := filepath.ToSlash(strings.TrimPrefix(path, "../../"))
@@ -60,6 +61,7 @@ func TestOnlyHostfsTouchesWhatContainersWrite(t *testing.T) {
 				if !forbidden {
 					continue
 				}
+				delete(unused, name+": "+call.what)
 				if plain[name+": "+call.what] == "" {
 					t.Errorf("%s calls %s: use pkg/hostfs, or say in plain why no container can reach it", files.Position(call.at), call.what)
 				}
@@ -72,6 +74,14 @@ func TestOnlyHostfsTouchesWhatContainersWrite(t *testing.T) {
 	}
 	if seen < 100 {
 		t.Fatalf("only %d files seen", seen)
+	}
+	for what := range unused {
+		t.Errorf("plain names %s, which is not called any more: remove the line, or rename it with its file", what)
+	}
+	for _, pattern := range nearPods {
+		if _, err := os.Stat(filepath.Join("../..", strings.TrimSuffix(pattern, "/..."))); err != nil {
+			t.Errorf("nearPods names %s, which is not there: rename it with its files", pattern)
+		}
 	}
 }
 

@@ -81,7 +81,7 @@ func sample(path string, t reflect.Type) string {
 		"KubeletConfiguration.authorization.mode": "AlwaysAllow", "KubeletConfiguration.cgroupDriver": "systemd",
 		"KubeletConfiguration.clusterDNS": "[10.96.0.10]", "KubeletConfiguration.containerLogMaxSize": "1Mi",
 		"KubeletConfiguration.containerRuntimeEndpoint": "unix:///x", "KubeletConfiguration.contentType": "application/json",
-		"KubeletConfiguration.enforceNodeAllocatable": "[pods]", "KubeletConfiguration.allowedUnsafeSysctls": "[net.core.somaxconn]", "KubeletConfiguration.reservedSystemCPUs": "0-1", "KubeletConfiguration.evictionHard": "{memory.available: 1Gi}",
+		"KubeletConfiguration.enforceNodeAllocatable": "[none]", "KubeletConfiguration.allowedUnsafeSysctls": "[net.core.somaxconn]", "KubeletConfiguration.reservedSystemCPUs": "0-1", "KubeletConfiguration.evictionHard": "{memory.available: 1Gi}",
 		"KubeletConfiguration.evictionMinimumReclaim": "{memory.available: 1Gi}", "KubeletConfiguration.evictionSoft": "{memory.available: 1Gi}",
 		"KubeletConfiguration.evictionSoftGracePeriod": "{memory.available: 1m}", "KubeletConfiguration.hairpinMode": "hairpin-veth",
 		"KubeletConfiguration.kubeReserved": "{cpu: 1}", "KubeletConfiguration.systemReserved": "{cpu: 1}",

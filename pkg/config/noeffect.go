@@ -26,7 +26,7 @@ func asItIs(path, value string) bool {
 	_, field, _ := strings.Cut(path, ".")
 	return slices.Contains(map[string][]string{
 		"cpuManagerPolicy": {"none"}, "memoryManagerPolicy": {"None"}, "topologyManagerPolicy": {"none"}, "topologyManagerScope": {"container"},
-		"memoryReservationPolicy": {"None"}, "memorySwap.swapBehavior": {"NoSwap"}, "enforceNodeAllocatable": {"[none]"},
+		"memoryReservationPolicy": {"None"}, "memorySwap.swapBehavior": {"NoSwap"}, "enforceNodeAllocatable": {"[pods]"},
 		"configMapAndSecretChangeDetectionStrategy": {"Watch"}, "imagePullCredentialsVerificationPolicy": {"NeverVerify"},
 		"imageGCHighThresholdPercent": {"100"}, "hairpinMode": {"none"}, "enableControllerAttachDetach": {"true"},
 		"enableDebugFlagsHandler": {"false"}, "enableSystemLogQuery": {"false"}, "iptablesMasqueradeBit": {"14"}, "iptablesDropBit": {"15"},
@@ -69,8 +69,10 @@ func cgroupsWithoutEffect(field string) string {
 		return "memory.high is not set yet"
 	case "memoryReservationPolicy":
 		return "memory.min is not set yet"
-	case "enforceNodeAllocatable", "kubeReservedCgroup", "systemReservedCgroup":
-		return "no cgroup is limited to what is reserved, or to what it leaves, yet: kubeReserved and systemReserved lower what pods may request"
+	case "enforceNodeAllocatable":
+		return "as with [pods]: kubepods is limited to the memory that the node can allocate, and no cgroup to what is reserved"
+	case "kubeReservedCgroup", "systemReservedCgroup":
+		return "no cgroup is limited to what is reserved yet: kubeReserved and systemReserved lower what pods may request and use"
 	case "kubeletCgroups", "systemCgroups":
 		return "the agent stays in the cgroup that its unit gives it, and moves no other program"
 	case "userNamespaces.idsPerPod":
