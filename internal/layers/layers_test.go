@@ -64,17 +64,12 @@ var directly = []struct {
 	},
 }
 
-// moving are imports that point up today and whose mending is under way.
-var moving = map[string]string{
-	"pkg/hostfs": "pkg/podsync/volume/payload",
-}
-
 func TestImports(t *testing.T) {
 	parsed := readTable(t)
 	for _, p := range list(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
 		for _, i := range p.Imports {
-			if why := parsed.forbids(name, i); why != "" && moving[name] != strings.TrimPrefix(i, module) {
+			if why := parsed.forbids(name, i); why != "" {
 				t.Errorf("%s imports %s: %s", name, strings.TrimPrefix(i, module), why)
 			}
 		}

@@ -28,13 +28,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/probe"
 	"github.com/nodeagent/nodeagent/pkg/podsync/termination"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/downwardapi"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/emptydir"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/hostpath"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/projected"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/secret"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/plugins"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
@@ -155,22 +149,12 @@ func (p *pods) makeVolumes() error {
 	if err != nil {
 		return err
 	}
-	configMaps, err := configmap.New(p.objects)
+	kinds, err := plugins.New(p.objects)
 	if err != nil {
 		return err
 	}
-	secrets, err := secret.New(p.objects)
-	if err != nil {
-		return err
-	}
-	sources, err := projected.New(p.objects)
-	if err != nil {
-		return err
-	}
-	plugins := []volume.Plugin{configMaps, secrets, sources, &emptydir.Plugin{}, &hostpath.Plugin{}, &downwardapi.Plugin{}}
 	p.volumes, err = volumeset.New(volumeset.Config{
-		Root: p.config.Paths.Root, Plugins: append(plugins, p.agent.options.Volumes...), Use: p.objects.Use,
-		Fields: func(*corev1.Pod) volume.Fields { return volume.Fields{Allocatable: p.allocatable()} },
+		Root: p.config.Paths.Root, Plugins: append(kinds, p.agent.options.Volumes...), Use: p.objects.Use, Allocatable: p.allocatable,
 	})
 	return err
 }

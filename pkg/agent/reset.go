@@ -17,12 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/downwardapi"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/emptydir"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/hostpath"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/projected"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/secret"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/plugins"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
@@ -146,16 +141,11 @@ func (r *reset) make() error {
 	if err := r.pods.makeRuntime(); err != nil {
 		return err
 	}
-	configMaps, err1 := configmap.New(noObjects{})
-	secrets, err2 := secret.New(noObjects{})
-	sources, err3 := projected.New(noObjects{})
-	if err := errors.Join(err1, err2, err3); err != nil {
+	kinds, err := plugins.New(noObjects{})
+	if err != nil {
 		return err
 	}
-	var err error
-	if r.volumes, err = volumeset.New(volumeset.Config{Root: c.Paths.Root, Plugins: []volume.Plugin{
-		configMaps, secrets, sources, &emptydir.Plugin{}, &hostpath.Plugin{}, &downwardapi.Plugin{},
-	}}); err != nil {
+	if r.volumes, err = volumeset.New(volumeset.Config{Root: c.Paths.Root, Plugins: kinds}); err != nil {
 		return err
 	}
 	groups, err := r.tree(c.Cgroups.Driver == "systemd")

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 )
 
 func must(t *testing.T, err error) {
@@ -22,10 +22,10 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func files(pairs ...string) payload.Files {
-	f := payload.Files{}
+func files(pairs ...string) filetree.Files {
+	f := filetree.Files{}
 	for i := 0; i < len(pairs); i += 2 {
-		f[pairs[i]] = payload.File{Data: []byte(pairs[i+1]), Mode: 0o644}
+		f[pairs[i]] = filetree.File{Data: []byte(pairs[i+1]), Mode: 0o644}
 	}
 	return f
 }
@@ -57,7 +57,7 @@ func content(t *testing.T, dir string) string {
 func TestWriteTreeShowsAddsChangesAndDrops(t *testing.T) {
 	dir := t.TempDir()
 	for i, step := range []struct {
-		files   payload.Files
+		files   filetree.Files
 		changed bool
 		want    string
 	}{

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 )
 
 // folderMode is that of the folder of every API volume, as kubelet has it: the files in it have
@@ -25,7 +25,7 @@ type Folder struct {
 }
 
 // Show makes the folder and lets it show exactly files; see WriteTree.
-func Show(f Folder, files payload.Files) (changed bool, err error) {
+func Show(f Folder, files filetree.Files) (changed bool, err error) {
 	if err := f.make(); err != nil {
 		return false, err
 	}

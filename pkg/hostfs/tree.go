@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 )
 
 // The folder of a tree looks so; what programs open are the links, and one rename of ..data changes
@@ -26,7 +26,7 @@ const (
 
 // Tree is what a folder is to show.
 type Tree struct {
-	Files map[string]payload.File
+	Files filetree.Files
 	// Folders are to be there as well: below a folder that has files, or on their own.
 	Folders []string
 	// Prepare, if not nil, is run when new contents are complete, before they can be seen.
@@ -103,7 +103,7 @@ func makeFolders(root, sub string) error {
 	return err
 }
 
-func tops(files map[string]payload.File) map[string]bool {
+func tops(files filetree.Files) map[string]bool {
 	found := map[string]bool{}
 	for name := range files {
 		top, _, _ := strings.Cut(name, "/")
@@ -114,7 +114,7 @@ func tops(files map[string]payload.File) map[string]bool {
 
 // same compares names and contents, not modes: those are set at the first writing and may since
 // have been widened by fsGroup. No more of a file is read than it is to have.
-func same(version string, files map[string]payload.File) bool {
+func same(version string, files filetree.Files) bool {
 	found := 0
 	err := filepath.WalkDir(version, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -141,7 +141,7 @@ func same(version string, files map[string]payload.File) bool {
 	return err == nil && found == len(files)
 }
 
-func newVersion(dir string, files map[string]payload.File) (string, error) {
+func newVersion(dir string, files filetree.Files) (string, error) {
 	version, err := os.MkdirTemp(dir, versionPrefix)
 	if err != nil {
 		return "", fmt.Errorf("making a folder for new contents: %w", err)
@@ -157,7 +157,7 @@ func newVersion(dir string, files map[string]payload.File) (string, error) {
 	return version, nil
 }
 
-func writeFile(version, name string, f payload.File) error {
+func writeFile(version, name string, f filetree.File) error {
 	path := filepath.Join(version, name)
 	if err := makeFolders(version, filepath.Dir(name)); err != nil {
 		return fmt.Errorf("making the folder of %q: %w", name, err)
@@ -188,7 +188,7 @@ func swap(dir, version string) error {
 }
 
 // link makes a link for each top-level name, and takes away those whose name is gone.
-func link(dir string, files map[string]payload.File) error {
+func link(dir string, files filetree.Files) error {
 	want := tops(files)
 	var all error
 	for top := range want {

@@ -94,7 +94,7 @@ func (x *Edges) containerEvent(ctx context.Context, t Task, name string, e [3]st
 }
 
 func (x *Edges) mount(ctx context.Context, t Task, a podplan.MountVolume) error {
-	err := x.config.Volumes.Mount(ctx, t.Want.Pod, a.Volume, fieldsOf(t.Want, t.Have))
+	err := x.config.Volumes.Mount(ctx, t.Want.Pod, a.Volume)
 	if err != nil {
 		message := err.Error()
 		if !strings.HasPrefix(message, "MountVolume.") {
@@ -163,8 +163,8 @@ func (x *Edges) runHook(ctx context.Context, t Task, a podplan.RunHook) error {
 		return fmt.Errorf("running the %s hook of container %q: the pod has no such container", a.Kind, a.Container)
 	}
 	host := ""
-	if ips := fieldsOf(t.Want, t.Have).PodIPs; len(ips) > 0 {
-		host = ips[0]
+	if ips := podIPs(t.Want, t.Have); len(ips) > 0 {
+		host = ips[0].String()
 	}
 	err := x.config.Hooks.Run(ctx, c, a.ContainerID, host, a.Kind)
 	if err != nil {

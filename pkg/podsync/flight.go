@@ -3,12 +3,12 @@ package podsync
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -122,32 +122,24 @@ func (l *Loop) planRefresh(t turn) time.Time {
 		return w.refresh
 	}
 	w.refresh = t.now.Add(every)
-	pod, fields := t.want.Pod, fieldsOf(t.want, t.rt)
+	pod := t.want.Pod
 	l.fly(t.entry, refreshKey, nil, func(ctx context.Context) podplan.ActionResult {
 		var errs []error
 		for _, name := range names {
-			errs = append(errs, l.config.Volumes.Mount(ctx, pod, name, fields))
+			errs = append(errs, l.config.Volumes.Mount(ctx, pod, name))
 		}
 		return podplan.ActionResult{Err: errors.Join(errs...)}
 	})
 	return w.refresh
 }
 
-// fieldsOf are the addresses that downward API fields may name.
-func fieldsOf(want podplan.Want, have runtime.Pod) volume.Fields {
-	var f volume.Fields
-	for _, ip := range want.HostIPs {
-		f.HostIPs = append(f.HostIPs, ip.String())
+// podIPs are the addresses of the pod; those of the node for a pod in its network.
+func podIPs(want podplan.Want, have runtime.Pod) []netip.Addr {
+	switch {
+	case want.Pod != nil && want.Pod.Spec.HostNetwork:
+		return want.HostIPs
+	case have.Sandbox != nil:
+		return have.Sandbox.IPs
 	}
-	f.PodIPs = f.HostIPs
-	if want.Pod != nil && want.Pod.Spec.HostNetwork {
-		return f
-	}
-	f.PodIPs = nil
-	if have.Sandbox != nil {
-		for _, ip := range have.Sandbox.IPs {
-			f.PodIPs = append(f.PodIPs, ip.String())
-		}
-	}
-	return f
+	return nil
 }

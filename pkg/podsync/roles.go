@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -87,7 +86,7 @@ type Host interface {
 // Volumes makes the volumes of pods ready.
 type Volumes interface {
 	// Mount makes one volume ready; mounting what is mounted refreshes it.
-	Mount(ctx context.Context, pod *corev1.Pod, name string, f volume.Fields) error
+	Mount(ctx context.Context, pod *corev1.Pod, name string) error
 	// Refreshable are the names of the pod's volumes whose contents may change.
 	Refreshable(pod *corev1.Pod) []string
 	// Unmount unmounts and removes everything that is mounted for the pod: volumes, their subPaths,

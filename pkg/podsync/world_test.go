@@ -24,7 +24,6 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -381,7 +380,7 @@ func (h host) Leftovers(context.Context) ([]types.UID, error) {
 	return uids, nil
 }
 
-func (v vols) Mount(ctx context.Context, pod *corev1.Pod, name string, _ volume.Fields) error {
+func (v vols) Mount(ctx context.Context, pod *corev1.Pod, name string) error {
 	if err := v.read("volume"); err != nil {
 		return err
 	}

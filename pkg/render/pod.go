@@ -24,13 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/configmap"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/downwardapi"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/emptydir"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/hostpath"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/projected"
-	"github.com/nodeagent/nodeagent/pkg/podsync/volume/secret"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/plugins"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
@@ -114,22 +108,11 @@ type renderer struct {
 
 func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 	r := &renderer{o: o, objects: objects}
-	from := source{objects}
-	maps, err := configmap.New(from)
+	kinds, err := plugins.New(source{objects})
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := secret.New(from)
-	if err != nil {
-		return nil, err
-	}
-	sources, err := projected.New(from)
-	if err != nil {
-		return nil, err
-	}
-	if r.volumes, err = volumeset.New(volumeset.Config{Root: o.Scratch, Plugins: []volume.Plugin{
-		maps, secrets, sources, &emptydir.Plugin{}, &hostpath.Plugin{}, &downwardapi.Plugin{},
-	}}); err != nil {
+	if r.volumes, err = volumeset.New(volumeset.Config{Root: o.Scratch, Plugins: kinds}); err != nil {
 		return nil, err
 	}
 	// Profiles are read from where the agent reads them; what it writes goes to the scratch folder.
@@ -139,7 +122,7 @@ func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {
 	c := o.Config
 	r.builder, err = containerconfig.New(containerconfig.Config{
 		Root: o.Scratch, Run: c.Paths.Run, PodLogs: c.Paths.PodLogs,
-		Volumes: r.volumes, Users: users(o.Users), Objects: from,
+		Volumes: r.volumes, Users: users(o.Users), Objects: source{objects},
 		Cgroups:        groups{cgroup.Layout{Root: c.Cgroups.Root, Systemd: c.Cgroups.Driver == "systemd", PerQOS: c.Cgroups.PerQOS}},
 		DNS:            containerconfig.DNS{Servers: c.Pods.ClusterDNS, Domain: c.Pods.ClusterDomain, ResolvConf: c.Pods.ResolvConf},
 		Node:           func() containerconfig.Node { return o.Node },

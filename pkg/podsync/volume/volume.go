@@ -1,11 +1,29 @@
 // Package volume is a CONTRACT: what makes the volumes of a pod ready on the host. Each kind of
-// volume is a Plugin in a package of its own below this one; volumetest has the suite that every
-// plugin passes.
+// volume is a Plugin in a package of its own below this one; plugins lists them, and volumetest has
+// the suite that every plugin passes.
 //
-// A volume is mounted at <root>/pods/<uid>/volumes/<plugin name with ~ for />/<volume name> (the
-// layout that CSI drivers and log shippers know), except where a plugin says otherwise by Path.
-// Mount and Unmount are idempotent; what exists is told by the host's folders and mount table,
-// never by memory.
+// # A life
+//
+// A pod with a configMap volume "conf" comes to the node. The planner names the volume, and
+// volumeset picks the plugin that Handles it. Mount makes the target
+//
+//	<root>/pods/<uid>/volumes/kubernetes.io~configmap/conf
+//
+// and fills it; only then do the pod's containers start, with the target bind-mounted into them.
+// The target is the plugin's name with ~ for /, as CSI drivers and log shippers know it; a Pather
+// has its volumes elsewhere. When the ConfigMap changes, and at intervals, Mount runs again and
+// brings the target up to date, for plugins that are Refreshers. A failed Mount is repeated with a
+// back-off. When the agent restarts, it mounts every volume of every pod again and finds them
+// ready. When the pod's containers have ended, Unmount removes the target with what is mounted
+// there or below. By then the pod may be unknown to the API server and to the agent: Unmount gets
+// nothing but the path.
+//
+// # The rules
+//
+// Mount and Unmount are idempotent: a Mount that was cut off half way is completed by the next one,
+// and a target that is seen is complete. The host's folders and mount table tell what there is,
+// never the agent's memory. What containers can write to is hostile: only hostfs touches it.
+// volumeset calls a plugin for one target at a time, and for different targets concurrently.
 package volume
 
 import (
@@ -17,42 +35,39 @@ import (
 
 // Plugin makes one kind of volume.
 type Plugin interface {
-	// Name is the kind's name, as in "kubernetes.io/configmap".
+	// Name is the kind's name, domain/kind, as in "kubernetes.io/configmap". It names folders on
+	// the host: another name loses the volumes of running pods.
 	Name() string
+	// Handles says whether the volume is of this kind. The first plugin that says so gets it.
 	Handles(v *corev1.Volume) bool
-	// Mount makes the volume ready at r.Target, and is also how contents are refreshed; changed
-	// says that they differ.
+	// Mount makes the volume ready at r.Target, or brings it up to date. changed says that the
+	// target did not show these contents before.
 	Mount(ctx context.Context, r Request) (changed bool, err error)
 	// Unmount undoes Mount and removes the target. A target that does not exist is no error.
 	Unmount(ctx context.Context, target string) error
 }
 
-// Pather is a Plugin whose volumes are not at the usual place (hostPath).
+// Pather is a Plugin whose volumes are not below the pod's folder (hostPath).
 type Pather interface {
+	// Path is where the volume is on the host.
 	Path(v *corev1.Volume) string
 }
 
-// Refresher is a Plugin whose contents may change after the mount (configMap, secret, projected,
-// downwardAPI).
+// Refresher is a Plugin whose contents may change after the first Mount (configMap, secret,
+// projected, downwardAPI). Containers get its volumes read-only.
 type Refresher interface {
 	Refreshes() bool
 }
 
-// Request is one volume to be made ready.
+// Request is one volume to make ready. A plugin does not write to the objects in it.
 type Request struct {
 	Pod    *corev1.Pod
 	Volume *corev1.Volume
-	Target string // folder on the host
-	// FSGroup owns the files when not nil.
+	Target string // folder on the host; of a Pather, the volume's Path
+	// FSGroup is the group that owns the files; nil: none.
 	FSGroup *int64
-	// PodIPs and host facts, for downward API fields.
-	Fields Fields
-}
-
-// Fields are what downward API fields may name beside the pod's own.
-type Fields struct {
-	PodIPs, HostIPs []string
-	// Allocatable of the node, for limits that a container does not set.
+	// Allocatable is what the node can give, for limits that a container does not set; nil: not
+	// known.
 	Allocatable corev1.ResourceList
 }
 

@@ -130,7 +130,7 @@ func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (ru
 	ctx := context.Background()
 	must(t, b.Prepare(ctx, pod))
 	for _, v := range pod.Spec.Volumes {
-		must(t, b.volumes.Mount(ctx, pod, v.Name, volume.Fields{}))
+		must(t, b.volumes.Mount(ctx, pod, v.Name))
 	}
 	return b.Build(ctx, containerconfig.Request{
 		Pod: pod, HostIPs: b.node.IPs,

@@ -13,7 +13,7 @@ import (
 func TestSuite(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u", Labels: map[string]string{"a": "1"}}}
 	volumetest.Run(t, volumetest.Case{
-		Plugin: downwardapi.Plugin{},
+		Plugin: downwardapi.New(),
 		Pod:    pod,
 		Volume: &corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{
 			Items: []corev1.DownwardAPIVolumeFile{{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}}},

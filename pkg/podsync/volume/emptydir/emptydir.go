@@ -113,7 +113,7 @@ func open(path string, group *int64) error {
 // size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and what the node can
 // give; 0 if none is known.
 func size(r volume.Request) int64 {
-	least := r.Fields.Allocatable.Memory().Value()
+	least := r.Allocatable.Memory().Value()
 	if limit := qos.Total(r.Pod).Memory; limit > 0 && (least == 0 || limit < least) {
 		least = limit
 	}

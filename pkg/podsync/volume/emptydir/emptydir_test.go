@@ -80,7 +80,7 @@ func TestMemorySize(t *testing.T) {
 	} {
 		r := volume.Request{
 			Pod: c.pod, Volume: of(corev1.StorageMediumMemory, c.limit), Target: filepath.Join(t.TempDir(), "v"),
-			Fields: volume.Fields{Allocatable: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}},
+			Allocatable: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")},
 		}
 		mount(t, r)
 		var s syscall.Statfs_t

@@ -7,19 +7,20 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// Nest makes room for other volumes that the pod's containers mount below this one: it returns the
-// folders, relative to the volume, that must be there for that, and drops the files in whose place
-// one of them stands. What is mounted below such a folder is the other volume's affair. A subPath
-// may be a file: one that is mounted on a file of this volume needs no folder.
-func (f Files) Nest(pod *corev1.Pod, volume string) []string {
+// Nest makes room for other volumes that the pod's containers mount below this one. It returns the
+// mount points, relative to the volume, and drops from files those that stand in their place. It
+// leaves out what is mounted below such a mount point, which is inside the other volume. A subPath
+// may be a file: mounted on a file of this volume, it needs no folder.
+func Nest(files filetree.Files, pod *corev1.Pod, volume string) []string {
 	var folders []string
 	for _, c := range podspec.Containers(pod) {
 		for i := range c.VolumeMounts {
 			if m := &c.VolumeMounts[i]; m.Name == volume {
-				folders = append(folders, f.nest(clean(m), c.VolumeMounts)...)
+				folders = append(folders, nest(files, clean(m), c.VolumeMounts)...)
 			}
 		}
 	}
@@ -29,8 +30,8 @@ func (f Files) Nest(pod *corev1.Pod, volume string) []string {
 
 func clean(m *corev1.VolumeMount) string { return path.Join("/", m.MountPath) }
 
-// nest goes over one container that has the volume at that place.
-func (f Files) nest(at string, mounts []corev1.VolumeMount) []string {
+// nest finds the mount points in one container, which has the volume at the path at.
+func nest(files filetree.Files, at string, mounts []corev1.VolumeMount) []string {
 	var folders []string
 	for i := range mounts {
 		m := &mounts[i]
@@ -38,19 +39,18 @@ func (f Files) nest(at string, mounts []corev1.VolumeMount) []string {
 		if !ok || below == "" || covered(clean(m), at, mounts) {
 			continue
 		}
-		if _, file := f[below]; file && (m.SubPath != "" || m.SubPathExpr != "") {
+		if _, file := files[below]; file && (m.SubPath != "" || m.SubPathExpr != "") {
 			continue
 		}
 		for place := below; place != "."; place = path.Dir(place) {
-			delete(f, place)
+			delete(files, place)
 		}
 		folders = append(folders, below)
 	}
 	return folders
 }
 
-// covered says whether another mount stands between the volume at that place and what is mounted
-// below it.
+// covered says whether another mount lies between the volume at the path at and a mount below it.
 func covered(mount, at string, mounts []corev1.VolumeMount) bool {
 	return slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool {
 		between := clean(&m)

@@ -1,38 +1,27 @@
 // Package payload is PURE: which files ConfigMaps, Secrets and downward API items become in a
-// volume. It reads API objects and gives a set of files; it writes nothing.
+// volume. It reads API objects and fills a set of files; it writes nothing to disk.
 package payload
 
 import (
 	"fmt"
 	"io/fs"
-	"path"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 	"github.com/nodeagent/nodeagent/pkg/podsync/fieldref"
 )
 
-// File is one file of a volume.
-type File struct {
-	Data  []byte
-	Mode  fs.FileMode // permission bits
-	Owner *int64      // nil: root
-}
-
-// Files are a volume's, by path relative to it.
-type Files map[string]File
-
 // Source says which keys of an object become which files.
 type Source struct {
+	Kind     string             // of the object, for errors: "configmap", "secret"
 	Items    []corev1.KeyToPath // none: every key, under its own name
 	Mode     int32              // of files whose item sets none
 	Optional bool               // a missing key is left out
-	What     string             // for errors: "configmap", "secret"
 }
 
-// ConfigMap adds the files of a ConfigMap's data and binaryData.
-func (f Files) ConfigMap(c *corev1.ConfigMap, s Source) error {
+// ConfigMap are the keys of a ConfigMap, from data and binaryData.
+func ConfigMap(c *corev1.ConfigMap) map[string][]byte {
 	data := make(map[string][]byte, len(c.Data)+len(c.BinaryData))
 	for key, value := range c.Data {
 		data[key] = []byte(value)
@@ -40,20 +29,19 @@ func (f Files) ConfigMap(c *corev1.ConfigMap, s Source) error {
 	for key, value := range c.BinaryData {
 		data[key] = value
 	}
-	return f.keys(data, s)
+	return data
 }
 
-// Secret adds the files of a Secret.
-func (f Files) Secret(c *corev1.Secret, s Source) error { return f.keys(c.Data, s) }
-
-func (f Files) keys(data map[string][]byte, s Source) error {
+// Keys are the files of an object's keys.
+func Keys(data map[string][]byte, s Source) (filetree.Files, error) {
+	files := filetree.Files{}
 	if len(s.Items) == 0 {
 		for key, value := range data {
-			if err := f.Put(key, File{Data: value, Mode: fs.FileMode(s.Mode)}); err != nil {
-				return err
+			if err := files.Put(key, filetree.File{Data: value, Mode: fs.FileMode(s.Mode)}); err != nil {
+				return nil, err
 			}
 		}
-		return nil
+		return files, nil
 	}
 	for _, item := range s.Items {
 		value, ok := data[item.Key]
@@ -61,27 +49,29 @@ func (f Files) keys(data map[string][]byte, s Source) error {
 			if s.Optional {
 				continue
 			}
-			return fmt.Errorf("%s references non-existent key: %s", s.What, item.Key)
+			return nil, fmt.Errorf("%s references non-existent key: %s", s.Kind, item.Key)
 		}
-		if err := f.Put(item.Path, File{Data: value, Mode: mode(item.Mode, s.Mode)}); err != nil {
-			return err
+		if err := files.Put(item.Path, filetree.File{Data: value, Mode: mode(item.Mode, s.Mode)}); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return files, nil
 }
 
-// Downward adds the files of downward API items.
-func (f Files) Downward(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile, defaultMode int32, allocatable corev1.ResourceList) error {
+// Downward are the files of downward API items. allocatable is what the node can give, for limits
+// that a container does not set.
+func Downward(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile, defaultMode int32, allocatable corev1.ResourceList) (filetree.Files, error) {
+	files := filetree.Files{}
 	for _, item := range items {
 		value, err := downward(pod, item, allocatable)
 		if err != nil {
-			return fmt.Errorf("reading downward API file %q: %w", item.Path, err)
+			return nil, fmt.Errorf("reading downward API file %q: %w", item.Path, err)
 		}
-		if err := f.Put(item.Path, File{Data: []byte(value), Mode: mode(item.Mode, defaultMode)}); err != nil {
-			return err
+		if err := files.Put(item.Path, filetree.File{Data: []byte(value), Mode: mode(item.Mode, defaultMode)}); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return files, nil
 }
 
 func downward(pod *corev1.Pod, item corev1.DownwardAPIVolumeFile, allocatable corev1.ResourceList) (string, error) {
@@ -99,19 +89,4 @@ func mode(item *int32, otherwise int32) fs.FileMode {
 		return fs.FileMode(*item)
 	}
 	return fs.FileMode(otherwise)
-}
-
-// Put adds one file, if its path stays in the volume.
-func (f Files) Put(name string, file File) error {
-	clean := path.Clean(name)
-	if name == "" || path.IsAbs(name) || clean == ".." || strings.HasPrefix(clean, "..") || clean == "." {
-		return fmt.Errorf("path %q is not allowed in a volume: it must be relative and may not start with \"..\"", name)
-	}
-	for _, part := range strings.Split(name, "/") {
-		if part == ".." {
-			return fmt.Errorf("path %q is not allowed in a volume: it has \"..\"", name)
-		}
-	}
-	f[clean] = file
-	return nil
 }

@@ -37,7 +37,7 @@ func pod() *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}}
 }
 
-func newPlugin(t *testing.T) (*projected.Plugin, *volumetest.Objects) {
+func newPlugin(t *testing.T) (volume.Plugin, *volumetest.Objects) {
 	t.Helper()
 	objects := &volumetest.Objects{}
 	objects.PutConfigMap(&corev1.ConfigMap{

@@ -1,5 +1,5 @@
 // Package secret is EDGE: volumes that show a Secret's keys as files on a tmpfs, so that they never
-// reach a disk. It reads the Secret through volume.Objects and writes the volume's folder.
+// reach a disk. It reads the Secret through volume.Objects; filevolume writes the volume's folder.
 package secret
 
 import (
@@ -7,59 +7,37 @@ import (
 	"errors"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/ptr"
 
-	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
+	"github.com/nodeagent/nodeagent/pkg/podsync/volume/filevolume"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/payload"
 )
 
-// Plugin is a volume.Plugin and volume.Refresher.
-type Plugin struct{ objects volume.Objects }
-
 // New makes the plugin.
-func New(objects volume.Objects) (*Plugin, error) {
+func New(objects volume.Objects) (volume.Plugin, error) {
 	if objects == nil {
-		return nil, errors.New("making secret volumes: Objects is required")
+		return nil, errors.New("making secret volumes: objects is required")
 	}
-	return &Plugin{objects: objects}, nil
+	return filevolume.New(filevolume.Kind{
+		Name:    "kubernetes.io/secret",
+		Handles: func(v *corev1.Volume) bool { return v.Secret != nil },
+		Files: func(ctx context.Context, r volume.Request) (filetree.Files, error) {
+			return Files(ctx, objects, r.Pod.Namespace, r.Volume.Secret)
+		},
+	}), nil
 }
-
-// Name is the kind's name.
-func (*Plugin) Name() string { return "kubernetes.io/secret" }
-
-// Handles says whether the volume is a Secret.
-func (*Plugin) Handles(v *corev1.Volume) bool { return v.Secret != nil }
-
-// Refreshes is true: contents follow the Secret.
-func (*Plugin) Refreshes() bool { return true }
-
-// Mount shows the newest contents.
-func (p *Plugin) Mount(ctx context.Context, r volume.Request) (bool, error) {
-	files, err := Files(ctx, p.objects, r.Pod.Namespace, r.Volume.Secret)
-	if err != nil {
-		return false, err
-	}
-	return hostfs.Show(hostfs.Folder{Path: r.Target, Memory: true, Group: r.FSGroup, Nested: files.Nest(r.Pod, r.Volume.Name)}, files)
-}
-
-// Unmount removes the folder.
-func (*Plugin) Unmount(_ context.Context, target string) error { return hostfs.Hide(target) }
 
 // Files are those of one Secret; none when it is missing and optional.
-func Files(ctx context.Context, objects volume.Objects, namespace string, v *corev1.SecretVolumeSource) (payload.Files, error) {
-	files := payload.Files{}
-	optional := v.Optional != nil && *v.Optional
+func Files(ctx context.Context, objects volume.Objects, namespace string, v *corev1.SecretVolumeSource) (filetree.Files, error) {
+	var data map[string][]byte
 	object, err := objects.Secret(ctx, namespace, v.SecretName)
-	if apierrors.IsNotFound(err) && optional {
-		return files, nil
+	if err == nil {
+		data = object.Data
 	}
-	if err != nil {
-		return nil, err
-	}
-	mode := corev1.SecretVolumeSourceDefaultMode
-	if v.DefaultMode != nil {
-		mode = *v.DefaultMode
-	}
-	return files, files.Secret(object, payload.Source{Items: v.Items, Mode: mode, Optional: optional, What: "secret"})
+	return filevolume.OfObject(data, err, payload.Source{
+		Kind: "secret", Items: v.Items, Mode: ptr.Deref(v.DefaultMode, corev1.SecretVolumeSourceDefaultMode),
+		Optional: ptr.Deref(v.Optional, false),
+	})
 }

@@ -124,7 +124,7 @@ func shown(t *testing.T, source corev1.VolumeSource, user, group *int64) (folder
 	onRootMismatch := corev1.FSGroupChangeOnRootMismatch
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: user, FSGroup: group, FSGroupChangePolicy: &onRootMismatch}
 	pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: source}}
-	if err := set.Mount(t.Context(), pod, "v", volume.Fields{}); err != nil {
+	if err := set.Mount(t.Context(), pod, "v"); err != nil {
 		t.Fatal(err)
 	}
 	path, err := set.Path(pod, "v")
@@ -159,7 +159,7 @@ func withAll(t *testing.T) (*volumeset.Set, *corev1.Pod) {
 	secrets, err2 := secret.New(objects)
 	sources, err3 := projected.New(objects)
 	set, err4 := volumeset.New(volumeset.Config{Root: t.TempDir(), Plugins: []volume.Plugin{
-		configMaps, secrets, sources, emptydir.Plugin{}, downwardapi.Plugin{},
+		configMaps, secrets, sources, emptydir.Plugin{}, downwardapi.New(),
 	}})
 	for _, err := range []error{err1, err2, err3, err4} {
 		if err != nil {
@@ -212,7 +212,7 @@ func TestNestedMounts(t *testing.T) {
 			{Name: "x", MountPath: "/etc/application"},
 		}
 		for range 2 {
-			if err := set.Mount(t.Context(), pod, "v", volume.Fields{}); err != nil {
+			if err := set.Mount(t.Context(), pod, "v"); err != nil {
 				t.Fatalf("%s: %v", kind, err)
 			}
 		}

@@ -26,9 +26,8 @@ import (
 type Config struct {
 	Root    string // kubelet's root folder, absolute
 	Plugins []volume.Plugin
-	// Fields are the node's part of volume.Request.Fields for a pod; nil for none. A caller's own
-	// win.
-	Fields func(pod *corev1.Pod) volume.Fields
+	// Allocatable is what the node can give; nil: not known.
+	Allocatable func() corev1.ResourceList
 	// Use is told of each pod before its volumes are read, for caches of API objects; nil for none.
 	Use func(pod *corev1.Pod)
 }
@@ -62,13 +61,13 @@ func New(c Config) (*Set, error) {
 }
 
 // Mount makes the pod's volume of that name ready; one that is ready is brought up to date.
-func (s *Set) Mount(ctx context.Context, pod *corev1.Pod, name string, f volume.Fields) error {
-	_, err := s.Refresh(ctx, pod, name, f)
+func (s *Set) Mount(ctx context.Context, pod *corev1.Pod, name string) error {
+	_, err := s.Refresh(ctx, pod, name)
 	return err
 }
 
 // Refresh is Mount that also says whether the contents changed.
-func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, name string, f volume.Fields) (changed bool, err error) {
+func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, name string) (changed bool, err error) {
 	v, plugin, err := s.find(pod, name)
 	if err != nil {
 		return false, err
@@ -84,30 +83,15 @@ func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, name string, f volum
 			return false, fmt.Errorf("making the pod's volumes folder: %w", err)
 		}
 	}
-	changed, err = plugin.Mount(ctx, volume.Request{
-		Pod: pod, Volume: v, Target: target, FSGroup: fsGroup(pod), Fields: s.fields(pod, f),
-	})
+	r := volume.Request{Pod: pod, Volume: v, Target: target, FSGroup: fsGroup(pod)}
+	if s.config.Allocatable != nil {
+		r.Allocatable = s.config.Allocatable()
+	}
+	changed, err = plugin.Mount(ctx, r)
 	if err != nil {
 		return changed, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", name, err)
 	}
 	return changed, nil
-}
-
-func (s *Set) fields(pod *corev1.Pod, own volume.Fields) volume.Fields {
-	if s.config.Fields == nil {
-		return own
-	}
-	f := s.config.Fields(pod)
-	if own.PodIPs != nil {
-		f.PodIPs = own.PodIPs
-	}
-	if own.HostIPs != nil {
-		f.HostIPs = own.HostIPs
-	}
-	if own.Allocatable != nil {
-		f.Allocatable = own.Allocatable
-	}
-	return f
 }
 
 func fsGroup(pod *corev1.Pod) *int64 {

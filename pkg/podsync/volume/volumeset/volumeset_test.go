@@ -62,17 +62,17 @@ func TestLife(t *testing.T) {
 	root, ctx := t.TempDir(), context.Background()
 	objects := &volumetest.Objects{}
 	set, p := newSet(t, root, objects), pod(root)
-	if err := set.Mount(ctx, p, "keys", volume.Fields{}); err == nil || err.Error() != `MountVolume.SetUp failed for volume "keys" : secret "s" not found` {
+	if err := set.Mount(ctx, p, "keys"); err == nil || err.Error() != `MountVolume.SetUp failed for volume "keys" : secret "s" not found` {
 		t.Errorf("a missing secret: %v", err)
 	}
 	objects.PutSecret(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Data: map[string][]byte{"k": []byte("v")}})
 	for _, name := range []string{"scratch", "memory", "host", "keys"} {
-		must(t, set.Mount(ctx, p, name, volume.Fields{}))
+		must(t, set.Mount(ctx, p, name))
 	}
-	if err := set.Mount(ctx, p, "claim", volume.Fields{}); err == nil || !strings.Contains(err.Error(), `volume kind "persistentVolumeClaim" is not supported yet`) {
+	if err := set.Mount(ctx, p, "claim"); err == nil || !strings.Contains(err.Error(), `volume kind "persistentVolumeClaim" is not supported yet`) {
 		t.Errorf("a claim: %v", err)
 	}
-	if err := set.Mount(ctx, p, "none", volume.Fields{}); err == nil {
+	if err := set.Mount(ctx, p, "none"); err == nil {
 		t.Error("a volume that is not there: no error")
 	}
 	if !objects.Uses("u1") {
@@ -147,7 +147,7 @@ func TestOneAtATimeForOneVolume(t *testing.T) {
 	var group sync.WaitGroup
 	for range 50 {
 		group.Go(func() {
-			if err := set.Mount(context.Background(), p, "v", volume.Fields{}); err != nil {
+			if err := set.Mount(context.Background(), p, "v"); err != nil {
 				t.Error(err)
 			}
 		})
