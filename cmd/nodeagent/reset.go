@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,13 +17,14 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
-	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/reset"
+	"github.com/nodeagent/nodeagent/pkg/reset/machine"
 )
 
 type resetFlags struct {
 	config                      config.Flags
-	yes, images                 bool
+	yes, images, dryRun         bool
 	unit, settingsFile, envFile string
 }
 
@@ -30,21 +32,23 @@ func resetCommand() *cobra.Command {
 	var f resetFlags
 	c := &cobra.Command{
 		SuggestFor: []string{"uninstall", "remove", "leave", "delete", "cleanup"},
-		Use:        "reset [--yes] [flags of run]",
+		Use:        "reset [--yes | --dry-run] [flags of run]",
 		Short:      "Take the agent off this machine: daemon, pods, rules, identity, state",
 		Long: `Take the agent off this machine: stop and disable the daemon; remove its pods with their containers, volumes, addresses, cgroups
-and logs; its Service rules; its certificates, kubeconfig and settings; its state. What is not its own is left, as are images (but
-see --images) and kernel parameters. It says what it did. Run again, it finds what an interrupted run left, or nothing.
-Pods are killed, not asked: drain the node first to give them time, and delete its Node object afterwards.
-The flags that the daemon runs with are read from its files; give those of run only where these are gone.`,
-		Example: `  kubectl drain n1 --ignore-daemonsets && nodeagent reset --yes
+and logs; its Service rules; its certificates, kubeconfig and settings; its state. It keeps what others made, images (unless
+--images is given) and kernel parameters, and prints each step. Run again, it goes on where an interrupted reset stopped.
+Pods are killed without a grace period: drain the node first to give them time, and delete its Node object afterwards.
+reset reads the daemon's flags from the daemon's files; give flags of run only if these files are gone.`,
+		Example: `  nodeagent reset --dry-run                                       # what would be removed
+  kubectl drain n1 --ignore-daemonsets && nodeagent reset --yes
   nodeagent reset --yes --images`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	fs := c.Flags()
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	fs.BoolVar(&f.images, "images", false, "remove images too: all of the containerd namespace")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "print the steps that are needed; change nothing")
+	fs.BoolVar(&f.images, "images", false, "remove all images of the containerd namespace, too")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
 	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file that join wrote the cluster's settings to")
 	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file that join wrote the daemon's flags to")
@@ -65,29 +69,64 @@ func (f *resetFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if !f.yes {
+	if !f.yes && !f.dryRun {
 		if err := confirm(c, cfg, f.images); err != nil {
 			return err
 		}
 	}
-	var things int
-	err = agent.Reset(c.Context(), agent.ResetConfig{
-		Config: &cfg, Stop: unit.New(f.unit).Stop, Images: f.images, Settings: f.settingsFile, Env: f.envFile,
-		Did: func(what string) {
-			things++
-			_, _ = fmt.Fprintln(c.OutOrStdout(), what)
-		},
-		Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError})), Now: time.Now,
+	// the steps are printed; of the parts' own logs only errors are
+	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
+	r, err := machine.New(machine.Config{
+		Config: &cfg, Options: reset.Options{Images: f.images}, Unit: f.unit, Settings: f.settingsFile, Env: f.envFile,
+		Rules: agent.InstalledRules(&cfg, log), Log: log, Now: time.Now, Report: func(e reset.Event) { printEvent(c.OutOrStdout(), e) },
 	})
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return f.plan(c, r)
+	}
+	did, err := r.Run(c.Context())
 	switch {
 	case err != nil:
 		return err
-	case things == 0:
-		_, err = fmt.Fprintln(c.OutOrStdout(), "nothing of nodeagent is on this machine")
+	case !did:
+		_, err = fmt.Fprintln(c.OutOrStdout(), nothing)
 	default:
 		_, err = fmt.Fprintf(c.OutOrStdout(), "done. The Node object stays: kubectl delete node %s\n", cfg.Node.Name)
 	}
 	return err
+}
+
+const nothing = "nothing of nodeagent is on this machine"
+
+// plan prints what would be done.
+func (f *resetFlags) plan(c *cobra.Command, r *reset.Resetter) error {
+	steps, err := r.Plan(c.Context())
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(steps, func(s reset.Step) bool { return !s.Maybe }) {
+		_, err = fmt.Fprintln(c.OutOrStdout(), nothing)
+		return err
+	}
+	for _, s := range steps {
+		if _, err := fmt.Fprintln(c.OutOrStdout(), s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printEvent prints a step that has ended; an error in writing has no other place to be told.
+func printEvent(w io.Writer, e reset.Event) {
+	s := e.Step
+	what := fmt.Sprintf("[%d/%d] %s", s.Phase, reset.Phases, strings.TrimSpace(string(s.Action)+" "+s.Target))
+	if e.State == reset.Kept {
+		fmt.Fprintf(w, "%s  %s, since pods are left\n", what, e.State)
+		return
+	}
+	fmt.Fprintf(w, "%s  %s  %s\n", what, e.State, short(e.Took))
 }
 
 // daemonFlags are those that the unit gives the daemon, then those given here, which win.

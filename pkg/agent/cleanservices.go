@@ -11,6 +11,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
+	"github.com/nodeagent/nodeagent/pkg/reset"
 )
 
 // CleanServices removes the rules for Services from this machine, ours and those of a kube-proxy
@@ -18,6 +19,28 @@ import (
 // works twice.
 func CleanServices(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	return cleanRules(ctx, c, log, func(what string) { log.Info(what) })
+}
+
+// InstalledRules finds what cleanRules would remove.
+func InstalledRules(c *config.Config, log *slog.Logger) func(ctx context.Context) ([]reset.Rules, error) {
+	return func(ctx context.Context) ([]reset.Rules, error) {
+		found := false
+		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+			cleaner, err := leftovers.New(leftovers.Config{Family: f, Exclude: c.Proxy.IPVS.ExcludeCIDRs, Log: log})
+			if err != nil {
+				return nil, err
+			}
+			ipvs, err := cleaner.Found()
+			if err != nil {
+				return nil, err
+			}
+			found = found || ipvs || len(iptables.InUse(ctx, f)) > 0
+		}
+		if !found {
+			return nil, nil
+		}
+		return []reset.Rules{{What: "Service rules of every proxy mode", Remove: func(ctx context.Context) error { return CleanServices(ctx, c, log) }}}, nil
+	}
 }
 
 // cleanRules removes the rules wherever there are any, and tells of each place that it did.

@@ -126,6 +126,9 @@ func TestReset(t *testing.T) {
 	if out, err := nodeagent("reset", "--yes"); err == nil || !strings.Contains(err.Error()+out, "still runs") || traces(ctx, t, n) != busy {
 		t.Errorf("with the agent running: %v\n%s\n--- traces before\n%s--- and now\n%s", err, out, busy, traces(ctx, t, n))
 	}
+	if out, err := nodeagent("reset", "--dry-run"); err != nil || !strings.Contains(out, "remove container c of pod default/a") || traces(ctx, t, n) != busy {
+		t.Errorf("dry run with the agent running: %v\n%s\n--- traces before\n%s--- and now\n%s", err, out, busy, traces(ctx, t, n))
+	}
 	if err := agent.Stop(10 * time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +146,7 @@ func TestReset(t *testing.T) {
 	if out, err := nodeagent("reset", "--yes"); err != nil || !strings.Contains(out, "nothing of nodeagent is on this machine") {
 		t.Errorf("a second time: %v\n%s", err, out)
 	}
-	if out, err := nodeagent("reset", "--yes", "--images"); err != nil || !strings.Contains(out, "removed image "+bed.Busybox) {
+	if out, err := nodeagent("reset", "--yes", "--images"); err != nil || !strings.Contains(out, "remove image "+bed.Busybox) {
 		t.Errorf("with images: %v\n%s", err, out)
 	}
 	if out, err := c.Kubectl(ctx, "delete", "node", n.Name); err != nil {

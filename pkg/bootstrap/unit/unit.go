@@ -69,41 +69,58 @@ func (s *Systemd) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the unit and keeps it from starting at boot. It says whether there was anything to
-// do; a unit that is not installed, or a machine without systemd, is no error.
-func (s *Systemd) Stop(ctx context.Context) (did bool, err error) {
+// Running reports whether the unit runs and whether it starts at boot. Unlike State it takes a unit
+// that is not installed, and a machine without systemd, for one with nothing to stop.
+func (s *Systemd) Running(ctx context.Context) (active, enabled bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return false, nil // without systemd it runs no unit
+		return false, false, nil // without systemd it runs no unit
 	}
 	defer conn.Close()
+	return s.running(ctx, conn)
+}
+
+func (s *Systemd) running(ctx context.Context, conn *dbus.Conn) (active, enabled bool, err error) {
 	p, err := conn.GetUnitPropertiesContext(ctx, s.name)
 	if err != nil {
-		return false, fmt.Errorf("asking systemd for %q: %w", s.name, err)
+		return false, false, fmt.Errorf("asking systemd for %q: %w", s.name, err)
 	}
 	if p["LoadState"] != "loaded" {
-		return false, nil
+		return false, false, nil
 	}
-	if p["ActiveState"] != "inactive" && p["ActiveState"] != "failed" {
-		did = true
+	return p["ActiveState"] != "inactive" && p["ActiveState"] != "failed", p["UnitFileState"] == "enabled", nil
+}
+
+// Stop stops the unit and keeps it from starting at boot; a unit of which Running reports nothing
+// is left alone.
+func (s *Systemd) Stop(ctx context.Context) error {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // without systemd it runs no unit
+	}
+	defer conn.Close()
+	active, enabled, err := s.running(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if active {
 		result := make(chan string, 1)
 		if _, err := conn.StopUnitContext(ctx, s.name, "replace", result); err != nil {
-			return did, fmt.Errorf("stopping %q: %w", s.name, err)
+			return fmt.Errorf("stopping %q: %w", s.name, err)
 		}
 		select {
 		case <-ctx.Done():
-			return did, fmt.Errorf("stopping %q: %w", s.name, ctx.Err())
+			return fmt.Errorf("stopping %q: %w", s.name, ctx.Err())
 		case <-result:
 		}
 	}
-	if p["UnitFileState"] == "enabled" {
-		did = true
+	if enabled {
 		if _, err := conn.DisableUnitFilesContext(ctx, []string{s.name}, false); err != nil {
-			return did, fmt.Errorf("disabling %q: %w", s.name, err)
+			return fmt.Errorf("disabling %q: %w", s.name, err)
 		}
 		if err := conn.ReloadContext(ctx); err != nil {
-			return did, fmt.Errorf("having systemd read its units: %w", err)
+			return fmt.Errorf("having systemd read its units: %w", err)
 		}
 	}
-	return did, nil
+	return nil
 }

@@ -11,6 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// Exists reports whether any hierarchy has kubepods.
+func (t *Tree) Exists() bool { return t.PerQOS && t.there(t.Kubepods()) }
+
 // Remove removes the QoS levels and kubepods if they hold no pod and no other agent uses them, and
 // reports whether it did.
 func (t *Tree) Remove() (removed bool, err error) {
