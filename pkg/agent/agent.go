@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
@@ -62,7 +63,7 @@ type Agent struct {
 	identity *bootstrap.Credentials
 	rotator  *bootstrap.Rotator
 	serving  *bootstrap.Serving
-	clients  *clients
+	clients  *apiclient.Clients
 	watched  *apiclient.Informers
 	events   *report.Events
 	node     *report.Node
@@ -97,7 +98,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), ports: new(server.Ports)}
 	a.addresses = &facts.NodeIPs{Given: o.Config.Node.IPs, MaxAge: o.Config.Node.StatusUpdateFrequency, Now: o.Now, Log: o.Log}
 	registerBoth(a.registry, a.proxied, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makePods, a.makeServices} {
+	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makeServices, a.makePods} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -113,12 +114,21 @@ func (a *Agent) makeIdentity() error {
 	requests := apiclient.NewRequests()
 	registerBoth(a.registry, a.proxied, requests.Collector())
 	a.identity.Observe(func(q bootstrap.Request) { requests.Count(q.Code, q.Method, q.Host) })
-	if a.clients, err = newClients(a.identity, c.API, c.Node.LeaseDuration); err != nil {
+	a.clients, err = apiclient.NewClients(apiclient.ClientsConfig{
+		Connect: func(l apiclient.Limits) *rest.Config {
+			return a.identity.Config(bootstrap.Options{
+				UserAgent: version.UserAgent(), ContentType: c.API.ContentType, QPS: l.QPS, Burst: l.Burst, Timeout: l.Timeout,
+			})
+		},
+		Main: apiclient.Limits{QPS: c.API.QPS, Burst: c.API.Burst}, Events: apiclient.Limits{QPS: c.API.EventQPS, Burst: c.API.EventBurst},
+		LeaseDuration: c.Node.LeaseDuration,
+	})
+	if err != nil {
 		return err
 	}
-	a.events = report.NewEvents(a.clients.events, c.Node.Name, a.log)
+	a.events = report.NewEvents(a.clients.Events, c.Node.Name, a.log)
 	a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{
-		Client: a.clients.main, NodeName: c.Node.Name, Resync: c.Proxy.ResyncPeriod, Slices: c.Proxy.Mode != config.ProxyOff, Log: a.log,
+		Client: a.clients.Main, NodeName: c.Node.Name, Resync: c.Proxy.ResyncPeriod, Slices: c.Proxy.Mode != config.ProxyOff, Log: a.log,
 	})
 	return err
 }
@@ -128,7 +138,7 @@ func (a *Agent) makeIdentity() error {
 func (a *Agent) makeNode() error {
 	var err error
 	a.lease, err = report.NewLease(report.LeaseConfig{
-		Client: a.clients.lease, NodeName: a.config.Node.Name, Duration: a.config.Node.LeaseDuration, Clock: realClock(),
+		Client: a.clients.Lease, NodeName: a.config.Node.Name, Duration: a.config.Node.LeaseDuration, Clock: realClock(),
 		NodeUID: func() types.UID { return a.node.UID() },
 	})
 	return err

@@ -23,10 +23,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// patience is how long the pods' loop may be silent before the agent calls itself unhealthy; it
-// looks at each pod every minute, and kubelet's own bound is the same.
-const patience = 5 * time.Minute
-
 func realClock() clock.WithTicker { return clock.RealClock{} }
 
 // makeCertificates makes what keeps the client and the serving certificate fresh.
@@ -83,12 +79,12 @@ func (a *Agent) makeServer() (*server.Server, error) {
 	}
 	auth := server.AuthConfig{ClientCA: ca.Pool, TokenTTL: c.Auth.WebhookTTL, Anonymous: c.Auth.Anonymous, Now: now}
 	if c.Auth.Webhook {
-		auth.Tokens = a.clients.review.AuthenticationV1().TokenReviews()
+		auth.Tokens = a.clients.Review.AuthenticationV1().TokenReviews()
 	}
 	var access server.Authorizer = server.AllowAll{}
 	if !c.Auth.AlwaysAllow {
 		access = server.NewAccess(server.AccessConfig{
-			Node: c.Node.Name, Reviews: a.clients.review.AuthorizationV1().SubjectAccessReviews(),
+			Node: c.Node.Name, Reviews: a.clients.Review.AuthorizationV1().SubjectAccessReviews(),
 			AllowTTL: c.Auth.AllowTTL, DenyTTL: c.Auth.DenyTTL, Now: now,
 		})
 	}
@@ -145,11 +141,7 @@ func (a *Agent) healthy() error {
 	if a.pods == nil {
 		return nil
 	}
-	seen := a.pods.loop.LastSeen()
-	if silent := a.options.Now().Sub(seen); !seen.IsZero() && silent > patience {
-		return fmt.Errorf("the pods' loop has been silent for %s", silent.Round(time.Second))
-	}
-	return nil
+	return a.pods.loop.Healthy()
 }
 
 // announce tells systemd when the node does all that it can: see the order of truth in the

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/admission"
 	"github.com/nodeagent/nodeagent/pkg/podsync/hook"
 	"github.com/nodeagent/nodeagent/pkg/podsync/objects"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podmetrics"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/probe"
@@ -97,7 +100,7 @@ func (a *Agent) makeReporter() error {
 		return err
 	}
 	a.node, err = report.NewNode(report.NodeConfig{
-		Client: a.clients.status, Facts: g.Facts, Name: a.config.Node.Name, Register: a.config.Node.Register,
+		Client: a.clients.Status, Facts: g.Facts, Name: a.config.Node.Name, Register: a.config.Node.Register,
 		UpdateEvery: a.config.Node.StatusUpdateFrequency, ReportEvery: a.config.Node.StatusReportFrequency,
 		Clock: realClock(), Log: a.log,
 	})
@@ -144,7 +147,7 @@ func (p *pods) makeMachine() error {
 func (p *pods) makeVolumes() error {
 	var err error
 	p.objects, err = objects.New(objects.Config{
-		Client: p.agent.clients.main, Services: p.agent.watched.Services, Changed: p.renew, Now: p.agent.options.Now, Log: p.log,
+		Client: p.agent.clients.Main, Services: p.agent.watched.Services, Changed: p.renew, Now: p.agent.options.Now, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -238,16 +241,16 @@ func (p *pods) makeLoop() error {
 	a, c, now := p.agent, p.config, p.agent.options.Now
 	var err error
 	if p.static, err = podsource.NewStatic(podsource.StaticConfig{
-		Dir: c.Paths.StaticPods, NodeName: c.Node.Name, Client: a.clients.main, Interval: c.Pods.FileCheckFrequency, Now: now, Log: p.log,
+		Dir: c.Paths.StaticPods, NodeName: c.Node.Name, Client: a.clients.Main, Interval: c.Pods.FileCheckFrequency, Now: now, Log: p.log,
 	}); err != nil {
 		return err
 	}
-	api, err := podsource.NewAPI(podsource.APIConfig{Client: a.clients.main, NodeName: c.Node.Name, Mirrors: p.static, Log: p.log})
+	api, err := podsource.NewAPI(podsource.APIConfig{Client: a.clients.Main, NodeName: c.Node.Name, Mirrors: p.static, Log: p.log})
 	if err != nil {
 		return err
 	}
 	if p.sink, err = report.NewPods(report.PodsConfig{
-		Client: a.clients.status, QPS: a.config.API.QPS, Burst: a.config.API.Burst, Now: now, Log: p.log,
+		Client: a.clients.Status, QPS: a.config.API.QPS, Burst: a.config.API.Burst, Now: now, Log: p.log,
 	}); err != nil {
 		return err
 	}
@@ -255,11 +258,12 @@ func (p *pods) makeLoop() error {
 	if err != nil {
 		return err
 	}
+	operations := podmetrics.NewOperations(a.registry)
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
 		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.List, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
-		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: newOperations(a.registry).note, Now: now, Log: p.log,
+		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: func(a podplan.Action, took time.Duration, err error) { operations.Note(operationOf(a), took, err) }, Now: now, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -267,7 +271,7 @@ func (p *pods) makeLoop() error {
 	if err := p.makeNode(); err != nil {
 		return err
 	}
-	return errors.Join(a.registry.Register(p.node.Collector()), a.registry.Register(newRunning(p)))
+	return errors.Join(a.registry.Register(p.node.Collector()), a.registry.Register(podmetrics.NewRunning(c.Node.Name, p.running)))
 }
 
 // makeNode makes the node half's loop.
@@ -282,6 +286,47 @@ func (p *pods) makeNode() (err error) {
 		Events: p.agent.events, Now: p.agent.options.Now, Log: p.log,
 	})
 	return err
+}
+
+// operationOf is the CRI call of an action; "" for one that does not use the runtime.
+func operationOf(a podplan.Action) string {
+	switch a.(type) {
+	case podplan.StartSandbox:
+		return "run_podsandbox"
+	case podplan.RemoveSandbox:
+		return "remove_podsandbox"
+	case podplan.EnsureImage:
+		return "pull_image"
+	case podplan.StartContainer:
+		return "start_container"
+	case podplan.StopContainer:
+		return "stop_container"
+	case podplan.RemoveContainer:
+		return "remove_container"
+	case podplan.UpdateResources:
+		return "update_container_resources"
+	case podplan.RunHook:
+		return "exec_sync"
+	}
+	return ""
+}
+
+// running is what the runtime has of this node's pods.
+func (p *pods) running() []runtime.Pod {
+	var all []runtime.Pod
+	for _, v := range p.loop.Snapshot() {
+		all = append(all, p.have(v.UID))
+	}
+	return all
+}
+
+// statuses is where the loop's statuses go: to the API, and to the services half, which need not
+// wait for the API to learn that a pod of this node is not ready.
+func (p *pods) statuses() podsync.StatusSink {
+	if !p.config.Proxy.LocalEndpoints || p.agent.services == nil {
+		return p.sink
+	}
+	return report.Local{Sink: p.sink, Endpoints: p.agent.services.tracker}
 }
 
 // ofNode are the pods as the node half sees them.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -56,6 +57,22 @@ type services struct {
 	ports   *server.Ports
 	// unranged: the log has last said that the node's podCIDR is missing.
 	unranged atomic.Bool
+}
+
+// registerBoth has the ports of both halves serve what kubelet and kube-proxy each have of
+// themselves: the process, and its requests to the API server. Every other series is on one port
+// only, or whoever collects both would have it twice.
+func registerBoth(kubelet, proxy *prometheus.Registry, all ...prometheus.Collector) {
+	kubelet.MustRegister(all...)
+	proxy.MustRegister(all...)
+}
+
+// modes says which proxy mode was asked for and which is programmed; the value is always 1.
+func (s *services) modes() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "nodeagent_proxy_mode", Help: "The proxy mode that was asked for, and the one that is programmed; the value is always 1.",
+		ConstLabels: prometheus.Labels{"asked": string(s.config.Proxy.Mode), "programmed": string(s.mode())},
+	}, func() float64 { return 1 })
 }
 
 func newServices(a *Agent) (*services, error) {

@@ -24,7 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/node/facts"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podmetrics"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/server"
@@ -194,7 +194,7 @@ func TestSeriesAreOnOnePort(t *testing.T) {
 	requests := apiclient.NewRequests()
 	requests.Count("200", "GET", "h")
 	registerBoth(a.registry, a.proxied, requests.Collector())
-	newOperations(a.registry).note(podplan.StartSandbox{}, time.Second, nil)
+	podmetrics.NewOperations(a.registry).Note("run_podsandbox", time.Second, nil)
 	var err error
 	if a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{Client: client, NodeName: "n1", Resync: time.Hour, Slices: true, Log: log}); err != nil {
 		t.Fatal(err)

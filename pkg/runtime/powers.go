@@ -6,8 +6,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Powers that a Runtime may have. Whoever needs one asserts the interface and, if the runtime lacks
-// it, does what the interface's comment says.
+// Powers that a Runtime may have. Whoever needs one asserts the interface and, if the runtime
+// lacks it, does what the interface's comment says.
 
 // Daemon is a runtime that depends on a program outside of the agent. A runtime that is no Daemon
 // needs no Run and is always ready.
@@ -44,3 +44,55 @@ type Shared interface {
 	// Foreign lists the pods of other agents, whose remains must be left alone.
 	Foreign(ctx context.Context) (map[types.UID]bool, error)
 }
+
+// Complete is a Runtime with every power.
+type Complete interface {
+	Runtime
+	Daemon
+	Handlers
+	LocalStorage
+	Shared
+}
+
+// WithAllPowers gives a runtime the powers that it lacks, each as the interface's comment says.
+func WithAllPowers(r Runtime) Complete {
+	all := complete{r, lacking{}, lacking{}, lacking{}, lacking{}}
+	if p, ok := r.(Daemon); ok {
+		all.Daemon = p
+	}
+	if p, ok := r.(Handlers); ok {
+		all.Handlers = p
+	}
+	if p, ok := r.(LocalStorage); ok {
+		all.LocalStorage = p
+	}
+	if p, ok := r.(Shared); ok {
+		all.Shared = p
+	}
+	return all
+}
+
+type complete struct {
+	Runtime
+	Daemon
+	Handlers
+	LocalStorage
+	Shared
+}
+
+// lacking stands in for each power that a runtime lacks.
+type lacking struct{}
+
+func (lacking) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+func (lacking) Ready(context.Context) error { return nil }
+
+func (lacking) Version() string { return "" }
+
+func (lacking) HandlerNames() []string { return nil }
+
+func (lacking) WritableBytes(context.Context, string) (int64, error) { return 0, nil }
+
+func (lacking) VolumeDir(string) string { return "" }
+
+func (lacking) Foreign(context.Context) (map[types.UID]bool, error) { return nil, nil }

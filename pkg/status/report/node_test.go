@@ -35,8 +35,8 @@ func newNode(t *testing.T, client *fake.Clientset) *Node {
 	return n
 }
 
-// TestDeletedNodeStaysAway: a Node that somebody deletes is not registered again, and its lease not
-// renewed, until the agent is restarted; one that somebody else creates is taken up.
+// TestDeletedNodeStaysAway: a Node that somebody deletes is not registered again, and its lease
+// not renewed, until the agent is restarted; one that somebody else creates is taken up.
 func TestDeletedNodeStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()

@@ -148,8 +148,8 @@ func TestConflictIsNotTheEnd(t *testing.T) {
 	}
 }
 
-// TestStatusesAfterAnOutage: the statuses of many pods that wait for the API server do not all come
-// at once, nor are they tried in step.
+// TestStatusesAfterAnOutage: the statuses of many pods that wait for the API server do not all
+// come at once, nor are they tried in step.
 func TestStatusesAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const qps, burst, count = 20, 5, 300

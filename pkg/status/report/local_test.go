@@ -1,4 +1,4 @@
-package agent
+package report
 
 import (
 	"testing"
@@ -19,12 +19,11 @@ func (s *sinkSpy) Hold(*corev1.Pod, corev1.PodStatus)   {}
 func (s *sinkSpy) Finish(*corev1.Pod, corev1.PodStatus) { s.finished++ }
 func (s *sinkSpy) Forget(types.UID)                     { s.forgotten++ }
 
-// TestWithdrawing: the tracker hears of each pod's readiness on the way of its status, which gets
-// through.
-func TestWithdrawing(t *testing.T) {
+// TestLocal: the tracker learns each pod's readiness on the way of its status, which gets through.
+func TestLocal(t *testing.T) {
 	tracker, spy := proxier.NewTracker(), &sinkSpy{}
 	tracker.SliceChanged(nil, &discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{TargetRef: &corev1.ObjectReference{UID: "x"}}}})
-	w := withdrawing{StatusSink: spy, tracker: func() *proxier.Tracker { return tracker }}
+	w := Local{Sink: spy, Endpoints: tracker}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "x"}}
 	ending := pod.DeepCopy()
 	ending.DeletionTimestamp = &metav1.Time{}
@@ -52,10 +51,5 @@ func TestWithdrawing(t *testing.T) {
 	}
 	if spy.put != 5 || spy.finished != 1 || spy.forgotten != 1 {
 		t.Errorf("of the statuses not all got through: %+v", *spy)
-	}
-	none := withdrawing{StatusSink: spy, tracker: func() *proxier.Tracker { return nil }}
-	none.Put(pod, status(corev1.ConditionTrue)) // no services half
-	if spy.put != 6 {
-		t.Error("without a services half statuses do not get through")
 	}
 }
