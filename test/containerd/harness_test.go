@@ -176,12 +176,11 @@ func (h *host) startDaemon() {
 	must(h.daemon.Start())
 	h.daemonDone = make(chan struct{})
 	go func(d *exec.Cmd, exited chan struct{}) { d.Wait(); close(exited) }(h.daemon, h.daemonDone)
-	for range 1000 {
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("unix", h.socket()); err == nil {
 			c.Close()
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	h.dumpLog()
 	h.Fatal("containerd does not start")
@@ -243,7 +242,7 @@ func (h *host) restart() *agent {
 // close removes every pod, so that no process of the test goes on, then containerd.
 func (h *host) close() {
 	if h.agent != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		pods, err := h.agent.List(ctx)
 		if err != nil {

@@ -74,12 +74,15 @@ func (h *host) get(uid types.UID) runtime.Pod {
 	return p
 }
 
-// until waits for what must happen soon.
+// patience is far more than anything here takes, so that a busy machine fails no test.
+const patience = time.Minute
+
+// until polls until ok returns true.
 func (h *host) until(what string, ok func() bool) {
 	h.Helper()
 	for began := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
-			h.Fatalf("never: %s", what)
+		if time.Since(began) > patience {
+			h.Fatalf("after %s not yet: %s", patience, what)
 		}
 	}
 }
@@ -155,17 +158,21 @@ func TestASharedPIDNamespaceIsReaped(t *testing.T) {
 	s := h.sandbox(runtime.SandboxConfig{Pod: ref, Hostname: "h", ShareProcessNamespace: true, CgroupParent: h.cgroup})
 	a := h.run(h.config(ref, s, "a", "sh", "-c", "sleep 0.2 & exec sleep 1000"))
 	b := h.run(h.config(ref, s, "b", "sleep", "1000"))
-	if ps := h.exec(b.ID, "ps"); strings.Count(ps, "sleep 1000") != 2 || !strings.Contains(ps, "reap") {
-		t.Errorf("processes: %s", ps)
-	}
-	// An orphan of an exec ends up with process 1, which must reap it.
-	h.exec(a.ID, "sh", "-c", "(sleep 0.1 &) ; true")
-	time.Sleep(400 * time.Millisecond)
-	for line := range strings.Lines(h.exec(b.ID, "ps", "-o", "pid,ppid,stat,args")) {
-		if f := strings.Fields(line); len(f) > 3 && f[1] == "1" && strings.HasPrefix(f[2], "Z") {
-			t.Errorf("not reaped: %s", line)
+	// A shell between fork and exec shows its command a second time.
+	h.until("both containers see the processes of both, and the reaper", func() bool {
+		ps := h.exec(b.ID, "ps")
+		return strings.Count(ps, "sleep 1000") == 2 && strings.Contains(ps, "reap")
+	})
+	// An orphan of an exec becomes a child of process 1, which must reap it.
+	h.exec(a.ID, "sh", "-c", "(sleep 0.123 &) ; true")
+	h.until("the orphan is reaped", func() bool {
+		for line := range strings.Lines(h.exec(b.ID, "ps", "-o", "pid,ppid,stat,args")) {
+			if f := strings.Fields(line); len(f) > 3 && f[1] == "1" && (strings.HasPrefix(f[2], "Z") || strings.Contains(line, "sleep 0.123")) {
+				return false
+			}
 		}
-	}
+		return true
+	})
 	h.restart()
 	if p := h.get(ref.UID); !p.Sandbox.Ready || len(p.Containers) != 2 {
 		t.Errorf("after a restart of the agent: %+v", p)
@@ -308,14 +315,11 @@ func TestTerminals(t *testing.T) {
 	sizes <- runtime.TerminalSize{Width: 123, Height: 45}
 	var out bytes.Buffer
 	input, send := io.Pipe()
-	go func() {
-		time.Sleep(300 * time.Millisecond)
-		io.WriteString(send, "stty size; exit 3\n")
-	}()
+	go io.WriteString(send, awaitSize(45, 123)+"exit 3\n")
 	code, err := h.agent.Exec(t.Context(), c.ID, runtime.ExecConfig{Command: []string{"sh"}, IO: runtime.IO{
 		Stdin: input, Stdout: &out, TTY: true, Resize: sizes,
 	}})
-	if err != nil || code != 3 || !strings.Contains(out.String(), "45 123") {
+	if err != nil || code != 3 || !strings.Contains(out.String(), "rows=45 columns=123") {
 		t.Errorf("code %d, %v, output %q", code, err, out.String())
 	}
 	ref := podRef(2)
@@ -329,11 +333,17 @@ func TestTerminals(t *testing.T) {
 		ended <- h.agent.Attach(t.Context(), main.ID, runtime.IO{Stdin: input2, Stdout: &screen, TTY: true, Resize: sizes})
 	}()
 	sizes <- runtime.TerminalSize{Width: 99, Height: 11}
-	time.Sleep(300 * time.Millisecond)
-	io.WriteString(send2, "stty size; exit\n")
-	if err := <-ended; err != nil || !strings.Contains(screen.String(), "11 99") {
+	io.WriteString(send2, awaitSize(11, 99)+"exit\n")
+	if err := <-ended; err != nil || !strings.Contains(screen.String(), "rows=11 columns=99") {
 		t.Errorf("attach: %v, %q", err, screen.String())
 	}
+}
+
+// awaitSize is a shell command that waits until its terminal has a size, for a minute at the most,
+// and prints the size in a form that the command's own echo does not have.
+func awaitSize(rows, columns int) string {
+	return fmt.Sprintf(`i=0; until [ "$(stty size)" = "%d %d" ] || [ $i -ge 600 ]; do i=$((i+1)); sleep 0.1; done; `, rows, columns) +
+		`set -- $(stty size); echo rows=$1 columns=$2; `
 }
 
 func TestExecsOfADeadAgentAreEnded(t *testing.T) {
@@ -361,7 +371,7 @@ func TestARebootedHost(t *testing.T) {
 	h.agent.stop()
 	// What a reboot does: processes end, mounts and tmpfs are gone.
 	h.ctr("tasks", "kill", "-s", "SIGKILL", before.Containers[0].ID)
-	time.Sleep(200 * time.Millisecond)
+	h.until("its task has stopped", func() bool { return strings.Contains(h.ctr("tasks", "ls"), "STOPPED") })
 	h.ctr("tasks", "rm", before.Containers[0].ID)
 	for _, ns := range []string{"net", "ipc", "uts"} {
 		must(syscall.Unmount(filepath.Join(h.path("run/pods"), string(ref.UID), ns), 0))
@@ -408,7 +418,10 @@ func TestShimsAreSharedAndEnd(t *testing.T) {
 	for attempt := 1; attempt < 8; attempt++ {
 		config := h.config(ref, s, "a", "sleep", "0.05")
 		config.Attempt = attempt
-		h.run(config)
+		// It may have exited by the time that this returns.
+		if c, err := h.agent.StartContainer(t.Context(), config); err != nil || c.StartError != "" {
+			t.Fatalf("attempt %d: %+v, %v", attempt, c, err)
+		}
 		h.until("exit", func() bool { return h.get(ref.UID).Latest("a").State == runtime.Exited })
 	}
 }

@@ -37,12 +37,11 @@ func registry(t *testing.T, locked *atomic.Bool) (address string, manifests *ato
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
-	for range 500 {
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", back); err == nil {
 			c.Close()
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	push(t, "http://"+back+"/v2/team/app")
 	manifests = &atomic.Int64{}
@@ -53,6 +52,9 @@ func registry(t *testing.T, locked *atomic.Bool) (address string, manifests *ato
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
 			return
 		}
+		// This registry understands no open ranges, which containerd asks for where it goes on with
+		// a blob. Without one it sends the whole blob, as HTTP allows.
+		r.Header.Del("Range")
 		if strings.Contains(r.URL.Path, "/manifests/") && r.Method == http.MethodGet {
 			manifests.Add(1)
 		}
@@ -169,7 +171,7 @@ func TestPull(t *testing.T) {
 // are given up by name, while one that is only slow is waited for.
 func TestAStalledPullIsCancelled(t *testing.T) {
 	h := newHost(t)
-	h.progress = 500 * time.Millisecond
+	h.progress = 2 * time.Second
 	h.start()
 	good, _ := registry(t, &atomic.Bool{})
 	for _, c := range []struct {
@@ -178,10 +180,10 @@ func TestAStalledPullIsCancelled(t *testing.T) {
 		slow       time.Duration
 		want       string
 	}{
-		{name: "manifest", path: "/v2/", want: "sent nothing for 500ms"},
-		{name: "blob", path: "/blobs/", want: "sent nothing for 500ms"},
-		{name: "half a blob", path: "/blobs/", bytes: 100, want: "sent nothing for 500ms"},
-		{name: "only slow", path: "/blobs/", slow: 300 * time.Millisecond},
+		{name: "manifest", path: "/v2/", want: "sent nothing for 2s"},
+		{name: "blob", path: "/blobs/", want: "sent nothing for 2s"},
+		{name: "half a blob", path: "/blobs/", bytes: 100, want: "sent nothing for 2s"},
+		{name: "only slow", path: "/blobs/", slow: 500 * time.Millisecond},
 	} {
 		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: good})
 		over := make(chan struct{})
@@ -225,7 +227,7 @@ func TestAStalledPullIsCancelled(t *testing.T) {
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), address+" "+c.want)):
 			t.Errorf("%s: after %s: %v", c.name, took, err)
 		}
-		if took > 20*time.Second {
+		if took > patience {
 			t.Errorf("%s: took %s", c.name, took)
 		}
 		close(over)

@@ -106,14 +106,14 @@ func TestHostile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), length+5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), length+12*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, linkedRoot{bed.NodeAgent{Config: raceConfig}})
 	p.on(ctx, t, "sh", "-c", "mkdir -p /var/lib/kubelet/canary/dir/sub && cd /var/lib/kubelet/canary && "+
 		"echo precious > file && chmod 600 file && echo precious > dir/a && echo precious > dir/sub/huge && chown -R 77:78 dir")
 	p.kubectl(ctx, t, "create", "configmap", "racer", "--from-literal=key=value")
 	p.kubectl(ctx, t, "run", "bystander", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/bystander", "--timeout=60s")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/bystander", "--timeout=180s")
 	bystander := func() string {
 		return p.kubectl(ctx, t, "exec", "bystander", "--", "sh", "-c", "cat /etc/hosts /etc/hostname /etc/resolv.conf; ls -ln /etc/hosts /etc/hostname /etc/resolv.conf") +
 			p.kubectl(ctx, t, "get", "pod", "bystander", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].restartCount} {.status.podIP}")
@@ -130,7 +130,7 @@ func TestHostile(t *testing.T) {
 	}
 	restarts, raced := 0, 0
 	for i, until := 0, time.Now().Add(length); time.Now().Before(until); i++ {
-		eventually(ctx, t, time.Minute, "containers to end and start again", func() (bool, string) {
+		eventually(ctx, t, soon, "containers to end and start again", func() (bool, string) {
 			if now := n.Process("nodeagent"); !now.Running() || now.PID() != pid {
 				t.Fatal("the agent has ended")
 			}
@@ -147,10 +147,10 @@ func TestHostile(t *testing.T) {
 			restarts, raced = restarts+ended, raced+1
 			return true, got
 		})
-		p.kubectl(ctx, t, "delete", "pod", fmt.Sprintf("racer-%d", i%racers), "--grace-period=1", "--timeout=60s")
+		p.kubectl(ctx, t, "delete", "pod", fmt.Sprintf("racer-%d", i%racers), "--grace-period=1", "--timeout=180s")
 		apply(ctx, t, p, racer(fmt.Sprintf("racer-%d", i%racers)))
 	}
-	p.kubectl(ctx, t, "delete", "pod", "-l", "app=racer", "--grace-period=1", "--timeout=60s")
+	p.kubectl(ctx, t, "delete", "pod", "-l", "app=racer", "--grace-period=1", "--timeout=180s")
 	if now := canary(); now != beforeCanary {
 		t.Errorf("files outside of the pods were\n%s\nand are\n%s", beforeCanary, now)
 	}
@@ -161,8 +161,8 @@ func TestHostile(t *testing.T) {
 		t.Errorf("the agent took up to %d KiB", got)
 	}
 	t.Logf("%d restarts in %d pods that raced, the agent took up to %d KiB", restarts, raced, memory(t, pid, "VmHWM"))
-	p.kubectl(ctx, t, "delete", "pod", "bystander", "--grace-period=1", "--timeout=60s")
-	eventually(ctx, t, 15*time.Second, "nothing of the pods to be left", func() (bool, string) {
+	p.kubectl(ctx, t, "delete", "pod", "bystander", "--grace-period=1", "--timeout=180s")
+	eventually(ctx, t, soon, "nothing of the pods to be left", func() (bool, string) {
 		left := p.on(ctx, t, "sh", "-c", "find /var/lib/kubelet/disk/new/root/pods -mindepth 1; grep -E ' /var/lib/kubelet/disk/.*/pods/' /proc/self/mountinfo || true")
 		return left == "", left
 	})

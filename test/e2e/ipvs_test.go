@@ -63,7 +63,7 @@ endpoints: [{addresses: [BEHIND1]}]
 // live as long as their ends want, new ones are served all the time, and then nothing of kube-proxy
 // is left, but what was others' is.
 func TestFromIPVS(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	c := bed.New(t, bed.Options{})
 	u, err := c.AddUML(ctx, "u1")
@@ -106,11 +106,12 @@ func TestFromIPVS(t *testing.T) {
 	for name, l := range long {
 		l.report(t, name)
 	}
-	after := p.on(ctx, t, "ipvsadm", "-Ln")
+	var after string
+	eventually(ctx, t, soon, "the end of virtual servers without connections", func() (bool, string) {
+		after = p.on(ctx, t, "ipvsadm", "-Ln")
+		return !strings.Contains(after, otherVIP) && !strings.Contains(after, "10.96.0.1:"), after
+	})
 	t.Logf("after nodeagent has taken over:\n%s", after)
-	if strings.Contains(after, otherVIP) || strings.Contains(after, "10.96.0.1:") {
-		t.Error("virtual servers without connections are still there")
-	}
 	if !strings.Contains(after, ipvsVIP+":7 ") {
 		t.Error("the virtual server of connections that live is gone")
 	}
@@ -157,7 +158,7 @@ func TestFromIPVS(t *testing.T) {
 // refused: a port of the host is not to be had at a Service's address.
 func refused(ctx context.Context, t *testing.T, p place, address string) {
 	t.Helper()
-	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	conn, err := p.cluster.Dial(limit, "tcp4", address)
 	if err == nil {
@@ -196,7 +197,7 @@ func startIPVS(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	if err := u.StartKubeProxy(ctx, "ipvs", "ipvs: {excludeCIDRs: [192.0.2.0/24]}\n"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(ctx, t, time.Minute, "kube-proxy in mode ipvs", func() (bool, string) {
+	eventually(ctx, t, soon, "kube-proxy in mode ipvs", func() (bool, string) {
 		out, err := p.run(ctx, "ipvsadm", "-Ln")
 		return err == nil && strings.Contains(out, ipvsVIP+":7 ") && strings.Contains(out, behind+"4:7000") &&
 			strings.Contains(out, otherVIP+":80 ") && strings.Contains(out, u.IP.String()+":30707"), out
@@ -211,7 +212,7 @@ func takeOver(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 		t.Fatal(err)
 	}
 	p.on(ctx, t, "systemctl", "restart", "nodeagent")
-	eventually(ctx, t, time.Minute, "the agent's rules", func() (bool, string) {
+	eventually(ctx, t, soon, "the agent's rules", func() (bool, string) {
 		out, err := p.run(ctx, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:10256/livez")
 		return err == nil && out == "200", fmt.Sprint(out, err)
 	})
@@ -286,13 +287,19 @@ func (l *lasting) String() string {
 
 func (l *lasting) report(t *testing.T, name string) {
 	t.Helper()
-	before := l.lines
-	time.Sleep(time.Second)
+	progress := func() (lines int, failed error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.lines, l.failed
+	}
+	before, _ := progress()
+	lines, failed := before, error(nil)
+	for began := time.Now(); lines < before+10 && failed == nil && time.Since(began) < soon; time.Sleep(50 * time.Millisecond) {
+		lines, failed = progress()
+	}
 	t.Logf("%s: %s", name, l)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.failed != nil || l.lines <= before {
-		t.Errorf("the connection from before, %s: %d lines, %v", name, l.lines-before, l.failed)
+	if failed != nil || lines <= before {
+		t.Errorf("the connection from before, %s: %d lines, %v", name, lines-before, failed)
 	}
 }
 
@@ -384,7 +391,7 @@ func (s *shorts) report(t *testing.T, when string) {
 
 // shortTo asks one word, and ends by a reset.
 func shortTo(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) error {
-	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
+	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	conn, err := dial(limit, "tcp4", address)
 	if err != nil {
@@ -394,7 +401,7 @@ func shortTo(ctx context.Context, dial func(ctx context.Context, network, addres
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err == nil && line != "hello\n" {
 		err = fmt.Errorf("the answer is %q", line)

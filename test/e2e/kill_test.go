@@ -40,9 +40,9 @@ spec:
       - name: counter
         image: %[2]s
         command: [sh, -c, "mkdir /www; echo ok > /www/index.html; httpd -p 8080 -h /www; i=0; while true; do i=$((i+1)); echo $i; sleep 0.2; done"]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
-        livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 2}
-        startupProbe: {exec: {command: ["true"]}}
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
+        livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 2, timeoutSeconds: 10}
+        startupProbe: {exec: {command: ["true"]}, timeoutSeconds: 10}
 ---
 apiVersion: v1
 kind: Pod
@@ -64,16 +64,16 @@ spec:
 // TestKills kills the agent, containerd and the API server, one after the other, under a crowd of
 // pods: no container restarts, no log line is lost, no condition flips, no connection drops.
 func TestKills(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
 	if err := p.cluster.Apply(ctx, counters()); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	p.kubectl(ctx, t, "rollout", "status", "deployment/counter", "--timeout=120s")
+	p.kubectl(ctx, t, "rollout", "status", "deployment/counter", "--timeout=240s")
 	t.Logf("%d pods were Ready after %s", crowd, time.Since(begin).Round(time.Millisecond))
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/echo", "--timeout=60s")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/echo", "--timeout=180s")
 	conn := dialEcho(ctx, t, p, n)
 	before := stateOf(ctx, t, p)
 
@@ -118,13 +118,13 @@ func TestKills(t *testing.T) {
 			t.Errorf("after kill -9 of %s:\n%s", k.what, changedLines(before, now))
 			before = now
 		}
-		lines := contiguous(t, n)
+		lines := contiguous(t, n, k.what == "log pump")
 		t.Logf("kill -9 of %s: %d log lines of %d pods without a gap, connection alive; took %s",
 			k.what, lines, crowd, time.Since(begin).Round(time.Millisecond))
 	}
 	// What was kept is also still looked after.
 	p.kubectl(ctx, t, "delete", "deployment", "counter")
-	p.kubectl(ctx, t, "wait", "--for=delete", "pod", "-l", "app=counter", "--timeout=90s")
+	p.kubectl(ctx, t, "wait", "--for=delete", "pod", "-l", "app=counter", "--timeout=180s")
 }
 
 // dialEcho opens a connection from the node's network through the Service.
@@ -182,7 +182,7 @@ func dialEcho(ctx context.Context, t *testing.T, p place, n *bed.Node) net.Conn 
 // echo says something over the connection and hears it again.
 func echo(t *testing.T, c net.Conn, text string) {
 	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Write([]byte(text + "\n")); err != nil {
@@ -242,9 +242,10 @@ func changedLines(before, now string) string {
 	return out.String()
 }
 
-// contiguous checks that every counter's log has every number once and in order, and returns how
-// many there are.
-func contiguous(t *testing.T, n *bed.Node) int {
+// contiguous checks that every counter's log has every number in order, and returns how many there
+// are. Each is there once, but for the last lines of a killed log pump, which the next one may write
+// a second time.
+func contiguous(t *testing.T, n *bed.Node, repeated bool) int {
 	t.Helper()
 	files, err := filepath.Glob(n.Path("/var/log/pods/default_counter-*/counter/0.log"))
 	if err != nil || len(files) != crowd {
@@ -263,7 +264,11 @@ func contiguous(t *testing.T, n *bed.Node) int {
 			if !strings.HasSuffix(line, "\n") {
 				break // being written
 			}
-			if got, err := strconv.Atoi(fields[len(fields)-1]); err != nil || got != want {
+			got, err := strconv.Atoi(fields[len(fields)-1])
+			if repeated && err == nil && got > 0 && got < want {
+				want = got
+			}
+			if err != nil || got != want {
 				t.Fatalf("%s: line %d says %q", name, want, line)
 			}
 		}

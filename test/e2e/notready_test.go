@@ -13,11 +13,11 @@ import (
 // TestNotReadyReasons takes away what a node needs, one thing after the other: the node says what
 // is missing and where, pods run on, and it is Ready again by itself.
 func TestNotReadyReasons(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
 	p.kubectl(ctx, t, "run", "bystander", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/bystander", "--timeout=60s")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/bystander", "--timeout=180s")
 	id := p.kubectl(ctx, t, "get", "pod", "bystander", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
 
 	ready := func() string {
@@ -53,23 +53,23 @@ func TestNotReadyReasons(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	says(15*time.Second, "False", "NetworkPluginNotReady", "/etc/cni/net.d")
+	says(soon, "False", "NetworkPluginNotReady", "/etc/cni/net.d")
 	for _, f := range files {
 		if err := os.Rename(conf+"/."+f.Name()+".away", conf+"/"+f.Name()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	says(15*time.Second, "True", "kubelet is posting ready status")
+	says(soon, "True", "kubelet is posting ready status")
 
 	containerd := n.Process("containerd")
 	if err := containerd.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	says(60*time.Second, "False", "container runtime is down", bed.ContainerdAddress)
+	says(soon, "False", "container runtime is down", bed.ContainerdAddress)
 	if err := containerd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	says(20*time.Second, "True", "kubelet is posting ready status")
+	says(soon, "True", "kubelet is posting ready status")
 	got := p.kubectl(ctx, t, "get", "pod", "bystander", "-o", "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")
 	if got != id+" 0" {
 		t.Errorf("the pod that was there all along is %q now, was %q", got, id)

@@ -43,7 +43,11 @@ func (p place) on(ctx context.Context, t *testing.T, args ...string) string {
 	return out
 }
 
-// eventually asks until it is so, or fails the test with the last answer.
+// soon is how long to wait for what takes a moment. It is far more than that, so that a busy machine
+// fails no test: what a test measures, it logs.
+const soon = 2 * time.Minute
+
+// eventually polls ask until it returns true, or fails the test with the last answer.
 func eventually(ctx context.Context, t *testing.T, limit time.Duration, what string, ask func() (bool, string)) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
@@ -53,7 +57,7 @@ func eventually(ctx context.Context, t *testing.T, limit time.Duration, what str
 			return
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			t.Fatalf("%s: not within %s; last: %s", what, limit, said)
+			t.Fatalf("%s: not within %s; last answer: %s", what, limit, said)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -68,7 +72,7 @@ func newPlace(ctx context.Context, t *testing.T, agent bed.Kind) (place, *bed.No
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	if err := n.WaitReady(ctx, time.Minute); err != nil {
+	if err := n.WaitReady(ctx, 3*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("Ready %s after the images were there", time.Since(begin).Round(time.Millisecond))

@@ -29,7 +29,7 @@ spec:
 // TestStaticPods runs pods from manifests: shown by mirror pods, which come back when deleted; with
 // the API server down; and gone with their manifest.
 func TestStaticPods(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
 	phase := func(name string) string {
@@ -41,7 +41,7 @@ func TestStaticPods(t *testing.T) {
 	}
 	running := func(name string) {
 		t.Helper()
-		eventually(ctx, t, 40*time.Second, "the mirror of "+name, func() (bool, string) {
+		eventually(ctx, t, soon, "the mirror of "+name, func() (bool, string) {
 			got := phase(name)
 			return strings.HasPrefix(got, "Running") && strings.Contains(got, "kubernetes.io/config.mirror"), got
 		})
@@ -73,7 +73,7 @@ func TestStaticPods(t *testing.T) {
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(ctx, t, 40*time.Second, "a static pod without an API server", func() (bool, string) {
+	eventually(ctx, t, soon, "a static pod without an API server", func() (bool, string) {
 		return containers() == 2, p.on(ctx, t, "ctr", "-n", "k8s.io", "tasks", "ls")
 	})
 	if err := server.Start(); err != nil {
@@ -88,7 +88,7 @@ func TestStaticPods(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(ctx, t, 40*time.Second, "the end of the static pods", func() (bool, string) {
+	eventually(ctx, t, soon, "the end of the static pods", func() (bool, string) {
 		return containers() == 0 && strings.Contains(phase("one")+phase("two"), "NotFound"), phase("one") + phase("two")
 	})
 }

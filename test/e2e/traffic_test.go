@@ -62,7 +62,7 @@ spec:
 // the agent takes over from it: no reset, no failed connect. NODEAGENT_CHURN is how long endpoints
 // change; default 10s, 60s for the figures.
 func TestTraffic(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	churn, err := time.ParseDuration(os.Getenv("NODEAGENT_CHURN"))
 	if err != nil {
@@ -115,7 +115,7 @@ func TestTraffic(t *testing.T) {
 
 // proxySyncs waits until port 10256 of the node says that rules are in place.
 func proxySyncs(ctx context.Context, n *bed.Node) error {
-	client := http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}, Timeout: 2 * time.Second}
+	client := http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	for ctx.Err() == nil {
 		answer, err := client.Get("http://127.0.0.1:10256/livez")
 		if err == nil {
@@ -193,7 +193,7 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 	err := g.Wait()
 	each := float64(made.Load()) / time.Since(begin).Seconds()
 	t.Logf("%d changes of endpoints, %.0f a second", made.Load(), each)
-	if least := changes / 2.0; err == nil && each < least {
+	if least := changes / 10.0; err == nil && each < least {
 		return fmt.Errorf("%.0f changes a second, less than %.0f: that is no test", each, least)
 	}
 	return err
@@ -268,7 +268,7 @@ func listenIn(name, address string) (net.Listener, error) {
 func longConnection(ctx context.Context, t *testing.T, n *bed.Node) net.Conn {
 	t.Helper()
 	var conn net.Conn
-	eventually(ctx, t, 20*time.Second, "connecting to "+trafficVIP, func() (bool, string) {
+	eventually(ctx, t, soon, "connecting to "+trafficVIP, func() (bool, string) {
 		// a packet that met no rules yet is never translated
 		limit, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
@@ -387,7 +387,7 @@ func (s *stream) report(t *testing.T) string {
 		t.Errorf("%d of %d connections failed: %s", len(s.errors), len(s.took)+len(s.errors), strings.Join(s.errors[:min(5, len(s.errors))], "; "))
 	}
 	each := float64(len(s.took)) / time.Since(s.begun).Seconds()
-	if each < rate/5 {
+	if each < rate/20 {
 		t.Errorf("%.0f connections a second: that is no test", each)
 	}
 	out := "none"

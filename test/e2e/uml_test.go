@@ -28,7 +28,7 @@ func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 		return u.Output(ctx, args...)
 	}}
 	t.Cleanup(func() { keepJournal(t, u) })
-	if err := c.WaitNodeReady(ctx, u.NodeNet, time.Minute); err != nil {
+	if err := c.WaitNodeReady(ctx, u.NodeNet, 3*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	return p, u
@@ -40,7 +40,7 @@ func keepJournal(t *testing.T, u *bed.UMLNode) {
 	if !t.Failed() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := u.Output(ctx, "journalctl", "-u", "nodeagent", "--no-pager", "-o", "cat", "-n", "200")
 	t.Logf("journal of nodeagent (%v):\n%s", err, out)
@@ -49,7 +49,7 @@ func keepJournal(t *testing.T, u *bed.UMLNode) {
 // TestLifeUML is TestLife on a machine with a kernel of its own, cgroup v2 and systemd; then its
 // plug is pulled.
 func TestLifeUML(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	p, u := newUML(ctx, t)
 	before := leftovers(ctx, t, p)
@@ -59,7 +59,7 @@ func TestLifeUML(t *testing.T) {
 	if err := p.cluster.Apply(ctx, limited); err != nil {
 		t.Fatal(err)
 	}
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=90s")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=180s")
 	if got := limits(ctx, t, p); got != "33554432 33554432 20000 100000 20000 100000" {
 		t.Errorf("memory.max and cpu.max of pod and container are %q", got)
 	}
@@ -107,7 +107,7 @@ func resize(ctx context.Context, t *testing.T, p place) {
 		size := `{"cpu":"` + to.cpu + `","memory":"` + to.memory + `"}`
 		p.kubectl(ctx, t, "patch", "pod", "limited", "--subresource=resize", "-p",
 			`{"spec":{"containers":[{"name":"c","resources":{"requests":`+size+`,"limits":`+size+`}}]}}`)
-		eventually(ctx, t, time.Minute, "a pod of another size", func() (bool, string) {
+		eventually(ctx, t, soon, "a pod of another size", func() (bool, string) {
 			told := p.kubectl(ctx, t, "get", "pod", "limited", "-o",
 				"jsonpath={.status.containerStatuses[0].resources.limits.cpu} {.status.containerStatuses[0].resources.limits.memory} {.status.containerStatuses[0].restartCount}")
 			got := limits(ctx, t, p)
@@ -123,7 +123,7 @@ func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	if err := p.cluster.Apply(ctx, limited); err != nil {
 		t.Fatal(err)
 	}
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=90s")
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/limited", "--timeout=180s")
 	if err := u.PullPlug(); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	if err := u.Boot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(ctx, t, 2*time.Minute, "the pod after the power cut", func() (bool, string) {
+	eventually(ctx, t, 4*time.Minute, "the pod after the power cut", func() (bool, string) {
 		got := p.kubectl(ctx, t, "get", "pod", "limited", "-o",
 			"jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready} {.status.phase}")
 		return got == "1 true Running", got

@@ -34,12 +34,12 @@ apiVersion: v1
 kind: Pod
 metadata: {name: %[1]s, labels: {app: talker}}
 spec:
-  terminationGracePeriodSeconds: 6
+  terminationGracePeriodSeconds: 12
   containers:
   - name: c
     image: %[2]s
     command: [bash, -c, "trap 'touch /signs/asked-%[1]s' TERM; mkdir /www; echo %[1]s >/www/index.html; httpd -p 8080 -h /www; while true; do sleep 0.02; done"]
-    readinessProbe: {periodSeconds: 1, failureThreshold: 1, exec: {command: [sh, -c, "test ! -e /signs/unready-%[1]s || { test -e /signs/failed-%[1]s || touch /signs/failed-%[1]s; exit 1; }"]}}
+    readinessProbe: {periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 1, exec: {command: [sh, -c, "test ! -e /signs/unready-%[1]s || { test -e /signs/failed-%[1]s || touch /signs/failed-%[1]s; exit 1; }"]}}
     volumeMounts: [{name: signs, mountPath: /signs}]
   volumes: [{name: signs, hostPath: {path: %[3]s, type: DirectoryOrCreate}}]
 ---
@@ -65,7 +65,7 @@ func TestWithdraw(t *testing.T) {
 	if err != nil {
 		rounds = 1
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute+time.Duration(rounds)*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute+2*time.Duration(rounds)*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
 	w := &withdrawal{place: p, node: n, t: t}
@@ -73,8 +73,8 @@ func TestWithdraw(t *testing.T) {
 	if err := p.cluster.Apply(ctx, talkers()); err != nil {
 		t.Fatal(err)
 	}
-	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s")
-	eventually(ctx, t, 20*time.Second, "the Service", func() (bool, string) {
+	p.kubectl(ctx, t, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=180s")
+	eventually(ctx, t, soon, "the Service", func() (bool, string) {
 		got, err := ask(ctx, n.Dial, "10.96.77.79:80")
 		return err == nil, fmt.Sprint(got, err)
 	})
@@ -160,14 +160,14 @@ func (w *withdrawal) one(ctx context.Context) {
 
 // ask is one HTTP request.
 func ask(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (string, error) {
-	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	conn, err := dial(limit, "tcp4", address)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}
@@ -203,7 +203,7 @@ func (w *withdrawal) landed(pod string) time.Time {
 // lands waits until connections land on these pods and, for half a second, on no other.
 func (w *withdrawal) lands(ctx context.Context, when string, want ...string) {
 	w.t.Helper()
-	eventually(ctx, w.t, 20*time.Second, when+": connections land on "+strings.Join(want, " and "), func() (bool, string) {
+	eventually(ctx, w.t, soon, when+": connections land on "+strings.Join(want, " and "), func() (bool, string) {
 		begin := time.Now()
 		_ = sleep.For(ctx, 500*time.Millisecond)
 		var got []string
@@ -248,7 +248,7 @@ func (w *withdrawal) watch(ctx context.Context) {
 func (w *withdrawal) says(ctx context.Context, pod string, ready bool) time.Time {
 	w.t.Helper()
 	var at time.Time
-	eventually(ctx, w.t, 20*time.Second, "the EndpointSlice's word on "+pod, func() (bool, string) {
+	eventually(ctx, w.t, soon, "the EndpointSlice's word on "+pod, func() (bool, string) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		at = w.since[pod]
@@ -261,7 +261,7 @@ func (w *withdrawal) says(ctx context.Context, pod string, ready bool) time.Time
 func (w *withdrawal) sign(ctx context.Context, name string) time.Time {
 	w.t.Helper()
 	var at time.Time
-	eventually(ctx, w.t, 20*time.Second, "the sign "+name, func() (bool, string) {
+	eventually(ctx, w.t, soon, "the sign "+name, func() (bool, string) {
 		info, err := os.Stat(w.node.Path(signs + "/" + name))
 		if err != nil {
 			return false, err.Error()
@@ -343,11 +343,11 @@ func (w *withdrawal) round(ctx context.Context, all *times) {
 	w.lands(ctx, "a is to end", "b")
 	all.ending = append(all.ending, w.landed("a").Sub(asked))
 	all.endingAPI = append(all.endingAPI, heard.Sub(asked))
-	w.kubectl(ctx, w.t, "wait", "--for=delete", "pod/a", "--timeout=30s")
+	w.kubectl(ctx, w.t, "wait", "--for=delete", "pod/a", "--timeout=180s")
 	if err := w.cluster.Apply(ctx, talkers()); err != nil {
 		w.t.Fatal(err)
 	}
-	w.kubectl(ctx, w.t, "wait", "--for=condition=Ready", "pod/a", "--timeout=30s")
+	w.kubectl(ctx, w.t, "wait", "--for=condition=Ready", "pod/a", "--timeout=180s")
 	w.lands(ctx, "a is there again", "a", "b")
 }
 

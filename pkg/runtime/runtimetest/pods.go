@@ -124,7 +124,7 @@ func sharedPID(b *bench) {
 	}
 	b.start(b.config(ref, s, "sleep", "1000"))
 	if p := b.get(ref.UID); len(p.Containers) != 1 {
-		b.Errorf("the reaping process shows as a container: %+v", p.Containers)
+		b.Errorf("the reaper shows as a container: %+v", p.Containers)
 	}
 	b.noError(b.Runtime.RemoveContainer(b.ctx, runtime.ContainerID(ref.UID, "main", 0)))
 	b.noError(b.Runtime.RemoveSandbox(b.ctx, ref.UID))
@@ -154,7 +154,8 @@ func restart(b *bench) {
 }
 
 func restartExit(b *bench) {
-	ref, _ := b.running("sh", "-c", "echo early; sleep 1; echo late; exit 7")
+	ref := b.pod()
+	b.start(b.config(ref, b.sandbox(ref), "sh", "-c", "echo early; sleep 1; echo late; exit 7"))
 	b.Runtime = b.Restart(b.TB)
 	if c := b.exited(ref.UID); c.ExitCode != 7 || c.FinishedAt.IsZero() {
 		b.Errorf("got %+v, want exit code 7", c)

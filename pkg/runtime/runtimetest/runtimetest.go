@@ -16,26 +16,26 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Subject is an implementation to be tested, on a host of its own that holds nothing yet but the
-// image.
+// Subject is an implementation under test, on its own host that holds nothing but one image.
 type Subject struct {
 	Runtime runtime.Runtime
-	// Image is a short reference (as "busybox:1") of an image in the store. It has the commands
-	// true, false, sleep N, echo WORDS, cat, and sh -c with exit N, sleep N and echo WORDS parted
+	// Image is a short reference (like "busybox:1") of an image in the store. It has the commands
+	// true, false, sleep N, echo WORDS, cat, and sh -c with exit N, sleep N and echo WORDS separated
 	// by semicolons; and a user app (1000:1001, groups 10).
 	Image string
-	// Spec is a finished spec that runs args in the sandbox.
+	// Spec returns a finished spec that runs args in the sandbox.
 	Spec func(s runtime.Sandbox, args ...string) *specs.Spec
-	// LogDir is a folder for log files.
+	// LogDir is the folder for log files.
 	LogDir string
-	// Restart ends this instance as a crash does and returns a new one over the same host.
+	// Restart ends this instance like a crash and returns a new one on the same host.
 	Restart func(t testing.TB) runtime.Runtime
 }
 
-// patience is how long the suite waits for what must happen soon.
-const patience = 20 * time.Second
+// patience is how long the suite waits for a change. It is far more than any should take, so that a
+// busy machine fails no test.
+const patience = time.Minute
 
-// bench is one test's subject with short ways to say things.
+// bench is one test's subject with helper methods.
 type bench struct {
 	testing.TB
 	Subject
@@ -43,11 +43,11 @@ type bench struct {
 	n   int
 }
 
-// Run runs the whole suite; start makes a fresh subject for each test.
+// Run runs the whole suite as subtests of t; start makes a fresh subject for each.
 func Run(t *testing.T, start func(t testing.TB) Subject) {
 	for _, c := range cases() {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			c.run(&bench{TB: t, Subject: start(t), ctx: ctx})
 		})
@@ -63,7 +63,7 @@ func cases() []testCase {
 	return slices.Concat(podCases(), containerCases(), streamCases(), imageCases())
 }
 
-// pod is a new one.
+// pod returns a new pod.
 func (b *bench) pod() runtime.PodRef {
 	b.n++
 	return runtime.PodRef{UID: types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", b.n)), Namespace: "default", Name: fmt.Sprintf("pod-%d", b.n)}
@@ -78,7 +78,7 @@ func (b *bench) sandbox(ref runtime.PodRef) runtime.Sandbox {
 	return s
 }
 
-// config runs args as container main of the sandbox.
+// config describes a container main that runs args in the sandbox.
 func (b *bench) config(ref runtime.PodRef, s runtime.Sandbox, args ...string) runtime.ContainerConfig {
 	b.Helper()
 	img, err := b.Runtime.Image(b.ctx, b.Image)
@@ -100,7 +100,7 @@ func (b *bench) start(c runtime.ContainerConfig) runtime.Container {
 	return got
 }
 
-// running is a new pod with one container that runs args.
+// running starts a new pod with one container that runs args.
 func (b *bench) running(args ...string) (runtime.PodRef, runtime.Container) {
 	b.Helper()
 	ref := b.pod()
@@ -120,8 +120,8 @@ func (b *bench) get(uid types.UID) runtime.Pod {
 	return p
 }
 
-// await waits until the pod is as ok wants it, by Watch alone: a change without a hint is a
-// failure.
+// await waits until ok accepts the pod. It relies on Watch alone: a change that Watch does not
+// report fails the test.
 func (b *bench) await(uid types.UID, what string, ok func(runtime.Pod) bool) runtime.Pod {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
@@ -135,7 +135,7 @@ func (b *bench) await(uid types.UID, what string, ok func(runtime.Pod) bool) run
 		for !ok(p) {
 			hint, open := <-hints
 			if ctx.Err() != nil {
-				b.Fatalf("no hint led to: %s; the pod is %+v", what, b.get(uid))
+				b.Fatalf("Watch did not report: %s; the pod is %+v", what, b.get(uid))
 			}
 			if !open {
 				break // list again
@@ -150,7 +150,7 @@ func (b *bench) await(uid types.UID, what string, ok func(runtime.Pod) bool) run
 	}
 }
 
-// exited waits for the end of container main's newest attempt.
+// exited waits until the newest attempt of container main has exited.
 func (b *bench) exited(uid types.UID) runtime.Container {
 	b.Helper()
 	p := b.await(uid, "exit", func(p runtime.Pod) bool {

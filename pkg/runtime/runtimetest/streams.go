@@ -80,13 +80,13 @@ func streamsOfEnded(b *bench) {
 	b.noError(b.Runtime.Signal(b.ctx, c.ID, syscall.SIGKILL))
 	b.exited(ref.UID)
 	if _, err := b.Runtime.Exec(b.ctx, c.ID, runtime.ExecConfig{Command: []string{"true"}}); err == nil {
-		b.Error("exec in an ended container says nothing")
+		b.Error("exec in an exited container is no error")
 	}
 	if err := b.Runtime.Attach(b.ctx, c.ID, runtime.IO{}); err == nil {
-		b.Error("attach to an ended container says nothing")
+		b.Error("attach to an exited container is no error")
 	}
 	if _, err := b.Runtime.Exec(b.ctx, "0123", runtime.ExecConfig{Command: []string{"true"}}); !errors.Is(err, runtime.ErrNotFound) {
-		b.Errorf("exec in an unknown container says %v, want ErrNotFound", err)
+		b.Errorf("exec in an unknown container: %v, want ErrNotFound", err)
 	}
 }
 
@@ -107,20 +107,20 @@ func attach(b *bench) {
 	echo := func(send io.Writer, out *lockedBuffer, line string) {
 		_, _ = io.WriteString(send, line)
 		for try := 0; !strings.HasSuffix(out.String(), line); try++ {
-			if time.Sleep(5 * time.Millisecond); try > 4000 {
+			if time.Sleep(5 * time.Millisecond); try > 12000 {
 				b.Fatalf("output %q, want %q", out.String(), line)
 			}
 		}
 	}
 	send, out, old := client()
 	echo(send, out, "hello\n")
-	b.Runtime = b.Restart(b.TB) // takes the client, but not the container
+	b.Runtime = b.Restart(b.TB) // ends the client, not the container
 	if now := b.get(ref.UID).Latest("main"); now == nil || now.State != runtime.Running {
 		b.Fatalf("after the restart: %+v", now)
 	}
 	send2, out2, ended := client()
 	echo(send2, out2, "again\n")
-	_ = send2.Close() // the container's input is to end with its first client's
+	_ = send2.Close() // stdinOnce: ends the container's input
 	if end := b.exited(ref.UID); end.ExitCode != 0 {
 		b.Errorf("got %+v, want exit code 0", end)
 	}
@@ -130,7 +130,7 @@ func attach(b *bench) {
 		case err := <-e:
 			b.Logf("attach ended: %v", err) // with or without an error
 		case <-late.C:
-			b.Fatal("attach goes on without the container")
+			b.Fatal("attach outlives the container")
 		}
 		late.Stop()
 	}
