@@ -61,7 +61,7 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	}
 	b := &balancer{
 		cluster: c, client: client, next: netip.MustParseAddr("192.168.78.1"), vips: map[types.UID]*vip{},
-		http: &http.Client{Timeout: time.Second, Transport: &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}},
+		http: &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}},
 	}
 	if err := ip(ctx, "-n", c.cp.netns, "addr", "replace", outsideClient+"/32", "dev", "lo"); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	defer tick.Stop()
 	for last := ""; ; {
 		// It begins anew each time: what failed is tried again.
-		if err := b.turn(ctx); err != nil && ctx.Err() == nil && err.Error() != last {
+		if err := b.step(ctx); err != nil && ctx.Err() == nil && err.Error() != last {
 			last = err.Error()
 			c.logf("load balancer: %v", err)
 		}
@@ -86,8 +86,8 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	}
 }
 
-// turn brings all Services and routes up to date.
-func (b *balancer) turn(ctx context.Context) error {
+// step brings all Services and routes up to date.
+func (b *balancer) step(ctx context.Context) error {
 	services, err := b.client.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("listing Services: %w", err)

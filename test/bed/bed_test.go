@@ -17,13 +17,13 @@ import (
 // cluster DNS, logs and exec. What fails here is the bed's fault.
 func TestPeer(t *testing.T) {
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{bed.Peer{}, bed.Peer{}}})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	if err := c.LoadImages(ctx, bed.Busybox); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range c.Nodes() {
-		if err := n.WaitReady(ctx, time.Minute); err != nil {
+		if err := n.WaitReady(ctx, 3*time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,9 +38,9 @@ func TestPeer(t *testing.T) {
 	if err := c.Apply(ctx, fmt.Sprintf(webManifest, bed.Busybox)); err != nil {
 		t.Fatal(err)
 	}
-	kubectl("rollout", "status", "deployment/web", "--timeout=90s")
+	kubectl("rollout", "status", "deployment/web", "--timeout=180s")
 	kubectl("run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
-	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
+	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=180s")
 
 	// A pod that is Ready is no Service yet: kube-proxy and the cluster's DNS are told of it in
 	// their own time.
@@ -51,7 +51,7 @@ func TestPeer(t *testing.T) {
 	ip := kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	for _, n := range c.Nodes() {
 		for _, address := range []string{ip, n.IP.String() + ":30080"} {
-			got, err := n.Output(ctx, "busybox", "timeout", "5", "wget", "-qO-", "http://"+address)
+			got, err := n.Output(ctx, "sh", "-c", strings.ReplaceAll(strings.ReplaceAll(ask, "wget", "busybox wget"), "http://web", "http://"+address))
 			if err != nil || !strings.HasPrefix(got, "hello from web-") {
 				t.Errorf("%s answers %q, %v from node %s", address, got, err, n.Name)
 			}
@@ -111,7 +111,7 @@ func TestUML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := u.WaitReady(t.Context(), time.Minute); err != nil {
+	if err := u.WaitReady(t.Context(), 3*time.Minute); err != nil {
 		t.Error(err)
 	}
 	if err := c.Stop(t.Context()); err != nil {

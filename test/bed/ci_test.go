@@ -66,9 +66,9 @@ func TestKilledCI(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = killed.Wait()
-	waitFor(t, 10*time.Second, "all traces of the killed run, without which this test means nothing", func() bool { return len(there(folder, pid)) == 3 })
+	waitFor(t, time.Minute, "all traces of the killed run, without which this test means nothing", func() bool { return len(there(folder, pid)) == 3 })
 	other, otherFolder, otherPID := start()
-	waitFor(t, 10*time.Second, "the killed run's traces to go", func() bool { return len(there(folder, pid)) == 0 })
+	waitFor(t, time.Minute, "the killed run's traces to go", func() bool { return len(there(folder, pid)) == 0 })
 	next := exec.CommandContext(t.Context(), filepath.Join(source, ".ci/run"), "step")
 	next.Env = append(os.Environ(), "MAKE=true")
 	if out, err := next.CombinedOutput(); err != nil {

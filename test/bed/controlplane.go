@@ -97,7 +97,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	g.Go(func() error { return c.startDNS() })
 	g.Go(func() error {
 		// Until then no pod can be created in the namespace "default".
-		return poll(gctx, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+		return poll(gctx, 2*time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
 			_, err := c.Kubectl(ctx, "get", "serviceaccount", "default")
 			return err
 		})
@@ -112,7 +112,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 // waitSigned waits until cluster-info bears the token's signature, without which nobody can join.
 func (c *Cluster) waitSigned(ctx context.Context) error {
 	id, _, _ := strings.Cut(c.Token(), ".")
-	err := poll(ctx, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+	err := poll(ctx, 2*time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
 		out, err := c.Kubectl(ctx, "get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data.jws-kubeconfig-"+id+"}")
 		if err == nil && out == "" {
 			err = errors.New("there is none yet")
@@ -222,11 +222,11 @@ func (c *Cluster) WaitAPI(ctx context.Context) error {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DialContext: c.Dial, TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true,
 	}}
 	server := c.procs["kube-apiserver"]
-	err = poll(ctx, time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
+	err = poll(ctx, 3*time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
 		if !server.Running() {
 			return fmt.Errorf("the API server ended: %w", server.Err())
 		}

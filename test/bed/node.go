@@ -235,7 +235,7 @@ func (n *Node) startContainerd(ctx context.Context) error {
 
 // waitContainerd waits until containerd answers.
 func (n *Node) waitContainerd(ctx context.Context, p *Process) error {
-	err := poll(ctx, 30*time.Second, 20*time.Millisecond, func(ctx context.Context) error {
+	err := poll(ctx, 2*time.Minute, 20*time.Millisecond, func(ctx context.Context) error {
 		if !p.Running() {
 			return fmt.Errorf("it ended: %w", p.Err())
 		}

@@ -65,7 +65,7 @@ func TestSideBySide(t *testing.T) {
 		if err := c.Nodes()[0].LoadImages(ctx, bed.Busybox); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Nodes()[0].WaitReady(ctx, time.Minute); err != nil {
+		if err := c.Nodes()[0].WaitReady(ctx, 3*time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Kubectl(ctx, "run", "whose", "--image="+bed.Busybox, "--restart=Never", "--env=ID="+c.ID(), "--", "sleep", "100000"); err != nil {
@@ -73,7 +73,7 @@ func TestSideBySide(t *testing.T) {
 		}
 	}
 	for _, c := range []*bed.Cluster{a, b} {
-		if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/whose", "--timeout=60s"); err != nil {
+		if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/whose", "--timeout=180s"); err != nil {
 			t.Fatal(err, out)
 		}
 		if podCgroups(t, c.Nodes()[0]) == 0 {
@@ -84,7 +84,7 @@ func TestSideBySide(t *testing.T) {
 		t.Errorf("a node uses the machine's own cgroup root: %q", now)
 	}
 	before := podCgroups(t, a.Nodes()[0])
-	if err := agent.Stop(10 * time.Second); err != nil {
+	if err := agent.Stop(30 * time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := node.Output(ctx, program, "reset", "--yes"); err != nil {

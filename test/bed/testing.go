@@ -23,7 +23,7 @@ func New(t testing.TB, opts Options) *Cluster {
 	}
 	t.Cleanup(func() {
 		// The test's own context is over by now.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		if t.Failed() {
 			keepLogs(t, c)

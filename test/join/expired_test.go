@@ -74,7 +74,7 @@ func TestExpiredCertificate(t *testing.T) {
 	if _, err := m.node.Start(bed.Spec{Name: "nodeagent", Path: m.program, Args: append(run, "--proxier=off")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.node.WaitReady(ctx, 30*time.Second); err != nil {
+	if err := m.node.WaitReady(ctx, 3*time.Minute); err != nil {
 		t.Errorf("with a bootstrap kubeconfig: %v", err)
 	}
 }

@@ -97,7 +97,7 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.WaitReady(ctx, time.Minute); err != nil {
+	if err := n.WaitReady(ctx, 3*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.LoadImages(ctx, bed.Busybox); err != nil {
@@ -135,7 +135,7 @@ func TestFailover(t *testing.T) {
 		step.do()
 		start := time.Now()
 		for !strings.Contains(inUse(), step.to.address) {
-			if time.Since(start) > 30*time.Second {
+			if time.Since(start) > 2*time.Minute {
 				t.Fatalf("%s: %s is not in use:\n%s", step.what, step.to.address, inUse())
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -143,7 +143,7 @@ func TestFailover(t *testing.T) {
 		moved := time.Since(start)
 		pod := "pod-" + strconv.Itoa(i)
 		kubectl("run", pod, "--image", bed.Busybox, "--image-pull-policy=Never", "--overrides", `{"spec":{"nodeName":"`+n.Name+`","terminationGracePeriodSeconds":0}}`, "--", "sleep", "1000")
-		kubectl("wait", "pod", pod, "--for=condition=Ready", "--timeout=30s")
+		kubectl("wait", "pod", pod, "--for=condition=Ready", "--timeout=180s")
 		t.Logf("%s: elsewhere after %s, a pod ran after %s", step.what, moved.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 	}
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {

@@ -244,7 +244,7 @@ func TestFaults(t *testing.T) {
 	m := newMachine(t)
 	b := newBetween(m)
 	const info, csrs = "/configmaps/cluster-info", "/certificatesigningrequests"
-	args := append([]string{b.address, "--timeout", "3s", "--ignore", "proxy-rbac"}, m.good()[1:]...)
+	args := append([]string{b.address, "--ignore", "proxy-rbac"}, m.good()[1:]...)
 	set := func(f fault) func() { return func() { b.fault.Store(&f) } }
 	change := func(f func(*http.Response)) func() { return func() { b.answer.Store(&f) } }
 	for _, c := range []struct {
@@ -274,12 +274,21 @@ func TestFaults(t *testing.T) {
 		{"signed for another key", set(b.otherKey), 15, "another key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b.clear()
-			m.forget()
-			c.fault()
-			out, code := m.run("", args...)
-			if code != c.code || !strings.Contains(out, c.says) || !strings.Contains(out, "next: ") || m.joined() {
-				t.Errorf("exit %d, want %d and %q; joined %v", code, c.code, c.says, m.joined())
+			// On a busy machine a join may need longer to get as far as the fault.
+			for _, limit := range []string{"3s", "30s"} {
+				b.clear()
+				m.forget()
+				c.fault()
+				out, code := m.run("", append(args, "--timeout", limit)...)
+				if m.joined() {
+					t.Fatal("joined")
+				}
+				if code == c.code && strings.Contains(out, c.says) && strings.Contains(out, "next: ") {
+					break
+				}
+				if limit == "30s" {
+					t.Errorf("exit %d, want %d and %q", code, c.code, c.says)
+				}
 			}
 			b.clear()
 			if _, code := m.run("", m.good()...); code != 0 || !m.joined() {
@@ -366,7 +375,7 @@ func TestKilled(t *testing.T) {
 			return false
 		})
 		b.fault.Store(&f)
-		p, err := m.node.Start(bed.Spec{Name: "join", Path: m.program, Args: append([]string{"join", b.address, "--ignore", "proxy-rbac", "--timeout", "20s"}, m.good()[1:]...)})
+		p, err := m.node.Start(bed.Spec{Name: "join", Path: m.program, Args: append([]string{"join", b.address, "--ignore", "proxy-rbac", "--timeout", "60s"}, m.good()[1:]...)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -56,7 +56,7 @@ func (m *machine) verb(name string, args ...string) (out string, code int) {
 
 func (m *machine) exec(stdin string, args ...string) (out string, code int) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := m.node.Command(ctx, m.program, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -239,11 +239,11 @@ func TestExpiredToken(t *testing.T) {
 	signed := func() bool {
 		return strings.Contains(m.kubectl("get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data}"), "jws-kubeconfig-expire")
 	}
-	if err := m.c.Apply(t.Context(), expiring+time.Now().Add(8*time.Second).UTC().Format(time.RFC3339)); err != nil {
+	if err := m.c.Apply(t.Context(), expiring+time.Now().Add(15*time.Second).UTC().Format(time.RFC3339)); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []bool{true, false} {
-		for deadline := time.Now().Add(30 * time.Second); signed() != want; time.Sleep(100 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); signed() != want; time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the token's signature is there: %v", signed())
 			}
@@ -306,7 +306,16 @@ func TestApproval(t *testing.T) {
 	m := newMachine(t)
 	binding := m.kubectl("get", "clusterrolebinding", "kubeadm:node-autoapprove-bootstrap", "-o", "json")
 	m.kubectl("delete", "clusterrolebinding", "kubeadm:node-autoapprove-bootstrap")
-	out, code := m.run("", append(m.good(), "--timeout", "4s")...)
+	// On a busy machine a join may need longer to get as far as its request.
+	pending := func() (out string, code int) {
+		for _, limit := range []string{"4s", "30s"} {
+			if out, code = m.run("", append(m.good(), "--timeout", limit)...); code == 15 {
+				break
+			}
+		}
+		return out, code
+	}
+	out, code := pending()
 	name := regexp.MustCompile(`nodeagent-csr-[0-9a-f]+`).FindString(out)
 	if code != 15 || name == "" || !strings.Contains(out, "kubectl certificate approve "+name) || m.joined() {
 		t.Fatalf("pending: exit %d, request %q", code, name)
@@ -316,7 +325,7 @@ func TestApproval(t *testing.T) {
 		t.Errorf("after approval: exit %d, want the same request to be used", code)
 	}
 	m.forget()
-	m.run("", append(m.good(), "--timeout", "4s")...)
+	pending()
 	denied := lastRequest(m)
 	if denied == name {
 		t.Fatal("a new key has the old request")

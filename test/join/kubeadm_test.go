@@ -50,7 +50,7 @@ spec:
 // success message; a pod runs; kubeadm reset, then nodeagent reset, leave the machine as it was.
 func TestKubeadm(t *testing.T) {
 	bed.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	c := bed.New(t, bed.Options{})
 	u, err := c.AddUML(ctx, "u1")
@@ -99,19 +99,19 @@ func TestKubeadm(t *testing.T) {
 	// This kernel's configuration cannot be read, and its machine is small: that is not what is
 	// tested.
 	begin := time.Now()
-	out := on("timeout", "100", "kubeadm", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
+	out := on("timeout", "300", "kubeadm", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
 		"--ignore-preflight-errors=SystemVerification")
 	t.Logf("kubeadm join took %s:\n%s", time.Since(begin).Round(time.Millisecond), out)
 	if !strings.Contains(out, "This node has joined the cluster") {
 		t.Error("kubeadm does not say that the node has joined")
 	}
-	if err := c.WaitNodeReady(ctx, u.NodeNet, time.Minute); err != nil {
+	if err := c.WaitNodeReady(ctx, u.NodeNet, 3*time.Minute); err != nil {
 		t.Fatal(err, on("journalctl", "-u", "kubelet", "-n", "60", "--no-pager", "-o", "cat"))
 	}
 	if err := c.Apply(ctx, kubeadmPod); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/under-kubeadm", "--timeout=60s"); err != nil {
+	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/under-kubeadm", "--timeout=180s"); err != nil {
 		t.Fatal(err, out)
 	}
 	if got := on("journalctl", "-u", "kubelet", "--no-pager", "-o", "cat"); !strings.Contains(got, "--runtime-cgroups") {
@@ -119,7 +119,7 @@ func TestKubeadm(t *testing.T) {
 	}
 	// kubeadm's unit has no KillMode=process: at a restart systemd ends what is in its cgroup.
 	pump := strings.TrimSpace(on("pidof", "nodeagent-pump"))
-	on("timeout", "20", "sh", "-c", "until grep -q 'nodeagent-pump-"+pump+"\\.scope' /proc/"+pump+"/cgroup; do sleep 0.2; done")
+	on("timeout", "120", "sh", "-c", "until grep -q 'nodeagent-pump-"+pump+"\\.scope' /proc/"+pump+"/cgroup; do sleep 0.2; done")
 	on("systemctl", "restart", "kubelet")
 	if after := strings.TrimSpace(on("pidof", "nodeagent-pump")); after != pump {
 		t.Errorf("the log pump was %s and is %s after a restart of the unit", pump, after)

@@ -65,7 +65,7 @@ func traces(ctx context.Context, t *testing.T, n *bed.Node) string {
 func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
 	t.Helper()
 	last, since := traces(ctx, t, n), time.Now()
-	for deadline := time.Now().Add(time.Minute); time.Since(since) < 3*time.Second; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Since(since) < 3*time.Second; time.Sleep(200 * time.Millisecond) {
 		if now := traces(ctx, t, n); now != last {
 			last, since = now, time.Now()
 		}
@@ -113,13 +113,13 @@ func TestReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.WaitReady(ctx, time.Minute); err != nil {
+	if err := n.WaitReady(ctx, 3*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Apply(ctx, resetPods); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s"); err != nil {
+	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=180s"); err != nil {
 		t.Fatal(err, out)
 	}
 	busy := settled(ctx, t, n)
@@ -129,7 +129,7 @@ func TestReset(t *testing.T) {
 	if out, err := nodeagent("reset", "--dry-run"); err != nil || !strings.Contains(out, "remove container c of pod default/a") || traces(ctx, t, n) != busy {
 		t.Errorf("dry run with the agent running: %v\n%s\n--- traces before\n%s--- and now\n%s", err, out, busy, traces(ctx, t, n))
 	}
-	if err := agent.Stop(10 * time.Second); err != nil {
+	if err := agent.Stop(30 * time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := nodeagent("reset"); err == nil || !strings.Contains(out+err.Error(), "[y/N]") || !strings.Contains(traces(ctx, t, n), "sandboxes/") {
@@ -174,7 +174,10 @@ func TestPreflight(t *testing.T) {
 	if err := os.WriteFile(bin, []byte(`{"cniVersion":"1.0.0","name":"odd","plugins":[{"type":"no-such-plugin","ipam":{"type":"host-local"}}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
+	const listens = "for i in $(seq 600); do grep -q ':280A .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.1; done; exit 1"
+	if out, err := m.node.Output(ctx, "sh", "-c", listens); err != nil {
+		t.Fatalf("nothing listens on port 10250: %v %s", err, out)
+	}
 	for _, c := range []struct {
 		name  string
 		check string
@@ -210,7 +213,7 @@ func TestPreflight(t *testing.T) {
 	if out, code := preflight("--containerd-address", "/nowhere"); code != 10 || !strings.Contains(out, "--ignore containerd,cni,ports") {
 		t.Errorf("all at once: exit %d", code)
 	}
-	if err := listener.Stop(5 * time.Second); err != nil {
+	if err := listener.Stop(30 * time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(bin); err != nil {

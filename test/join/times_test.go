@@ -47,11 +47,11 @@ func TestJoinToReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.node.WaitReady(ctx, 30*time.Second); err != nil {
+		if err := m.node.WaitReady(ctx, 3*time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		times = append(times, time.Since(start))
-		if err := p.Stop(10 * time.Second); err != nil {
+		if err := p.Stop(30 * time.Second); err != nil {
 			t.Fatal(err)
 		}
 		if out, code := m.verb("reset", "--yes"); code != 0 {
@@ -82,7 +82,7 @@ func TestUnderSystemd(t *testing.T) {
 	var times []time.Duration
 	for i := range runs {
 		s.leave()
-		out, code := s.join("--timeout", "1m")
+		out, code := s.join("--timeout", "3m")
 		said := regexp.MustCompile(`joined in (\S+)\. `).FindStringSubmatch(out)
 		if code != 0 || said == nil {
 			t.Fatalf("joining: exit %d\n%s", code, out)
@@ -107,12 +107,12 @@ func TestUnderSystemd(t *testing.T) {
 	// and goes on once it is there
 	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
 	s.move(conf, away)
-	out, code := s.join("--ignore", "cni", "--timeout", "15s")
+	out, code := s.join("--ignore", "cni", "--timeout", "30s")
 	if code != 19 || !strings.Contains(out, "NetworkPluginNotReady") || !strings.Contains(out, "nodeagent status") {
 		t.Errorf("without a network: exit %d\n%s", code, out)
 	}
 	s.move(away, conf)
-	if out, code = s.join("--timeout", "1m"); code != 0 {
+	if out, code = s.join("--timeout", "3m"); code != 0 {
 		t.Errorf("with the network again: exit %d\n%s", code, out)
 	}
 }

@@ -137,7 +137,7 @@ func wantFrom(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	buf := make([]byte, 256)
 	got := ""
-	for range 3 {
+	for range 25 {
 		_ = c.SetDeadline(time.Now().Add(dropTime))
 		_, _ = c.Write([]byte("?"))
 		n, err := c.Read(buf)

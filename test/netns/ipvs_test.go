@@ -49,7 +49,7 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 			// address is the Service's.
 			var old net.Conn
 			if err := in(w.node, func() (err error) {
-				d := net.Dialer{Timeout: dropTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(vip.Addr(), 0))}
+				d := net.Dialer{Timeout: 30 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(vip.Addr(), 0))}
 				old, err = d.Dial("tcp", netip.AddrPortFrom(proxiertest.Address(proxiertest.Node, f), w.listenOnNode(t)).String())
 				return err
 			}); err != nil {

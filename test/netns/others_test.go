@@ -95,7 +95,7 @@ func TestHangingAndMissingPrograms(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "iptables")) || !strings.Contains(err.Error(), "hangs") {
 		t.Errorf("an iptables that hangs: %v", err)
 	}
-	if took := time.Since(begin); took > 15*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("waited %v", took)
 	}
 }

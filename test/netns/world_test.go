@@ -113,7 +113,7 @@ func (w *world) settle(t testing.TB) {
 		for _, from := range []proxiertest.Place{proxiertest.Node, proxiertest.Pod1, proxiertest.Pod2, proxiertest.Client} {
 			to := netip.AddrPortFrom(proxiertest.Address(p, w.f), proxiertest.TCPPort)
 			err := errors.New("not tried")
-			for end := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(end); {
+			for end := time.Now().Add(time.Minute); err != nil && time.Now().Before(end); {
 				var c net.Conn
 				if c, err = w.dial(from, "tcp", to); err == nil {
 					c.Close()

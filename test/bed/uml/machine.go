@@ -25,7 +25,7 @@ const kernelProgram = "linux.uml"
 var bootScript string
 
 // bootLimit is how long a machine may take until its command agent answers; about 10 s are usual.
-const bootLimit = 2 * time.Minute
+const bootLimit = 4 * time.Minute
 
 // Options describe one machine.
 type Options struct {

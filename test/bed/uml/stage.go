@@ -192,7 +192,7 @@ func (p *preparation) images(ctx context.Context) error {
 	ctr := func(args ...string) error {
 		return runQuiet(exec.CommandContext(ctx, p.Programs["ctr"], append([]string{"--address", sock, "--namespace", "k8s.io"}, args...)...))
 	}
-	if err := waitFor(ctx, 20*time.Second, 100*time.Millisecond, func() error { return ctr("version") }); err != nil {
+	if err := waitFor(ctx, time.Minute, 100*time.Millisecond, func() error { return ctr("version") }); err != nil {
 		return fmt.Errorf("waiting for containerd: %w", err)
 	}
 	for _, image := range p.Images {
