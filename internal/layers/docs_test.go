@@ -1,6 +1,7 @@
 package layers_test
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -116,4 +117,22 @@ func (c code) missing(quoted string) string {
 		}
 	}
 	return ""
+}
+
+// TestDecisionsAreNumbered: two people who write a record at the same time take one number; the
+// later one gives his the next.
+func TestDecisionsAreNumbered(t *testing.T) {
+	entries, err := os.ReadDir("../../docs/decisions")
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("%d records, error %v", len(entries), err)
+	}
+	for i, e := range entries {
+		text, err := os.ReadFile(filepath.Join("../../docs/decisions", e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(e.Name(), fmt.Sprintf("%04d-", i+1)) || !strings.HasPrefix(string(text), fmt.Sprintf("# %d. ", i+1)) {
+			t.Errorf("docs/decisions/%s: want %04d-….md with the title \"# %d. …\": renumber the newer record", e.Name(), i+1, i+1)
+		}
+	}
 }
