@@ -30,7 +30,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsource"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/podsync/probe"
-	"github.com/nodeagent/nodeagent/pkg/podsync/termination"
+	"github.com/nodeagent/nodeagent/pkg/podsync/terminationmessage"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/plugins"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -261,7 +261,7 @@ func (p *pods) makeLoop() error {
 	operations := podmetrics.NewOperations(a.registry)
 	p.loop, err = podsync.New(podsync.Config{
 		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
-		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: termination.Reader{},
+		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: terminationmessage.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.List, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
 		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: func(a podplan.Action, took time.Duration, err error) { operations.Note(operationOf(a), took, err) }, Now: now, Log: p.log,
 	})
@@ -344,7 +344,7 @@ func (p *pods) ofNode() []node.Pod {
 func (p *pods) storage(ctx context.Context, pod *corev1.Pod) (pressure.Usage, error) {
 	f := measure.PodFiles{Volumes: map[string]string{}, Files: containerconfig.Writable(p.config.Paths.Root, pod.UID)}
 	have := p.have(pod.UID)
-	logs := containerconfig.LogDir(p.config.Paths.PodLogs, runtime.PodRef{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
+	logs := containerconfig.LogDir(p.config.Paths.PodLogs, runtime.RefOf(pod))
 	for _, c := range have.Containers {
 		if have.Latest(c.Name).ID == c.ID {
 			f.Containers = append(f.Containers, measure.ContainerFiles{Name: c.Name, ID: c.ID, Logs: filepath.Join(logs, c.Name)})
@@ -379,7 +379,11 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 	if err != nil {
 		return nil, err
 	}
-	hooks, err := hook.New(hook.Config{Exec: p.runtime})
+	hookMetrics, err := hook.NewMetrics(p.agent.registry)
+	if err != nil {
+		return nil, err
+	}
+	hooks, err := hook.New(hook.Config{Exec: p.runtime, Metrics: hookMetrics})
 	if err != nil {
 		return nil, err
 	}

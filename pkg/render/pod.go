@@ -185,7 +185,7 @@ func (r *renderer) pod(ctx context.Context, given *corev1.Pod) (Pod, error) {
 	}
 	out := Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Where: r.objects.Where(given), Sandbox: sandbox}
 	want := podplan.Want{UID: pod.UID, Pod: pod, HostIPs: r.o.Node.IPs}
-	have := runtime.Pod{PodRef: ref(pod), Sandbox: &runtime.Sandbox{
+	have := runtime.Pod{PodRef: runtime.RefOf(pod), Sandbox: &runtime.Sandbox{
 		ID: runtime.SandboxID(pod.UID, 0), Ready: true, HostNetwork: pod.Spec.HostNetwork, IPs: r.podIPs(pod),
 		Namespaces: runtime.NamespacePaths(filepath.Join(r.o.Config.Paths.Run, "pods", string(pod.UID)), sandbox),
 	}}

@@ -18,7 +18,7 @@ const mostSteps = 1000
 // containers succeed, all others run on.
 func rehearse(want podplan.Want) [][]string {
 	now := time.Unix(0, 0).UTC() // no delay comes into it: nothing fails
-	host := podplan.Have{Runtime: runtime.Pod{PodRef: ref(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podspec.Probes{}}
+	host := podplan.Have{Runtime: runtime.Pod{PodRef: runtime.RefOf(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podspec.Probes{}}
 	var out [][]string
 	for range mostSteps {
 		host.Memory.Observe(want, host, now)
@@ -55,8 +55,4 @@ func play(pod *corev1.Pod, host *podplan.Have, a podplan.Action, now time.Time) 
 		host.Runtime.Containers = append(host.Runtime.Containers, c)
 		host.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
 	}
-}
-
-func ref(pod *corev1.Pod) runtime.PodRef {
-	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
 }

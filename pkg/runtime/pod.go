@@ -11,6 +11,7 @@ import (
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -44,6 +45,14 @@ type PodRef struct {
 	UID             types.UID
 	Namespace, Name string
 }
+
+// RefOf names a pod of the API to the runtime.
+func RefOf(pod metav1.Object) PodRef {
+	return PodRef{UID: pod.GetUID(), Namespace: pod.GetNamespace(), Name: pod.GetName()}
+}
+
+// Key names the pod in logs and messages: namespace/name.
+func (r PodRef) Key() string { return r.Namespace + "/" + r.Name }
 
 // Pod is what the host holds of one pod.
 type Pod struct {

@@ -1,6 +1,6 @@
 // Package hook is EDGE: it runs the lifecycle hooks of containers, postStart and preStop: a command
-// in the container, an HTTP request to it, or a sleep. It decides neither when nor what follows;
-// the context bounds how long.
+// in the container, an HTTP request to it, or a sleep. The planner decides when a hook runs and
+// what its failure means; the context bounds how long it takes.
 package hook
 
 import (
@@ -16,15 +16,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/handler"
+	"github.com/nodeagent/nodeagent/pkg/podsync/lifecyclehandler"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// userAgent is what hooks call themselves.
+// userAgent is the User-Agent of hooks' requests, as in kubelet.
 const userAgent = "kube-lifecycle/1.36"
 
-// defaultPort is that of a hook that names none; as in kubelet.
+// defaultPort is the port of a hook that names none, as in kubelet.
 const defaultPort = 80
 
 // Execer runs a process in a container; see runtime.Streams.
@@ -32,12 +33,11 @@ type Execer interface {
 	Exec(ctx context.Context, containerID string, x runtime.ExecConfig) (exitCode int, err error)
 }
 
-// Config of a Runner. Every field is required.
+// Config of a Runner.
 type Config struct {
-	Exec Execer
-	// OnFallback is told of every HTTPS hook that was answered in plain HTTP and was asked again
-	// so, for the metric kubelet_lifecycle_handler_http_fallbacks_total; nil: nobody is.
-	OnFallback func()
+	Exec Execer // required
+	// Metrics counts HTTPS hooks that succeeded in plain HTTP; nil: nothing is counted.
+	Metrics *Metrics
 }
 
 // Runner runs hooks.
@@ -57,8 +57,8 @@ func New(c Config) (*Runner, error) {
 	}}}, nil
 }
 
-// Run runs the container's hook of that kind, and nothing if it has none. host is where HTTP hooks
-// go unless they name a host of their own.
+// Run runs the container's hook of that kind; it does nothing when there is none. HTTP hooks go to
+// host unless they name another. The error is the hook's own failure.
 func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host string, kind podspec.HookKind) error {
 	h := lifecycle(c, kind)
 	switch {
@@ -69,9 +69,13 @@ func (r *Runner) Run(ctx context.Context, c *corev1.Container, containerID, host
 	case h.HTTPGet != nil:
 		return r.request(ctx, c, h.HTTPGet, host)
 	case h.Sleep != nil:
-		return rest(ctx, time.Duration(h.Sleep.Seconds)*time.Second)
+		d := time.Duration(h.Sleep.Seconds) * time.Second
+		if err := sleep.For(ctx, d); err != nil { // the pod's grace period is over
+			return fmt.Errorf("sleeping %v in a hook: %w", d, err)
+		}
+		return nil
 	}
-	return nil // as the API server, which lets a handler without an action through as tcpSocket
+	return nil // the API server accepts tcpSocket in hooks, and kubelet ignores it
 }
 
 func lifecycle(c *corev1.Container, kind podspec.HookKind) *corev1.LifecycleHandler {
@@ -84,14 +88,14 @@ func lifecycle(c *corev1.Container, kind podspec.HookKind) *corev1.LifecycleHand
 	return c.Lifecycle.PreStop
 }
 
-// command runs a command; its output is part of the error when it fails.
+// command runs a command in the container. The error of one that fails has its output.
 func (r *Runner) command(ctx context.Context, e *corev1.ExecAction, containerID string) error {
-	output := &handler.Output{}
+	output := &lifecyclehandler.Output{}
 	code, err := r.config.Exec.Exec(ctx, containerID, runtime.ExecConfig{
 		Command: e.Command, IO: runtime.IO{Stdout: output, Stderr: output},
 	})
 	switch {
-	case err != nil && !errors.Is(err, runtime.ErrOutputCut): // the exit code counts
+	case err != nil && !errors.Is(err, runtime.ErrOutputCut): // with output cut, the exit code is known
 		return fmt.Errorf("running the hook's command %q: %w", e.Command, err)
 	case code != 0:
 		return fmt.Errorf("running the hook's command %q: it exited with %d: %s", e.Command, code, strings.TrimSpace(output.String()))
@@ -99,23 +103,22 @@ func (r *Runner) command(ctx context.Context, e *corev1.ExecAction, containerID 
 	return nil
 }
 
-// request asks for a page and takes any answer that is no error. An HTTPS hook that meets a plain
-// HTTP server is asked again in plain HTTP, without credentials: KEP-2625
-// (ConsistentHTTPGetHandlers) promises that to hooks from before it.
+// request sends an HTTP GET; any status below 400 is success. When an HTTPS hook meets a plain HTTP
+// server, the request is repeated in plain HTTP without credentials, for hooks written before
+// kubelet honoured the scheme (feature ConsistentHTTPGetHandlers).
 func (r *Runner) request(ctx context.Context, c *corev1.Container, h *corev1.HTTPGetAction, host string) error {
-	port, err := handler.Port(h.Port, c, defaultPort)
+	port, err := lifecyclehandler.Port(h.Port, c, defaultPort)
 	if err != nil {
 		return fmt.Errorf("running the hook's request: %w", err)
 	}
-	u, header := handler.URL(h, host, port), handler.Header(h.HTTPHeaders, userAgent)
+	u, header := lifecyclehandler.URL(h, host, port), lifecyclehandler.Header(h.HTTPHeaders, userAgent)
 	err = r.get(ctx, u, header)
 	if u.Scheme == "https" && isPlainHTTP(err) {
-		if r.config.OnFallback != nil {
-			r.config.OnFallback()
-		}
 		u.Scheme = "http"
 		header.Del("Authorization")
-		err = r.get(ctx, u, header)
+		if err = r.get(ctx, u, header); err == nil {
+			r.config.Metrics.fallback()
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("running the hook's request: %w", err)
@@ -133,28 +136,15 @@ func (r *Runner) get(ctx context.Context, u *url.URL, header http.Header) error 
 	if err != nil {
 		return err
 	}
-	// it was read as far as it is wanted
 	defer func() { _ = answer.Body.Close() }()
-	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, handler.MaxOutput)) // only politeness
+	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, lifecyclehandler.MaxOutput)) // the status decides
 	if answer.StatusCode >= http.StatusBadRequest {
-		return fmt.Errorf("the answer is %s", answer.Status)
+		return fmt.Errorf("the response is %s", answer.Status)
 	}
 	return nil
 }
 
-// isPlainHTTP says that a TLS client met an HTTP server.
+// isPlainHTTP reports whether a TLS client met a plain HTTP server.
 func isPlainHTTP(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
-}
-
-// rest sleeps; being cut short by the end of the pod's grace is how a long sleep ends.
-func rest(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("sleeping %v in a hook: %w", d, ctx.Err())
-	case <-timer.C:
-		return nil
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -39,9 +40,9 @@ func (s *shell) Exec(_ context.Context, containerID string, x runtime.ExecConfig
 	return 0, nil
 }
 
-func runner(t *testing.T, s *shell, fallback func()) *hook.Runner {
+func runner(t *testing.T, s *shell, m *hook.Metrics) *hook.Runner {
 	t.Helper()
-	r, err := hook.New(hook.Config{Exec: s, OnFallback: fallback})
+	r, err := hook.New(hook.Config{Exec: s, Metrics: m})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +91,12 @@ func TestRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fallbacks := 0
-	r := runner(t, &shell{}, func() { fallbacks++ })
+	registry := prometheus.NewRegistry()
+	metrics, err := hook.NewMetrics(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := runner(t, &shell{}, metrics)
 	get := func(path string, scheme corev1.URIScheme) error {
 		c := post(corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{
 			Path: path, Port: intstr.FromString("web"), Scheme: scheme,
@@ -107,8 +112,11 @@ func TestRequest(t *testing.T) {
 		t.Errorf("an answer that is an error: %v", err)
 	}
 	seen = nil
-	if err := get("/s", corev1.URISchemeHTTPS); err != nil || fallbacks != 1 || len(seen) != 1 {
-		t.Fatalf("https to a plain server: %v, %d fallbacks, %d requests", err, fallbacks, len(seen))
+	if err := get("/s", corev1.URISchemeHTTPS); err != nil || len(seen) != 1 {
+		t.Fatalf("https to a plain server: %v, %d requests", err, len(seen))
+	}
+	if families, err := registry.Gather(); err != nil || len(families) != 1 || families[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+		t.Errorf("the metric of fallbacks: %v, %v", families, err)
 	}
 	if seen[0].Header.Get("Authorization") != "" || seen[0].Header.Get("X-A") != "1" {
 		t.Errorf("headers of the fallback: %v", seen[0].Header)

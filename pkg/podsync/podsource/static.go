@@ -290,7 +290,7 @@ func (s *Static) replace(now map[types.UID]*corev1.Pod) {
 		if now[uid] == nil {
 			grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 			s.leaving[uid] = leaver{pod: pod, until: s.config.Now().Add(grace + time.Minute)}
-			s.config.Log.Info("static pod's manifest is gone", "pod", pod.Namespace+"/"+pod.Name, "uid", uid)
+			s.config.Log.Info("static pod's manifest is gone", "pod", podspec.Key(pod), "uid", uid)
 			s.tell(pod, true)
 		}
 	}
@@ -299,7 +299,7 @@ func (s *Static) replace(now map[types.UID]*corev1.Pod) {
 	for uid, pod := range now {
 		if before[uid] == nil {
 			delete(s.leaving, uid)
-			s.config.Log.Info("static pod's manifest was read", "pod", pod.Namespace+"/"+pod.Name, "uid", uid)
+			s.config.Log.Info("static pod's manifest was read", "pod", podspec.Key(pod), "uid", uid)
 			s.tell(pod, false)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/handler"
+	"github.com/nodeagent/nodeagent/pkg/podsync/lifecyclehandler"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
@@ -34,7 +34,7 @@ func port(t *testing.T, address string) int32 {
 }
 
 // check makes one check against a local address.
-func check(t *testing.T, h corev1.ProbeHandler, ports ...corev1.ContainerPort) outcome {
+func check(t *testing.T, h corev1.ProbeHandler, ports ...corev1.ContainerPort) checked {
 	t.Helper()
 	return newChecker(nil).check(t.Context(), &worker{
 		spec: &corev1.Probe{ProbeHandler: h, TimeoutSeconds: 5}, address: "127.0.0.1",
@@ -63,12 +63,12 @@ func TestHTTPGet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		get := func(path string, headers ...corev1.HTTPHeader) outcome {
+		get := func(path string, headers ...corev1.HTTPHeader) checked {
 			return check(t, corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
 				Path: path, Port: intstr.FromInt32(port(t, u.Host)), Scheme: scheme, HTTPHeaders: headers,
 			}})
 		}
-		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podspec.ProbeSuccess || o.warned || len(o.text) != handler.MaxOutput {
+		if o := get("/ok?a=b", corev1.HTTPHeader{Name: "Host", Value: "app.example"}, corev1.HTTPHeader{Name: "X-A", Value: "1"}); o.result != podspec.ProbeSuccess || o.warned || len(o.text) != lifecyclehandler.MaxOutput {
 			t.Errorf("%s ok: %v, %d bytes", scheme, o.result, len(o.text))
 		}
 		if seen.Host != "app.example" || seen.Header.Get("X-A") != "1" || seen.UserAgent() != "kube-probe/1.36" || seen.URL.RawQuery != "a=b" || seen.Header.Get("Accept") != "*/*" {
@@ -134,7 +134,7 @@ func TestGRPCHealth(t *testing.T) {
 	go server.Serve(listener)
 	defer server.Stop()
 	health.SetServingStatus("down", healthv1.HealthCheckResponse_NOT_SERVING)
-	ask := func(service string) outcome {
+	ask := func(service string) checked {
 		return check(t, corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: port(t, listener.Addr().String()), Service: &service}})
 	}
 	if o := ask(""); o.result != podspec.ProbeSuccess {

@@ -52,7 +52,7 @@ func (m *Metrics) count(w *worker, r podspec.ProbeResult, took time.Duration) {
 	m.total.WithLabelValues(string(w.kind), result, w.container.Name, w.pod.Name, w.pod.Namespace, string(w.pod.UID)).Inc()
 }
 
-// forget drops the series of a pod.
+// forget deletes the series of a pod.
 func (m *Metrics) forget(pod runtime.PodRef) {
 	if m == nil {
 		return

@@ -1,15 +1,15 @@
-// Package probe is EDGE: it runs the startup, liveness and readiness checks of running containers,
-// and keeps their results. It decides nothing: what a failed check means for a container is
-// podplan's matter.
+// Package probe is EDGE: it runs the startup, liveness and readiness probes of running containers,
+// and keeps their results. The planner decides what a failed probe means for the container.
 //
 // # A life
 //
-// Sync sees a container run for the first time and makes one worker for each of its probes. A
-// worker waits for the startup probe (if it is not that), then for initialDelaySeconds, and then
-// checks every periodSeconds. Its result changes when as many checks in a row as the threshold says
-// agree. A startup probe ends with its first result, a liveness probe with its first failure: what
-// follows is a new container. When the pod is to end, startup and liveness probes end at once;
-// readiness goes on until the container stops, so that traffic is led away in time.
+// When Sync first sees a container run, it makes one worker for each of its probes. A worker waits
+// until the startup probe has succeeded (unless it is the startup probe), then for
+// initialDelaySeconds, and then checks every periodSeconds. The result changes when as many checks
+// in a row agree as the threshold says. A startup probe ends with its first result; a liveness
+// probe ends with its first failure, since a new container follows. When the pod is deleted,
+// startup and liveness probes end at once; readiness goes on until the container stops, so that
+// traffic moves away in time.
 package probe
 
 import (
@@ -41,15 +41,15 @@ type Events interface {
 type Config struct {
 	Exec   Execer
 	Events Events
-	// Wake is told of the pod whose results changed.
+	// Wake is called when a result of the pod changed.
 	Wake func(uid types.UID)
-	// HostIP is where pods with the host's network listen.
+	// HostIP is the address on which pods in the host's network listen.
 	HostIP func() string
-	// Metrics counts checks; nil: nobody does.
+	// Metrics counts checks; nil: nothing is counted.
 	Metrics *Metrics
 	Now     func() time.Time
-	// Random is a number from 0 to 1: the share of the first period that a probe waits after a
-	// restart of the agent.
+	// Random returns a number from 0 to 1. After a restart of the agent, a probe first waits for
+	// this share of its period.
 	Random func() float64
 	Log    *slog.Logger
 }
@@ -72,12 +72,12 @@ type Prober struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
-	pods       map[types.UID]runtime.PodRef // that have or had probes
-	spawn      func(*worker)                // nil while Run is not under way
+	pods       map[types.UID]runtime.PodRef // those with probes, until Forget
+	spawn      func(*worker)                // nil before Run
 	running    sync.WaitGroup
 }
 
-// container is what is known of one running container. It is guarded by the prober's mutex.
+// container is one running container. The prober's mutex guards it.
 type container struct {
 	pod     types.UID
 	results podspec.Probes
@@ -96,7 +96,7 @@ func New(c Config) (*Prober, error) {
 	}, nil
 }
 
-// Run lets the probes run until ctx ends.
+// Run runs the probes until ctx ends.
 func (p *Prober) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.spawn = func(w *worker) {
@@ -121,7 +121,7 @@ func (p *Prober) Run(ctx context.Context) error {
 	return nil
 }
 
-// Results are the newest results of a container; zero when it has no probes or none has a result.
+// Results are the newest results of a container; the zero value when no probe has one.
 func (p *Prober) Results(containerID string) podspec.Probes {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -147,8 +147,9 @@ func (p *Prober) Forget(uid types.UID) {
 	}
 }
 
-// Sync makes the probes of a pod be those of its running containers. pod.Status is what the API
-// server was told: of a container that was reported as started, the startup probe is not run again.
+// Sync starts the probes of containers that run and ends those of containers that no longer do.
+// pod.Status is what was reported to the API server: the startup probe of a container that was
+// reported as started does not run again.
 func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,7 +178,7 @@ func (p *Prober) Sync(pod *corev1.Pod, have runtime.Pod) {
 	}
 }
 
-// address is where the pod's containers listen; "" when it is not known.
+// address is the address on which the pod's containers listen; "" when it is not known.
 func (p *Prober) address(pod *corev1.Pod, have runtime.Pod) string {
 	if pod.Spec.HostNetwork {
 		return p.config.HostIP()
@@ -188,11 +189,11 @@ func (p *Prober) address(pod *corev1.Pod, have runtime.Pod) string {
 	return have.Sandbox.IPs[0].String()
 }
 
-// begin makes the workers of a container, with the lock held.
+// begin makes the workers of a container. p.mu is held.
 func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Container, address string) {
 	entry := &container{pod: pod.UID, workers: make(map[Kind]*worker), started: make(chan struct{})}
 	p.containers[c.ID] = entry
-	p.pods[pod.UID] = runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+	p.pods[pod.UID] = runtime.RefOf(pod)
 	specs := map[Kind]*corev1.Probe{Startup: spec.StartupProbe, Liveness: spec.LivenessProbe, Readiness: spec.ReadinessProbe}
 	if spec.StartupProbe == nil || wasStarted(pod, c.ID) {
 		specs[Startup] = nil
@@ -206,7 +207,8 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 			continue
 		}
 		w := &worker{
-			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID, began: podspec.OwnMoment(c.StartedAt, p.config.Now()), address: address,
+			prober: p, kind: kind, spec: probe, pod: pod, container: spec, id: c.ID,
+			began: podspec.OwnMoment(c.StartedAt, p.config.Now()), address: address,
 			started: entry.started, cancel: func() {}, process: make(chan struct{}, 1),
 		}
 		entry.workers[kind] = w
@@ -216,7 +218,7 @@ func (p *Prober) begin(pod *corev1.Pod, spec *corev1.Container, c *runtime.Conta
 	}
 }
 
-// wasStarted says that the API server was told that this very attempt has started.
+// wasStarted reports whether the status says that this very attempt has started.
 func wasStarted(pod *corev1.Pod, id string) bool {
 	for s := range podspec.Statuses(&pod.Status) {
 		if s.ContainerID == podspec.StatusID(id) && s.Started != nil && *s.Started {
@@ -226,7 +228,7 @@ func wasStarted(pod *corev1.Pod, id string) bool {
 	return false
 }
 
-// end ends the workers, with the lock held.
+// end ends all workers. The prober's mutex is held.
 func (c *container) end() { c.endKinds(Startup, Liveness, Readiness) }
 
 func (c *container) endKinds(kinds ...Kind) {
@@ -237,7 +239,7 @@ func (c *container) endKinds(kinds ...Kind) {
 	}
 }
 
-// set notes a result, and says whether it is news.
+// set keeps a worker's result, and logs it and wakes the pod when it changed.
 func (p *Prober) set(w *worker, r podspec.ProbeResult, message string) {
 	p.mu.Lock()
 	c := p.containers[w.id]
@@ -254,17 +256,17 @@ func (p *Prober) set(w *worker, r podspec.ProbeResult, message string) {
 	case Readiness:
 		field = &c.results.Readiness
 	}
-	news := *field != r
+	changed := *field != r
 	*field = r
 	if r == podspec.ProbeFailure && w.kind != Readiness {
 		c.results.Message, c.results.Grace = message, w.spec.TerminationGracePeriodSeconds
 	}
-	if news && w.kind == Startup && r == podspec.ProbeSuccess {
+	if changed && w.kind == Startup && r == podspec.ProbeSuccess {
 		close(c.started)
 	}
 	p.mu.Unlock()
-	if news {
-		p.config.Log.Info("probe result changed", "pod", podspec.Key(w.pod), "container", w.container.Name,
+	if changed {
+		p.config.Log.Info("Probe result changed", "pod", podspec.Key(w.pod), "container", w.container.Name,
 			"probe", w.kind, "result", r, "message", message)
 		p.config.Wake(w.pod.UID)
 	}

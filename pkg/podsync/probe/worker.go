@@ -10,7 +10,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// worker runs one probe of one container. Its fields are never changed once it runs.
+// worker runs one probe of one container. Its fields do not change once it runs.
 type worker struct {
 	prober    *Prober
 	kind      Kind
@@ -18,23 +18,21 @@ type worker struct {
 	pod       *corev1.Pod
 	container *corev1.Container
 	id        string
-	began     time.Time // of the container, as podspec.OwnMoment: its initial delay counts from it
+	began     time.Time // start of the container, as podspec.OwnMoment; the initial delay counts from it
 	address   string
 	started   <-chan struct{}
 	cancel    context.CancelFunc
-	process   chan struct{} // holds an item while a command's process is there
+	process   chan struct{} // holds an item while the process of a command exists
 }
 
-// outcome of one check.
-type outcome struct {
-	result podspec.ProbeResult // NotProbed: the check itself could not be made
-	// text is for people: what the check said, or why it could not be made. Warned says that it
-	// succeeded but.
-	text   string
-	warned bool
+// checked is what one check found.
+type checked struct {
+	result podspec.ProbeResult // NotProbed: the check could not be made
+	text   string              // for people: the answer, or why the check could not be made
+	warned bool                // it succeeded, and text is a warning
 }
 
-// run checks until ctx ends or nothing more is to be learned.
+// run checks until ctx ends or the result is final.
 func (w *worker) run(ctx context.Context) {
 	period := seconds(w.spec.PeriodSeconds, 10)
 	if w.kind != Startup {
@@ -46,8 +44,8 @@ func (w *worker) run(ctx context.Context) {
 	}
 	first := w.began.Add(time.Duration(w.spec.InitialDelaySeconds) * time.Second)
 	if w.began.Before(w.prober.began) {
-		// The agent was restarted: the checks of all the node's containers are spread over their
-		// first period.
+		// The agent was restarted: spread the checks of the node's containers over their first
+		// period.
 		jitter := time.Duration(w.prober.config.Random() * float64(period))
 		first = later(first, w.prober.config.Now().Add(jitter))
 	}
@@ -68,7 +66,7 @@ func (w *worker) run(ctx context.Context) {
 			}
 			if streak >= w.threshold(o.result) {
 				w.prober.set(w, o.result, o.text)
-				if w.isOver(o.result) {
+				if w.isFinal(o.result) {
 					return
 				}
 			}
@@ -81,7 +79,7 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// threshold is how many checks in a row must say so.
+// threshold is how many checks in a row must agree on a result.
 func (w *worker) threshold(r podspec.ProbeResult) int32 {
 	if r == podspec.ProbeFailure {
 		return orDefault(w.spec.FailureThreshold, 3)
@@ -89,16 +87,16 @@ func (w *worker) threshold(r podspec.ProbeResult) int32 {
 	return orDefault(w.spec.SuccessThreshold, 1)
 }
 
-// isOver says that a result is the last that this container will have.
-func (w *worker) isOver(r podspec.ProbeResult) bool {
+// isFinal reports whether no check of this container follows this result.
+func (w *worker) isFinal(r podspec.ProbeResult) bool {
 	return w.kind == Startup || w.kind == Liveness && r == podspec.ProbeFailure
 }
 
-// once makes one check, announces what people should know of it, and counts it.
-func (w *worker) once(ctx context.Context) outcome {
-	const tries = 3 // for checks that could not be made
+// once makes one check, counts it, and sends an event when it did not plainly succeed.
+func (w *worker) once(ctx context.Context) checked {
+	const tries = 3 // of a check that cannot be made
 	began := w.prober.config.Now()
-	var o outcome
+	var o checked
 	for range tries {
 		if o = w.prober.check.check(ctx, w); o.result != podspec.NotProbed || ctx.Err() != nil {
 			break

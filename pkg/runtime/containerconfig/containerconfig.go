@@ -195,13 +195,13 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		return runtime.ContainerConfig{}, configError(err)
 	}
 	return runtime.ContainerConfig{
-		Pod:            ref(w.pod),
+		Pod:            runtime.RefOf(w.pod),
 		Name:           r.Name,
 		Attempt:        r.Attempt,
 		Image:          r.Image,
 		ImageRef:       c.Image,
 		Spec:           spec,
-		LogPath:        filepath.Join(b.logDir(ref(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
+		LogPath:        filepath.Join(b.logDir(runtime.RefOf(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
 		MessagePath:    w.messagePath(),
 		SpecHash:       podspec.SpecHash(c),
 		Sizes:          podspec.ResourcesOf(w.pod, c).String(),
@@ -236,10 +236,6 @@ func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources
 func configError(err error) error { return reason("CreateContainerConfigError", err) }
 
 func reason(reason string, err error) error { return &podspec.ReasonError{Reason: reason, Err: err} }
-
-func ref(pod *corev1.Pod) runtime.PodRef {
-	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
-}
 
 func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) {
 	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {

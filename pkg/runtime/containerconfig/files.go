@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig/podfiles"
 )
 
@@ -93,7 +94,7 @@ func (b *Builder) writePodFiles(pod *corev1.Pod, ips []netip.Addr) (podFiles, er
 		err = write(f.resolv, resolv)
 	} else if _, missing := os.Lstat(f.resolv); missing == nil {
 		// The node's file is missing for a moment, as while it is replaced: the pod keeps its copy.
-		b.config.Log.Warn("Resolver file of a pod cannot be updated", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		b.config.Log.Warn("Resolver file of a pod cannot be updated", "pod", podspec.Key(pod), "err", err)
 		err = nil
 	}
 	if err != nil {

@@ -25,7 +25,7 @@ func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
 	if err := os.MkdirAll(b.podDir(pod.UID), 0o750); err != nil {
 		return fmt.Errorf("making the pod's folder: %w", err)
 	}
-	if err := os.MkdirAll(b.logDir(ref(pod)), 0o755); err != nil {
+	if err := os.MkdirAll(b.logDir(runtime.RefOf(pod)), 0o755); err != nil {
 		return fmt.Errorf("making the pod's log folder: %w", err)
 	}
 	if err := b.config.Cgroups.EnsurePod(ctx, pod); err != nil {

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
@@ -131,7 +132,7 @@ func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	m := w.container.VolumeMounts[index]
 	target := filepath.Join(w.subPaths(w.pod.UID), m.Name, w.container.Name, strconv.Itoa(index))
 	if err := w.config.Bind(volume, sub, target); err != nil {
-		w.config.Log.Warn("SubPath of a volume cannot be mounted", "pod", w.pod.Namespace+"/"+w.pod.Name, "uid", w.pod.UID,
+		w.config.Log.Warn("SubPath of a volume cannot be mounted", "pod", podspec.Key(w.pod), "uid", w.pod.UID,
 			"container", w.container.Name, "volume", m.Name, "error", err)
 		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)
 	}

@@ -23,7 +23,7 @@ const (
 // Sandbox builds the configuration of a pod's sandbox.
 func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{
-		Pod:                   ref(pod),
+		Pod:                   runtime.RefOf(pod),
 		Attempt:               attempt,
 		HostNetwork:           pod.Spec.HostNetwork,
 		HostPID:               pod.Spec.HostPID,

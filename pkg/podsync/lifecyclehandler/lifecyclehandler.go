@@ -1,6 +1,7 @@
-// Package handler is PURE: what lifecycle hooks and probes make of the handlers in a pod's spec:
-// ports, addresses and headers of requests, and how much of an answer is kept.
-package handler
+// Package lifecyclehandler is PURE: what hooks and probes read from the lifecycle handlers in a
+// pod's spec (httpGet, exec, tcpSocket): ports, URLs and headers of requests, and how much of the
+// output they keep.
+package lifecyclehandler
 
 import (
 	"bytes"
@@ -17,12 +18,11 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/clip"
 )
 
-// MaxOutput bounds what is kept of a command's output or read of an answer, in bytes; as in
-// kubelet.
+// MaxOutput is how many bytes of a command's output or of an HTTP response are kept, as in kubelet.
 const MaxOutput = 10 << 10
 
-// Port resolves a port by number, or by its name in the container. fallback stands for a port that
-// is not given; 0: it must be.
+// Port resolves a port by number, or by its name in the container. fallback is the port of a
+// handler that names none; with 0, such a handler is an error.
 func Port(port intstr.IntOrString, c *corev1.Container, fallback int) (int, error) {
 	number := port.IntValue()
 	if port.Type == intstr.String {
@@ -41,8 +41,8 @@ func Port(port intstr.IntOrString, c *corev1.Container, fallback int) (int, erro
 	return number, nil
 }
 
-// URL is what a handler asks for; host and port stand for those that it does not name. A path may
-// have a query; one that is no URL is taken as it is.
+// URL is the URL that a handler requests; host applies unless the handler names one. The path may
+// have a query; a path that does not parse is taken literally.
 func URL(h *corev1.HTTPGetAction, host string, port int) *url.URL {
 	if h.Host != "" {
 		host = h.Host
@@ -61,8 +61,8 @@ func URL(h *corev1.HTTPGetAction, host string, port int) *url.URL {
 	return u
 }
 
-// Header has the given headers, and what every request sends unless they say otherwise. An empty
-// Accept sends none.
+// Header returns the given headers and the defaults of those that are not given: User-Agent and
+// Accept. An empty Accept sends none.
 func Header(given []corev1.HTTPHeader, userAgent string) http.Header {
 	h := make(http.Header)
 	for _, pair := range given {
@@ -79,14 +79,14 @@ func Header(given []corev1.HTTPHeader, userAgent string) http.Header {
 	return h
 }
 
-// Output keeps the first MaxOutput bytes of what is written. A process's two streams may be copied
-// to it side by side.
+// Output keeps the first MaxOutput bytes that are written to it. Both streams of a process may
+// write to it concurrently.
 type Output struct {
 	lock sync.Mutex
 	text bytes.Buffer
 }
 
-// Write keeps what fits, and takes it all.
+// Write keeps what fits and drops the rest; it never fails.
 func (o *Output) Write(p []byte) (int, error) {
 	o.lock.Lock()
 	defer o.lock.Unlock()
@@ -96,8 +96,8 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is what was kept, as text that an event may carry: what the bound has cut in two is left
-// out.
+// String is the kept output as text that an event may carry, without a character that the bound has
+// cut in two.
 func (o *Output) String() string {
 	o.lock.Lock()
 	defer o.lock.Unlock()

@@ -1,4 +1,4 @@
-package termination_test
+package terminationmessage_test
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/termination"
+	"github.com/nodeagent/nodeagent/pkg/podsync/terminationmessage"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -25,7 +25,7 @@ func write(t *testing.T, text string) string {
 
 func message(t *testing.T, c runtime.Container, policy corev1.TerminationMessagePolicy) string {
 	t.Helper()
-	return termination.Reader{}.Message(t.Context(), c, policy, 4096)
+	return terminationmessage.Reader{}.Message(t.Context(), c, policy, 4096)
 }
 
 func TestFile(t *testing.T) {

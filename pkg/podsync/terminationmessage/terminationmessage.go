@@ -1,7 +1,7 @@
 // Package termination is EDGE: it reads the termination messages that containers leave: a file of
 // their own, or the end of their log. It never follows what a container may have put in a file's
 // place.
-package termination
+package terminationmessage
 
 import (
 	"context"
