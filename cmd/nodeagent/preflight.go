@@ -76,16 +76,16 @@ func (f *preflightFlags) run(c *cobra.Command, args []string) error {
 		p.Running = active
 	}
 	findings := bootstrap.Preflight(c.Context(), p)
-	verdict := bootstrap.Verdict(findings)
+	failure := bootstrap.Failure(findings)
 	if f.output.value == "json" {
 		e := json.NewEncoder(c.OutOrStdout())
 		e.SetIndent("", "  ")
-		err = e.Encode(map[string]any{"fit": verdict == nil, "checks": findings})
+		err = e.Encode(map[string]any{"fit": failure == nil, "checks": findings})
 	} else {
 		err = printFindings(c, findings)
 	}
-	if err == nil && verdict != nil {
-		err = saidError{verdict}
+	if err == nil && failure != nil {
+		err = saidError{failure}
 	}
 	return err
 }

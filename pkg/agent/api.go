@@ -113,8 +113,8 @@ func (k known) Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool) {
 	return pod, k.have(pod.UID), true
 }
 
-// Have implements server.Pods.
-func (k known) Have(uid types.UID) runtime.Pod { return k.have(uid) }
+// Observed implements server.Pods.
+func (k known) Observed(uid types.UID) runtime.Pod { return k.have(uid) }
 
 // have is what runs of a pod.
 func (p *pods) have(uid types.UID) runtime.Pod {

@@ -177,7 +177,7 @@ func (c *Credentials) Config(o Options) *rest.Config {
 		r.Transport = &failover{c.servers, t}
 	}
 	if c.observe != nil {
-		r.Transport = &observed{c.observe, r.Transport}
+		r.Transport = &reportingTransport{c.observe, r.Transport}
 	}
 	r.UserAgent, r.QPS, r.Burst, r.Timeout = o.UserAgent, o.QPS, o.Burst, o.Timeout
 	if o.ContentType != "" {

@@ -92,19 +92,19 @@ func NewJoiner(c JoinConfig, certDir string) (*Joiner, error) {
 
 // Plan reads what is there and returns the steps still needed. It changes nothing.
 func (j *Joiner) Plan(ctx context.Context) ([]Step, error) {
-	have, err := j.observe(ctx)
+	observed, err := j.observe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return Plan(have, j.c.Plan, j.c.Now()), nil
+	return Plan(observed, j.c.Plan, j.c.Now()), nil
 }
 
 // run is the state of one join: what has been learned so far. Nothing in it outlives the join.
 type run struct {
 	*Joiner
-	have    Have
-	answer  answer
-	cluster cluster
+	observed Observed
+	answer   answer
+	cluster  cluster
 	// with the bootstrap credentials; nil when the certificate was there already
 	early  kubernetes.Interface
 	node   kubernetes.Interface // with the node's own
@@ -115,15 +115,15 @@ type run struct {
 // stopped; on a machine that has joined it does nothing and returns joined = true at once. Failures
 // are of type *Error where a class is known.
 func (j *Joiner) Run(ctx context.Context) (joined bool, err error) {
-	have, err := j.observe(ctx)
+	observed, err := j.observe(ctx)
 	if err != nil {
 		return false, err
 	}
-	steps := Plan(have, j.c.Plan, j.c.Now())
+	steps := Plan(observed, j.c.Plan, j.c.Now())
 	if len(steps) == 0 {
 		return true, nil
 	}
-	r := &run{Joiner: j, have: have}
+	r := &run{Joiner: j, observed: observed}
 	for phase := PhaseHost; phase <= PhaseReady; phase++ {
 		if err := r.phase(ctx, phase, steps); err != nil {
 			return false, err
@@ -196,40 +196,40 @@ func (r *run) writeCA() error {
 
 // observe reads what Plan wants to know from disk, from the service manager, and, when all else is
 // in place, from the API.
-func (j *Joiner) observe(ctx context.Context) (Have, error) {
+func (j *Joiner) observe(ctx context.Context) (Observed, error) {
 	f := j.c.Plan.Files
-	var have Have
+	var observed Observed
 	var err error
 	var cas []*x509.Certificate
 	caText, err := readOptional(f.CA)
 	if err != nil {
-		return have, fmt.Errorf("reading the cluster's CA: %w", err)
+		return observed, fmt.Errorf("reading the cluster's CA: %w", err)
 	}
 	if caText != nil {
 		if cas, err = parseCAs(caText); err == nil { // an unreadable one counts as none
-			have.CAPins = pinsOf(cas)
+			observed.CAPins = pinsOf(cas)
 		}
 	}
-	if have.Cert, err = certFacts(j.pairs.Path(), cas); err != nil {
-		return have, err
+	if observed.Cert, err = certFacts(j.pairs.Path(), cas); err != nil {
+		return observed, err
 	}
-	have.PendingKey = j.pairs.hasPendingKey()
+	observed.PendingKey = j.pairs.hasPendingKey()
 	k, trust, err := readKubeconfig(f.Kubeconfig, caText)
 	if err != nil {
-		return have, fmt.Errorf("reading the kubeconfig: %w", err)
+		return observed, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
-	have.KubeconfigServers, have.KubeconfigCert, have.KubeconfigTrust = k.servers, k.certFile, trust
+	observed.KubeconfigServers, observed.KubeconfigCert, observed.KubeconfigTrust = k.servers, k.certFile, trust
 	for _, o := range []struct {
 		path  string
 		there *bool
 		text  *string
-	}{{f.BootstrapKubeconfig, &have.BootstrapKubeconfig, nil}, {f.Settings, &have.Settings, nil}, {f.Env, nil, &have.Env}} {
+	}{{f.BootstrapKubeconfig, &observed.BootstrapKubeconfig, nil}, {f.Settings, &observed.Settings, nil}, {f.Env, nil, &observed.Env}} {
 		if o.path == "" {
 			continue
 		}
 		data, err := readOptional(o.path)
 		if err != nil {
-			return have, fmt.Errorf("reading what is there: %w", err)
+			return observed, fmt.Errorf("reading what is there: %w", err)
 		}
 		if o.there != nil {
 			*o.there = data != nil
@@ -239,12 +239,12 @@ func (j *Joiner) observe(ctx context.Context) (Have, error) {
 		}
 	}
 	if j.c.Plan.Start {
-		if have.Active, have.Enabled, err = j.c.Service.State(ctx); err != nil {
-			return have, &Error{Code: CodeHost, Err: err, Next: "install the unit: make install; or --no-start"}
+		if observed.Active, observed.Enabled, err = j.c.Service.State(ctx); err != nil {
+			return observed, &Error{Code: CodeHost, Err: err, Next: "install the unit: make install; or --no-start"}
 		}
 	}
-	have.Ready = have.Active && j.ready(ctx)
-	return have, nil
+	observed.Ready = observed.Active && j.ready(ctx)
+	return observed, nil
 }
 
 // ready asks the API server once; any failure counts as not ready.

@@ -35,9 +35,9 @@ func (r *run) ignored(check string) bool {
 }
 
 func (r *run) checkHost(ctx context.Context) error {
-	findings := checkHost(ctx, hostChecks(r.c.Host, r.have.Active), r.c.Ignore)
+	findings := checkHost(ctx, hostChecks(r.c.Host, r.observed.Active), r.c.Ignore)
 	r.say("%s", factsOf(findings))
-	return Verdict(findings)
+	return Failure(findings)
 }
 
 func (r *run) discovery() *discovery {

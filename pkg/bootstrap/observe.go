@@ -12,14 +12,14 @@ type Request struct {
 	Method, Host, Code string
 }
 
-// observed tells of every request.
-type observed struct {
+// reportingTransport tells of every request.
+type reportingTransport struct {
 	tell func(Request)
 	next http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (o *observed) RoundTrip(r *http.Request) (*http.Response, error) {
+func (o *reportingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := o.next.RoundTrip(r)
 	code := "<error>"
 	if err == nil {
@@ -30,4 +30,4 @@ func (o *observed) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // WrappedRoundTripper lets client-go find the connections below.
-func (o *observed) WrappedRoundTripper() http.RoundTripper { return o.next }
+func (o *reportingTransport) WrappedRoundTripper() http.RoundTripper { return o.next }

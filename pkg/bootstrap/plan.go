@@ -131,8 +131,8 @@ type Files struct {
 	Settings, Env string
 }
 
-// Have is the identity found on disk, and the unit's state.
-type Have struct {
+// Observed is the identity found on disk, and the unit's state.
+type Observed struct {
 	// CAPins are those of the CA file; empty: no file, or not readable.
 	CAPins []Pin
 	// PendingKey: a key without a certificate is there, from a join that was interrupted.
@@ -185,9 +185,9 @@ func (c Cert) fault(nodeName string, now time.Time) string {
 }
 
 // Plan returns the steps still needed, in order; none: the machine has joined.
-func Plan(have Have, c Config, now time.Time) []Step {
-	caFault := caFault(have, c)
-	certFault := have.Cert.fault(c.NodeName, now)
+func Plan(observed Observed, c Config, now time.Time) []Step {
+	caFault := caFault(observed, c)
+	certFault := observed.Cert.fault(c.NodeName, now)
 	if caFault != "" && certFault == "" {
 		certFault = "the present one is by a CA that is not wanted"
 	}
@@ -199,28 +199,28 @@ func Plan(have Have, c Config, now time.Time) []Step {
 	}
 	var steps []Step
 	if certFault != "" {
-		steps = append(steps, joinSteps(have, c, caFault, certFault)...)
-		have.KubeconfigTrust = have.KubeconfigTrust && caFault == ""
+		steps = append(steps, joinSteps(observed, c, caFault, certFault)...)
+		observed.KubeconfigTrust = observed.KubeconfigTrust && caFault == ""
 	}
-	steps = append(steps, identitySteps(have, c)...)
+	steps = append(steps, identitySteps(observed, c)...)
 	if certFault != "" && caFault != "" {
-		have.Settings = false // another cluster's, perhaps
+		observed.Settings = false // another cluster's, perhaps
 	}
-	steps = append(steps, settingSteps(have, c, len(steps) > 0)...)
-	return append(steps, daemonSteps(have, c, len(steps) > 0)...)
+	steps = append(steps, settingSteps(observed, c, len(steps) > 0)...)
+	return append(steps, daemonSteps(observed, c, len(steps) > 0)...)
 }
 
-func caFault(have Have, c Config) string {
+func caFault(observed Observed, c Config) string {
 	switch {
-	case len(have.CAPins) == 0:
+	case len(observed.CAPins) == 0:
 		return "there is no CA file yet"
-	case len(c.Pins) > 0 && !slices.ContainsFunc(have.CAPins, func(p Pin) bool { return slices.Contains(c.Pins, p) }):
+	case len(c.Pins) > 0 && !slices.ContainsFunc(observed.CAPins, func(p Pin) bool { return slices.Contains(c.Pins, p) }):
 		return "the present CA has none of the hashes given"
 	}
 	return ""
 }
 
-func joinSteps(have Have, c Config, caFault, certFault string) []Step {
+func joinSteps(observed Observed, c Config, caFault, certFault string) []Step {
 	info := "GET https://" + strings.Join(c.Servers, "|") + "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 	why := "a certificate is needed: " + certFault
 	var steps []Step
@@ -236,10 +236,10 @@ func joinSteps(have Have, c Config, caFault, certFault string) []Step {
 	if caFault != "" {
 		steps = append(steps, Step{PhaseIdentity, WriteCA, c.Files.CA, "", "0644", caFault})
 	}
-	if own := have.Cert; caFault != "" || own.CommonName != "system:node:"+c.NodeName || !own.Paired || !own.Issued {
+	if own := observed.Cert; caFault != "" || own.CommonName != "system:node:"+c.NodeName || !own.Paired || !own.Issued {
 		steps = append(steps, Step{PhaseName, CheckName, "", "GET /api/v1/nodes/" + c.NodeName, "", "a Ready node must not be taken over by mistake"})
 	}
-	if have.PendingKey {
+	if observed.PendingKey {
 		why = "an interrupted join left a key, which is used again"
 	} else {
 		steps = append(steps, Step{PhaseCertificate, MakeKey, c.Files.Key, "", "0600", "a key must outlive the wait for its certificate"})
@@ -260,23 +260,23 @@ func trustWhy(c Config) string {
 	return "no hash was given: this will be refused, and the hash seen be printed"
 }
 
-func identitySteps(have Have, c Config) []Step {
+func identitySteps(observed Observed, c Config) []Step {
 	var steps []Step
 	why := ""
 	switch {
-	case len(have.KubeconfigServers) == 0:
+	case len(observed.KubeconfigServers) == 0:
 		why = "there is none yet"
-	case len(c.Servers) > 0 && !sameMembers(c.Servers, have.KubeconfigServers):
-		why = "the present one names " + strings.Join(have.KubeconfigServers, ", ")
-	case have.KubeconfigCert != c.Files.Cert:
+	case len(c.Servers) > 0 && !sameMembers(c.Servers, observed.KubeconfigServers):
+		why = "the present one names " + strings.Join(observed.KubeconfigServers, ", ")
+	case observed.KubeconfigCert != c.Files.Cert:
 		why = "the present one does not refer to the certificate that is rotated"
-	case !have.KubeconfigTrust:
+	case !observed.KubeconfigTrust:
 		why = "it must trust the CA file's CA"
 	}
 	if why != "" {
 		steps = append(steps, Step{PhaseCertificate, WriteKubeconfig, c.Files.Kubeconfig, "", "0600", why})
 	}
-	if c.Files.BootstrapKubeconfig != "" && have.BootstrapKubeconfig {
+	if c.Files.BootstrapKubeconfig != "" && observed.BootstrapKubeconfig {
 		steps = append(steps, Step{PhaseCertificate, DropBootstrap, c.Files.BootstrapKubeconfig, "", "", "its credentials are no longer needed"})
 	}
 	return steps
@@ -287,9 +287,9 @@ func sameMembers(a, b []string) bool {
 }
 
 // settingSteps check before they write: what they write is the mark that the check has been passed.
-func settingSteps(have Have, c Config, changed bool) []Step {
+func settingSteps(observed Observed, c Config, changed bool) []Step {
 	var steps []Step
-	read := c.Files.Settings != "" && !have.Settings
+	read := c.Files.Settings != "" && !observed.Settings
 	if c.Proxy && (changed || read) {
 		steps = append(steps, Step{PhaseSettings, CheckProxy, "", "POST selfsubjectaccessreviews", "", "the services half needs them"})
 	}
@@ -299,25 +299,25 @@ func settingSteps(have Have, c Config, changed bool) []Step {
 			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none of this cluster yet",
 		})
 	}
-	if c.Files.Env != "" && c.Env != "" && have.Env != c.Env {
+	if c.Files.Env != "" && c.Env != "" && observed.Env != c.Env {
 		steps = append(steps, Step{PhaseSettings, WriteEnv, c.Files.Env, "", "0644", "the daemon must run with the flags given here"})
 	}
 	return steps
 }
 
-func daemonSteps(have Have, c Config, changed bool) []Step {
+func daemonSteps(observed Observed, c Config, changed bool) []Step {
 	var steps []Step
-	if c.Start && (changed || !have.Active || !have.Enabled) {
+	if c.Start && (changed || !observed.Active || !observed.Enabled) {
 		why := "it is not running"
 		switch {
-		case have.Active && changed:
+		case observed.Active && changed:
 			why = "its identity or flags change"
-		case have.Active:
+		case observed.Active:
 			why = "it does not start at boot"
 		}
 		steps = append(steps, Step{PhaseService, StartService, c.Unit, "", "", why})
 	}
-	if c.Wait && (len(steps) > 0 || !have.Ready) {
+	if c.Wait && (len(steps) > 0 || !observed.Ready) {
 		steps = append(steps, Step{PhaseReady, AwaitReady, c.NodeName, "GET /api/v1/nodes/" + c.NodeName, "", "a join ends with a Ready node"})
 	}
 	return steps

@@ -17,15 +17,15 @@ var testNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
-		var have Have
+		var observed Observed
 		var want Config
-		for name, into := range map[string]any{"have.yaml": &have, "config.yaml": &want} {
+		for name, into := range map[string]any{"observed.yaml": &observed, "config.yaml": &want} {
 			if err := yaml.UnmarshalStrict(files[name], into); err != nil {
 				t.Fatalf("reading %s: %v", name, err)
 			}
 		}
 		var b strings.Builder
-		for _, s := range Plan(have, want, testNow) {
+		for _, s := range Plan(observed, want, testNow) {
 			fmt.Fprintln(&b, s)
 		}
 		if b.Len() == 0 {
@@ -35,8 +35,8 @@ func TestPlan(t *testing.T) {
 	})
 }
 
-// everyHave yields all combinations of what can be on disk, good and bad.
-func everyHave(yield func(Have)) {
+// everyMachine yields all combinations of what can be on disk, good and bad.
+func everyMachine(yield func(Observed)) {
 	pin := Pin{1}
 	good := Cert{
 		CommonName: "system:node:n1", Organizations: []string{"system:nodes"}, NotBefore: testNow.Add(-time.Hour),
@@ -47,7 +47,7 @@ func everyHave(yield func(Have)) {
 	for bits := range 1 << 7 {
 		bit := func(i int) bool { return bits>>i&1 == 1 }
 		for _, cert := range []Cert{{}, good, expired, foreign, broken} {
-			h := Have{Cert: cert, PendingKey: bit(0), Active: bit(1), Enabled: bit(2), Ready: bit(1) && bit(3), Settings: bit(4), BootstrapKubeconfig: bit(5)}
+			h := Observed{Cert: cert, PendingKey: bit(0), Active: bit(1), Enabled: bit(2), Ready: bit(1) && bit(3), Settings: bit(4), BootstrapKubeconfig: bit(5)}
 			if bit(6) {
 				h.CAPins, h.KubeconfigServers, h.KubeconfigCert, h.KubeconfigTrust = []Pin{pin}, []string{"h:1"}, "/cert", !bit(4)
 			}
@@ -57,7 +57,7 @@ func everyHave(yield func(Have)) {
 }
 
 // carriedOut is what is there after the steps have been done.
-func carriedOut(h Have, c Config, steps []Step) Have {
+func carriedOut(h Observed, c Config, steps []Step) Observed {
 	for _, s := range steps {
 		switch s.Action {
 		case WriteCA:
@@ -96,7 +96,7 @@ func TestPlanConverges(t *testing.T) {
 		Servers: []string{"h:1"}, NodeName: "n1", Pins: []Pin{{1}}, Env: "x", Unit: "u", Start: true, Wait: true, Proxy: true,
 		Files: Files{CA: "/ca", Kubeconfig: "/kc", BootstrapKubeconfig: "/bk", Key: "/key", Cert: "/cert", Settings: "/s", Env: "/e"},
 	}
-	everyHave(func(h Have) {
+	everyMachine(func(h Observed) {
 		steps := Plan(h, c, testNow)
 		for stop := 0; stop <= len(steps); stop++ {
 			half := carriedOut(h, c, steps[:stop])

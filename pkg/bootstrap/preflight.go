@@ -87,9 +87,9 @@ func finding(check, fact string, ignore []string, problem *Error) Finding {
 	return f
 }
 
-// Verdict is the error of all findings that count, nil when there is none. Its code is that of the
+// Failure is the error of all findings that count, nil when there is none. Its code is that of the
 // first.
-func Verdict(findings []Finding) error {
+func Failure(findings []Finding) error {
 	var names, lines []string
 	var first *Finding
 	for _, f := range findings {

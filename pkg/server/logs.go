@@ -20,19 +20,19 @@ import (
 // target is the container that a request is about.
 type target struct {
 	pod       *corev1.Pod
-	have      runtime.Pod
+	observed      runtime.Pod
 	container string
 }
 
 // target finds the pod and checks that its spec has the container; it answers the request itself
 // when not.
 func (s *Server) target(w http.ResponseWriter, r *http.Request) (target, bool) {
-	pod, have, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	pod, observed, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
 	if !ok || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {
 		http.Error(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
 		return target{}, false
 	}
-	return target{pod, have, r.PathValue("container")}, true
+	return target{pod, observed, r.PathValue("container")}, true
 }
 
 // containerLogs serves a container's log; the parameters are PodLogOptions' of the API.
@@ -50,9 +50,9 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("container %q not found in pod %q", t.container, t.pod.Name), http.StatusNotFound)
 		return
 	}
-	c := t.have.Latest(t.container)
+	c := t.observed.Latest(t.container)
 	if c != nil && previous {
-		c = t.have.Previous(t.container)
+		c = t.observed.Previous(t.container)
 		if c == nil {
 			http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", t.container, t.pod.Name), http.StatusBadRequest)
 			return
@@ -64,8 +64,8 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	id := c.ID
 	o.Ended = func() bool {
-		have := s.config.Pods.Have(t.pod.UID)
-		now := have.Latest(t.container)
+		observed := s.config.Pods.Observed(t.pod.UID)
+		now := observed.Latest(t.container)
 		return now == nil || now.ID != id || now.State == runtime.Exited
 	}
 	w.Header().Set("Content-Type", "text/plain")

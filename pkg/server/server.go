@@ -34,8 +34,8 @@ type Pods interface {
 	Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool)
 	// Pods returns all of them with their newest statuses.
 	Pods() []*corev1.Pod
-	// Have returns what runs of a pod.
-	Have(uid types.UID) runtime.Pod
+	// Observed returns what runs of a pod.
+	Observed(uid types.UID) runtime.Pod
 }
 
 // LogReader copies a container's log file to the writers, which may be the same.
@@ -222,7 +222,7 @@ func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.config.Pods.Pods() {
-		have := s.config.Pods.Have(p.UID)
+		have := s.config.Pods.Observed(p.UID)
 		running := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
 		for _, c := range have.Containers {
 			if c.State == runtime.Running {

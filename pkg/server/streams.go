@@ -89,7 +89,7 @@ func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 		http.Error(w, fmt.Sprintf("container not found (%q)", t.container), http.StatusNotFound)
 		return "", false
 	}
-	c := t.have.Latest(t.container)
+	c := t.observed.Latest(t.container)
 	if c == nil || c.State != runtime.Running {
 		http.Error(w, fmt.Sprintf("container %q of pod %q is not running", t.container, t.pod.Name), http.StatusInternalServerError)
 		return "", false
@@ -174,11 +174,11 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if t.have.Sandbox == nil || !t.have.Sandbox.Ready {
+	if t.observed.Sandbox == nil || !t.observed.Sandbox.Ready {
 		http.Error(w, fmt.Sprintf("pod %q has no network yet", t.pod.Name), http.StatusInternalServerError)
 		return
 	}
-	portforward.ServePortForward(w, r, forwarder{t.have.Sandbox.Namespaces.Net}, t.pod.Name, string(t.pod.UID), o,
+	portforward.ServePortForward(w, r, forwarder{t.observed.Sandbox.Namespaces.Net}, t.pod.Name, string(t.pod.UID), o,
 		s.config.StreamIdle, streamCreation, portforward.SupportedProtocols)
 }
 
