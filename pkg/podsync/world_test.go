@@ -214,7 +214,7 @@ func (w *world) StartContainer(ctx context.Context, c runtime.ContainerConfig) (
 		w.starts = append(w.starts, fmt.Sprintf("%s/%s/%d", c.Pod.UID, c.Name, c.Attempt))
 		made = runtime.Container{
 			ID: c.ID(), Name: c.Name, Attempt: c.Attempt, State: runtime.Running, Image: c.ImageRef, ImageID: c.Image.ID, Recorded: runtime.Recorded{StopSignal: c.StopSignal},
-			SandboxID: p.Sandbox.ID, CreatedAt: time.Now(), StartedAt: time.Now(), SpecHash: c.SpecHash, Sizes: c.Sizes,
+			SandboxID: p.Sandbox.ID, CreatedAt: time.Now(), StartedAt: time.Now(), SpecHash: c.SpecHash, SpecResources: c.SpecResources,
 		}
 		p.Containers = append(p.Containers, made)
 	})
@@ -273,7 +273,7 @@ func (w *world) UpdateResources(ctx context.Context, id, sizes string, r *specs.
 		for uid, p := range w.pods {
 			for i := range p.Containers {
 				if c := &p.Containers[i]; c.ID == id && c.State == runtime.Running {
-					c.Sizes, c.Resources = sizes, r
+					c.SpecResources, c.Resources = sizes, r
 					w.resizes = append(w.resizes, "container "+c.Name+" "+sizes)
 					w.hint(uid)
 				}
@@ -328,7 +328,7 @@ func (w *world) Container(_ context.Context, r podsync.ContainerRequest) (runtim
 		}
 	}
 	return runtime.ContainerConfig{
-		Pod: ref(r.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash, Sizes: sizes,
+		Pod: ref(r.Pod), Name: r.Name, Attempt: r.Attempt, Image: r.Image, ImageRef: "app:1", Spec: &specs.Spec{}, SpecHash: hash, SpecResources: sizes,
 	}, nil
 }
 

@@ -196,9 +196,9 @@ type Container struct {
 	// MessagePath is the host path of the termination message file, "" if none.
 	MessagePath string
 	Resources   *specs.LinuxResources // as last applied
-	// Sizes are the requests and limits that Resources were made from, as podspec.Resources writes
-	// them; the runtime only keeps them.
-	Sizes string
+	// SpecResources are the requests and limits of the pod spec that Resources were computed from,
+	// in podspec.Resources' format. The runtime only stores them.
+	SpecResources string
 }
 
 // Recorded is what a container was made with and cannot be found out later: its image's tags may
@@ -213,20 +213,20 @@ type Recorded struct {
 
 // ContainerConfig describes one attempt of a container.
 type ContainerConfig struct {
-	Pod         PodRef
-	Name        string
-	Attempt     int
-	Image       Image
-	ImageRef    string // as in the pod spec
-	Spec        *specs.Spec
-	LogPath     string
-	MessagePath string
-	SpecHash    string
-	Sizes       string // as in Container
-	StopSignal  string // as in Recorded
-	Stdin       bool   // keep stdin open for attach
-	StdinOnce   bool
-	TTY         bool
+	Pod           PodRef
+	Name          string
+	Attempt       int
+	Image         Image
+	ImageRef      string // as in the pod spec
+	Spec          *specs.Spec
+	LogPath       string
+	MessagePath   string
+	SpecHash      string
+	SpecResources string // as in Container
+	StopSignal    string // as in Recorded
+	Stdin         bool   // keep stdin open for attach
+	StdinOnce     bool
+	TTY           bool
 	// ImageVolumes are folders that Spec mounts. They are created before the container starts,
 	// filled with the image's content, and removed with the container.
 	ImageVolumes []ImageVolume

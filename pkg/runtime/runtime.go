@@ -104,11 +104,10 @@ type Lifecycle interface {
 // Resizer changes the limits of running containers.
 type Resizer interface {
 	// UpdateResources changes the limits that r names and leaves the others. From then on
-	// Container.Resources and Container.Sizes have the new values, for a later agent too; sizes are
-	// the requests and limits that r was computed from. A memory limit below current usage is
-	// refused with an error, and nothing changes. A container that does not run is left as it is,
-	// which is no error.
-	UpdateResources(ctx context.Context, containerID, sizes string, r *specs.LinuxResources) error
+	// Container.Resources has the new limits and Container.SpecResources is specResources, for a
+	// later agent too. A memory limit below current usage is refused with an error, and nothing
+	// changes. A container that does not run is left as it is, which is no error.
+	UpdateResources(ctx context.Context, containerID, specResources string, r *specs.LinuxResources) error
 }
 
 // Images is the runtime's image store.

@@ -275,7 +275,7 @@ func recordedSizes(c *runtime.Container) (podspec.Resources, bool) {
 	if c == nil {
 		return podspec.Resources{}, false
 	}
-	return podspec.ParseResources(c.Sizes)
+	return podspec.ParseResources(c.SpecResources)
 }
 
 // ResizeMessage is the text of an event about a resize, as kubelet writes it: the prefix, and the

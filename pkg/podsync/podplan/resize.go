@@ -12,15 +12,15 @@ import (
 // resizing fills in which sizes a container was given last, and whether it runs with others than it
 // is to have.
 func (c *Container) resizing(pod *corev1.Pod) {
-	if c.Role == podspec.Ephemeral || c.Latest == nil || c.Latest.Sizes == "" {
+	if c.Role == podspec.Ephemeral || c.Latest == nil || c.Latest.SpecResources == "" {
 		return
 	}
 	wanted := podspec.ResourcesOf(pod, c.Spec)
-	if c.Latest.Sizes == wanted.String() {
+	if c.Latest.SpecResources == wanted.String() {
 		c.Applied = &wanted
 		return
 	}
-	applied, known := podspec.ParseResources(c.Latest.Sizes)
+	applied, known := podspec.ParseResources(c.Latest.SpecResources)
 	if !known {
 		return
 	}

@@ -356,7 +356,7 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 	made := h.madeFrom[a.Key()]
 	for _, spec := range specs(made) {
 		if spec.Name == a.Container {
-			c.Image, c.SpecHash, c.Sizes = spec.Image, podspec.SpecHash(&spec), podspec.ResourcesOf(made, &spec).String()
+			c.Image, c.SpecHash, c.SpecResources = spec.Image, podspec.SpecHash(&spec), podspec.ResourcesOf(made, &spec).String()
 		}
 	}
 	c.State, c.StartedAt = runtime.Running, h.now.Round(0)

@@ -31,7 +31,7 @@ func (h *host) resize(a podplan.Action) {
 	switch a := a.(type) {
 	case podplan.UpdateResources:
 		if c := h.byID(a.ContainerID); c != nil && c.State == runtime.Running {
-			c.Sizes = a.To
+			c.SpecResources = a.To
 		}
 	case podplan.ResizePod:
 		wanted := limitsOf(h.madeFrom[a.Key()])
@@ -56,7 +56,7 @@ func (h *host) resize(a podplan.Action) {
 func (h *host) checkLimits(a podplan.Action) {
 	for i := range h.have.Runtime.Containers {
 		c := &h.have.Runtime.Containers[i]
-		s, known := podspec.ParseResources(c.Sizes)
+		s, known := podspec.ParseResources(c.SpecResources)
 		if c.State != runtime.Running || !known || h.cgroup == nil {
 			continue
 		}
@@ -145,7 +145,7 @@ func (l *life) checkSizes() {
 			continue
 		}
 		wanted := podspec.ResourcesOf(l.want.Pod, &spec)
-		l.rule(c.Sizes != wanted.String(), "%s has %s, not %s", c.Name, c.Sizes, wanted)
+		l.rule(c.SpecResources != wanted.String(), "%s has %s, not %s", c.Name, c.SpecResources, wanted)
 	}
 	l.rule(l.cgroup == nil || *l.cgroup != limitsOf(l.want.Pod), "the pod is limited to %+v, not %+v", l.cgroup, limitsOf(l.want.Pod))
 	for _, c := range l.status.Conditions {

@@ -204,7 +204,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		LogPath:        filepath.Join(b.logDir(runtime.RefOf(w.pod)), r.Name, strconv.Itoa(r.Attempt)+".log"),
 		MessagePath:    w.messagePath(),
 		SpecHash:       podspec.SpecHash(c),
-		Sizes:          podspec.ResourcesOf(w.pod, c).String(),
+		SpecResources:  podspec.ResourcesOf(w.pod, c).String(),
 		StopSignal:     stopSignal(c, r.Image.Config),
 		Stdin:          c.Stdin,
 		StdinOnce:      c.StdinOnce,

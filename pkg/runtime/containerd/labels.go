@@ -29,7 +29,7 @@ const (
 	labelImageDigest = "nodeagent.dev/image-digest"
 	labelStopSignal  = "nodeagent.dev/stop-signal"
 	labelSpecHash    = "nodeagent.dev/spec-hash"
-	labelSizes       = "nodeagent.dev/sizes"
+	labelResources   = "nodeagent.dev/sizes"
 	labelLogPath     = "nodeagent.dev/log-path"
 	labelMessagePath = "nodeagent.dev/message-path"
 	labelStreams     = "nodeagent.dev/streams" // stdin, stdin-once, tty
@@ -62,7 +62,7 @@ func labelsOf(c runtime.ContainerConfig, imageDigest, target string) map[string]
 	labels := map[string]string{
 		labelUID: string(c.Pod.UID), labelNamespace: c.Pod.Namespace, labelPod: c.Pod.Name,
 		labelName: c.Name, labelAttempt: strconv.Itoa(c.Attempt), labelSandbox: c.SandboxID,
-		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelImageDigest: imageDigest, labelStopSignal: c.StopSignal, labelSpecHash: c.SpecHash, labelSizes: c.Sizes,
+		labelImage: c.ImageRef, labelImageID: c.Image.ID, labelImageDigest: imageDigest, labelStopSignal: c.StopSignal, labelSpecHash: c.SpecHash, labelResources: c.SpecResources,
 		labelLogPath: c.LogPath, labelMessagePath: c.MessagePath, labelStreams: string(s),
 	}
 	if target != "" {
@@ -90,7 +90,7 @@ func fromRecord(record containers.Container) (runtime.PodRef, runtime.Container,
 		ID: record.ID, Name: l[labelName], SandboxID: l[labelSandbox], State: runtime.Created,
 		Image: l[labelImage], ImageID: l[labelImageID], CreatedAt: record.CreatedAt,
 		Recorded: runtime.Recorded{ImageDigest: cmp.Or(l[labelImageDigest], l[labelImageID]), StopSignal: l[labelStopSignal]},
-		SpecHash: l[labelSpecHash], Sizes: l[labelSizes], LogPath: l[labelLogPath], MessagePath: l[labelMessagePath],
+		SpecHash: l[labelSpecHash], SpecResources: l[labelResources], LogPath: l[labelLogPath], MessagePath: l[labelMessagePath],
 		StartError: l[labelStartError], OOMKilled: l[labelOOM] != "",
 	}
 	var s streams

@@ -49,7 +49,7 @@ func (r *Runtime) startContainer(ctx context.Context, id string, config runtime.
 	c := &container{ref: config.Pod, streams: s, c: runtime.Container{
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Created,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: r.c.Now(), Recorded: runtime.Recorded{ImageDigest: digest, StopSignal: config.StopSignal},
-		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
+		SpecHash: config.SpecHash, SpecResources: config.SpecResources, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	l := launch{
 		record:  containers.Container{ID: id, Labels: labelsOf(config, digest, img.target.Digest.String()), Image: img.name},

@@ -16,7 +16,7 @@ import (
 
 // UpdateResources implements runtime.Resizer. It changes the task before the record: after a crash
 // in between, the record has the old limits and the planner asks for the same change again.
-func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+func (r *Runtime) UpdateResources(ctx context.Context, id, specResources string, to *specs.LinuxResources) error {
 	if err := r.view.wait(ctx); err != nil {
 		return err
 	}
@@ -39,11 +39,11 @@ func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *spe
 	if err := r.updateTask(ctx, id, to); err != nil {
 		return fmt.Errorf("updating resources of container %q: %w", c.c.Name, err)
 	}
-	if err := r.recordResources(ctx, id, sizes, merged); err != nil {
+	if err := r.recordResources(ctx, id, specResources, merged); err != nil {
 		return fmt.Errorf("recording the resources of container %q: %w", c.c.Name, err)
 	}
 	r.view.with(id, func(c *container) bool {
-		c.c.Resources, c.c.Sizes = merged, sizes
+		c.c.Resources, c.c.SpecResources = merged, specResources
 		return true
 	})
 	return nil
@@ -120,7 +120,7 @@ func (r *Runtime) updateTask(ctx context.Context, id string, to *specs.LinuxReso
 
 // recordResources writes the limits to the record's spec, and the requests and limits of the pod
 // spec to a label.
-func (r *Runtime) recordResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+func (r *Runtime) recordResources(ctx context.Context, id, specResources string, to *specs.LinuxResources) error {
 	record, err := r.store().Get(ctx, id)
 	if err != nil {
 		return native(err)
@@ -137,7 +137,7 @@ func (r *Runtime) recordResources(ctx context.Context, id, sizes string, to *spe
 	if err != nil {
 		return fmt.Errorf("encoding the spec: %w", err)
 	}
-	changed := containers.Container{ID: id, Spec: encoded, Labels: map[string]string{labelSizes: sizes}}
-	_, err = r.store().Update(ctx, changed, "spec", "labels."+labelSizes)
+	changed := containers.Container{ID: id, Spec: encoded, Labels: map[string]string{labelResources: specResources}}
+	_, err = r.store().Update(ctx, changed, "spec", "labels."+labelResources)
 	return native(err)
 }

@@ -136,11 +136,11 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 }
 
 // UpdateResources implements runtime.Resizer. Programs use no memory, so it accepts every limit.
-func (r *Runtime) UpdateResources(ctx context.Context, id, sizes string, to *specs.LinuxResources) error {
+func (r *Runtime) UpdateResources(ctx context.Context, id, specResources string, to *specs.LinuxResources) error {
 	if err := r.h.check(ctx, OpUpdateResources, id); err != nil {
 		return err
 	}
-	return r.h.updateResources(id, sizes, to)
+	return r.h.updateResources(id, specResources, to)
 }
 
 // Image implements runtime.Images.

@@ -318,7 +318,7 @@ func (h *Host) startContainer(ctx context.Context, config runtime.ContainerConfi
 		ID: id, Name: config.Name, Attempt: config.Attempt, SandboxID: config.SandboxID, State: runtime.Running, Pid: 1000 + h.pids,
 		Image: config.ImageRef, ImageID: config.Image.ID, CreatedAt: h.now(), StartedAt: h.now(),
 		Recorded: runtime.Recorded{ImageDigest: config.Image.ID, StopSignal: config.StopSignal},
-		SpecHash: config.SpecHash, Sizes: config.Sizes, LogPath: config.LogPath, MessagePath: config.MessagePath,
+		SpecHash: config.SpecHash, SpecResources: config.SpecResources, LogPath: config.LogPath, MessagePath: config.MessagePath,
 	}}
 	if config.Spec.Linux != nil {
 		c.c.Resources = config.Spec.Linux.Resources

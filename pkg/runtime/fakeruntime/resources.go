@@ -8,7 +8,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-func (h *Host) updateResources(id, sizes string, to *specs.LinuxResources) error {
+func (h *Host) updateResources(id, specResources string, to *specs.LinuxResources) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.containers[id]
@@ -41,7 +41,7 @@ func (h *Host) updateResources(id, sizes string, to *specs.LinuxResources) error
 		replace(&memory.Swap, to.Memory.Swap)
 		limits.Memory = &memory
 	}
-	c.c.Resources, c.c.Sizes = &limits, sizes
+	c.c.Resources, c.c.SpecResources = &limits, specResources
 	h.notify(c.config.Pod.UID)
 	return nil
 }

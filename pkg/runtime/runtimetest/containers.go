@@ -161,11 +161,11 @@ func resize(b *bench) {
 	ref := b.pod()
 	config := b.config(ref, b.sandbox(ref), "sleep", "1000")
 	shares, quota, period, limit := uint64(20), int64(20000), uint64(100000), int64(64<<20)
-	config.Sizes = "first"
+	config.SpecResources = "first"
 	before := limitsOf(config.Spec)
 	before.CPU, before.Memory = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period}, &specs.LinuxMemory{Limit: &limit}
 	c := b.start(config)
-	if c.Sizes != "first" || c.Resources == nil {
+	if c.SpecResources != "first" || c.Resources == nil {
 		b.Fatalf("got %+v", c)
 	}
 	more, less := int64(96<<20), int64(10000)
@@ -176,7 +176,7 @@ func resize(b *bench) {
 	resized := func(when string) {
 		b.Helper()
 		got := b.get(ref.UID).Latest("main")
-		if got == nil || got.State != runtime.Running || got.Pid != c.Pid || got.Sizes != "second" || got.SpecHash != "h1" {
+		if got == nil || got.State != runtime.Running || got.Pid != c.Pid || got.SpecResources != "second" || got.SpecHash != "h1" {
 			b.Fatalf("%s: got %+v", when, got)
 		}
 		r := got.Resources
@@ -191,8 +191,8 @@ func resize(b *bench) {
 	b.exited(ref.UID)
 	// what does not run is left as it is
 	b.noError(b.Runtime.UpdateResources(b.ctx, c.ID, "third", to))
-	if got := b.get(ref.UID).Latest("main"); got.Sizes != "second" {
-		b.Errorf("after its end: sizes %q", got.Sizes)
+	if got := b.get(ref.UID).Latest("main"); got.SpecResources != "second" {
+		b.Errorf("after its end: SpecResources %q", got.SpecResources)
 	}
 	if err := b.Runtime.UpdateResources(b.ctx, runtime.ContainerID(ref.UID, "other", 0), "third", to); !errors.Is(err, runtime.ErrNotFound) {
 		b.Errorf("of a container that does not exist: %v", err)
