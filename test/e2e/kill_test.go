@@ -243,8 +243,8 @@ func changedLines(before, now string) string {
 }
 
 // contiguous checks that every counter's log has every number in order, and returns how many there
-// are. Each is there once, but for the last lines of a killed log pump, which the next one may write
-// a second time.
+// are. Each is there once, except that after a kill of the log pump the next pump may write the
+// last lines again.
 func contiguous(t *testing.T, n *bed.Node, repeated bool) int {
 	t.Helper()
 	files, err := filepath.Glob(n.Path("/var/log/pods/default_counter-*/counter/0.log"))

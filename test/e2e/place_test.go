@@ -43,8 +43,8 @@ func (p place) on(ctx context.Context, t *testing.T, args ...string) string {
 	return out
 }
 
-// soon is how long to wait for what takes a moment. It is far more than that, so that a busy machine
-// fails no test: what a test measures, it logs.
+// soon is how long to wait for what takes a moment. It is far more than that, so that a busy
+// machine fails no test; a test that measures logs its figures.
 const soon = 2 * time.Minute
 
 // eventually polls ask until it returns true, or fails the test with the last answer.

@@ -1,10 +1,11 @@
-// Package containerconfig is EDGE: it gathers all that a container is made from. From a pod, the
-// host's state of it and an image come the environment (with what ConfigMaps, Secrets, Services and
-// fields of the pod say), the mounts (volumes, subPaths, /etc/hosts and its like), the user, the
-// cgroup and the profiles; ocispec.Build, which is pure, then decides.
+// Package containerconfig is EDGE: it gathers everything that a container is made from. From a pod,
+// what the host holds of it, and an image it derives the environment (with values of ConfigMaps,
+// Secrets, Services and fields of the pod), the mounts (volumes, subPaths, /etc/hosts and alike),
+// the user, the cgroup and the security profiles. ocispec.Build, which is pure, then makes the
+// spec.
 //
-// It alone writes <root>/pods/<uid> (but for volumes below it), the pods' log folders and the pods'
-// /dev/shm below the run folder, and asks for the pods' cgroups.
+// No other package writes <root>/pods/<uid> (except the volumes below it), the pods' log folders
+// and the pods' /dev/shm below the run folder, or creates the pods' cgroups.
 package containerconfig
 
 import (
@@ -29,12 +30,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// Volumes tells where the volumes of pods are.
+// Volumes finds the volumes of pods.
 type Volumes interface {
 	Path(pod *corev1.Pod, name string) (string, error)
-	// ReadOnly says that containers may only read the volume.
+	// ReadOnly reports whether containers may only read the volume.
 	ReadOnly(pod *corev1.Pod, name string) bool
-	// Any says that something is left in the pod's volumes folder.
+	// Any reports whether the pod's volumes folder holds anything.
 	Any(uid types.UID) (bool, error)
 }
 
@@ -43,24 +44,24 @@ type Users interface {
 	User(ctx context.Context, imageID, user string) (runtime.User, error)
 }
 
-// AppArmor has the kernel's profiles.
+// AppArmor finds the profiles that the kernel has loaded.
 type AppArmor interface {
-	// Ensure finds a profile, and loads the node's default one.
+	// Ensure returns nil if the profile is loaded; it loads the node's default one.
 	Ensure(ctx context.Context, profile string) error
 }
 
-// SELinux makes labels; on a machine without it they are empty.
+// SELinux makes labels. On a machine without SELinux all labels are empty.
 type SELinux interface {
 	Enabled() bool
-	// Of makes the labels of a container with options of its own, in a pod that has the labels pod.
+	// Of makes the labels of a container in a pod with the labels pod.
 	Of(o runtime.SELinuxOptions, pod runtime.SELinuxLabels) (runtime.SELinuxLabels, error)
-	// Relabel gives a label to what is at path and below it.
+	// Relabel sets the label of the file or folder at path and everything below it.
 	Relabel(path, label string) error
 }
 
-// Cgroups are the pods' control groups.
+// Cgroups creates and names the pods' control groups.
 type Cgroups interface {
-	// PodPath and ContainerPath are in the form that OCI runtimes expect of the node's cgroup
+	// PodPath and ContainerPath have the form that OCI runtimes expect with the node's cgroup
 	// driver.
 	PodPath(pod *corev1.Pod) string
 	ContainerPath(pod *corev1.Pod, id string) string
@@ -69,27 +70,27 @@ type Cgroups interface {
 	Pods() ([]types.UID, error)
 }
 
-// DNS are the cluster's resolver settings.
+// DNS holds the cluster's resolver settings.
 type DNS struct {
 	Servers    []netip.Addr
 	Domain     string
 	ResolvConf string // the node's resolver file; "" for none
 }
 
-// Node are facts of this machine that change rarely.
+// Node holds facts about this machine that rarely change.
 type Node struct {
 	Hostname    string // of the UTS namespace
 	IPs         []netip.Addr
 	Allocatable corev1.ResourceList
 	Spec        ocispec.Node
-	// RecursiveReadOnly says that the kernel has mount_setattr(2), Linux 5.12.
+	// RecursiveReadOnly is true if the kernel has mount_setattr(2), Linux 5.12.
 	RecursiveReadOnly bool
-	// Devices lists what a privileged container gets. It is asked at each start: devices come and
-	// go. nil: none.
+	// Devices lists the devices of a privileged container. It is called at each start, since
+	// devices come and go. nil: none.
 	Devices func() ([]specs.LinuxDevice, error)
 }
 
-// Config is what a Builder is made from. All folders are absolute.
+// Config configures a Builder. All folders are absolute.
 type Config struct {
 	Root, Run, PodLogs string
 	Volumes            Volumes
@@ -99,27 +100,26 @@ type Config struct {
 	DNS                DNS
 	Node               func() Node
 	SeccompDefault     bool
-	// Seccomp makes the profile RuntimeDefault; nil: whoever asks for it is refused.
+	// Seccomp makes the profile RuntimeDefault; nil refuses containers that ask for it.
 	Seccomp func(*specs.Spec) (*specs.LinuxSeccomp, error)
-	// AppArmor and SELinux are the machine's; nil for none.
+	// AppArmor and SELinux are the machine's; nil without.
 	AppArmor AppArmor
 	SELinux  SELinux
-	// VolumeDir is the folder for what the image of a container declares as VOLUME; nil: such
-	// volumes are left out.
+	// VolumeDir returns the folder of a container's image volumes; nil leaves image volumes out.
 	VolumeDir func(containerID string) string
-	// Handler finds the runtime handler of a RuntimeClass; nil: every class is refused.
+	// Handler returns the handler of a RuntimeClass; nil refuses every class.
 	Handler func(ctx context.Context, class string) (string, error)
 	// Bind mounts the subPath sub of a volume's folder at target; nil: hostfs.BindBeneath.
 	Bind func(volume, sub, target string) error
-	// Propagates says why mounts cannot come and go through a host path in the way that a container
-	// asks; nil: by mountinfo.
+	// Propagates returns an error if mounts below a host path cannot propagate as a container asks;
+	// nil: by mountinfo.
 	Propagates func(source string, mode corev1.MountPropagationMode) error
-	// Warn tells the pod's owner of something that was left out; nil: it is only logged.
+	// Warn reports to the pod's owner what was left out; nil only logs it.
 	Warn func(pod *corev1.Pod, reason, message string)
 	Log  *slog.Logger
 }
 
-// Builder is ready for use by many at a time.
+// Builder is safe for concurrent use.
 type Builder struct {
 	config Config
 	files  sync.Mutex // guards the pods' managed files, which their containers share
@@ -144,12 +144,12 @@ func New(c Config) (*Builder, error) {
 	return &Builder{config: c}, nil
 }
 
-// Request is one attempt of one container. Nothing in it is written to.
+// Request describes one attempt of one container. Build does not change it.
 type Request struct {
 	Pod     *corev1.Pod
-	HostIPs []netip.Addr // of the node, primary first; none: those of Node
-	// Static says that the pod is defined on this node: it starts without the Services that it
-	// cannot read.
+	HostIPs []netip.Addr // of the node, primary first; if empty, those of Node
+	// Static marks a pod that is defined on this node: it starts without the Services, which it may
+	// not be able to read.
 	Static  bool
 	Have    runtime.Pod // its sandbox is ready
 	Name    string      // of the container, whatever its role
@@ -157,9 +157,9 @@ type Request struct {
 	Image   runtime.Image
 }
 
-// Build makes the finished configuration. Errors are podspec.ReasonError with the reason
-// CreateContainerConfigError when the pod's owner can mend them by the spec or an object that it
-// names, CreateContainerError otherwise.
+// Build returns the finished configuration. Its errors are podspec.ReasonErrors:
+// CreateContainerConfigError if the pod's owner can fix the cause in the spec or in an object that
+// it names, else CreateContainerError.
 func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
 	c, _ := podspec.Find(r.Pod, r.Name)
 	if c == nil {
@@ -215,7 +215,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 	}, nil
 }
 
-// stopSignal is the pod's word, else the image's.
+// stopSignal is the pod's stop signal, or else the image's.
 func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		return string(*c.Lifecycle.StopSignal)
@@ -223,8 +223,7 @@ func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
 	return image.StopSignal
 }
 
-// Resources are the limits that a container is to have by the pod's spec, for one that runs
-// already.
+// Resources returns the limits that the pod spec asks for, for a container that already runs.
 func (b *Builder) Resources(pod *corev1.Pod, name string) (*specs.LinuxResources, error) {
 	c, _ := podspec.Find(pod, name)
 	if c == nil {
@@ -247,7 +246,7 @@ func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) 
 	return b.config.Handler(ctx, *pod.Spec.RuntimeClassName)
 }
 
-// work is one Build.
+// work is one call of Build.
 type work struct {
 	*Builder
 	request   Request
@@ -261,7 +260,7 @@ func (w work) input(ctx context.Context) (ocispec.Input, error) {
 	image := w.request.Image
 	user, err := w.config.Users.User(ctx, image.ID, ocispec.UserString(w.pod, w.container, image.Config))
 	if err != nil {
-		return ocispec.Input{}, fmt.Errorf("finding the user of container %q in its image: %w", w.container.Name, err)
+		return ocispec.Input{}, fmt.Errorf("resolving the user of container %q in its image: %w", w.container.Name, err)
 	}
 	env, err := w.environment(ctx)
 	if err != nil {
@@ -316,8 +315,7 @@ func (w work) volumeDir(id string) string {
 	return w.config.VolumeDir(id)
 }
 
-// targetPID is the PID namespace of the running container that an ephemeral container was started
-// for.
+// targetPID is the PID namespace of the running container that an ephemeral container targets.
 func (w work) targetPID() string {
 	if w.target == "" {
 		return ""

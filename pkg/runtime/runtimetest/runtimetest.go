@@ -20,8 +20,8 @@ import (
 type Subject struct {
 	Runtime runtime.Runtime
 	// Image is a short reference (like "busybox:1") of an image in the store. It has the commands
-	// true, false, sleep N, echo WORDS, cat, and sh -c with exit N, sleep N and echo WORDS separated
-	// by semicolons; and a user app (1000:1001, groups 10).
+	// true, false, sleep N, echo WORDS, cat, and sh -c with exit N, sleep N and echo WORDS
+	// separated by semicolons; and a user app (1000:1001, groups 10).
 	Image string
 	// Spec returns a finished spec that runs args in the sandbox.
 	Spec func(s runtime.Sandbox, args ...string) *specs.Spec
