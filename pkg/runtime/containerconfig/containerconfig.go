@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"sync"
 
-	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -205,7 +204,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		MessagePath:    w.messagePath(),
 		SpecHash:       podspec.SpecHash(c),
 		SpecResources:  podspec.ResourcesOf(w.pod, c).String(),
-		StopSignal:     stopSignal(c, r.Image.Config),
+		StopSignal:     ocispec.StopSignal(c, r.Image.Config),
 		Stdin:          c.Stdin,
 		StdinOnce:      c.StdinOnce,
 		TTY:            c.TTY,
@@ -213,14 +212,6 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		SandboxID:      r.Have.Sandbox.ID,
 		RuntimeHandler: handler,
 	}, nil
-}
-
-// stopSignal is the pod's stop signal, or else the image's.
-func stopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
-	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
-		return string(*c.Lifecycle.StopSignal)
-	}
-	return image.StopSignal
 }
 
 // Resources returns the limits that the pod spec asks for, for a container that already runs.

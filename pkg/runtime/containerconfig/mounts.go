@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -40,7 +39,7 @@ func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
 	if err != nil {
 		return ocispec.Mount{}, fmt.Errorf("cannot find volume %q to mount into container %q: %w", m.Name, w.container.Name, err)
 	}
-	sub, err := subPath(m, env)
+	sub, err := ocispec.SubPath(m, env)
 	if err != nil {
 		return ocispec.Mount{}, err
 	}
@@ -49,7 +48,7 @@ func (w work) volumeMount(i int, env []string) (ocispec.Mount, error) {
 			return ocispec.Mount{}, err
 		}
 	}
-	recursive, err := w.recursiveReadOnly(m)
+	recursive, err := ocispec.RecursiveReadOnly(m, w.node.RecursiveReadOnly)
 	if err != nil {
 		return ocispec.Mount{}, fmt.Errorf("failed to resolve recursive read-only mode: %w", err)
 	}
@@ -99,33 +98,6 @@ func checkPropagation(source string, mode corev1.MountPropagationMode) error {
 	}
 }
 
-// subPath expands subPathExpr, in which every name must be known (unlike in a command), and refuses
-// paths that lead out of the volume.
-func subPath(m *corev1.VolumeMount, env []string) (string, error) {
-	sub := m.SubPath
-	if m.SubPathExpr != "" {
-		var missing []string
-		lookup := ocispec.Lookup(env)
-		sub = ocispec.Expand(m.SubPathExpr, func(name string) (string, bool) {
-			value, ok := lookup(name)
-			if !ok {
-				missing = append(missing, name)
-			}
-			return value, ok
-		})
-		if len(missing) > 0 {
-			return "", fmt.Errorf("missing value for %q in subPathExpr %q of volumeMount %q", missing[0], m.SubPathExpr, m.Name)
-		}
-	}
-	if filepath.IsAbs(sub) {
-		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
-	}
-	if slices.Contains(strings.Split(sub, "/"), "..") {
-		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
-	}
-	return sub, nil
-}
-
 // bindSubPath bind-mounts the subPath into the pod's folder, so that nobody in the pod can redirect
 // it between the check and the container's start. Its errors do not reveal the host's files.
 func (w work) bindSubPath(volume, sub string, index int) (string, error) {
@@ -137,28 +109,6 @@ func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)
 	}
 	return target, nil
-}
-
-func (w work) recursiveReadOnly(m *corev1.VolumeMount) (bool, error) {
-	if m.RecursiveReadOnly == nil {
-		return false, nil
-	}
-	switch mode := *m.RecursiveReadOnly; mode {
-	case corev1.RecursiveReadOnlyDisabled:
-		return false, nil
-	case corev1.RecursiveReadOnlyIfPossible:
-		return m.ReadOnly && w.node.RecursiveReadOnly, nil
-	case corev1.RecursiveReadOnlyEnabled:
-		if !m.ReadOnly {
-			return false, fmt.Errorf("volumeMount %q: recursive read-only needs readOnly: true", m.Name)
-		}
-		if !w.node.RecursiveReadOnly {
-			return false, fmt.Errorf("volumeMount %q: this node's kernel cannot mount recursively read-only (Linux 5.12 can)", m.Name)
-		}
-		return true, nil
-	default:
-		return false, fmt.Errorf("volumeMount %q: unknown mode %q", m.Name, mode)
-	}
 }
 
 // managedMounts returns /etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm and the termination

@@ -2,116 +2,23 @@ package containerconfig
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"github.com/moby/sys/userns"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig/podfiles"
+	"github.com/nodeagent/nodeagent/pkg/runtime/sandboxspec"
 )
 
-// Annotations that limit a pod's traffic, in bits per second.
-const (
-	ingressBandwidth = "kubernetes.io/ingress-bandwidth"
-	egressBandwidth  = "kubernetes.io/egress-bandwidth"
-)
-
-// Sandbox builds the configuration of a pod's sandbox.
+// Sandbox gathers what a pod's sandbox is made from; sandboxspec.Build decides.
 func (b *Builder) Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error) {
-	c := runtime.SandboxConfig{
-		Pod:                   runtime.RefOf(pod),
-		Attempt:               attempt,
-		HostNetwork:           pod.Spec.HostNetwork,
-		HostPID:               pod.Spec.HostPID,
-		HostIPC:               pod.Spec.HostIPC,
-		ShareProcessNamespace: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
-		CgroupParent:          b.config.Cgroups.PodPath(pod),
-		Annotations:           pod.Annotations,
-	}
-	var err error
-	if c.RuntimeHandler, err = b.handler(ctx, pod); err != nil {
-		return c, err
-	}
-	c.Sysctls = sysctls(pod)
-	b.warnOfSELinux(pod)
-	if o := seLinuxOptions(pod, nil); o != nil {
-		c.SELinux = runtime.SELinuxOptions{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
-	}
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return c, fmt.Errorf("hostUsers: false is not supported yet: remove it, or run the pod on another node")
-	}
-	if !pod.Spec.HostNetwork {
-		host, err := podfiles.HostOf(pod, b.config.DNS.Domain)
-		if err != nil {
-			return c, err
-		}
-		if c.Hostname, err = host.Nodename(pod.Spec.SetHostnameAsFQDN); err != nil {
-			return c, err
-		}
-		c.Ports = hostPorts(pod)
-	}
-	if c.IngressBandwidth, err = bandwidth(pod, ingressBandwidth); err != nil {
-		return c, err
-	}
-	c.EgressBandwidth, err = bandwidth(pod, egressBandwidth)
-	return c, err
-}
-
-// sysctls returns the sysctls of the pod's namespaces. By default its users may bind any port and
-// send pings, as in CRI (enable_unprivileged_ports, enable_unprivileged_icmp).
-func sysctls(pod *corev1.Pod) map[string]string {
-	set := map[string]string{}
-	if !pod.Spec.HostNetwork {
-		set["net.ipv4.ip_unprivileged_port_start"] = "0"
-		if !userns.RunningInUserNS() { // the range has groups that are not mapped there
-			set["net.ipv4.ping_group_range"] = "0 2147483647"
-		}
-	}
-	if pod.Spec.SecurityContext != nil {
-		for _, s := range pod.Spec.SecurityContext.Sysctls {
-			set[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
-		}
-	}
-	return set
-}
-
-// hostPorts returns the host ports of main containers and sidecars.
-func hostPorts(pod *corev1.Pod) []runtime.PortMapping {
-	var list []runtime.PortMapping
-	for role, c := range podspec.Containers(pod) {
-		if !role.Serves() {
-			continue
-		}
-		for _, p := range c.Ports {
-			if p.HostPort <= 0 {
-				continue
-			}
-			protocol := "tcp"
-			if p.Protocol != "" {
-				protocol = strings.ToLower(string(p.Protocol))
-			}
-			list = append(list, runtime.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: protocol, HostIP: p.HostIP})
-		}
-	}
-	return list
-}
-
-// bandwidth parses one annotation; a value outside of 1k to 1P bits per second is an error.
-func bandwidth(pod *corev1.Pod, key string) (int64, error) {
-	text, ok := pod.Annotations[key]
-	if !ok {
-		return 0, nil
-	}
-	q, err := resource.ParseQuantity(text)
+	handler, err := b.handler(ctx, pod)
 	if err != nil {
-		return 0, fmt.Errorf("reading annotation %q: %w", key, err)
+		return runtime.SandboxConfig{}, err
 	}
-	if low, high := resource.MustParse("1k"), resource.MustParse("1P"); q.Cmp(low) < 0 || q.Cmp(high) > 0 {
-		return 0, fmt.Errorf("reading annotation %q: %s is not within 1k to 1P bits per second", key, text)
-	}
-	return q.Value(), nil
+	b.warnOfSELinux(pod)
+	return sandboxspec.Build(sandboxspec.Input{
+		Pod: pod, Attempt: attempt, CgroupParent: b.config.Cgroups.PodPath(pod), RuntimeHandler: handler,
+		ClusterDomain: b.config.DNS.Domain, InUserNS: userns.RunningInUserNS(),
+	})
 }

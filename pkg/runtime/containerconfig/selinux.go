@@ -10,27 +10,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// seLinuxOptions returns the options of the container, else of its pod; nil if neither has any. c
-// may be nil.
-func seLinuxOptions(pod *corev1.Pod, c *corev1.Container) *corev1.SELinuxOptions {
-	if c != nil && c.SecurityContext != nil && c.SecurityContext.SELinuxOptions != nil {
-		return c.SecurityContext.SELinuxOptions
-	}
-	if pod.Spec.SecurityContext != nil {
-		return pod.Spec.SecurityContext.SELinuxOptions
-	}
-	return nil
-}
-
 // warnOfSELinux warns about a pod that asks for labels on a machine without SELinux. The pod runs,
 // as under kubelet.
 func (b *Builder) warnOfSELinux(pod *corev1.Pod) {
 	if b.config.Warn == nil || b.hasSELinux() {
 		return
 	}
-	asks := seLinuxOptions(pod, nil) != nil
+	asks := ocispec.SELinuxOptions(pod, nil) != nil
 	for _, c := range podspec.Containers(pod) {
-		asks = asks || seLinuxOptions(pod, c) != nil
+		asks = asks || ocispec.SELinuxOptions(pod, c) != nil
 	}
 	if asks {
 		b.config.Warn(pod, "SELinuxNotEnabled", "seLinuxOptions have no effect: SELinux is not enabled on this node")
@@ -42,7 +30,7 @@ func (b *Builder) hasSELinux() bool { return b.config.SELinux != nil && b.config
 // labels returns the container's labels: the pod's, unless the container has its own options.
 func (w work) labels() (runtime.SELinuxLabels, error) {
 	pod := w.request.Have.Sandbox.SELinux
-	o := seLinuxOptions(w.pod, w.container)
+	o := ocispec.SELinuxOptions(w.pod, w.container)
 	if o == nil || !w.hasSELinux() {
 		return pod, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
@@ -163,4 +164,12 @@ func cut(user string) (name, group string, found bool) { return strings.Cut(user
 
 func numeric(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// StopSignal is the pod's stop signal, or else the image's.
+func StopSignal(c *corev1.Container, image imagespec.ImageConfig) string {
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		return string(*c.Lifecycle.StopSignal)
+	}
+	return image.StopSignal
 }

@@ -120,3 +120,15 @@ func appArmorProfile(in Input, sc *corev1.SecurityContext) (string, error) {
 		return "", fmt.Errorf("unknown AppArmor profile type %q: it may be RuntimeDefault, Localhost or Unconfined", p.Type)
 	}
 }
+
+// SELinuxOptions returns the options of the container, else of its pod; nil if neither has any. c
+// may be nil.
+func SELinuxOptions(pod *corev1.Pod, c *corev1.Container) *corev1.SELinuxOptions {
+	if c != nil && c.SecurityContext != nil && c.SecurityContext.SELinuxOptions != nil {
+		return c.SecurityContext.SELinuxOptions
+	}
+	if pod.Spec.SecurityContext != nil {
+		return pod.Spec.SecurityContext.SELinuxOptions
+	}
+	return nil
+}
