@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 )
 
 func proxyCommand() *cobra.Command {
@@ -22,7 +22,8 @@ IPVS included. Rules of other programs stay. Connections through IPVS end. Stop 
 			if err != nil {
 				return err
 			}
-			return agent.CleanServices(c.Context(), &loaded, newLogger(loaded.Log))
+			log := newLogger(loaded.Log)
+			return modes.Cleanup(c.Context(), modes.Config{Proxy: loaded.Proxy, Log: log}, func(what string) { log.Info("Removed " + what) })
 		},
 	}
 	daemonFlags(cleanup, &flags, "config")

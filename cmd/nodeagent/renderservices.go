@@ -2,14 +2,12 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/render"
 )
@@ -26,7 +24,7 @@ type renderServicesFlags struct {
 
 func renderServicesCommand() *cobra.Command {
 	f := &renderServicesFlags{
-		backend: oneOf(string(config.ProxyIPTables)), family: oneOf(string(corev1.IPv4Protocol), string(corev1.IPv6Protocol)),
+		backend: oneOf(previews()[0], previews()[1:]...), family: oneOf(string(corev1.IPv4Protocol), string(corev1.IPv6Protocol)),
 		view: oneOf("rules", "snapshot"),
 	}
 	c := &cobra.Command{
@@ -50,6 +48,16 @@ and the node's addresses and zone, are taken from its Node in the file. What was
 	return c
 }
 
+// previews are the modes that can show their rules.
+func previews() (names []string) {
+	for _, m := range modes.All() {
+		if m.Preview != nil {
+			names = append(names, string(m.Name))
+		}
+	}
+	return names
+}
+
 func (f *renderServicesFlags) run(c *cobra.Command) error {
 	cfg, _, err := config.Load(&f.config)
 	if err != nil {
@@ -70,9 +78,7 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 	if len(cfg.Node.IPs) > 0 {
 		n.Addresses = cfg.Node.IPs
 	}
-	o := agent.IPTablesOptions(cfg.Proxy, family)
-	o.RandomFully = true // as every iptables of the last years
-	rules, err := render.Services(objects, n, o)
+	rules, err := render.Services(objects, n, snapshot.NewBuilder(family, modes.NodePorts(cfg.Proxy)))
 	if err != nil {
 		return err
 	}
@@ -86,24 +92,9 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 		_, err = fmt.Fprint(c.OutOrStdout(), rules.Snapshot)
 		return err
 	}
-	fmt.Fprintln(c.OutOrStdout(), "# These stand first in the built-in chains, in this order:")
-	for _, j := range iptables.Jumps(o) {
-		fmt.Fprintf(c.OutOrStdout(), "#   -t %s -A %s %s\n", j.Table, j.From, quoted(j.Rule))
-	}
-	if _, err := rules.Ruleset.WriteTo(c.OutOrStdout()); err != nil {
+	preview := modes.Of(config.ProxyMode(f.backend.value)).Preview(modes.Config{Proxy: cfg.Proxy, UtilChains: cfg.Network.UtilChains}, rules.Snapshot)
+	if _, err := fmt.Fprint(c.OutOrStdout(), preview); err != nil {
 		return fmt.Errorf("writing the rules: %w", err)
 	}
 	return nil
-}
-
-// quoted is a rule as a shell takes it.
-func quoted(words []string) string {
-	out := make([]string, 0, len(words))
-	for _, w := range words {
-		if strings.ContainsAny(w, " \"'$") {
-			w = fmt.Sprintf("%q", w)
-		}
-		out = append(out, w)
-	}
-	return strings.Join(out, " ")
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/nodeagent/nodeagent/pkg/agent"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/reset"
@@ -78,7 +77,7 @@ func (f *resetFlags) run(c *cobra.Command) error {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
 	r, err := machine.New(machine.Config{
 		Config: &cfg, Options: reset.Options{Images: f.images}, Unit: f.unit, Settings: f.settingsFile, Env: f.envFile,
-		Rules: agent.InstalledRules(&cfg, log), Log: log, Now: time.Now, Report: func(e reset.Event) { printEvent(c.OutOrStdout(), e) },
+		Log: log, Now: time.Now, Report: func(e reset.Event) { printEvent(c.OutOrStdout(), e) },
 	})
 	if err != nil {
 		return err

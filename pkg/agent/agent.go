@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/status/errorlog"
 	"github.com/nodeagent/nodeagent/pkg/status/report"
@@ -166,7 +167,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.services != nil {
 		run("services", a.services.Run)
 	} else if a.config.Network.UtilChains {
-		run("iptables hint", a.hint)
+		run("iptables hint", func(ctx context.Context) error { modes.WriteHint(ctx, a.log); return nil })
 	}
 	if err := a.runPages(run); err != nil {
 		run("pages", func(context.Context) error { return err })
@@ -191,6 +192,9 @@ func (a *Agent) makeServices() error {
 		return nil
 	}
 	var err error
-	a.services, err = newServices(a)
+	a.services, err = newServices(servicesConfig{
+		Config: a.config, Watched: a.watched, Addresses: a.addresses.List, Backend: a.options.Backend, Registry: a.proxied, Events: a.events,
+		Ports: a.ports, Log: a.log, Now: a.options.Now,
+	})
 	return err
 }

@@ -46,7 +46,7 @@ func TestSlimObjectsMeanTheSame(t *testing.T) {
 	headless := slice.DeepCopy()
 	headless.Name, headless.Labels[corev1.IsHeadlessService] = "a-y", ""
 	headless.Endpoints[0].Addresses[0] = "10.244.0.3"
-	node := snapshot.Node{Name: "me", Zone: "z", Withdrawn: map[types.UID]bool{"7": true}}
+	node := snapshot.Node{Name: "me", Zone: "z", Unready: map[types.UID]bool{"7": true}}
 	build := func() *snapshot.Snapshot {
 		return snapshot.Build([]*corev1.Service{svc, byHand, foreign}, []*discoveryv1.EndpointSlice{slice, unmanaged, headless}, node, corev1.IPv4Protocol)
 	}

@@ -6,14 +6,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 	"github.com/nodeagent/nodeagent/pkg/proxier/sysctl"
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerd"
 )
@@ -29,24 +26,20 @@ func New(c *config.Config) bootstrap.HostConfig {
 		h.More = append(h.More, containerdChecks(c)...)
 	}
 	h.More = append(h.More, networkCheck(c))
-	if c.Proxy.Mode.Programmed() == config.ProxyIPTables {
+	if mode := modes.Programmed(c.Proxy.Mode); mode.HostCheck != nil {
 		h.More = append(h.More, bootstrap.HostCheck{
-			Name: "iptables", Remedy: "install iptables (or run without the services half: --proxier=off)",
+			Name: string(mode.Name), Remedy: mode.Remedy + " (or run without the services half: --proxier=off)",
 			Run: func(ctx context.Context) (string, error) {
-				found, err := iptables.Find(ctx, corev1.IPv4Protocol)
-				for _, program := range found {
-					if err = program.Test(ctx); err == nil {
-						return strings.Join(slices.DeleteFunc([]string{"iptables " + program.Version(), c.Proxy.Mode.Fallback()}, isEmpty), "; "), nil
-					}
+				found, err := mode.HostCheck(ctx)
+				if fallback := c.Proxy.Mode.Fallback(); fallback != "" && err == nil {
+					found += "; " + fallback
 				}
-				return "", err
+				return found, err
 			},
 		})
 	}
 	return h
 }
-
-func isEmpty(text string) bool { return text == "" }
 
 // networkCheck notes kernel parameters that pods' networks need. It never fails: a CNI plugin may
 // set them itself, or not need them.

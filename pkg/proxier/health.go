@@ -10,17 +10,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Health answers whether the services half keeps up, as kube-proxy's healthz
-// server does: every family has synced once, and nothing that is to be written,
-// a change or a repair, has waited as long as twice the sync period. A family that
-// is not the primary one and has never been programmed does not count: the machine
-// cannot, and the node does its work without.
+// Health says whether the services half keeps up, as kube-proxy's healthz server
+// does: every family has synced once, and no change or repair has waited longer
+// than twice the sync period. A family that is not the primary one and has never
+// been programmed does not count: the machine does not support it, and the node
+// works without it.
 type Health struct {
 	now      func() time.Time
 	patience time.Duration
 	eligible func() bool
-	// what it returns while that is not known, "", is no family; nil: each is
-	primary func() corev1.IPFamily
+	primary  func() corev1.IPFamily // nil: every family is primary
 
 	mu       sync.Mutex
 	families map[corev1.IPFamily]*familyHealth
@@ -29,7 +28,7 @@ type Health struct {
 
 type familyHealth struct {
 	updated time.Time // of the last sync that succeeded
-	queued  time.Time // since when there is something to write; zero: nothing
+	queued  time.Time // of the oldest change that is not written; zero: there is none
 	err     error     // of the last sync
 }
 
@@ -48,16 +47,15 @@ func (h *Health) change(f corev1.IPFamily, change func(*familyHealth)) {
 	change(h.families[f])
 }
 
-// Primary says which family the node cannot do without; where it is not called, that is each. It is
-// called before anything else.
+// Primary sets which family the node needs; without it, the node needs each. It is called before
+// anything else.
 func (h *Health) Primary(primary func() corev1.IPFamily) { h.primary = primary }
 
-// counts says whether a family's state is the node's: not if it could never be programmed and need
-// not be.
+// counts says whether the state of a family that the node does not need counts: unless programming
+// it has never succeeded.
 func (*Health) counts(s *familyHealth) bool { return !s.updated.IsZero() || s.err == nil }
 
-// late says whether a family has never been programmed, or has waited too long for what is to be
-// written now.
+// late says whether a family has never been programmed, or a change has waited too long.
 func (h *Health) late(s *familyHealth) bool {
 	return s.updated.IsZero() || !s.queued.IsZero() && h.now().Sub(s.queued) >= h.patience
 }
@@ -76,10 +74,8 @@ func (h *Health) synced(f corev1.IPFamily, at time.Time) {
 	h.change(f, func(s *familyHealth) { *s = familyHealth{updated: at} })
 }
 
-// Failed says why a family is not programmed while it has no Loop yet.
-func (h *Health) Failed(f corev1.IPFamily, err error) { h.failed(f, err) }
-
-func (h *Health) failed(f corev1.IPFamily, err error) {
+// Failed sets why the last sync failed, or why the family has no Loop yet.
+func (h *Health) Failed(f corev1.IPFamily, err error) {
 	h.change(f, func(s *familyHealth) { s.err = err })
 }
 
@@ -149,8 +145,8 @@ type familyBody struct {
 	Healthy     bool      `json:"healthy"`
 }
 
-// Handler serves /healthz, which load balancers ask and which also says 503
-// while the node is to be left alone, and /livez, which does not.
+// Handler serves /healthz, which load balancers ask and which is also 503 while
+// the node should get no new connections, and /livez, which does not depend on that.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -169,7 +165,7 @@ func (h *Health) answer(w http.ResponseWriter, path string, wanted bool, eligibl
 	}
 	now := h.now()
 	if code == http.StatusOK {
-		updated = now // in sync until this moment, as kube-proxy reports it
+		updated = now // as kube-proxy reports it
 	}
 	families := map[corev1.IPFamily]familyBody{}
 	for _, s := range h.Status() {
@@ -182,13 +178,4 @@ func (h *Health) answer(w http.ResponseWriter, path string, wanted bool, eligibl
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body{LastUpdated: updated, CurrentTime: now, NodeEligible: eligible, Healthy: ok, Status: families})
-}
-
-// ModeHandler answers /proxyMode with the name of the backend.
-func ModeHandler(mode string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write([]byte(mode))
-	})
 }

@@ -42,13 +42,13 @@ func ask(t *testing.T, h *proxier.Health, path string) (int, page) {
 // state to send clients to, however the loss was seen, and whether or not anything has changed in
 // the API.
 func TestHealthAfterAFailedRepair(t *testing.T) {
-	for name, lose := range map[string]func(*glancing){
-		"drift":  func(b *glancing) { b.drift = []string{"flushed"} },
-		"glance": func(b *glancing) { b.written, b.lost = true, "the canary" },
+	for name, lose := range map[string]func(*quick){
+		"drift":       func(b *quick) { b.drift = []string{"flushed"} },
+		"quick check": func(b *quick) { b.written, b.lost = true, "the canary" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := &glancing{}
+				b := &quick{}
 				f := begin(t, b)
 				defer f.stop()
 				f.ready()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,16 +16,15 @@ const (
 	// firstRetry and lastRetry bound the wait after an error; it doubles.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
-	// restFactor is how many times a sync's duration is left free after it, up
-	// to MinInterval: short syncs may follow each other soon, long ones gather more.
+	// restFactor times the duration of a sync passes before the next, up to MinInterval: short
+	// syncs follow each other soon, long ones gather more changes.
 	restFactor = 10
-	// checkFactor is the same for looking for drift: reading back many rules
-	// takes the processor as long as writing them.
+	// checkFactor is the same for checks: reading back many rules takes as long as writing them.
 	checkFactor = 100
-	// glanceInterval is how soon it is seen that another program has written.
-	glanceInterval = time.Second
-	// settleAfter is how long after a sync, without another, Settled is called.
-	settleAfter = 2 * time.Second
+	// quickCheckInterval is how soon the loop sees that another program has written.
+	quickCheckInterval = time.Second
+	// idleAfter is how long after a sync, without another, Idle is called.
+	idleAfter = 2 * time.Second
 )
 
 // Config is what a Loop is made of.
@@ -32,17 +32,21 @@ type Config struct {
 	Family  corev1.IPFamily
 	Tracker *Tracker
 	Backend Backend
+	// NodePorts limit the addresses on which node ports answer.
+	NodePorts snapshot.NodePortAddresses
+	// Others leave once Backend has synced.
+	Others []Leaver
 	// Observers are told, one after the other, after each sync.
 	Observers []Observer
 	// MinInterval is the longest time that changes are gathered; a change
 	// after quiet is not held back. KubeProxyConfiguration minSyncPeriod.
 	MinInterval time.Duration
-	// CheckInterval is how often a Backend that is a Checker looks for drift
-	// and failed Observers are called again; 0: never. KubeProxyConfiguration syncPeriod.
+	// CheckInterval is how often Backend.Check is called, and Observers that failed are called
+	// again; 0: never. KubeProxyConfiguration syncPeriod.
 	CheckInterval time.Duration
-	// Settled, if not nil, is called when changes have come to rest: what they took can be given
-	// back.
-	Settled func()
+	// Idle, if not nil, is called when no sync has followed another for a while, to give back the
+	// memory that syncs took.
+	Idle    func()
 	Health  *Health
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -50,25 +54,39 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Loop syncs one family. Its life: Run waits until the Tracker is ready, syncs,
-// and then sleeps until something changed, a retry is due or it is time to
-// look for drift. At most one sync is under way.
+// Loop syncs one family. Its life: Run waits until the Tracker is ready, syncs, and then sleeps
+// until something changes, a retry is due, the backend wants to be woken, or it is time for a
+// check. At most one sync runs at a time.
 type Loop struct {
-	c         Config
-	builder   *snapshot.Builder
-	seen      []*snapshot.Snapshot // by observer: the last one it took
-	last      *snapshot.Snapshot   // the last one in the kernel
-	retry     time.Duration        // 0: the last sync succeeded
-	rest      time.Duration        // to leave between the last sync and the next
-	ended     time.Time            // of the last sync
-	took      time.Duration        // the last sync
-	withdrawn int                  // withdrawals that it knew of
-	counted   counts               // changes that the metrics know of
-	checked   time.Time            // end of the last look for drift
-	effort    time.Duration        // of that look
-	left      map[string]bool      // objects that the backend left out
-	// the next sync writes everything, after a failure or for what others changed
-	whole bool
+	c       Config
+	quick   QuickChecker // nil: the backend is none
+	waker   Waker        // nil: the backend is none
+	builder *snapshot.Builder
+	timers  timers
+
+	seen  []*snapshot.Snapshot // by observer: the last one it accepted
+	last  *snapshot.Snapshot   // the last one in the kernel
+	retry time.Duration        // until the next try; 0: the last sync succeeded
+	rest  time.Duration        // to leave between the last sync and the next
+	ended time.Time            // of the last sync
+	took  time.Duration        // the last sync
+
+	unready   int             // Tracker.unreadyMarks at the last sync
+	counted   counts          // changes that the metrics have
+	checked   time.Time       // end of the last check
+	effort    time.Duration   // of that check
+	leftOut   map[string]bool // objects that the backend left out
+	whole     bool            // the next sync writes everything, after a failure or to repair rules
+	firstDone chan struct{}   // closed after the first sync
+}
+
+// timers are what a Loop sleeps by.
+type timers struct{ sync, check, quick, idle, wake *time.Timer }
+
+func (t timers) stop() {
+	for _, timer := range []*time.Timer{t.sync, t.check, t.quick, t.idle, t.wake} {
+		timer.Stop()
+	}
 }
 
 // New checks the configuration; it does nothing yet.
@@ -79,10 +97,16 @@ func New(c Config) (*Loop, error) {
 	if c.Family != corev1.IPv4Protocol && c.Family != corev1.IPv6Protocol {
 		return nil, errors.New("making the services loop: Family must be IPv4 or IPv6")
 	}
-	if c.Settled == nil {
-		c.Settled = func() {}
+	if c.Idle == nil {
+		c.Idle = func() {}
 	}
-	return &Loop{c: c, builder: snapshot.NewBuilder(c.Family), seen: make([]*snapshot.Snapshot, len(c.Observers))}, nil
+	l := &Loop{
+		c: c, builder: snapshot.NewBuilder(c.Family, c.NodePorts), seen: make([]*snapshot.Snapshot, len(c.Observers)),
+		firstDone: make(chan struct{}),
+	}
+	l.quick, _ = c.Backend.(QuickChecker)
+	l.waker, _ = c.Backend.(Waker)
+	return l, nil
 }
 
 // Run blocks until ctx is done, and returns nil then. What is in the kernel
@@ -91,15 +115,13 @@ func (l *Loop) Run(ctx context.Context) error {
 	l.c.Health.expect(l.c.Family)
 	dirty := l.c.Tracker.subscribe()
 	defer l.c.Tracker.unsubscribe(dirty)
-	check := newTimer(l.c.CheckInterval)
-	defer check.Stop()
-	next := time.NewTimer(0) // runs while a sync is due
-	defer next.Stop()
-	next.Stop()
-	glance := newTimer(min(l.c.CheckInterval, glanceInterval))
-	defer glance.Stop()
-	settle := newTimer(0)
-	defer settle.Stop()
+	var leaving sync.WaitGroup
+	leaving.Go(func() { l.leave(ctx) })
+	defer leaving.Wait()
+	l.timers = timers{
+		sync: newTimer(0), check: newTimer(l.c.CheckInterval), quick: newTimer(l.quickInterval()), idle: newTimer(0), wake: newTimer(0),
+	}
+	defer l.timers.stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -107,32 +129,23 @@ func (l *Loop) Run(ctx context.Context) error {
 			if l.c.Tracker.Ready() {
 				l.queue()
 				if l.retry == 0 {
-					next.Reset(l.wait())
+					l.timers.sync.Reset(l.wait())
 				}
 			}
-		case <-next.C:
+		case <-l.timers.sync.C:
 			l.sync(ctx)
-			if l.retry > 0 {
-				next.Reset(l.retry)
-			}
-			settle.Reset(settleAfter)
-		case <-settle.C:
-			l.c.Settled()
-		case <-check.C:
+		case <-l.timers.wake.C:
+			l.sync(ctx)
+		case <-l.timers.idle.C:
+			l.c.Idle()
+		case <-l.timers.check.C:
 			if l.check(ctx) {
 				l.repair()
-				next.Reset(0)
 			}
-			check.Reset(max(l.c.CheckInterval, checkFactor*l.effort))
-		case <-glance.C:
-			written, lost := l.glance(ctx)
-			if lost {
-				l.repair()
-				next.Reset(0)
-			} else if written {
-				check.Reset(max(0, checkFactor*l.effort-l.c.Now().Sub(l.checked)))
-			}
-			glance.Reset(min(l.c.CheckInterval, glanceInterval))
+			l.timers.check.Reset(max(l.c.CheckInterval, checkFactor*l.effort))
+		case <-l.timers.quick.C:
+			l.quickCheck(ctx)
+			l.timers.quick.Reset(l.quickInterval())
 		}
 	}
 	return nil
@@ -147,64 +160,91 @@ func newTimer(d time.Duration) *time.Timer {
 	return t
 }
 
-// wait is how long to gather before the next sync. While a pod of this node
-// that is not to be used any more has rules, no longer than a sync takes: it
-// may be gone soon.
+func (l *Loop) quickInterval() time.Duration {
+	if l.quick == nil {
+		return 0
+	}
+	return min(l.c.CheckInterval, quickCheckInterval)
+}
+
+// wait is how long to gather before the next sync. While rules lead to a pod of this node that has
+// become unready, it is no longer than a sync takes: the pod may be gone soon.
 func (l *Loop) wait() time.Duration {
 	rest := l.rest
-	if l.c.Tracker.withdrawn() != l.withdrawn {
+	if l.c.Tracker.unreadyMarks() != l.unready {
 		rest = min(rest, l.took)
 	}
 	return max(0, rest-l.c.Now().Sub(l.ended))
 }
 
-// queue tells that a sync is due: from now on its delay counts.
+// queue notes that a sync is due: its delay counts from now on.
 func (l *Loop) queue() {
 	now := l.c.Now()
 	l.c.Health.queued(l.c.Family, now)
 	l.c.Metrics.queued(l.c.Family, now, l.c.Tracker.total().minus(l.counted))
 }
 
-// repair tells that the kernel is not as it should be: a sync is due that writes everything.
+// repair has everything written at once, since the kernel is not as it should be.
 func (l *Loop) repair() {
 	l.whole = true
 	l.queue()
+	l.timers.sync.Reset(0)
 }
 
+// sync programs the newest snapshot and sets the timers for what follows.
 func (l *Loop) sync(ctx context.Context) {
 	begin := l.c.Now()
 	changes := l.c.Tracker.total()
-	l.withdrawn = l.c.Tracker.withdrawn()
+	l.unready = l.c.Tracker.unreadyMarks()
 	snap := l.builder.Build(l.c.Tracker.objects())
-	first := l.last == nil
 	err := l.c.Backend.Sync(ctx, snap)
 	l.ended = l.c.Now()
-	took := l.ended.Sub(begin)
-	l.took, l.rest = took, min(l.c.MinInterval, restFactor*took)
+	l.took = l.ended.Sub(begin)
+	l.rest = min(l.c.MinInterval, restFactor*l.took)
+	l.timers.idle.Reset(idleAfter)
 	var left *snapshot.LeftOutError
 	if err != nil && !errors.As(err, &left) {
-		if ctx.Err() != nil {
-			return
-		}
-		l.retry = min(lastRetry, max(firstRetry, 2*l.retry))
-		l.c.Log.Error("syncing service rules failed", "family", l.c.Family, "error", err, "retryIn", l.retry)
-		l.c.Health.failed(l.c.Family, err)
-		l.c.Health.queued(l.c.Family, begin)
-		l.whole = true
+		l.failed(ctx, begin, err)
 		return
 	}
 	l.retry = 0
-	l.report(snap, done{begin: begin, took: took, changes: changes.minus(l.counted), full: first || l.whole})
+	l.report(snap, done{begin: begin, took: l.took, changes: changes.minus(l.counted), full: l.last == nil || l.whole})
 	l.counted, l.whole = changes, false
-	l.tellLeft(left)
-	if first {
-		l.c.Log.Info("service rules are in place", "family", l.c.Family, "services", len(snap.Services), "endpoints", snap.EndpointCount(), "took", took)
+	l.reportLeftOut(left)
+	if l.last == nil {
+		l.c.Log.Info("Programmed all Services", "family", l.c.Family, "services", len(snap.Services), "endpoints", snap.EndpointCount(), "took", l.took)
+		close(l.firstDone)
 	}
 	l.last = snap
 	l.observe(ctx)
+	l.wake()
 }
 
-// report tells health and metrics, and logs problems that are new.
+// failed has the sync tried again.
+func (l *Loop) failed(ctx context.Context, begin time.Time, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	l.retry = min(lastRetry, max(firstRetry, 2*l.retry))
+	l.timers.sync.Reset(l.retry)
+	l.c.Log.Error("Programming Services failed", "family", l.c.Family, "err", err, "retryIn", l.retry)
+	l.c.Health.Failed(l.c.Family, err)
+	l.c.Health.queued(l.c.Family, begin)
+	l.whole = true
+}
+
+// wake sets the time of the next sync if the backend wants one without a change.
+func (l *Loop) wake() {
+	if l.waker == nil {
+		return
+	}
+	l.timers.wake.Stop()
+	if at := l.waker.WakeAt(); !at.IsZero() {
+		l.timers.wake.Reset(max(l.rest, at.Sub(l.c.Now())))
+	}
+}
+
+// report updates health and metrics, and logs problems that are new.
 func (l *Loop) report(snap *snapshot.Snapshot, d done) {
 	l.c.Health.synced(l.c.Family, l.ended)
 	l.c.Metrics.synced(l.c.Family, l.last, snap, d)
@@ -216,83 +256,86 @@ func (l *Loop) report(snap *snapshot.Snapshot, d done) {
 	}
 	for _, p := range snap.Problems {
 		if !known[p] {
-			l.c.Log.Warn("part of a Service is left out", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
+			l.c.Log.Warn("Ignored an invalid part of an object", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
 		}
 	}
 }
 
-// tellLeft says which ports have no rules, in health and metrics, and in the log if that is new.
-func (l *Loop) tellLeft(left *snapshot.LeftOutError) {
-	known := l.left
-	l.left = map[string]bool{}
+// reportLeftOut names the ports without rules in health and metrics, and logs those that are new.
+func (l *Loop) reportLeftOut(left *snapshot.LeftOutError) {
+	known := l.leftOut
+	l.leftOut = map[string]bool{}
 	if left == nil {
 		left = &snapshot.LeftOutError{}
 	} else {
-		l.c.Health.failed(l.c.Family, left)
+		l.c.Health.Failed(l.c.Family, left)
 	}
 	for _, p := range left.Problems {
-		l.left[p.Object] = true
+		l.leftOut[p.Object] = true
 		if !known[p.Object] {
-			l.c.Log.Error("the rules of a Service are left out", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
+			l.c.Log.Error("The kernel refused the rules of a Service port", "family", l.c.Family, "object", p.Object, "reason", p.Reason)
 		}
 	}
 	l.c.Metrics.leftOut(l.c.Family, left.Problems)
 }
 
-// observe tells each Observer of the last snapshot, unless it took it already.
+// observe tells each Observer of the last snapshot, unless it has accepted it already.
 func (l *Loop) observe(ctx context.Context) {
 	for i, o := range l.c.Observers {
 		if l.seen[i] == l.last || l.last == nil {
 			continue
 		}
 		if err := o.Synced(ctx, l.seen[i], l.last); err != nil {
-			l.c.Log.Error("acting on new service rules failed", "family", l.c.Family, "error", err)
+			l.c.Log.Error("Following up on programmed Services failed", "family", l.c.Family, "err", err)
 			continue
 		}
 		l.seen[i] = l.last
 	}
 }
 
-// check says whether a sync is needed now.
+// check says whether a repair is needed.
 func (l *Loop) check(ctx context.Context) bool {
 	if l.last == nil || l.retry > 0 {
 		return false
 	}
 	l.observe(ctx)
-	checker, ok := l.c.Backend.(Checker)
-	if !ok {
-		return false
-	}
 	begin := l.c.Now()
-	drift, err := checker.Check(ctx)
+	drift, err := l.c.Backend.Check(ctx)
 	l.checked = l.c.Now()
-	// a look that had nothing to read says little
+	// decays slowly: a check that finds the kernel unchanged reads nothing and is cheap
 	l.effort = max(l.checked.Sub(begin), l.effort*9/10)
 	if err != nil {
-		if ctx.Err() == nil {
-			l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)
-		}
+		l.checkFailed(ctx, err)
 		return false
 	}
 	if len(drift) == 0 {
 		return false
 	}
-	l.c.Log.Warn("service rules are not what was written; writing them again", "family", l.c.Family, "differences", len(drift), "first", drift[0])
+	l.c.Log.Warn("Service rules have changed in the kernel; writing them again", "family", l.c.Family, "differences", len(drift), "first", drift[0])
 	return true
 }
 
-// glance says whether another program has written, and whether a sync is needed now.
-func (l *Loop) glance(ctx context.Context) (written, lost bool) {
-	g, ok := l.c.Backend.(Glancer)
-	if !ok || l.last == nil || l.retry > 0 {
-		return false, false
+// quickCheck looks whether another program has written, and brings forward the check or repairs.
+func (l *Loop) quickCheck(ctx context.Context) {
+	if l.last == nil || l.retry > 0 {
+		return
 	}
-	written, what, err := g.Glance(ctx)
-	if err != nil && ctx.Err() == nil {
-		l.c.Log.Error("looking for changed service rules failed", "family", l.c.Family, "error", err)
+	written, lost, err := l.quick.QuickCheck(ctx)
+	switch {
+	case err != nil:
+		l.checkFailed(ctx, err)
+	case lost != "":
+		l.c.Log.Warn("Another program removed service rules; writing them again", "family", l.c.Family, "lost", lost)
+		l.repair()
+		return
 	}
-	if what != "" {
-		l.c.Log.Warn("another program removed service rules; writing them again", "family", l.c.Family, "first", what)
+	if written {
+		l.timers.check.Reset(max(0, checkFactor*l.effort-l.c.Now().Sub(l.checked)))
 	}
-	return written, what != ""
+}
+
+func (l *Loop) checkFailed(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		l.c.Log.Error("Checking service rules failed", "family", l.c.Family, "err", err)
+	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
@@ -92,25 +93,40 @@ type fixture struct {
 	health  *proxier.Health
 	log     *bytes.Buffer
 	metrics *proxier.Metrics
-	settled atomic.Int32 // calls of Settled
+	idle    atomic.Int32 // calls of Idle
 	stop    func()
 }
 
+// fake is a backend that is a fakeBackend, or has one in it.
+type fake interface {
+	proxier.Backend
+	base() *fakeBackend
+}
+
+func (b *fakeBackend) base() *fakeBackend { return b }
+
 // begin runs a loop in a synctest bubble.
-func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer) *fixture {
+func begin(t *testing.T, backend fake, observers ...proxier.Observer) *fixture {
 	t.Helper()
-	b, ok := backend.(*fakeBackend)
-	if !ok {
-		b = &backend.(*glancing).fakeBackend
-	}
+	return beginWith(t, backend, func(c *proxier.Config) { c.Observers = observers })
+}
+
+// beginWith runs a loop whose configuration is changed first, unless change is nil.
+func beginWith(t *testing.T, backend fake, change func(*proxier.Config)) *fixture {
+	t.Helper()
+	b := backend.base()
 	b.start = time.Now()
 	f := &fixture{backend: b, tracker: proxier.NewTracker(), metrics: proxier.NewMetrics(time.Now()), log: &bytes.Buffer{}}
 	f.health = proxier.NewHealth(time.Now, time.Minute, f.tracker.NodeEligible)
-	l, err := proxier.New(proxier.Config{
-		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: backend, Observers: observers,
-		MinInterval: time.Second, CheckInterval: 30 * time.Second, Settled: func() { f.settled.Add(1) }, Health: f.health, Metrics: f.metrics,
+	c := proxier.Config{
+		Family: corev1.IPv4Protocol, Tracker: f.tracker, Backend: backend,
+		MinInterval: time.Second, CheckInterval: 30 * time.Second, Idle: func() { f.idle.Add(1) }, Health: f.health, Metrics: f.metrics,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: time.Now,
-	})
+	}
+	if change != nil {
+		change(&c)
+	}
+	l, err := proxier.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +145,7 @@ func begin(t *testing.T, backend proxier.Backend, observers ...proxier.Observer)
 func (f *fixture) ready() {
 	f.tracker.ServicesSynced()
 	f.tracker.SlicesSynced()
+	f.tracker.AddressesChanged(nil)
 	synctest.Wait() // or the loop, not having looked yet, would take these for two changes
 	f.tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
 }
@@ -147,6 +164,7 @@ func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
 		f.tracker.ServiceChanged(nil, svc("a", 80))
 		f.tracker.ServicesSynced()
 		f.tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
+		f.tracker.AddressesChanged(nil)
 		time.Sleep(time.Hour)
 		if n := len(f.backend.times()); n != 0 {
 			t.Fatalf("%d syncs while %v are not known", n, f.tracker.Missing())
@@ -165,8 +183,8 @@ func TestNothingHappensBeforeEverythingIsKnown(t *testing.T) {
 	})
 }
 
-// TestNodeIsFollowed: a zone, an address or a range of pods that the node gets later is in the next
-// rules, at once.
+// TestNodeIsFollowed: a zone, an address or a range of pods that the node gets later is in the
+// next rules, at once.
 func TestNodeIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{})
@@ -213,8 +231,8 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 	})
 }
 
-// TestPendingChangesAreTold: from when they come until they are written, with the time at which the
-// sync was asked for.
+// TestPendingChangesAreTold: from when they come until they are written, with the time at which
+// the sync was asked for.
 func TestPendingChangesAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
@@ -256,8 +274,8 @@ func TestPendingChangesAreTold(t *testing.T) {
 	})
 }
 
-// TestSettledFollowsTheLastSync: once, when no change has come for a while.
-func TestSettledFollowsTheLastSync(t *testing.T) {
+// TestIdleFollowsTheLastSync: once, when no change has come for a while.
+func TestIdleFollowsTheLastSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{})
 		defer f.stop()
@@ -266,19 +284,19 @@ func TestSettledFollowsTheLastSync(t *testing.T) {
 			f.tracker.ServiceChanged(nil, svc("a", 80))
 			time.Sleep(1500 * time.Millisecond)
 		}
-		if n := f.settled.Load(); n != 0 {
-			t.Errorf("settled %d times while changes came", n)
+		if n := f.idle.Load(); n != 0 {
+			t.Errorf("idle %d times while changes came", n)
 		}
 		time.Sleep(time.Hour)
-		if n := f.settled.Load(); n != 1 {
-			t.Errorf("settled %d times after the last change, want once", n)
+		if n := f.idle.Load(); n != 1 {
+			t.Errorf("idle %d times after the last change, want once", n)
 		}
 	})
 }
 
-// TestWithdrawalsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a
+// TestUnreadyPodsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a
 // sync, not ten of them.
-func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
+func TestUnreadyPodsDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
 		defer f.stop()
@@ -289,11 +307,11 @@ func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		f.tracker.ServiceChanged(nil, svc("a", 81))
 		time.Sleep(60 * time.Millisecond)
-		f.tracker.Withdraw("pod", true)
+		f.tracker.MarkUnready("pod", true)
 		f.tracker.ServiceChanged(nil, svc("a", 82)) // does not put it off
 		time.Sleep(200 * time.Millisecond)
-		f.tracker.Withdraw("pod", false) // may wait
-		f.tracker.Withdraw("unknown", true)
+		f.tracker.MarkUnready("pod", false) // may wait
+		f.tracker.MarkUnready("unknown", true)
 		time.Sleep(10 * time.Second)
 		at := f.backend.times()[1:]
 		want := []time.Duration{10 * time.Second, 10*time.Second + 100*time.Millisecond, 10*time.Second + 650*time.Millisecond}
@@ -359,15 +377,15 @@ func TestDriftIsRepairedAndQuietIsQuiet(t *testing.T) {
 	})
 }
 
-// glancing is a backend that can be looked at cheaply.
-type glancing struct {
+// quick is a backend with QuickCheck.
+type quick struct {
 	fakeBackend
 	written bool
 	lost    string
 	reads   int
 }
 
-func (b *glancing) Glance(context.Context) (bool, string, error) {
+func (b *quick) QuickCheck(context.Context) (bool, string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	written, lost := b.written, b.lost
@@ -375,7 +393,7 @@ func (b *glancing) Glance(context.Context) (bool, string, error) {
 	return written, lost, nil
 }
 
-func (b *glancing) Check(ctx context.Context) ([]string, error) {
+func (b *quick) Check(ctx context.Context) ([]string, error) {
 	time.Sleep(100 * time.Millisecond)
 	b.mu.Lock()
 	b.reads++
@@ -383,7 +401,7 @@ func (b *glancing) Check(ctx context.Context) ([]string, error) {
 	return b.fakeBackend.Check(ctx)
 }
 
-func (b *glancing) read() int {
+func (b *quick) read() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.reads
@@ -392,7 +410,7 @@ func (b *glancing) read() int {
 // TestWhatOthersRemoveIsBackWithinASecond, and what they write is read, but not all the time.
 func TestWhatOthersRemoveIsBackWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &glancing{}
+		b := &quick{}
 		f := begin(t, b)
 		defer f.stop()
 		f.ready()
@@ -554,7 +572,7 @@ func (k kernelTool) Restore(_ context.Context, text []byte) error {
 	return k.Kernel.Restore(string(text))
 }
 
-func (k kernelTool) Delete(_ context.Context, j iptables.Jump) error {
+func (k kernelTool) Delete(_ context.Context, j rules.Jump) error {
 	return k.Kernel.Delete(j.Table, j.From, j.Rule)
 }
 
@@ -570,7 +588,7 @@ func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
 			return nil
 		})
 		quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-		o := iptables.Options{Family: corev1.IPv4Protocol, MasqueradeBit: 14}
+		o := rules.Options{Family: corev1.IPv4Protocol, MasqueradeBit: 14}
 		backend, err := iptables.New(iptables.Config{Options: o, Tool: kernelTool{k}, Log: quiet})
 		if err != nil {
 			t.Fatal(err)
@@ -590,6 +608,7 @@ func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
 		tracker.ServicesSynced()
 		tracker.SlicesSynced()
 		tracker.NodeChanged(snapshot.Node{Name: "me"}, true)
+		tracker.AddressesChanged(nil)
 		h := history{tracker: tracker, svcs: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}}
 		for range 500 {
 			h.step()
@@ -604,12 +623,12 @@ func TestAnyHistoryEndsInTheSameKernel(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		want := iptables.Render(h.snapshot(), o)
-		kernel, err := iptables.Parse([]byte(k.String()))
+		want := rules.Render(h.snapshot(), o)
+		kernel, err := rules.Parse([]byte(k.String()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if drift := iptables.Drift(kernel, want, iptables.Jumps(o)); drift != nil {
+		if drift := rules.Drift(kernel, want, rules.Jumps(o)); drift != nil {
 			t.Errorf("after this history: %v", drift)
 		}
 		if got, want := strings.Count(k.String(), "\n:KUBE-"), strings.Count(want.String(), "\n:KUBE-"); got != want {

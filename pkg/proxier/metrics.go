@@ -10,8 +10,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// Metrics are those of kube-proxy, by the same names (kubernetes/kubernetes
-// pkg/proxy/metrics), so that its dashboards and alerts keep working.
+// Metrics are those that kube-proxy has in every mode, by the same names
+// (kubernetes/kubernetes pkg/proxy/metrics), so that its dashboards and alerts keep
+// working.
 type Metrics struct {
 	started time.Time
 
@@ -19,16 +20,12 @@ type Metrics struct {
 	lastSync, lastQueued                 *prometheus.GaugeVec
 	endpointChanges, serviceChanges      *prometheus.CounterVec
 	endpointsPending, servicesPending    *prometheus.GaugeVec
-	rules                                ruleMetrics
+	withoutRules                         *prometheus.GaugeVec
 	noLocal                              *prometheus.GaugeVec
-	restoreFailures, partialFailures     *prometheus.CounterVec
 	healthz, livez                       *prometheus.CounterVec
 	ConntrackDuration                    *prometheus.HistogramVec
 	ConntrackDeleted                     *prometheus.CounterVec
 }
-
-// ruleMetrics count iptables rules; left has the ports without.
-type ruleMetrics struct{ total, last, left *prometheus.GaugeVec }
 
 // done is one sync that succeeded.
 type done struct {
@@ -38,7 +35,7 @@ type done struct {
 	full    bool   // everything was written
 }
 
-// NewMetrics makes them; changes from before started are not counted as latency.
+// NewMetrics makes them; changes older than started do not count as latency.
 func NewMetrics(started time.Time) *Metrics {
 	byFamily := []string{"ip_family"}
 	wide := prometheus.ExponentialBuckets(0.001, 2, 15)
@@ -55,15 +52,9 @@ func NewMetrics(started time.Time) *Metrics {
 		serviceChanges:   counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes", byFamily),
 		endpointsPending: gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes", byFamily),
 		servicesPending:  gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes", byFamily),
-		rules: ruleMetrics{
-			total: gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", []string{"table", "ip_family"}),
-			last:  gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", []string{"table", "ip_family"}),
-			left: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-				Subsystem: "nodeagent", Name: "service_rules_left_out", Help: "1 for each Service port whose rules the kernel refused",
-			}, []string{"ip_family", "object"}),
-		},
-		restoreFailures:   counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", byFamily),
-		partialFailures:   counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", byFamily),
+		withoutRules: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Subsystem: "nodeagent", Name: "service_rules_left_out", Help: "1 for each Service port whose rules the kernel refused",
+		}, []string{"ip_family", "object"}),
 		noLocal:           gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", []string{"traffic_policy", "ip_family"}),
 		healthz:           counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", []string{"code"}),
 		livez:             counter("proxy_livez_total", "Cumulative proxy livez HTTP status", []string{"code"}),
@@ -96,12 +87,11 @@ func programmingBuckets() []float64 {
 func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.duration, m.full, m.partial, m.programming, m.lastSync, m.lastQueued, m.endpointChanges, m.serviceChanges,
-		m.endpointsPending, m.servicesPending, m.rules.total, m.rules.last, m.restoreFailures, m.partialFailures,
-		m.noLocal, m.rules.left, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
+		m.endpointsPending, m.servicesPending, m.noLocal, m.withoutRules, m.healthz, m.livez, m.ConntrackDuration, m.ConntrackDeleted,
 	}
 }
 
-// Count makes Health's answers be counted.
+// Count counts the answers of h.
 func (m *Metrics) Count(h *Health) {
 	h.counted = func(path string, code int) {
 		if path == "/livez" {
@@ -112,7 +102,7 @@ func (m *Metrics) Count(h *Health) {
 	}
 }
 
-// queued says that a sync is due, for changes that no sync has written yet.
+// queued notes that a sync is due, for changes that no sync has written yet.
 func (m *Metrics) queued(f corev1.IPFamily, at time.Time, pending counts) {
 	m.lastQueued.WithLabelValues(string(f)).Set(float64(at.UnixNano()) / 1e9)
 	m.endpointsPending.WithLabelValues(string(f)).Set(float64(pending.slices))
@@ -142,11 +132,11 @@ func (m *Metrics) synced(f corev1.IPFamily, prev, now *snapshot.Snapshot, d done
 	m.noLocal.WithLabelValues("external", family).Set(float64(external))
 }
 
-// leftOut names the ports that have no rules.
+// leftOut replaces the ports that have no rules.
 func (m *Metrics) leftOut(f corev1.IPFamily, problems []snapshot.Problem) {
-	m.rules.left.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
+	m.withoutRules.DeletePartialMatch(prometheus.Labels{"ip_family": string(f)})
 	for _, p := range problems {
-		m.rules.left.WithLabelValues(string(f), p.Object).Set(1)
+		m.withoutRules.WithLabelValues(string(f), p.Object).Set(1)
 	}
 }
 
@@ -176,7 +166,7 @@ func newTriggers(prev, now *snapshot.Snapshot, since time.Time) []time.Time {
 	return out
 }
 
-// withoutLocal counts ports whose traffic is dropped here for want of a local endpoint.
+// withoutLocal counts ports whose traffic is dropped here because they have no local endpoint.
 func withoutLocal(s *snapshot.Snapshot) (internal, external int) {
 	for _, svc := range s.Services {
 		for _, p := range svc.Ports {
@@ -192,27 +182,4 @@ func withoutLocal(s *snapshot.Snapshot) (internal, external int) {
 		}
 	}
 	return internal, external
-}
-
-// IPTables is the view of the metrics that the iptables backend of one family writes.
-type IPTables struct {
-	m      *Metrics
-	family string
-}
-
-// IPTables returns it.
-func (m *Metrics) IPTables(f corev1.IPFamily) IPTables { return IPTables{m: m, family: string(f)} }
-
-// Wrote sets the number of rules of a table, and of those just written.
-func (v IPTables) Wrote(table string, total, last int) {
-	v.m.rules.total.WithLabelValues(table, v.family).Set(float64(total))
-	v.m.rules.last.WithLabelValues(table, v.family).Set(float64(last))
-}
-
-// Failed counts a failed restore.
-func (v IPTables) Failed(partial bool) {
-	v.m.restoreFailures.WithLabelValues(v.family).Inc()
-	if partial {
-		v.m.partialFailures.WithLabelValues(v.family).Inc()
-	}
 }

@@ -2,6 +2,7 @@ package proxier
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -13,10 +14,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// Tracker keeps the newest objects. Its methods are called by informer
-// handlers, from any goroutine, and only store and mark. Loops wait until it
-// is Ready: nothing is removed from the kernel that has merely not been heard
-// of yet.
+// Tracker keeps the newest objects. Its methods are called by informer handlers,
+// from any goroutine; they store what they get and wake the Loops. Loops wait
+// until it is Ready, so that no rule is removed only because its Service has not
+// been read yet.
 type Tracker struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]*corev1.Service
@@ -25,14 +26,14 @@ type Tracker struct {
 	node     snapshot.Node
 	eligible bool
 
-	servicesSynced, slicesSynced, nodeSynced bool
+	servicesSynced, slicesSynced, nodeSynced, addressesSynced bool
 
-	// gone are withdrawn pods that exist no more, until no slice has them.
+	// gone are unready pods that exist no more, until no slice has them.
 	gone map[types.UID]bool
 
-	changes     counts // so far
-	withdrawals int    // of pods that slices have, so far
-	wake        []chan struct{}
+	changes counts // so far
+	unready int    // pods marked so far that slices have
+	wake    []chan struct{}
 }
 
 // counts are changes of each kind.
@@ -45,7 +46,7 @@ func NewTracker() *Tracker {
 	return &Tracker{
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]*discoveryv1.EndpointSlice{},
-		node:     snapshot.Node{Withdrawn: map[types.UID]bool{}},
+		node:     snapshot.Node{Unready: map[types.UID]bool{}},
 		gone:     map[types.UID]bool{},
 		eligible: true,
 	}
@@ -75,18 +76,18 @@ func (t *Tracker) SliceChanged(old, new *discoveryv1.EndpointSlice) {
 		t.slices[types.NamespacedName{Namespace: new.Namespace, Name: new.Name}] = new
 	}
 	if old != nil {
-		t.bury(old)
+		t.forget(old)
 	}
 	t.changed(counts{slices: 1})
 }
 
-// NodeChanged stores what is known of this node, but its Withdrawn pods.
-// eligible is false while the node is being deleted or drained by the
-// autoscaler: then load balancers are told to go elsewhere (KEP-3836).
+// NodeChanged stores what the Node object says of this node. eligible is false
+// while the node is being deleted or drained by the autoscaler: then load
+// balancers are told to send no new connections (KEP-3836).
 func (t *Tracker) NodeChanged(n snapshot.Node, eligible bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n.Withdrawn = t.node.Withdrawn
+	n.Unready, n.Local = t.node.Unready, t.node.Local
 	same := t.nodeSynced && n.Same(t.node)
 	t.eligible, t.nodeSynced = eligible, true
 	if !same {
@@ -95,62 +96,73 @@ func (t *Tracker) NodeChanged(n snapshot.Node, eligible bool) {
 	}
 }
 
-// Withdraw says that a pod of this node is known here not to be ready, or to
-// be again as the API has it.
-func (t *Tracker) Withdraw(pod types.UID, unready bool) {
+// AddressesChanged stores the addresses of the machine, sorted.
+func (t *Tracker) AddressesChanged(local []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.withdraw(pod, unready)
-}
-
-func (t *Tracker) withdraw(pod types.UID, unready bool) {
-	if t.node.Withdrawn[pod] == unready {
+	if t.addressesSynced && slices.Equal(local, t.node.Local) {
 		return
 	}
-	withdrawn := maps.Clone(t.node.Withdrawn) // snapshots may hold the old one
-	if unready {
-		withdrawn[pod] = true
-	} else {
-		delete(withdrawn, pod)
+	t.node.Local, t.addressesSynced = slices.Clone(local), true
+	t.changed(counts{})
+}
+
+// MarkUnready says that a pod of this node has become unready, before the API knows; with unready
+// false, that the API is right again.
+func (t *Tracker) MarkUnready(pod types.UID, unready bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.markUnready(pod, unready)
+}
+
+func (t *Tracker) markUnready(pod types.UID, unready bool) {
+	if t.node.Unready[pod] == unready {
+		return
 	}
-	t.node.Withdrawn = withdrawn
+	all := maps.Clone(t.node.Unready) // snapshots may hold the old one
+	if unready {
+		all[pod] = true
+	} else {
+		delete(all, pod)
+	}
+	t.node.Unready = all
 	if t.listed(pod) {
 		if unready {
-			t.withdrawals++
+			t.unready++
 		}
 		t.changed(counts{})
 	}
 }
 
-// Withdrawn is what is known of a pod.
-func (t *Tracker) Withdrawn(pod types.UID) bool {
+// Unready says whether a pod is marked.
+func (t *Tracker) Unready(pod types.UID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.node.Withdrawn[pod]
+	return t.node.Unready[pod]
 }
 
-// PodGone says that a pod is no more: nothing is to be kept of it once no slice has it.
+// PodGone says that a pod exists no more: its mark goes as soon as no slice has the pod.
 func (t *Tracker) PodGone(pod types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case !t.node.Withdrawn[pod]:
+	case !t.node.Unready[pod]:
 	case t.listed(pod):
 		t.gone[pod] = true
 	default:
-		t.withdraw(pod, false)
+		t.markUnready(pod, false)
 	}
 }
 
-// bury forgets pods that are gone and were last in the slice that has changed.
-func (t *Tracker) bury(old *discoveryv1.EndpointSlice) {
+// forget removes the marks of pods that are gone, if old was the last slice that had them.
+func (t *Tracker) forget(old *discoveryv1.EndpointSlice) {
 	if len(t.gone) == 0 {
 		return
 	}
 	for _, e := range old.Endpoints {
 		if e.TargetRef != nil && t.gone[e.TargetRef.UID] && !t.listed(e.TargetRef.UID) {
 			delete(t.gone, e.TargetRef.UID)
-			t.withdraw(e.TargetRef.UID, false)
+			t.markUnready(e.TargetRef.UID, false)
 		}
 	}
 }
@@ -182,7 +194,7 @@ func (t *Tracker) synced(what *bool) {
 	}
 }
 
-// Ready says whether Services, EndpointSlices and the node are all known.
+// Ready says whether Services, EndpointSlices, the node and its addresses are all known.
 func (t *Tracker) Ready() bool { return len(t.Missing()) == 0 }
 
 // Missing names what is not known yet, for a log line or a status.
@@ -193,7 +205,7 @@ func (t *Tracker) Missing() []string {
 	for _, s := range []struct {
 		name string
 		ok   bool
-	}{{"services", t.servicesSynced}, {"endpointslices", t.slicesSynced}, {"node", t.nodeSynced}} {
+	}{{"services", t.servicesSynced}, {"endpointslices", t.slicesSynced}, {"node", t.nodeSynced}, {"addresses", t.addressesSynced}} {
 		if !s.ok {
 			out = append(out, s.name)
 		}
@@ -226,11 +238,11 @@ func (t *Tracker) total() counts {
 	return t.changes
 }
 
-// withdrawn returns the number of withdrawals so far of pods that slices have.
-func (t *Tracker) withdrawn() int {
+// unreadyMarks returns how many pods have been marked so far that slices have.
+func (t *Tracker) unreadyMarks() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.withdrawals
+	return t.unready
 }
 
 // subscribe returns a channel that has an element whenever something changed

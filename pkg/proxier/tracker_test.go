@@ -17,43 +17,43 @@ func sliceOf(name string, pods ...types.UID) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// TestPodThatIsGoneStaysWithdrawn until no slice has it: the API may take its time to say so.
-func TestPodThatIsGoneStaysWithdrawn(t *testing.T) {
+// TestPodThatIsGoneStaysUnready until no slice has it: the API may take its time to say so.
+func TestPodThatIsGoneStaysUnready(t *testing.T) {
 	k := NewTracker()
 	a, b := sliceOf("a", "x", "y"), sliceOf("b", "x")
 	k.SliceChanged(nil, a)
 	k.SliceChanged(nil, b)
-	withdrawn := func(step string, want bool) {
+	unready := func(step string, want bool) {
 		t.Helper()
-		if _, _, n := k.objects(); n.Withdrawn["x"] != want {
-			t.Errorf("%s: withdrawn: %v, want %v", step, n.Withdrawn["x"], want)
+		if _, _, n := k.objects(); n.Unready["x"] != want {
+			t.Errorf("%s: unready: %v, want %v", step, n.Unready["x"], want)
 		}
 	}
-	k.Withdraw("x", true)
+	k.MarkUnready("x", true)
 	k.PodGone("x")
-	withdrawn("in two slices", true)
+	unready("in two slices", true)
 	k.SliceChanged(a, sliceOf("a", "y"))
-	withdrawn("in one slice", true)
+	unready("in one slice", true)
 	k.SliceChanged(b, nil)
-	withdrawn("in none", false)
-	k.Withdraw("z", true)
+	unready("in none", false)
+	k.MarkUnready("z", true)
 	k.PodGone("z")
-	if _, _, n := k.objects(); len(n.Withdrawn)+len(k.gone) > 0 {
-		t.Errorf("%v, %v are kept of pods that nobody knows", n.Withdrawn, k.gone)
+	if _, _, n := k.objects(); len(n.Unready)+len(k.gone) > 0 {
+		t.Errorf("%v, %v are kept of pods that nobody knows", n.Unready, k.gone)
 	}
 }
 
-// TestWithdrawingWhatNoSliceHasWakesNobody: every pod that starts is unready for a while.
-func TestWithdrawingWhatNoSliceHasWakesNobody(t *testing.T) {
+// TestMarkingWhatNoSliceHasWakesNobody: every pod that starts is unready for a while.
+func TestMarkingWhatNoSliceHasWakesNobody(t *testing.T) {
 	k := NewTracker()
 	k.SliceChanged(nil, sliceOf("a", "x"))
 	wake := k.subscribe()
 	<-wake
-	k.Withdraw("z", true)
+	k.MarkUnready("z", true)
 	if len(wake) > 0 {
 		t.Error("a pod of no slice woke the loop")
 	}
-	k.Withdraw("x", true)
+	k.MarkUnready("x", true)
 	if len(wake) == 0 {
 		t.Error("a pod of a slice did not wake the loop")
 	}

@@ -9,7 +9,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	iptablesrules "github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
@@ -45,9 +46,10 @@ func FuzzRead(f *testing.F) {
 		if strings.Contains(out.String(), scratch) || err != nil && strings.Contains(err.Error(), scratch) {
 			t.Errorf("the scratch folder shows: %s %v", out.String(), err)
 		}
-		if rules, err := Services(&o, snapshot.Node{Name: "n"}, iptables.Options{Family: "IPv4"}); err == nil {
-			if _, err := iptables.Parse([]byte(rules.Ruleset.String())); err != nil {
-				t.Errorf("the rules cannot be read back: %v\n%s", err, rules.Ruleset)
+		if rules, err := Services(&o, snapshot.Node{Name: "n"}, snapshot.NewBuilder("IPv4", snapshot.NodePortAddresses{})); err == nil {
+			text := modes.Of(cfg.Proxy.Mode).Preview(modes.Config{Proxy: cfg.Proxy}, rules.Snapshot)
+			if _, err := iptablesrules.Parse([]byte(text)); err != nil {
+				t.Errorf("the rules cannot be read back: %v\n%s", err, text)
 			}
 		}
 	})

@@ -7,25 +7,24 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// Rules are what a node would hand to iptables-restore.
+// Rules are what a node would program.
 type Rules struct {
-	Ruleset  *iptables.Ruleset
 	Snapshot *snapshot.Snapshot
-	// Notes say what was left out of the Services, and why.
+	// Notes say which parts of the Services are ignored, and why.
 	Notes []string
 }
 
-// Services renders all Services and EndpointSlices of the file for a node.
-func Services(objects *Objects, n snapshot.Node, o iptables.Options) (Rules, error) {
+// Services builds the snapshot of all Services and EndpointSlices of the file for a node. A proxy
+// mode's preview makes rules of it.
+func Services(objects *Objects, n snapshot.Node, b *snapshot.Builder) (Rules, error) {
 	if len(objects.Services) == 0 {
 		return Rules{}, errors.New("rendering Services: there is none in the file")
 	}
-	s := snapshot.Build(objects.Services, objects.Slices, n, o.Family)
-	r := Rules{Snapshot: s, Ruleset: iptables.Render(s, o)}
+	s := b.Build(objects.Services, objects.Slices, n)
+	r := Rules{Snapshot: s}
 	known := map[string]bool{}
 	for _, svc := range objects.Services {
 		known[svc.Namespace+"/"+svc.Name] = true

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/nfacct"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
@@ -43,23 +44,23 @@ func TestAccounting(t *testing.T) {
 			f := corev1.IPv4Protocol
 			w := newWorld(t, f)
 			p := detect(t, w.node, f)
-			if err := in(w.node, func() error { return p.Accounting(t.Context(), iptables.CountInvalid) }); err == nil {
+			if err := in(w.node, func() error { return p.Accounting(t.Context(), rules.CountInvalid) }); err == nil {
 				t.Error("a counter that is not there can be used")
 			}
-			if err := in(w.node, func() error { return nfacct.Ensure(iptables.CountInvalid, iptables.CountLocalhost) }); err != nil {
+			if err := in(w.node, func() error { return nfacct.Ensure(rules.CountInvalid, rules.CountLocalhost) }); err != nil {
 				t.Skipf("this kernel has no such counters: %v", err)
 			}
-			if err := in(w.node, func() error { return nfacct.Ensure(iptables.CountInvalid) }); err != nil {
+			if err := in(w.node, func() error { return nfacct.Ensure(rules.CountInvalid) }); err != nil {
 				t.Errorf("made twice: %v", err)
 			}
-			if err := in(w.node, func() error { return p.Accounting(t.Context(), iptables.CountInvalid) }); err != nil {
+			if err := in(w.node, func() error { return p.Accounting(t.Context(), rules.CountInvalid) }); err != nil {
 				t.Fatal(err)
 			}
 			if err := in(w.node, func() error { return sysctl("net/ipv4/conf/all/route_localnet", "1") }); err != nil {
 				t.Fatal(err)
 			}
 			o := options(f)
-			o.Accounting, o.NodePorts.Localhost = true, true
+			o.Accounting, o.Localhost = true, true
 			b, err := iptables.New(iptables.Config{Options: o, Tool: toolIn{w.node, p, nil}, Log: quiet()})
 			if err != nil {
 				t.Fatal(err)
@@ -70,7 +71,8 @@ func TestAccounting(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			proxiertest.Sync(t, b, snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
+			builder := snapshot.NewBuilder(f, snapshot.NodePortAddresses{Localhost: true})
+			proxiertest.Sync(t, b, builder.Build(objects.Services, objects.Slices, proxiertest.NodeView()))
 			if drift, err := b.Check(t.Context()); err != nil || drift != nil {
 				t.Errorf("drift of an untouched kernel: %v, %v", drift, err)
 			}
@@ -89,7 +91,7 @@ func TestAccounting(t *testing.T) {
 
 func counted(t *testing.T, w *world) (packets uint64) {
 	t.Helper()
-	if err := in(w.node, func() (err error) { packets, err = nfacct.Packets(iptables.CountLocalhost); return err }); err != nil {
+	if err := in(w.node, func() (err error) { packets, err = nfacct.Packets(rules.CountLocalhost); return err }); err != nil {
 		t.Fatal(err)
 	}
 	return packets

@@ -54,7 +54,7 @@ func BenchmarkSync(b *testing.B) {
 func benchmarkSync(b *testing.B, n int) {
 	svcs, sls := many(n)
 	backend := newBackend(b, newNS(b), corev1.IPv4Protocol, nil)
-	builder := snapshot.NewBuilder(corev1.IPv4Protocol)
+	builder := snapshot.NewBuilder(corev1.IPv4Protocol, snapshot.NodePortAddresses{})
 	sync := func(svcs []*corev1.Service) time.Duration {
 		begin := time.Now()
 		if err := backend.Sync(b.Context(), builder.Build(svcs, sls, proxiertest.NodeView())); err != nil {

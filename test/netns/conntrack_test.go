@@ -93,9 +93,9 @@ func TestUDPFlowsFollowTheService(t *testing.T) {
 	}
 }
 
-// TestUDPFlowsOfServicesDeletedMeanwhile: the agent is down while a Service loses its endpoints, or
-// is deleted. The next one has never heard of it, but its rules are there, so the flow that they
-// began is ended; that of a Service that is still there goes on.
+// TestUDPFlowsOfServicesDeletedMeanwhile: the agent is down while a Service loses its endpoints,
+// or is deleted. The next one has never heard of it, but its rules are there, so the flow that
+// they began is ended; that of a Service that is still there goes on.
 func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
 				{&snapshot.Snapshot{Family: f, Node: proxiertest.NodeView()}, ""},
 			} {
 				b := newBackend(t, w.node, f, nil)
-				cleaner, err := conntrack.New(conntrack.Config{Family: f, Log: quiet(), Now: time.Now, Portals: b.FoundUDP})
+				cleaner, err := conntrack.New(conntrack.Config{Family: f, Log: quiet(), Now: time.Now, Found: b.FoundUDP})
 				if err != nil {
 					t.Fatal(err)
 				}

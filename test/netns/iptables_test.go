@@ -26,6 +26,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
@@ -58,17 +59,17 @@ func (t toolIn) Restore(ctx context.Context, text []byte) error {
 	return t.do(func() error { return t.tool.Restore(ctx, text) })
 }
 
-func (t toolIn) Has(ctx context.Context, j iptables.Jump) (has bool, err error) {
+func (t toolIn) Has(ctx context.Context, j rules.Jump) (has bool, err error) {
 	err = t.do(func() (err error) { has, err = t.tool.(iptables.Prober).Has(ctx, j); return err })
 	return has, err
 }
 
-func (t toolIn) Mark() (mark uint64, exact bool, err error) {
-	err = in(t.ns, func() (err error) { mark, exact, err = t.tool.(iptables.Marker).Mark(); return err })
-	return mark, exact, err
+func (t toolIn) Generation() (generation uint64, exact bool, err error) {
+	err = in(t.ns, func() (err error) { generation, exact, err = t.tool.(iptables.Generator).Generation(); return err })
+	return generation, exact, err
 }
 
-func (t toolIn) Delete(ctx context.Context, j iptables.Jump) error {
+func (t toolIn) Delete(ctx context.Context, j rules.Jump) error {
 	return t.do(func() error { return t.tool.Delete(ctx, j) })
 }
 
@@ -157,8 +158,8 @@ func TestDetectFollowsTheNode(t *testing.T) {
 	}
 }
 
-func options(f corev1.IPFamily) iptables.Options {
-	return iptables.Options{Family: f, MasqueradeBit: 14, Local: iptables.Local{CIDR: proxiertest.PodRange(f)}, RandomFully: true}
+func options(f corev1.IPFamily) rules.Options {
+	return rules.Options{Family: f, MasqueradeBit: 14, Local: rules.Local{CIDR: proxiertest.PodRange(f)}, RandomFully: true}
 }
 
 // detect finds the programs from inside a namespace.
@@ -283,21 +284,21 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 			} {
 				run(t, ns, "iptables", args...)
 			}
-			before := rules(run(t, ns, "iptables-save"))
+			before := ruleLines(run(t, ns, "iptables-save"))
 			b := newBackend(t, ns, corev1.IPv4Protocol, nil)
 			proxiertest.Sync(t, b, everything(t, corev1.IPv4Protocol))
 			if err := b.Cleanup(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if after := rules(run(t, ns, "iptables-save")); after != before {
+			if after := ruleLines(run(t, ns, "iptables-save")); after != before {
 				t.Errorf("after cleanup:\n%s", golden.LineDiff(before, after))
 			}
 		})
 	}
 }
 
-// rules are the lines of a save text without comments and counters, sorted by table.
-func rules(save string) string {
+// ruleLines are the lines of a save text without comments and counters, sorted by table.
+func ruleLines(save string) string {
 	var out []string
 	for _, line := range strings.Split(save, "\n") {
 		if strings.HasPrefix(line, ":") || strings.HasPrefix(line, "-A") {

@@ -13,13 +13,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables"
-	"github.com/nodeagent/nodeagent/pkg/proxier/leftovers"
+	"github.com/nodeagent/nodeagent/pkg/proxier/ipvs"
+	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 )
 
 // TestAddressesOfIPVS: what a kube-proxy in mode ipvs left but its virtual servers, which this
-// kernel need not know: an address is taken off as soon as no connection starts at it, and new ones
-// start at the node's own. test/e2e has the virtual servers.
+// kernel need not know: an address is taken off as soon as no connection starts at it, and new
+// ones start at the node's own. test/e2e has the virtual servers.
 func TestAddressesOfIPVS(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -57,13 +58,13 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 			}
 			b := newBackend(t, w.node, f, nil)
 			proxiertest.Sync(t, b, s)
-			cleaner, err := leftovers.New(leftovers.Config{Family: f, Rules: b, NodeIP: proxiertest.Address(proxiertest.Node, f), Log: quiet()})
+			cleaner, err := newLeaver(w.f, b)
 			if err != nil {
 				t.Fatal(err)
 			}
 			pass := func() {
 				t.Helper()
-				if err := in(w.node, func() error { return cleaner.Synced(t.Context(), nil, s) }); err != nil {
+				if err := in(w.node, func() error { _, err := cleaner.Leave(t.Context()); return err }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -86,7 +87,7 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 			_ = old.(*net.TCPConn).SetLinger(0)
 			old.Close()
 			run(t, w.node, "conntrack", "-D", "-f", w.text("ipv4", "ipv6"), "-s", vip.Addr().String())
-			again, err := leftovers.New(leftovers.Config{Family: f, Rules: b, NodeIP: proxiertest.Address(proxiertest.Node, f), Log: quiet()})
+			again, err := newLeaver(w.f, b)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,27 +121,31 @@ func TestCleanupOfIPVSIsAtOnce(t *testing.T) {
 	if err := b.Cleanup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	clean := func(exclude ...netip.Prefix) []string {
+	clean := func(exclude ...netip.Prefix) (found bool) {
 		t.Helper()
-		c, err := leftovers.New(leftovers.Config{Family: corev1.IPv4Protocol, Exclude: exclude, Log: quiet()})
-		var did []string
+		c, err := ipvs.NewLeaver(ipvs.Config{Family: corev1.IPv4Protocol, Exclude: exclude, Addresses: addressesHere, Log: quiet()})
 		if err == nil {
-			err = in(ns, func() (err error) { did, err = c.Clean(t.Context()); return err })
+			err = in(ns, func() (err error) {
+				if found, err = c.Found(); err == nil {
+					err = c.Cleanup(t.Context())
+				}
+				return err
+			})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		return did
+		return found
 	}
-	if did := clean(netip.MustParsePrefix("10.1.0.0/16")); len(did) != 1 {
-		t.Errorf("it says that it did %q", did)
+	if !clean(netip.MustParsePrefix("10.1.0.0/16")) {
+		t.Error("it finds nothing")
 	}
 	if got := run(t, ns, "ip", "-br", "addr", "show", "kube-ipvs0"); strings.Contains(got, "10.96.0.1") || !strings.Contains(got, "10.1.0.1") {
 		t.Errorf("with one address excluded: %s", got)
 	}
 	clean()
-	if did := clean(); len(did) != 0 {
-		t.Errorf("where nothing is, it says that it did %q", did)
+	if clean() {
+		t.Error("it finds something where nothing is")
 	}
 	if got := run(t, ns, "sh", "-c", "ip -br link; ipset list -n; iptables-save"); strings.Contains(got, "kube-ipvs0") || strings.Contains(got, "KUBE-IPVS") {
 		t.Errorf("left:\n%s", got)
@@ -195,4 +200,12 @@ func addressesOf(t *testing.T, w *world, device string) (out []string) {
 	return out
 }
 
-var _ leftovers.Rules = (*iptables.Backend)(nil)
+var _ ipvs.Guards = (*iptables.Backend)(nil)
+
+func addressesHere() ([]netip.Addr, error) { return localaddrs.List(ipvs.Device) }
+
+func newLeaver(f corev1.IPFamily, guards ipvs.Guards) (*ipvs.Leaver, error) {
+	return ipvs.NewLeaver(ipvs.Config{
+		Family: f, Addresses: addressesHere, Guards: guards, NodeIP: proxiertest.Address(proxiertest.Node, f), Log: quiet(),
+	})
+}

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -20,11 +21,11 @@ func TestAddressesAreFollowed(t *testing.T) {
 	if err := in(ns, lo); err != nil {
 		t.Fatal(err)
 	}
-	changed := make(chan struct{}, 100)
+	changed := make(chan []netip.Addr, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		ended <- in(ns, func() error { return localaddrs.Watch(ctx, quiet(), func() { changed <- struct{}{} }) })
+		ended <- in(ns, func() error { return localaddrs.Watch(ctx, quiet(), "", func(all []netip.Addr) { changed <- all }) })
 	}()
 	<-changed // it watches
 	link := func() (l netlink.Link) {
@@ -48,21 +49,29 @@ func TestAddressesAreFollowed(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			for got := !there; got != there; {
-				<-changed
-				if err := in(ns, func() error {
-					all, err := localaddrs.List()
-					got = slices.Contains(all, want)
-					return err
-				}); err != nil {
-					t.Fatal(err)
-				}
+			for slices.Contains(<-changed, want) != there {
 			}
 		}
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAddressesOfTheNode: those of Services on a device of their own do not count, nor what means
+// nothing without its interface.
+func TestAddressesOfTheNode(t *testing.T) {
+	needRoot(t)
+	ns := newNS(t)
+	run(t, ns, "sh", "-c", `ip link set lo up; ip link add kube-ipvs0 type bridge; ip addr add 10.96.0.1/32 dev kube-ipvs0
+ip link add br0 type bridge; ip addr add 192.0.2.7/24 dev br0; ip addr add 192.0.2.8/24 dev br0; ip addr add fe80::1/64 dev br0 nodad; ip addr add 2001:db8::7/64 dev br0 nodad`)
+	var got []netip.Addr
+	if err := in(ns, func() (err error) { got, err = localaddrs.List("kube-ipvs0"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if want := "[127.0.0.1 192.0.2.7 192.0.2.8 ::1 2001:db8::7]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

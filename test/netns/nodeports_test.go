@@ -31,8 +31,8 @@ endpoints: [{addresses: ["POD"], nodeName: me, conditions: {ready: true}}]
 `
 
 // TestNodePortAddresses: a program of the node that has a node port's number, on an address on
-// which node ports do not answer, is reached by everyone, whether the Service has endpoints or not;
-// and what the kernel prints of such rules is no drift.
+// which node ports do not answer, is reached by everyone, whether the Service has endpoints or
+// not; and what the kernel prints of such rules is no drift.
 func TestNodePortAddresses(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
@@ -78,7 +78,7 @@ func testNodePortAddresses(t *testing.T, f corev1.IPFamily) {
 		{everywhere, true, loopback, proxiertest.Node, loopback, "the program"},
 	} {
 		o := options(f)
-		o.NodePorts.Ranges = []netip.Prefix{netip.MustParsePrefix(c.ranges)}
+		nodePorts := snapshot.NodePortAddresses{Ranges: []netip.Prefix{netip.MustParsePrefix(c.ranges)}}
 		b, err := iptables.New(iptables.Config{Options: o, Tool: toolIn{w.node, detect(t, w.node, f), nil}, Log: quiet()})
 		if err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func testNodePortAddresses(t *testing.T, f corev1.IPFamily) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		proxiertest.Sync(t, b, snapshot.Build(objects.Services, objects.Slices, proxiertest.NodeView(), f))
+		proxiertest.Sync(t, b, snapshot.NewBuilder(f, nodePorts).Build(objects.Services, objects.Slices, proxiertest.NodeView()))
 		got := w.Connect(t, c.from, corev1.ProtocolTCP, c.to)
 		if (got.Verdict == proxiertest.Landed) != c.want.IsValid() || got.At != c.want {
 			t.Errorf("nodePortAddresses %s, endpoints %v, from %s to %s: %s at %s, want %s", c.ranges, c.endpoint, c.from, c.to, got.Verdict, got.At, c.otherwise)

@@ -15,9 +15,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestGlanceSeesOthersAndNotUs: one system call tells whether anyone wrote, and a few questions
+// TestQuickCheckSeesOthersAndNotUs: one system call tells whether anyone wrote, and a few questions
 // what it took away.
-func TestGlanceSeesOthersAndNotUs(t *testing.T) {
+func TestQuickCheckSeesOthersAndNotUs(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 			t.Run(variant+"/"+string(f), func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestGlanceSeesOthersAndNotUs(t *testing.T) {
 				nothing := snapshot.Build(nil, nil, proxiertest.NodeView(), f)
 				glance := func(step string, wantWritten, wantLost bool) {
 					t.Helper()
-					written, lost, err := b.Glance(t.Context())
+					written, lost, err := b.QuickCheck(t.Context())
 					if err != nil || written != wantWritten || (lost != "") != wantLost {
 						t.Errorf("%s: written %v, lost %q, %v", step, written, lost, err)
 					}
@@ -55,15 +55,15 @@ func TestGlanceSeesOthersAndNotUs(t *testing.T) {
 	}
 }
 
-// BenchmarkGlance is what steady state costs each second.
-func BenchmarkGlance(b *testing.B) {
+// BenchmarkQuickCheck is what steady state costs each second.
+func BenchmarkQuickCheck(b *testing.B) {
 	for _, variant := range []string{"nft", "legacy"} {
 		b.Run(variant, func(b *testing.B) {
 			needRoot(b)
 			useVariant(b, variant)
 			p := detect(b, newNS(b), corev1.IPv4Protocol)
 			for b.Loop() {
-				if _, _, err := p.Mark(); err != nil {
+				if _, _, err := p.Generation(); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -111,7 +111,7 @@ func TestInsertedRulesAreNoDrift(t *testing.T) {
 		svcs, sls := many(150)
 		for _, n := range []int{120, 123, 150, 110, 111} {
 			proxiertest.Sync(t, b, snapshot.Build(svcs[:n], sls, proxiertest.NodeView(), corev1.IPv4Protocol))
-			if written, lost, err := b.Glance(t.Context()); written || lost != "" || err != nil {
+			if written, lost, err := b.QuickCheck(t.Context()); written || lost != "" || err != nil {
 				t.Errorf("%s: after %d Services: written %v, lost %q, %v", variant, n, written, lost, err)
 			}
 		}

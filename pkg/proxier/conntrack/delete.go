@@ -1,7 +1,6 @@
-// Package conntrack is EDGE: it deletes the UDP flows that rules of the past
-// keep alive. plan.go, which says which those are, is PURE. It reads and
-// deletes entries of the kernel's connection tracking through netlink, and
-// changes nothing else.
+// Package conntrack is EDGE: it deletes UDP flows whose translation is outdated;
+// plan.go, which says which those are, is PURE. It reads and deletes entries of the
+// kernel's connection tracking through netlink, and changes nothing else.
 package conntrack
 
 import (
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,18 +22,16 @@ import (
 type Config struct {
 	Family corev1.IPFamily
 	Log    *slog.Logger
-	// NodePorts say on which addresses node ports answer: flows to others are of other programs.
-	NodePorts snapshot.NodePortAddresses
 	// Now is the clock.
 	Now func() time.Time
-	// Portals are those of the rules that this process found; may be nil.
-	Portals func() []snapshot.Portal
-	// Done is told of each pass over the kernel's table; may be nil.
+	// Found are the frontends of UDP in the rules that this process took over; may be nil.
+	Found func() []snapshot.Frontend
+	// Done is called after each pass over the kernel's table; may be nil.
 	Done func(deleted int, took time.Duration)
 }
 
 // Cleaner is a proxier.Observer: after each sync that changed a UDP port it
-// goes over the kernel's table once.
+// searches the kernel's table once.
 type Cleaner struct{ c Config }
 
 // New checks the configuration; it does nothing yet.
@@ -55,16 +51,11 @@ func (c *Cleaner) Synced(_ context.Context, prev, now *snapshot.Snapshot) error 
 	if c.c.Family == corev1.IPv6Protocol {
 		family = unix.AF_INET6
 	}
-	local, err := localAddresses(int(family))
-	if err != nil {
-		return fmt.Errorf("listing this node's addresses: %w", err)
-	}
 	past := Past{Snapshot: prev}
-	if prev == nil && c.c.Portals != nil {
-		past.Portals = c.c.Portals()
+	if prev == nil && c.c.Found != nil {
+		past.Frontends = c.c.Found()
 	}
-	places := c.c.NodePorts.At(c.c.Family, now.Node)
-	plan := NewPlan(past, now, slices.DeleteFunc(local, func(a netip.Addr) bool { return !places.Has(a) }))
+	plan := NewPlan(past, now)
 	if plan.Empty() {
 		return nil
 	}
@@ -72,29 +63,15 @@ func (c *Cleaner) Synced(_ context.Context, prev, now *snapshot.Snapshot) error 
 	deleted, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, matcher{plan})
 	took := c.c.Now().Sub(begin)
 	if err != nil {
-		return fmt.Errorf("deleting stale UDP flows (is the kernel module nf_conntrack_netlink there?): %w", err)
+		return fmt.Errorf("deleting stale UDP flows (is the kernel module nf_conntrack_netlink loaded?): %w", err)
 	}
 	if deleted > 0 {
-		c.c.Log.Info("deleted stale UDP flows", "family", c.c.Family, "flows", deleted, "took", took)
+		c.c.Log.Info("Deleted stale UDP flows", "family", c.c.Family, "flows", deleted, "took", took)
 	}
 	if c.c.Done != nil {
 		c.c.Done(int(deleted), took)
 	}
 	return nil
-}
-
-func localAddresses(family int) ([]netip.Addr, error) {
-	list, err := netlink.AddrList(nil, family)
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.Addr
-	for _, a := range list {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			out = append(out, addr.Unmap())
-		}
-	}
-	return out, nil
 }
 
 // matcher is the plan for netlink's own loop over the table.

@@ -9,19 +9,19 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// Flow is one UDP flow of conntrack: where it was sent, and who answers.
+// Flow is one UDP flow of conntrack: where the client sent it, and who answers.
 type Flow struct {
 	OrigDst, ReplySrc netip.AddrPort
 }
 
-// Plan knows which flows are stale: those sent to a Service's address and
-// translated to an endpoint that does not serve, or not translated though there are
-// endpoints now. Unlike TCP, nothing would end them: a client that goes on
-// sending keeps them alive, and no packet of them meets the new rules.
+// Plan knows which flows are stale: those sent to a Service's address that were
+// translated to an endpoint which does not serve, or not translated although there
+// are endpoints now. Unlike with TCP, nothing ends them: a client that goes on
+// sending keeps them alive, and their packets never traverse the new rules.
 //
-// It is made from the whole desired state, Services without endpoints and
-// those that are gone included (kubernetes/kubernetes #139628). Policies and
-// topology do not matter: they choose for new flows only.
+// It is made from the whole desired state, including Services without endpoints and
+// deleted ones (kubernetes/kubernetes #139628). Policies and topology do not matter:
+// they choose for new flows only.
 type Plan struct {
 	addresses map[netip.AddrPort]map[netip.AddrPort]bool // address of a Service → serving endpoints
 	nodePorts map[uint16]map[netip.AddrPort]bool
@@ -30,24 +30,23 @@ type Plan struct {
 
 // Past is what is known of the time before now.
 type Past struct {
-	// Snapshot is the one before; nil: there was none.
+	// Snapshot is the previous one; nil: there was none.
 	Snapshot *snapshot.Snapshot
-	// Portals were in the kernel's rules when this process began: Services may
-	// have been deleted while none ran, and then nothing else names them.
-	Portals []snapshot.Portal
+	// Frontends were in the kernel's rules when this process started: nothing
+	// else names Services that were deleted while no agent ran.
+	Frontends []snapshot.Frontend
 }
 
-// NewPlan makes the plan for now. Addresses that the past had and now has not
-// belong to a Service that is gone. local are the node's own addresses on which
-// node ports answer: flows through it to other hosts' ports are none of ours, nor
-// those to other programs here.
-func NewPlan(past Past, now *snapshot.Snapshot, local []netip.Addr) *Plan {
+// NewPlan makes the plan for now. Addresses that only the past had belong to a
+// deleted Service. Flows to a node port count only if they go to one of the
+// addresses on which node ports answer: others go to other hosts or programs.
+func NewPlan(past Past, now *snapshot.Snapshot) *Plan {
 	p := &Plan{
 		addresses: map[netip.AddrPort]map[netip.AddrPort]bool{},
 		nodePorts: map[uint16]map[netip.AddrPort]bool{},
 		local:     map[netip.Addr]bool{},
 	}
-	for _, a := range local {
+	for _, a := range now.NodePortAddresses() {
 		p.local[a] = true
 	}
 	for port := range udpPorts(now) {
@@ -64,30 +63,30 @@ func NewPlan(past Past, now *snapshot.Snapshot, local []netip.Addr) *Plan {
 			p.add(port, nil)
 		}
 	}
-	for _, portal := range past.Portals {
-		p.bury(portal)
+	for _, f := range past.Frontends {
+		p.addDeleted(f)
 	}
 	return p
 }
 
-// bury takes note of an address, or of a node port, unless a Service has it now.
-func (p *Plan) bury(portal snapshot.Portal) {
-	if portal.Protocol != corev1.ProtocolUDP {
+// addDeleted adds an address, or a node port, without endpoints, unless a Service has it now.
+func (p *Plan) addDeleted(f snapshot.Frontend) {
+	if f.Protocol != corev1.ProtocolUDP {
 		return
 	}
-	if portal.Addr == (netip.Addr{}) {
-		if _, known := p.nodePorts[portal.Port]; !known {
-			p.nodePorts[portal.Port] = nil
+	if f.Addr == (netip.Addr{}) {
+		if _, known := p.nodePorts[f.Port]; !known {
+			p.nodePorts[f.Port] = nil
 		}
 		return
 	}
-	at := netip.AddrPortFrom(portal.Addr, portal.Port)
+	at := netip.AddrPortFrom(f.Addr, f.Port)
 	if _, known := p.addresses[at]; !known {
 		p.addresses[at] = nil
 	}
 }
 
-// add sets what stands behind a port's addresses, unless that is known.
+// add sets the endpoints behind a port's addresses, unless they are known.
 func (p *Plan) add(port *snapshot.Port, serving map[netip.AddrPort]bool) {
 	for _, a := range slices.Concat([]netip.Addr{port.ClusterIP}, port.LoadBalancerIPs, port.ExternalIPs) {
 		at := netip.AddrPortFrom(a, port.Port)

@@ -41,12 +41,12 @@ func snapshotOf(t *testing.T, text string) *snapshot.Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return snapshot.Build(objects.Services, objects.Slices, snapshot.Node{Name: "me"}, corev1.IPv4Protocol)
+	n := snapshot.Node{Name: "me", Local: []netip.Addr{netip.MustParseAddr("192.168.77.2")}}
+	return snapshot.Build(objects.Services, objects.Slices, n, corev1.IPv4Protocol)
 }
 
 func TestStale(t *testing.T) {
 	full, none, gone := snapshotOf(t, svcDNS+twoEndpoints), snapshotOf(t, svcDNS), snapshotOf(t, "")
-	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
 	for _, c := range []struct {
 		name      string
 		prev, now *snapshot.Snapshot
@@ -72,18 +72,17 @@ func TestStale(t *testing.T) {
 		{"deleted Service, node port", full, gone, "192.168.77.2:30053", "10.244.1.1:5353", true},
 		{"nothing of ours", full, gone, "8.8.8.8:53", "8.8.8.8:53", false},
 	} {
-		plan := NewPlan(Past{Snapshot: c.prev}, c.now, local)
+		plan := NewPlan(Past{Snapshot: c.prev}, c.now)
 		if got := plan.Stale(Flow{netip.MustParseAddrPort(c.dst), netip.MustParseAddrPort(c.src)}); got != c.stale {
 			t.Errorf("%s: stale is %v, want %v", c.name, got, c.stale)
 		}
 	}
 }
 
-// TestStalePortals: what only the kernel's rules knew of.
-func TestStalePortals(t *testing.T) {
+// TestStaleFrontends: what only the kernel's rules knew of.
+func TestStaleFrontends(t *testing.T) {
 	full, gone := snapshotOf(t, svcDNS+twoEndpoints), snapshotOf(t, "")
-	local := []netip.Addr{netip.MustParseAddr("192.168.77.2")}
-	portals := []snapshot.Portal{
+	frontends := []snapshot.Frontend{
 		{Protocol: corev1.ProtocolUDP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 53},
 		{Protocol: corev1.ProtocolUDP, Port: 30053},
 		{Protocol: corev1.ProtocolTCP, Addr: netip.MustParseAddr("10.96.0.11"), Port: 53},
@@ -105,7 +104,7 @@ func TestStalePortals(t *testing.T) {
 		{"address of TCP", gone, "10.96.0.11:53", "10.244.1.1:5353", false},
 		{"node port of TCP", gone, "192.168.77.2:30055", "10.244.1.1:5353", false},
 	} {
-		plan := NewPlan(Past{Portals: portals}, c.now, local)
+		plan := NewPlan(Past{Frontends: frontends}, c.now)
 		if got := plan.Stale(Flow{netip.MustParseAddrPort(c.dst), netip.MustParseAddrPort(c.src)}); got != c.stale {
 			t.Errorf("%s: stale is %v, want %v", c.name, got, c.stale)
 		}

@@ -1,8 +1,8 @@
 // Package healthcheck is EDGE: it answers load balancers that ask whether this
 // node has local endpoints of a Service (healthCheckNodePort), with one HTTP
 // server for each such Service, family and address. It learns of them as a
-// proxier.Observer, and alone listens on those ports, on the addresses that node
-// ports answer on.
+// proxier.Observer. It alone listens on those ports, on the addresses on which node
+// ports answer.
 package healthcheck
 
 import (
@@ -36,19 +36,14 @@ type Config struct {
 	Log *slog.Logger
 	// Healthy says whether the services half keeps up (proxier.Health.Healthy).
 	Healthy func() bool
-	// NodePorts say on which addresses to listen.
-	NodePorts snapshot.NodePortAddresses
-	// Addresses are the machine's own; asked for where NodePorts are not all of them.
-	Addresses func() ([]netip.Addr, error)
 	// Listen is net.ListenConfig.Listen.
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
-	// Failed is told once of each port that cannot be opened; may be nil.
+	// Failed is called once for each port that cannot be opened; may be nil.
 	Failed func(name types.NamespacedName, port uint16, err error)
 }
 
-// Server holds the listeners. Its life: Synced opens and closes them; what
-// cannot be opened is told, and tried again by Run until it is; Run closes all at
-// its end.
+// Server holds the listeners. Its life: Synced opens and closes them; Run tries
+// again to open those that could not be opened, and closes all at its end.
 type Server struct {
 	c       Config
 	serving sync.WaitGroup
@@ -62,8 +57,8 @@ type Server struct {
 
 // wanted is what one family's snapshot asks for.
 type wanted struct {
-	services map[uint16]local
-	places   snapshot.Places
+	services  map[uint16]local
+	addresses []netip.Addr // to listen on
 }
 
 // local is one Service, and how many endpoints it has here.
@@ -90,13 +85,13 @@ func (p place) compare(o place) int {
 
 // New checks the configuration; it does nothing yet.
 func New(c Config) (*Server, error) {
-	if c.Log == nil || c.Healthy == nil || c.Addresses == nil || c.Listen == nil {
-		return nil, errors.New("making the health check server: Log, Healthy, Addresses and Listen are needed")
+	if c.Log == nil || c.Healthy == nil || c.Listen == nil {
+		return nil, errors.New("making the health check server: Log, Healthy and Listen are needed")
 	}
 	return &Server{c: c, wanted: map[corev1.IPFamily]wanted{}, listeners: map[place]listening{}, failed: map[place]error{}}, nil
 }
 
-// Run tries again what could not be opened until ctx is done, then closes all listeners.
+// Run tries again to open what could not be opened until ctx is done, then closes all listeners.
 func (s *Server) Run(ctx context.Context) error {
 	again := time.NewTicker(retry)
 	defer again.Stop()
@@ -106,7 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-again.C:
 			s.mu.Lock()
 			if len(s.failed) > 0 {
-				s.settle(ctx)
+				s.listen(ctx)
 			}
 			s.mu.Unlock()
 		}
@@ -123,7 +118,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Synced implements proxier.Observer.
 func (s *Server) Synced(ctx context.Context, _, now *snapshot.Snapshot) error {
-	w := wanted{services: map[uint16]local{}, places: s.c.NodePorts.At(now.Family, now.Node)}
+	w := wanted{services: map[uint16]local{}, addresses: addresses(now)}
 	for _, svc := range now.Services {
 		if n := svc.HealthCheckNodePort; n != 0 && w.services[n].name.Name == "" {
 			w.services[n] = local{types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, svc.LocalReady}
@@ -132,20 +127,8 @@ func (s *Server) Synced(ctx context.Context, _, now *snapshot.Snapshot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wanted[now.Family] = w
-	s.settle(ctx)
+	s.listen(ctx)
 	return nil
-}
-
-// AddressesChanged has the machine's addresses looked at again.
-func (s *Server) AddressesChanged(ctx context.Context) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, w := range s.wanted {
-		if !w.places.All && len(w.services) > 0 {
-			s.settle(ctx)
-			return
-		}
-	}
 }
 
 // Problems names the ports that cannot be opened, for a status.
@@ -159,21 +142,15 @@ func (s *Server) Problems() []string {
 	return out
 }
 
-// settle opens and closes listeners, so that they are those that are wanted.
-func (s *Server) settle(ctx context.Context) {
+// listen opens and closes listeners, so that exactly the wanted ones are open.
+func (s *Server) listen(ctx context.Context) {
 	if s.ended {
 		return
 	}
 	want := map[place]types.NamespacedName{}
 	for f, w := range s.wanted {
-		addresses, err := s.addresses(f, w)
-		if err != nil {
-			s.unknown(f, err, want)
-			continue
-		}
-		delete(s.failed, place{family: f})
 		for n, svc := range w.services {
-			for _, a := range addresses {
+			for _, a := range w.addresses {
 				want[place{f, netip.AddrPortFrom(a, n)}] = svc.name
 			}
 		}
@@ -183,7 +160,7 @@ func (s *Server) settle(ctx context.Context) {
 			s.close(p)
 		}
 	}
-	maps.DeleteFunc(s.failed, func(p place, _ error) bool { _, ok := want[p]; return !ok && p.at.IsValid() })
+	maps.DeleteFunc(s.failed, func(p place, _ error) bool { _, ok := want[p]; return !ok })
 	for _, p := range slices.SortedFunc(maps.Keys(want), place.compare) {
 		if _, ok := s.listeners[p]; !ok {
 			s.open(ctx, p, want[p])
@@ -191,34 +168,16 @@ func (s *Server) settle(ctx context.Context) {
 	}
 }
 
-// unknown leaves a family as it is while the machine's addresses cannot be told.
-func (s *Server) unknown(f corev1.IPFamily, err error, want map[place]types.NamespacedName) {
-	for p := range s.listeners {
-		if svc, ok := s.wanted[f].services[p.at.Port()]; ok && p.family == f {
-			want[p] = svc.name
-		}
-	}
-	if s.failed[place{family: f}] == nil {
-		s.c.Log.Error("health check node ports stay on the addresses that they have", "family", f, "error", err, "retryIn", retry)
-	}
-	s.failed[place{family: f}] = fmt.Errorf("opening health check node ports: %w", err)
-}
-
 // addresses are those to listen on. Link-local ones are left out: they mean nothing without an
 // interface.
-func (s *Server) addresses(f corev1.IPFamily, w wanted) ([]netip.Addr, error) {
+func addresses(now *snapshot.Snapshot) []netip.Addr {
 	switch {
-	case len(w.services) == 0:
-		return nil, nil
-	case !w.places.All:
-		all, err := s.c.Addresses()
-		return slices.DeleteFunc(all, func(a netip.Addr) bool {
-			return a.Is4() != (f == corev1.IPv4Protocol) || a.IsLinkLocalUnicast() || !w.places.Has(a)
-		}), err
-	case f == corev1.IPv6Protocol:
-		return []netip.Addr{netip.IPv6Unspecified()}, nil
+	case !now.NodePorts.All:
+		return slices.DeleteFunc(now.NodePortAddresses(), netip.Addr.IsLinkLocalUnicast)
+	case now.Family == corev1.IPv6Protocol:
+		return []netip.Addr{netip.IPv6Unspecified()}
 	}
-	return []netip.Addr{netip.IPv4Unspecified()}, nil
+	return []netip.Addr{netip.IPv4Unspecified()}
 }
 
 func (s *Server) open(ctx context.Context, at place, name types.NamespacedName) {
@@ -232,7 +191,7 @@ func (s *Server) open(ctx context.Context, at place, name types.NamespacedName) 
 		return
 	}
 	if s.failed[at] != nil {
-		s.c.Log.Info("a health check node port is served now", "at", at.at, "service", name)
+		s.c.Log.Info("Serving a health check node port that could not be opened before", "address", at.at, "service", name)
 		delete(s.failed, at)
 	}
 	server := &http.Server{
@@ -253,14 +212,14 @@ func (s *Server) open(ctx context.Context, at place, name types.NamespacedName) 
 	})
 }
 
-// fail tells of a place that is not served, once.
+// fail notes that a place is not served; it is logged once.
 func (s *Server) fail(at place, name types.NamespacedName, err error) {
 	known := s.failed[at] != nil
 	s.failed[at] = fmt.Errorf("opening health check node port %d of Service %q: %w", at.at.Port(), name, err)
 	if known {
 		return
 	}
-	s.c.Log.Error("a health check node port is not served", "at", at.at, "service", name, "error", err, "retryIn", retry)
+	s.c.Log.Error("Opening a health check node port failed", "address", at.at, "service", name, "err", err, "retryIn", retry)
 	if s.c.Failed != nil {
 		s.c.Failed(name, at.at.Port(), err)
 	}
@@ -268,11 +227,11 @@ func (s *Server) fail(at place, name types.NamespacedName, err error) {
 
 func (s *Server) close(p place) {
 	_ = s.listeners[p].server.Close()
-	_ = s.listeners[p].listener.Close() // which the server does not know yet if it has just begun
+	_ = s.listeners[p].listener.Close() // the server does not know it yet if it has just begun
 	delete(s.listeners, p)
 }
 
-// body is the answer as cloud load balancers and people know it.
+// body is the answer in kube-proxy's format.
 type body struct {
 	Service        serviceName `json:"service"`
 	LocalEndpoints int         `json:"localEndpoints"`

@@ -2,7 +2,6 @@ package healthcheck
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,13 +23,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// machine has addresses to listen on; those in busy are another program's.
+// machine is a machine to listen on; another program has the addresses in busy.
 type machine struct {
-	mu        sync.Mutex
-	addresses []string
-	open      map[string]*pipe
-	busy      map[string]bool
-	failed    []string
+	mu     sync.Mutex
+	open   map[string]*pipe
+	busy   map[string]bool
+	failed []string
 }
 
 // pipe is a listener whose clients are in the same process.
@@ -75,25 +73,6 @@ func (m *machine) listen(_ context.Context, network, address string) (net.Listen
 	return p, nil
 }
 
-func (m *machine) list() ([]netip.Addr, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.addresses == nil {
-		return nil, errors.New("no buffer space")
-	}
-	var out []netip.Addr
-	for _, a := range m.addresses {
-		out = append(out, netip.MustParseAddr(a))
-	}
-	return out, nil
-}
-
-func (m *machine) set(addresses ...string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.addresses = addresses
-}
-
 func (m *machine) listening() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -126,11 +105,11 @@ func (m *machine) get(t *testing.T, at string) (code int, body string, weight st
 }
 
 // begin runs a server on a machine in a synctest bubble.
-func begin(t *testing.T, m *machine, nodePorts snapshot.NodePortAddresses, healthy func() bool) *Server {
+func begin(t *testing.T, m *machine, healthy func() bool) *Server {
 	t.Helper()
 	m.open = map[string]*pipe{}
 	s, err := New(Config{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Healthy: healthy, NodePorts: nodePorts, Addresses: m.list, Listen: m.listen,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Healthy: healthy, Listen: m.listen,
 		Failed: func(name types.NamespacedName, port uint16, err error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -158,7 +137,7 @@ func begin(t *testing.T, m *machine, nodePorts snapshot.NodePortAddresses, healt
 func always() bool { return true }
 
 func snapshotOf(f corev1.IPFamily, ready int, ports ...uint16) *snapshot.Snapshot {
-	out := &snapshot.Snapshot{Family: f, Node: snapshot.Node{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}}
+	out := &snapshot.Snapshot{Family: f, NodePorts: snapshot.Places{All: true}, Node: snapshot.Node{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}}
 	for _, n := range ports {
 		out.Services = append(out.Services, &snapshot.Service{Namespace: "ns", Name: fmt.Sprint("s", n), HealthCheckNodePort: n, LocalReady: ready})
 	}
@@ -177,7 +156,7 @@ func (s *Server) sync(t *testing.T, snaps ...*snapshot.Snapshot) {
 func TestAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, healthy := &machine{}, true
-		s := begin(t, m, snapshot.NodePortAddresses{}, func() bool { return healthy })
+		s := begin(t, m, func() bool { return healthy })
 		for _, c := range []struct {
 			local   int
 			healthy bool
@@ -215,41 +194,32 @@ func TestAnswers(t *testing.T) {
 func TestListensWhereNodePortsAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{}
-		m.set("127.0.0.1", "192.0.2.7", "10.1.0.1", "::1", "2001:db8::7", "fe80::1")
+		s := begin(t, m, always)
 		ranges := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fe80::/10")}
-		s := begin(t, m, snapshot.NodePortAddresses{Ranges: ranges}, always)
-		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000), snapshotOf(corev1.IPv6Protocol, 1, 32000))
-		want := func(when, want string) {
-			t.Helper()
-			if got := m.listening(); got != want {
-				t.Errorf("%s there listens %s, want %s", when, got, want)
+		for _, c := range []struct {
+			nodePorts snapshot.NodePortAddresses
+			machine   []string
+			want      string
+		}{
+			{
+				snapshot.NodePortAddresses{Ranges: ranges}, []string{"127.0.0.1", "192.0.2.7", "10.1.0.1", "::1", "2001:db8::7", "fe80::1"},
+				"tcp4 192.0.2.7:32000, tcp6 [2001:db8::7]:32000",
+			},
+			{snapshot.NodePortAddresses{Ranges: ranges}, []string{"127.0.0.1", "192.0.2.7", "192.0.2.8", "::1"}, "tcp4 192.0.2.7:32000, tcp4 192.0.2.8:32000"},
+			{snapshot.NodePortAddresses{Ranges: ranges}, []string{"192.0.2.8"}, "tcp4 192.0.2.8:32000"},
+			{snapshot.NodePortAddresses{Primary: true}, []string{"127.0.0.1", "192.0.2.7", "10.1.0.1"}, "tcp4 192.0.2.7:32000"},
+		} {
+			for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+				now := snapshotOf(f, 1, 32000)
+				for _, a := range c.machine {
+					now.Node.Local = append(now.Node.Local, netip.MustParseAddr(a))
+				}
+				now.NodePorts = c.nodePorts.At(f, now.Node)
+				s.sync(t, now)
 			}
-		}
-		want("at first", "tcp4 192.0.2.7:32000, tcp6 [2001:db8::7]:32000")
-		m.set("127.0.0.1", "192.0.2.7", "192.0.2.8", "::1")
-		s.AddressesChanged(t.Context())
-		want("after one came and one went", "tcp4 192.0.2.7:32000, tcp4 192.0.2.8:32000")
-		m.set()
-		s.AddressesChanged(t.Context())
-		want("while addresses cannot be listed", "tcp4 192.0.2.7:32000, tcp4 192.0.2.8:32000")
-		if got := s.Problems(); len(got) != 2 {
-			t.Errorf("addresses cannot be listed, and the status says %q", got)
-		}
-		m.set("192.0.2.8")
-		time.Sleep(retry)
-		synctest.Wait()
-		want("after they can be listed again", "tcp4 192.0.2.8:32000")
-		if got := s.Problems(); len(got) != 0 {
-			t.Errorf("nothing is wrong any more, and the status says %q", got)
-		}
-	})
-	synctest.Test(t, func(t *testing.T) {
-		m := &machine{}
-		m.set("127.0.0.1", "192.0.2.7", "10.1.0.1")
-		s := begin(t, m, snapshot.NodePortAddresses{Primary: true}, always)
-		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000))
-		if got := m.listening(); got != "tcp4 192.0.2.7:32000" {
-			t.Errorf("with nodePortAddresses primary there listens %s", got)
+			if got := m.listening(); got != c.want {
+				t.Errorf("on a machine with %v, %+v: there listens %s, want %s", c.machine, c.nodePorts, got, c.want)
+			}
 		}
 	})
 }
@@ -259,7 +229,7 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 func TestABusyPortIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{busy: map[string]bool{"tcp4 0.0.0.0:32000": true}}
-		s := begin(t, m, snapshot.NodePortAddresses{}, always)
+		s := begin(t, m, always)
 		s.sync(t, snapshotOf(corev1.IPv4Protocol, 1, 32000, 32001))
 		if got := m.listening(); got != "tcp4 0.0.0.0:32001" {
 			t.Errorf("beside the busy one there listens %s", got)

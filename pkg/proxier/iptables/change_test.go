@@ -80,19 +80,19 @@ func TestAServiceBecomesAnother(t *testing.T) {
 		for from := range lives {
 			for to := range lives {
 				k, fresh := fakekernel.New(f), fakekernel.New(f)
-				builder, b := snapshot.NewBuilder(f), backend(k)
+				builder, b := snapshot.NewBuilder(f, snapshot.NodePortAddresses{}), backend(k)
 				for _, life := range []string{lives[from], lives[to]} {
 					objects, err := snapshottest.Parse([]byte("kind: Service\nmetadata: {name: s, namespace: ns}\nspec:" + life + livesSlices))
 					if err != nil {
 						t.Fatal(err)
 					}
-					if err := b.Sync(t.Context(), builder.Build(objects.Services, objects.Slices, testNode)); err != nil {
+					if err := b.Sync(t.Context(), builder.Build(objects.Services, objects.Slices, snapshottest.Node())); err != nil {
 						t.Fatal(err)
 					}
 					if life != lives[to] {
 						continue
 					}
-					if err := backend(fresh).Sync(t.Context(), snapshot.Build(objects.Services, objects.Slices, testNode, f)); err != nil {
+					if err := backend(fresh).Sync(t.Context(), snapshot.Build(objects.Services, objects.Slices, snapshottest.Node(), f)); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -1,11 +1,10 @@
-// Package iptables is EDGE: the services backend over iptables. It reads a
-// snapshot.Snapshot and the kernel's own iptables-save, and alone writes the
-// chains KUBE-* of kube-proxy and the jumps to them; it never touches another
-// program's chain or rule.
+// Package iptables is EDGE: the services backend over iptables. It reads a snapshot.Snapshot and
+// the text of iptables-save, and alone writes kube-proxy's chains KUBE-* and the jumps to them; it
+// never touches another program's chain or rule.
 //
-// render.go, chains.go, service.go, diff.go and parse.go are PURE: Snapshot →
-// Ruleset → difference to what was applied. restore.go applies: one
-// iptables-restore a sync, which the kernel takes whole or not at all for each
-// table. Chain names, the mark and the hooks are those of kube-proxy, since other
-// programs read them (kubernetes/kubernetes pkg/proxy/iptables, v1.36).
+// Package rules, which is PURE, decides what the rules are. A Backend renders each snapshot with
+// it and leaves out ports that the kernel refuses; an Engine keeps any Ruleset in the kernel, by
+// one iptables-restore a change, which the kernel takes whole or not at all for each table; a
+// Program is the iptables of this machine. A backend that needs a few fixed rules uses an Engine
+// of its own.
 package iptables

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile is the file that iptables-legacy holds while it works.
+// lockFile is the file that iptables-legacy locks while it works.
 func lockFile() string {
 	if path := os.Getenv("XTABLES_LOCKFILE"); path != "" {
 		return path
@@ -18,8 +18,7 @@ func lockFile() string {
 	return "/run/xtables.lock"
 }
 
-// lockHolder names the process that holds the xtables lock, for an error
-// message; empty: not known.
+// lockHolder names the process that holds the xtables lock, for an error message; empty: unknown.
 func lockHolder() string {
 	var stat unix.Stat_t
 	if err := unix.Stat(lockFile(), &stat); err != nil {
@@ -40,9 +39,9 @@ func lockHolder() string {
 	return fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(name)))
 }
 
-// holderOf finds the process of a file's lock in the text of /proc/locks, whose
-// lines are "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF" and, of those
-// that wait, "1: -> FLOCK …" (proc_locks(5)); 0: nobody.
+// holderOf finds the process that holds the lock of a file in the text of /proc/locks. Its lines
+// are "1: FLOCK ADVISORY WRITE 1234 fe:00:5678 0 EOF" and, for processes that wait, "1: -> FLOCK
+// …" (proc_locks(5)); 0: nobody.
 func holderOf(locks string, major, minor uint32, inode uint64) int {
 	file := fmt.Sprintf("%02x:%02x:%d", major, minor, inode)
 	for _, line := range strings.Split(locks, "\n") {

@@ -1,6 +1,8 @@
 package iptables
 
-import "testing"
+import (
+	"testing"
+)
 
 func TestHolderOf(t *testing.T) {
 	const locks = `1: POSIX  ADVISORY  WRITE 11 00:17:900 0 EOF

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/clip"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 )
 
 const (
@@ -41,45 +42,27 @@ const (
 
 // Program is the iptables programs of one family and variant.
 type Program struct {
-	ipt           *goiptables.IPTables // nil: not asked what it can do
+	ipt           *goiptables.IPTables // nil: its features are not known
 	path, number  string
 	save, restore string
 	ipv6          bool
 	// Variant is nf_tables or legacy.
 	Variant string
 
-	asking sync.Mutex
-	socket *netlink.Conn // for generation; nil: not open
+	mu     sync.Mutex
+	socket *netlink.Conn // for Generation; nil: not open
 }
 
-// RefusedError is what iptables-restore said when it took nothing.
-type RefusedError struct {
-	// Line of its input that it names, from 1; 0: none.
-	Line int
-	// Rule is what stands there.
-	Rule string
-	// Said is its standard error.
-	Said string
-}
-
-// Error is what the program said.
-func (e *RefusedError) Error() string {
-	if e.Rule == "" {
-		return "iptables-restore refused: " + e.Said
-	}
-	return fmt.Sprintf("iptables-restore refused %q: %s", e.Rule, e.Said)
-}
-
-// RandomFully says whether MASQUERADE --random-fully is known; only Detect finds out.
+// RandomFully says whether MASQUERADE --random-fully is supported; only Detect finds out.
 func (p *Program) RandomFully() bool { return p.ipt != nil && p.ipt.HasRandomFully() }
 
 // Version is like "1.8.9 (nf_tables)".
 func (p *Program) Version() string { return fmt.Sprintf("%s (%s)", p.number, p.Variant) }
 
-// Detect finds the programs to use for a family: those whose variant holds the
-// node's Kubernetes chains already, else the first that the kernel accepts of
-// iptables, iptables-nft and iptables-legacy. It writes the chain
-// KUBE-IPTABLES-HINT into the variant it chose, and warns if both are in use.
+// Detect finds the programs to use for a family: those whose variant already holds
+// the node's Kubernetes chains, else the first of iptables, iptables-nft and
+// iptables-legacy that the kernel accepts. It writes the chain KUBE-IPTABLES-HINT
+// into that variant, and warns if both are in use.
 func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program, error) {
 	name, proto := names(f)
 	found, problems := installed(ctx, name, proto)
@@ -90,7 +73,7 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 		}
 	}
 	if len(inUse) > 1 {
-		log.Warn("both variants of iptables hold Kubernetes rules on this node; packets pass through both. Remove those that are not in use (iptables-legacy-save, iptables-nft-save)",
+		log.Warn("Packets pass through both variants of iptables, since both hold Kubernetes rules; remove those that are not in use (iptables-legacy-save, iptables-nft-save)",
 			"family", f, "using", inUse[0].Version())
 	}
 	for _, p := range append(inUse, found...) {
@@ -98,7 +81,7 @@ func Detect(ctx context.Context, f corev1.IPFamily, log *slog.Logger) (*Program,
 			problems = append(problems, fmt.Errorf("trying %q: %w", p.path, err))
 			continue
 		}
-		log.Info("found iptables", "family", f, "path", p.path, "version", p.Version())
+		log.Info("Found iptables", "family", f, "path", p.path, "version", p.Version())
 		return p, nil
 	}
 	return nil, fmt.Errorf("looking for a working %s (install the package iptables, 1.6.2 or newer): %w", name, errors.Join(problems...))
@@ -111,11 +94,11 @@ func InUse(ctx context.Context, f corev1.IPFamily) []*Program {
 	return slices.DeleteFunc(found, func(p *Program) bool { return !p.inUse(ctx) })
 }
 
-// installed are the variants that there are, the default first, and what is wrong with the others.
+// installed are the variants that exist, the default first, and what is wrong with the others.
 func installed(ctx context.Context, name string, proto goiptables.Protocol) (found []*Program, problems []error) {
 	for _, c := range []struct{ name, variant string }{{name, ""}, {name + "-nft", nfTables}, {name + "-legacy", legacy}} {
 		if slices.ContainsFunc(found, func(p *Program) bool { return p.Variant == c.variant }) {
-			continue // the default again, by its full name
+			continue // the default again, under its full name
 		}
 		p, err := open(ctx, c.name, proto)
 		if err != nil {
@@ -143,7 +126,7 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 		return nil, fmt.Errorf("finding %q: %w", name, err)
 	}
 	p := &Program{path: path, save: path + "-save", restore: path + "-restore", Variant: legacy, ipv6: proto == goiptables.ProtocolIPv6}
-	said, err := p.ask(ctx, "--version") // with a bound, which the library has not
+	said, err := p.ask(ctx, "--version") // with a timeout, which the library lacks
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +141,7 @@ func open(ctx context.Context, name string, proto goiptables.Protocol) (*Program
 	return p, nil
 }
 
-// learn asks what the program can do.
+// learn finds out which features the program has.
 func (p *Program) learn(proto goiptables.Protocol) (err error) {
 	p.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Timeout(lockSeconds), goiptables.Path(p.path))
 	return err
@@ -172,18 +155,18 @@ func (p *Program) inUse(ctx context.Context) bool {
 	for _, table := range []string{"mangle", "nat"} {
 		text, err := p.run(ctx, p.save, nil, "-t", table)
 		if err != nil {
-			return false // the kernel does not know the variant
+			return false // the kernel does not support the variant
 		}
-		if bytes.Contains(text, []byte(":"+chainHint+" ")) || bytes.Contains(text, []byte(":"+chainServices+" ")) {
+		if bytes.Contains(text, []byte(":"+rules.ChainHint+" ")) || bytes.Contains(text, []byte(":"+rules.ChainServices+" ")) {
 			return true
 		}
 	}
 	return false
 }
 
-// anyTable says whether the kernel holds any table of the legacy variant, without making one as
-// iptables-legacy-save does. It lists them in a file of the network namespace (net/ipv4/netfilter,
-// xt_table_seq).
+// anyTable says whether the kernel has any table of the legacy variant, without making one as
+// iptables-legacy-save does. The kernel lists them in a file of the network namespace
+// (net/ipv4/netfilter, xt_table_seq).
 func (p *Program) anyTable() bool {
 	file := "/proc/thread-self/net/ip_tables_names"
 	if p.ipv6 {
@@ -193,21 +176,20 @@ func (p *Program) anyTable() bool {
 	return err == nil && len(bytes.TrimSpace(names)) > 0
 }
 
-// probe writes the hint, which shows whether the kernel takes rules of this variant.
+// probe writes the hint, which shows whether the kernel accepts rules of this variant.
 func (p *Program) probe(ctx context.Context) error {
-	return p.Restore(ctx, []byte("*mangle\n:"+chainHint+" - [0:0]\nCOMMIT\n"))
+	return p.Restore(ctx, []byte("*mangle\n:"+rules.ChainHint+" - [0:0]\nCOMMIT\n"))
 }
 
-// Translates says whether the kernel takes rules that translate addresses, which not every kernel
-// does for IPv6.
+// Translates returns an error if the kernel has no table nat, as some have none for IPv6.
 func (p *Program) Translates(ctx context.Context) error {
-	if err := p.Restore(ctx, []byte("*nat\n:"+chainCanary+" - [0:0]\nCOMMIT\n")); err != nil {
+	if err := p.Restore(ctx, []byte("*nat\n:"+rules.ChainCanary+" - [0:0]\nCOMMIT\n")); err != nil {
 		return fmt.Errorf("trying table nat of %q: %w", p.path, err)
 	}
 	return nil
 }
 
-// Accounting says whether rules can count with a counter of nfnetlink_acct, which must be there.
+// Accounting returns an error if rules cannot use a counter of nfnetlink_acct, which must exist.
 func (p *Program) Accounting(ctx context.Context, counter string) error {
 	const try = "KUBE-ACCOUNTING-TRY"
 	return p.Restore(ctx, []byte("*mangle\n:"+try+" - [0:0]\n-A "+try+" -m nfacct --nfacct-name "+counter+"\nCOMMIT\n"+
@@ -233,17 +215,17 @@ func (p *Program) Restore(ctx context.Context, text []byte) error {
 	return refused
 }
 
-// Delete takes the rule out of its chain, if it is there.
-func (p *Program) Delete(ctx context.Context, j Jump) error {
-	if there, err := p.Has(ctx, j); !there || err != nil {
+// Delete removes the rule from its chain, if it exists.
+func (p *Program) Delete(ctx context.Context, j rules.Jump) error {
+	if has, err := p.Has(ctx, j); !has || err != nil {
 		return err
 	}
 	_, err := p.ask(ctx, append([]string{"-w", wait, "-t", j.Table, "-D", j.From}, j.Rule...)...)
 	return err
 }
 
-// Has says whether a rule is in its chain, or, with no Rule, whether the chain From is there.
-func (p *Program) Has(ctx context.Context, j Jump) (bool, error) {
+// Has says whether a rule is in its chain, or, with an empty Rule, whether the chain From exists.
+func (p *Program) Has(ctx context.Context, j rules.Jump) (bool, error) {
 	args := append([]string{"-w", wait, "-t", j.Table, "-C", j.From}, j.Rule...)
 	if len(j.Rule) == 0 {
 		args = []string{"-w", wait, "-t", j.Table, "-S", j.From, "1"}
@@ -251,19 +233,19 @@ func (p *Program) Has(ctx context.Context, j Jump) (bool, error) {
 	_, err := p.ask(ctx, args...)
 	var failed *exec.ExitError
 	if errors.As(err, &failed) && failed.ExitCode() <= 2 && failed.ExitCode() > 0 {
-		return false, nil // 1: not there; 2: nor is the chain that it leads to
+		return false, nil // 1: there is no such rule; 2: nor the chain that it leads to
 	}
 	return err == nil, err
 }
 
-// ask runs the program for one short question.
+// ask runs the program for something that takes no time.
 func (p *Program) ask(ctx context.Context, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return p.run(ctx, p.path, nil, args...)
 }
 
-// run returns standard output; the error holds standard error, cut to size.
+// run returns standard output; the error holds standard error, shortened.
 func (p *Program) run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()

@@ -1,7 +1,7 @@
 package iptables
 
 import (
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -9,59 +9,49 @@ import (
 )
 
 const (
-	// maxLeft bounds how many ports are left out: past it, it is not they that are wrong.
-	maxLeft = 20
-	// retryChecks is after how many Checks what was refused is tried again.
+	// maxLeftOut bounds how many ports are left out: if more are refused, the reason is another.
+	maxLeftOut = 20
+	// retryChecks is after how many Checks refused rules are tried again.
 	retryChecks = 10
 )
 
-// culprit is the port whose rule was refused; nil: it cannot be told. Its
-// name is in the rule, if iptables-restore names a line, or in what it said.
-func (b *Backend) culprit(err error, s *snapshot.Snapshot) *snapshot.Port {
-	var refused *RefusedError
-	if !errors.As(err, &refused) {
-		return nil
-	}
-	text := refused.Rule + "\n" + refused.Said
-	for _, svc := range s.Services {
-		for _, p := range svc.Ports {
-			if b.renderer.left[p] == "" && b.renderer.fragment(p).isNamed(text, p) {
-				return p
-			}
-		}
-	}
-	return nil
+// RefusedError is what iptables-restore said when it refused its input.
+type RefusedError struct {
+	// Line of the input that it names, from 1; 0: none.
+	Line int
+	// Rule is that line.
+	Rule string
+	// Said is its standard error.
+	Said string
 }
 
-// isNamed: by one of its chains, or by the comment of a rule in a chain that all share.
-func (f *fragment) isNamed(text string, p *snapshot.Port) bool {
-	if slices.ContainsFunc(f.chains, func(c Chain) bool { return strings.Contains(text, c.Name) }) {
-		return true
+// Error is what the program said.
+func (e *RefusedError) Error() string {
+	if e.Rule == "" {
+		return "iptables-restore refused: " + e.Said
 	}
-	return strings.Contains(text, `"`+p.Name+` `) || strings.Contains(text, `"`+p.Name+`"`)
+	return fmt.Sprintf("iptables-restore refused %q: %s", e.Rule, e.Said)
 }
 
-// leftOut is what Sync says of ports without rules.
+// leftOut is what Sync returns: nil if every port has rules.
 func (b *Backend) leftOut() error {
-	if len(b.renderer.left) == 0 {
+	left := b.renderer.LeftOut()
+	if len(left) == 0 {
 		return nil
 	}
 	out := &snapshot.LeftOutError{}
-	for p, why := range b.renderer.left {
+	for p, why := range left {
 		out.Problems = append(out.Problems, snapshot.Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
 	}
 	slices.SortFunc(out.Problems, func(a, b snapshot.Problem) int { return strings.Compare(a.Object, b.Object) })
 	return out
 }
 
-// tryAgain says so when it is time to try what was refused.
-func (b *Backend) tryAgain() []string {
-	if len(b.renderer.left) == 0 {
-		return nil
+// retryRefused says whether it is time to try refused rules again.
+func (b *Backend) retryRefused() bool {
+	if len(b.renderer.LeftOut()) == 0 {
+		return false
 	}
-	if b.patience--; b.patience > 0 {
-		return nil
-	}
-	b.applied = nil
-	return []string{"rules that were refused are tried again"}
+	b.patience--
+	return b.patience <= 0
 }

@@ -5,24 +5,22 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/internal/golden"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot/snapshottest"
 )
 
-// pickyTool refuses rules, as a kernel without a module does. With lines it names the line, else it
-// quotes the chain.
+// pickyTool refuses rules, as a kernel without a module does. With lines it names the line, else
+// it quotes the chain.
 type pickyTool struct {
 	fakeTool
 	refuse *regexp.Regexp
@@ -53,22 +51,22 @@ func TestRefusedRulesAreLeftOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all := manyServices(20)
+		all := snapshottest.Many(20)
 		if err := b.Sync(t.Context(), all); err != nil {
 			t.Fatal(err)
 		}
 		whole := sortedLines(k)
 		victim := all.Services[7].Ports[0]
-		chain := prefixCluster + hashed(victim.Name, "tcp")
+		chain, other := chainOf(t, all, victim), chainOf(t, all, all.Services[19].Ports[0])
 		tool.refuse = regexp.MustCompile("^-A " + chain)
-		next := manyServices(20) // other pointers: everything is rendered again
-		b.applied = nil
+		next := snapshottest.Many(20) // other pointers: everything is rendered again
+		b.Forget()
 		err = b.Sync(t.Context(), next)
 		var left *snapshot.LeftOutError
 		if !errors.As(err, &left) || len(left.Problems) != 1 || !strings.Contains(left.Error(), victim.Name+" TCP") {
 			t.Fatalf("lines %v: the Service is not named: %v", lines, err)
 		}
-		if got := k.String(); strings.Contains(got, chain) || !strings.Contains(got, prefixCluster+hashed(next.Services[19].Ports[0].Name, "tcp")) {
+		if got := k.String(); strings.Contains(got, chain) || !strings.Contains(got, other) {
 			t.Errorf("lines %v: the refused chain is there, or others are not:\n%s", lines, got)
 		}
 		if err := b.Sync(t.Context(), next); !errors.As(err, &left) {
@@ -80,6 +78,16 @@ func TestRefusedRulesAreLeftOut(t *testing.T) {
 			t.Errorf("lines %v: not whole when nothing is refused any more: %v\n%s", lines, err, golden.LineDiff(whole, sortedLines(k)))
 		}
 	}
+}
+
+// chainOf is the chain that the cluster IP of a port leads to.
+func chainOf(t *testing.T, s *snapshot.Snapshot, p *snapshot.Port) string {
+	t.Helper()
+	m := regexp.MustCompile("-d " + p.ClusterIP.String() + " .* -j (KUBE-SVC-\\S+)").FindStringSubmatch(rules.Render(s, testOptions(s.Family)).String())
+	if m == nil {
+		t.Fatalf("no chain of %s", p.Name)
+	}
+	return m[1]
 }
 
 // untilDrift: what was refused is tried again after some Checks.
@@ -101,27 +109,9 @@ func TestRefusalOfEverythingIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	var left *snapshot.LeftOutError
-	if err := b.Sync(t.Context(), manyServices(50)); err == nil || errors.As(err, &left) {
+	if err := b.Sync(t.Context(), snapshottest.Many(50)); err == nil || errors.As(err, &left) {
 		t.Errorf("got %v", err)
 	}
-}
-
-// manyServices makes n Services with an endpoint each.
-func manyServices(n int) *snapshot.Snapshot {
-	var svcs []*corev1.Service
-	var sls []*discoveryv1.EndpointSlice
-	for i := range n {
-		meta := metav1.ObjectMeta{Namespace: "ns", Name: "s" + strconv.Itoa(i), Labels: map[string]string{discoveryv1.LabelServiceName: "s" + strconv.Itoa(i)}}
-		svcs = append(svcs, &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
-			ClusterIP: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []corev1.ServicePort{{Port: 80}},
-		}})
-		port := int32(8080)
-		sls = append(sls, &discoveryv1.EndpointSlice{
-			ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: &port}},
-			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}).String()}}},
-		})
-	}
-	return snapshot.Build(svcs, sls, snapshot.Node{Name: "me"}, corev1.IPv4Protocol)
 }
 
 // sortedLines: a chain that comes back is the last one.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
+	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 )
 
@@ -62,26 +63,12 @@ func TestConformance(t *testing.T) {
 				return nil
 			})
 			o := testOptions(f)
-			o.Local = Local{CIDR: proxiertest.PodRange(f)}
+			o.Local = rules.Local{CIDR: proxiertest.PodRange(f)}
 			b, err := New(Config{Options: o, Tool: fakeTool{k}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return b, fakeWorld{k, f}
 		}})
-	}
-}
-
-// TestChainNamesAreThoseOfKubeProxy: names that its own tests and every
-// cluster show for these inputs.
-func TestChainNamesAreThoseOfKubeProxy(t *testing.T) {
-	if got := prefixCluster + hashed("ns1/svc1:p80", "tcp"); got != "KUBE-SVC-XPGD46QRK7WJZT7O" {
-		t.Error(got)
-	}
-	if got := prefixEndpoint + hashed("ns1/svc1:p80", "tcp", "10.180.0.1:80"); got != "KUBE-SEP-SXIVWICOYRO3J4NJ" {
-		t.Error(got)
-	}
-	if got := prefixCluster + hashed("default/kubernetes:https", "tcp"); got != "KUBE-SVC-NPX46M4PTMTKRN6Y" {
-		t.Error(got)
 	}
 }

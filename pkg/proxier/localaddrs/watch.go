@@ -1,6 +1,5 @@
-// Package localaddrs is EDGE: it says which address families this network
-// namespace has, lists its addresses, and tells when they change, by the
-// kernel's own notices (rtnetlink(7)). It changes nothing.
+// Package localaddrs is EDGE: it says which address families this network namespace has, lists its
+// addresses, and follows them by the kernel's notifications (rtnetlink(7)). It changes nothing.
 package localaddrs
 
 import (
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -22,10 +20,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// pause is how long after a failure it is tried again.
-const pause = 5 * time.Second
+// retry is how long Watch pauses after a failure.
+const retry = 5 * time.Second
 
-// Supports says why the kernel does no business in a family; nil: it does.
+// Supports says why the kernel cannot use a family; nil: it can.
 func Supports(f corev1.IPFamily) error {
 	if f != corev1.IPv6Protocol {
 		return nil
@@ -43,36 +41,21 @@ func Supports(f corev1.IPFamily) error {
 	return nil
 }
 
-// List returns every address of every interface, each without its zone.
-func List() ([]netip.Addr, error) {
-	found, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("listing this machine's addresses: %w", err)
-	}
-	out := make([]netip.Addr, 0, len(found))
-	for _, a := range found {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr().Unmap())
+// Watch calls changed with what List(except) returns, at once and after each change of an address,
+// until ctx ends; it returns nil then. Several changes in a row may lead to one call.
+func Watch(ctx context.Context, log *slog.Logger, except string, changed func([]netip.Addr)) error {
+	for logged := ""; ctx.Err() == nil; {
+		if err := watch(ctx, except, changed); ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
+			log.Warn("Watching this machine's addresses failed", "err", err, "retryIn", retry)
 		}
-	}
-	return out, nil
-}
-
-// Watch calls changed after an address has come or gone, and whenever that may have been missed,
-// until ctx ends; it returns nil then. Many changes may be told as one.
-func Watch(ctx context.Context, log *slog.Logger, changed func()) error {
-	for said := ""; ctx.Err() == nil; {
-		if err := watch(ctx, changed); ctx.Err() == nil && err.Error() != said {
-			said = err.Error()
-			log.Warn("Changes of this machine's addresses are not heard of at once", "err", err, "retryIn", pause)
-		}
-		_ = sleep.For(ctx, pause)
+		_ = sleep.For(ctx, retry)
 	}
 	return nil
 }
 
-// watch returns an error: that of the socket, or its end with ctx.
-func watch(ctx context.Context, changed func()) error {
+// watch returns the error that ended it; any, once ctx has ended.
+func watch(ctx context.Context, except string, changed func([]netip.Addr)) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
 	if err != nil {
 		return fmt.Errorf("opening a netlink socket for addresses: %w", err)
@@ -80,7 +63,11 @@ func watch(ctx context.Context, changed func()) error {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	defer func() { _ = conn.Close() }()
 	for {
-		changed() // the first time for what changed before
+		all, err := List(except) // first of all: what changed before the socket was open
+		if err != nil {
+			return err
+		}
+		changed(all)
 		if _, err := conn.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("receiving changes of addresses: %w", err)
 		}

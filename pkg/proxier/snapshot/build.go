@@ -15,21 +15,22 @@ import (
 // labelProxyName gives a Service or a slice to another proxy (KEP-2447).
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
-// Build makes the Snapshot of family f. The objects are only read; their
-// order does not matter. Slices belong to a Service by their label
+// Build makes the Snapshot of family f; node ports answer on all addresses. The objects are only
+// read; their order does not matter. Slices belong to a Service by their label
 // kubernetes.io/service-name.
 func Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily) *Snapshot {
-	return NewBuilder(f).Build(svcs, sls, n)
+	return NewBuilder(f, NodePortAddresses{}).Build(svcs, sls, n)
 }
 
 // Builder is Build with a memory: a Service whose object, slices and node are
 // the same pointers and values as last time is not computed again. The result
 // is the same as that of Build. It is used by one goroutine.
 type Builder struct {
-	family corev1.IPFamily
-	node   Node
-	memo   map[types.NamespacedName]*remembered
-	round  uint64
+	family    corev1.IPFamily
+	nodePorts NodePortAddresses
+	node      Node
+	memo      map[types.NamespacedName]*remembered
+	round     uint64
 }
 
 type remembered struct {
@@ -37,30 +38,30 @@ type remembered struct {
 	slices []*discoveryv1.EndpointSlice
 	out    *Service // nil: nothing of this family
 	round  uint64
-	stale  bool // a pod of it was withdrawn, or is no more
+	stale  bool // one of its pods became unready or ready
 }
 
 // NewBuilder returns an empty Builder for family f.
-func NewBuilder(f corev1.IPFamily) *Builder {
-	return &Builder{family: f, memo: map[types.NamespacedName]*remembered{}}
+func NewBuilder(f corev1.IPFamily, nodePorts NodePortAddresses) *Builder {
+	return &Builder{family: f, nodePorts: nodePorts, memo: map[types.NamespacedName]*remembered{}}
 }
 
 // Build is like the function Build.
 func (b *Builder) Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice, n Node) *Snapshot {
-	if !b.node.equal(n) {
+	if !b.node.Same(n) || !maps.Equal(b.node.Unready, n.Unready) {
 		b.forget(n)
 		b.node = n.clone()
 	}
 	b.round++
 	bySvc := groupSlices(sls, b.family)
-	out := &Snapshot{Family: b.family, Node: b.node, Services: make([]*Service, 0, len(svcs))}
+	out := &Snapshot{Family: b.family, Node: b.node, NodePorts: b.nodePorts.At(b.family, b.node), Services: make([]*Service, 0, len(svcs))}
 	for _, svc := range sorted(svcs) {
 		if made := b.one(svc, bySvc); made != nil {
 			out.Services = append(out.Services, made)
 		}
 	}
 	maps.DeleteFunc(b.memo, func(_ types.NamespacedName, r *remembered) bool { return r.round != b.round })
-	settleClaims(out)
+	resolveConflicts(out)
 	for _, svc := range out.Services {
 		out.Problems = append(out.Problems, svc.problems...)
 	}
@@ -69,11 +70,11 @@ func (b *Builder) Build(svcs []*corev1.Service, sls []*discoveryv1.EndpointSlice
 
 // forget drops what is remembered of Services to which the change to node n matters.
 func (b *Builder) forget(n Node) {
-	if !b.node.Same(n) {
+	if !b.node.chooses(n) {
 		clear(b.memo)
 		return
 	}
-	changed := func(pod types.UID) bool { return b.node.Withdrawn[pod] != n.Withdrawn[pod] }
+	changed := func(pod types.UID) bool { return b.node.Unready[pod] != n.Unready[pod] }
 	for _, r := range b.memo {
 		r.stale = r.stale || slices.ContainsFunc(r.slices, func(s *discoveryv1.EndpointSlice) bool {
 			return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return e.TargetRef != nil && changed(e.TargetRef.UID) })
@@ -93,16 +94,17 @@ func (b *Builder) one(svc *corev1.Service, bySvc map[types.NamespacedName][]*dis
 	return made
 }
 
-func (n Node) equal(o Node) bool { return n.Same(o) && maps.Equal(n.Withdrawn, o.Withdrawn) }
+// Same says whether two views of a node are equal except for Unready.
+func (n Node) Same(o Node) bool { return n.chooses(o) && slices.Equal(n.Local, o.Local) }
 
-// Same says whether two views of a node are equal but for Withdrawn.
-func (n Node) Same(o Node) bool {
+// chooses says whether two views lead to the same choices, except for Unready.
+func (n Node) chooses(o Node) bool {
 	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addresses, o.Addresses) && slices.Equal(n.PodCIDRs, o.PodCIDRs)
 }
 
 func (n Node) clone() Node {
-	n.Addresses, n.PodCIDRs = slices.Clone(n.Addresses), slices.Clone(n.PodCIDRs)
-	n.Withdrawn = maps.Clone(n.Withdrawn)
+	n.Addresses, n.Local, n.PodCIDRs = slices.Clone(n.Addresses), slices.Clone(n.Local), slices.Clone(n.PodCIDRs)
+	n.Unready = maps.Clone(n.Unready)
 	return n
 }
 
@@ -160,7 +162,7 @@ func buildService(svc *corev1.Service, sls []*discoveryv1.EndpointSlice, n Node,
 	}
 	out := &Service{Namespace: svc.Namespace, Name: svc.Name, created: svc.CreationTimestamp.Time, Triggers: triggers(sls)}
 	if svc.Spec.PublishNotReadyAddresses {
-		n.Withdrawn = nil // readiness is not what it asks for
+		n.Unready = nil // it asks for unready pods
 	}
 	common := template(svc, f, vip, &r)
 	common.NodeInSourceRanges = anyContains(common.SourceRanges, n.Addresses)

@@ -8,19 +8,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// claim is an address or node port that only one Service can have.
+// claim is an address and port, or a node port, that only one Service can have.
 type claim struct {
 	addr     netip.Addr // invalid: a node port
 	protocol corev1.Protocol
 	port     uint16
 }
 
-// settleClaims gives each address and port to one Service. Cluster IPs go
-// first, since the API server hands them out; what users write into a Service
-// (load-balancer and external IPs, KEP-1672, CVE-2020-8554) goes to the oldest,
-// so that a newcomer cannot take traffic away. Services are shared with
-// earlier snapshots: a loser is copied before it is changed.
-func settleClaims(s *Snapshot) {
+// resolveConflicts gives each address and port to one Service. Cluster IPs come
+// first, since the API server allocates them; what users write into a Service
+// (load-balancer and external IPs, KEP-1672, CVE-2020-8554) goes to the oldest
+// Service, so that a new one cannot take traffic away. Services are shared with
+// earlier snapshots, so one that loses a claim is copied before it is changed.
+func resolveConflicts(s *Snapshot) {
 	order := make([]int, 0, len(s.Services))
 	addresses := false
 	for i, svc := range s.Services {
@@ -37,7 +37,7 @@ func settleClaims(s *Snapshot) {
 		return cmp.Or(s.Services[a].created.Compare(s.Services[b].created), a-b)
 	})
 	for _, i := range order {
-		s.Services[i] = settleService(s.Services[i], owner)
+		s.Services[i] = withoutTaken(s.Services[i], owner)
 	}
 }
 
@@ -51,7 +51,8 @@ func claimClusterIPs(s *Snapshot, owner map[claim]string) {
 	}
 }
 
-func settleService(svc *Service, owner map[claim]string) *Service {
+// withoutTaken is svc without what another Service owns.
+func withoutTaken(svc *Service, owner map[claim]string) *Service {
 	r := report{object: "Service " + portName(svc.Namespace, svc.Name, "")}
 	ports := svc.Ports
 	for i, p := range svc.Ports {

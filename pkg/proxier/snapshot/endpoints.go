@@ -54,13 +54,13 @@ func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *rep
 	return out
 }
 
-// controller is the EndpointSlice controller of kube-controller-manager, which makes slices of pods
-// that a selector chooses.
+// controller is the EndpointSlice controller of kube-controller-manager, which makes slices from
+// the pods that a selector chooses.
 const controller = "endpointslice-controller.k8s.io"
 
-// fromReadiness says whether a slice's conditions are those of pods, so that this node may know
-// them sooner. In a slice that somebody else wrote, or that mirrors Endpoints, an endpoint is what
-// its author says, whatever the pod that it refers to.
+// fromReadiness says whether a slice's conditions follow the readiness of pods, which this node
+// may know sooner. In a slice that somebody else wrote, or that mirrors Endpoints, its author
+// decides about an endpoint, whatever pod it refers to.
 func fromReadiness(slice *discoveryv1.EndpointSlice) bool {
 	return slice.Labels[discoveryv1.LabelManagedBy] == controller
 }
@@ -131,12 +131,13 @@ func endpoint(in *discoveryv1.Endpoint, a netip.Addr, port uint16, n Node) Endpo
 	return out
 }
 
-// localReady leaves out withdrawn ones: load balancers may as well know at once.
+// localReady does not count endpoints that have become unready here: load balancers learn it at
+// once.
 func localReady(byPort map[portKey][]Endpoint, n Node) int {
 	seen := map[netip.Addr]bool{}
 	for _, list := range byPort {
 		for _, e := range list {
-			if e.Local && e.Ready && !n.withdrawn(e) {
+			if e.Local && e.Ready && !n.unready(e) {
 				seen[e.Addr()] = true
 			}
 		}
@@ -144,11 +145,11 @@ func localReady(byPort map[portKey][]Endpoint, n Node) int {
 	return len(seen)
 }
 
-// categorize chooses among p.Endpoints for this node: ready ones, narrowed by
+// categorize chooses among p.Endpoints for this node: ready ones, limited by
 // topology hints; where there are none, those that serve while they terminate
 // (KEP-1669), for the policies Cluster and Local separately.
 func categorize(p *Port, n Node) {
-	usable := withdraw(p.Endpoints, n)
+	usable := markUnready(p.Endpoints, n)
 	if p.UsesCluster() {
 		p.Cluster = fallback(filter(usable, nearest(usable, n)), usable, anyEndpoint)
 		p.HasEndpoints = len(p.Cluster) > 0
@@ -175,21 +176,22 @@ func fallback(chosen, from []Endpoint, eligible func(Endpoint) bool) []Endpoint 
 	return filter(from, func(e Endpoint) bool { return e.Serving && e.Terminating && eligible(e) })
 }
 
-// withdrawn says that this node knows better than the API that e is not to be used.
-func (n Node) withdrawn(e Endpoint) bool {
-	return e.Ready && e.Local && e.pod != "" && n.Withdrawn[e.pod]
+// unready says that e is ready by the API, but its pod has become unready on this node.
+func (n Node) unready(e Endpoint) bool {
+	return e.Ready && e.Local && e.pod != "" && n.Unready[e.pod]
 }
 
-// withdraw has endpoints of pods that this node knows better about count as
-// terminating: used only where no ready one is left, for each policy by itself.
-// Until the API knows, there are never fewer to use than it would choose.
-func withdraw(all []Endpoint, n Node) []Endpoint {
-	if len(n.Withdrawn) == 0 || !slices.ContainsFunc(all, n.withdrawn) {
+// markUnready makes endpoints of pods that have become unready on this node count
+// as terminating: they are used only where no ready one is left, for each policy
+// by itself. So until the API knows, traffic always has an endpoint that the API
+// would choose.
+func markUnready(all []Endpoint, n Node) []Endpoint {
+	if len(n.Unready) == 0 || !slices.ContainsFunc(all, n.unready) {
 		return all
 	}
 	out := slices.Clone(all)
 	for i := range out {
-		if n.withdrawn(out[i]) {
+		if n.unready(out[i]) {
 			out[i].Ready, out[i].Serving, out[i].Terminating = false, true, true
 		}
 	}
@@ -215,8 +217,9 @@ func nearest(all []Endpoint, n Node) func(Endpoint) bool {
 	return func(e Endpoint) bool { return e.Ready }
 }
 
-// hinted says which endpoints are meant for here; nil if there are no hints to follow. of says
-// whether there are any of the kind that is asked for, and whether this place is among them.
+// hinted says which endpoints are meant for this node or zone; nil if there are no hints to
+// follow. of says whether hints are of the kind in question, and whether this node or zone is
+// among them.
 func hinted(all []Endpoint, of func(*discoveryv1.EndpointHints) (hints, here bool)) func(Endpoint) bool {
 	some := false
 	for _, e := range all {

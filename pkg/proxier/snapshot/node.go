@@ -9,9 +9,8 @@ import (
 // autoscalerTaint is what the cluster autoscaler puts on a node that it is about to delete.
 const autoscalerTaint = "ToBeDeletedByClusterAutoscaler"
 
-// NodeOf is what the services half knows from the Node object, Withdrawn excepted. The order of
-// addresses is that of kube-proxy: internal ones go before external ones, and the first of a family
-// is its primary one.
+// NodeOf is what the Node object says: all but Local and Unready. The order of addresses is that
+// of kube-proxy: internal ones before external ones, and the first of a family is its primary one.
 func NodeOf(n *corev1.Node) Node {
 	out := Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
@@ -29,7 +28,7 @@ func NodeOf(n *corev1.Node) Node {
 	return out
 }
 
-// Eligible is false while load balancers should send nothing new to the node (KEP-3836).
+// Eligible is false while load balancers should send no new connections to the node (KEP-3836).
 func Eligible(n *corev1.Node) bool {
 	for _, t := range n.Spec.Taints {
 		if t.Key == autoscalerTaint {

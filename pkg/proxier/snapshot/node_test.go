@@ -22,7 +22,7 @@ func TestNodeOf(t *testing.T) {
 		{Type: corev1.NodeInternalIP, Address: "fd00::7"},
 	}
 	got := snapshot.NodeOf(n)
-	want := "{Name:me Zone:z1 Addresses:[10.0.0.7 fd00::7 198.51.100.7] PodCIDRs:[10.244.1.0/24 fd00:244:1::/64] Withdrawn:map[]}"
+	want := "{Name:me Zone:z1 Addresses:[10.0.0.7 fd00::7 198.51.100.7] Local:[] PodCIDRs:[10.244.1.0/24 fd00:244:1::/64] Unready:map[]}"
 	if fmt.Sprintf("%+v", got) != want {
 		t.Errorf("got  %+v\nwant %s", got, want)
 	}

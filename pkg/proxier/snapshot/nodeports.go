@@ -7,28 +7,27 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// NodePortAddresses say on which of a node's addresses node ports answer, and their health checks
-// (KubeProxyConfiguration nodePortAddresses). Whatever else listens on the node's other addresses
-// is not touched.
+// NodePortAddresses say on which of a node's addresses node ports and their health checks answer
+// (KubeProxyConfiguration nodePortAddresses). On its other addresses the same ports belong to
+// other programs.
 type NodePortAddresses struct {
-	// Ranges are of both families. A family without any has node ports on all addresses, as one
-	// with a range of all has.
+	// Ranges are of both families. In a family without ranges, node ports answer on all addresses.
 	Ranges []netip.Prefix
-	// Primary limits node ports to the node's primary address of each family; it goes before
-	// Ranges.
+	// Primary limits node ports to the node's primary address of each family; Ranges are ignored.
 	Primary bool
-	// Localhost lets node ports answer on 127.0.0.1 too, if Ranges do not exclude it. IPv6 has no
-	// such thing.
+	// Localhost makes node ports answer on 127.0.0.1, too, unless Ranges exclude it. It has no
+	// meaning in IPv6.
 	Localhost bool
 }
 
 // Places are the addresses of one node and family on which node ports answer.
 type Places struct {
-	// All: every address, but the loopback ones unless Loopback.
+	// All stands for every address, the loopback ones only if Loopback.
 	All bool
-	// Ranges, if not All, are sorted; none: nowhere. They hold loopback addresses only if Loopback.
+	// Ranges, if not All, are sorted; without any, node ports answer nowhere. They hold loopback
+	// addresses only if Loopback.
 	Ranges []netip.Prefix
-	// Loopback says that 127.0.0.1 is one.
+	// Loopback says that 127.0.0.1 is among them.
 	Loopback bool
 }
 

@@ -1,13 +1,12 @@
 // Package snapshot is PURE: it turns Services, EndpointSlices and what is known
 // of this node into one immutable Snapshot per IP family: which addresses and
-// ports exist, which endpoints stand behind each, and which of them this node
-// may use. It decides readiness, termination, topology and traffic policy, so
-// that backends only translate. It reads API objects, writes nothing, and
-// never sees the kernel.
+// ports exist, which endpoints each has, and which of them this node may use. It
+// decides readiness, termination, topology and traffic policy, so that backends
+// only translate. It reads API objects, writes nothing, and never sees the kernel.
 //
 // The input comes from anyone who may write Services or EndpointSlices, so
-// everything is validated here: what is foreign, dangerous or impossible is
-// left out and told in Problems; the rest goes on.
+// everything is validated here: what is foreign, dangerous or impossible is left
+// out and listed in Problems; the rest is programmed.
 package snapshot
 
 import (
@@ -26,14 +25,16 @@ type Node struct {
 	Name string
 	// Zone is the label topology.kubernetes.io/zone; empty: no zone hints are used.
 	Zone string
-	// Addresses are the node's own, of both families, the primary one of each first.
+	// Addresses are those of the Node object, of both families, the primary one of each first.
 	Addresses []netip.Addr
+	// Local are all addresses of the machine, of both families, sorted, as the kernel has them.
+	Local []netip.Addr
 	// PodCIDRs are the ranges of its pods, as the control plane has assigned them; often none.
 	PodCIDRs []netip.Prefix
-	// Withdrawn are pods of this node that are known here not to be ready, or
-	// to terminate, before the API says so. Their endpoints are used only where
-	// there is no other; Services that publish addresses of unready pods keep them.
-	Withdrawn map[types.UID]bool
+	// Unready are pods of this node that have become unready, or terminate, before the API says
+	// so. Their endpoints are used only where there is no other; Services that publish the
+	// addresses of unready pods keep them.
+	Unready map[types.UID]bool
 }
 
 // Snapshot is everything a backend programs, for one IP family. It and all it
@@ -44,6 +45,8 @@ type Snapshot struct {
 	Family corev1.IPFamily
 	// Node is the view that the choices were made for.
 	Node Node
+	// NodePorts are the addresses on which node ports answer.
+	NodePorts Places
 	// Services are sorted by namespace, then name. Headless and ExternalName
 	// Services, and those for another proxy, are not in it.
 	Services []*Service
@@ -51,10 +54,11 @@ type Snapshot struct {
 	Problems []Problem
 }
 
-// Portal is one of the places where a Service answers: an address, or a port of every node.
-type Portal struct {
+// Frontend is one of the places where a Service answers: an address and port, or a node port.
+type Frontend struct {
 	Protocol corev1.Protocol
-	// Addr is a cluster IP, external IP or load balancer's IP; the zero value: Port is a node port.
+	// Addr is a cluster IP, external IP or load balancer's IP; the zero value: Port is a node
+	// port.
 	Addr netip.Addr
 	Port uint16
 }
@@ -180,13 +184,15 @@ func (s *Snapshot) EndpointCount() int {
 	return n
 }
 
-// ServiceIndex finds a Service by namespace and name; nil if it is not there.
-func (s *Snapshot) ServiceIndex() map[types.NamespacedName]*Service {
-	index := make(map[types.NamespacedName]*Service, len(s.Services))
-	for _, svc := range s.Services {
-		index[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] = svc
+// NodePortAddresses are the addresses of this machine on which node ports answer, sorted.
+func (s *Snapshot) NodePortAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range s.Node.Local {
+		if isFamily(a, s.Family) && s.NodePorts.Has(a) {
+			out = append(out, a)
+		}
 	}
-	return index
+	return out
 }
 
 func portName(namespace, name, port string) string {
@@ -198,8 +204,7 @@ func portName(namespace, name, port string) string {
 
 func quote(s string) string { return strconv.Quote(s) }
 
-// LeftOutError is what a backend returns that has programmed everything but
-// the ports that Problems name.
+// LeftOutError says that a backend has programmed everything but the ports that Problems name.
 type LeftOutError struct {
 	Problems []Problem
 }

@@ -20,7 +20,7 @@ import (
 var testNode = snapshot.Node{
 	Name: "me", Zone: "z1",
 	Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd77::2")},
-	Withdrawn: map[types.UID]bool{"withdrawn": true},
+	Unready:   map[types.UID]bool{"unready": true},
 }
 
 func TestSnapshot(t *testing.T) {
@@ -57,7 +57,7 @@ func TestBuildDoesNotDependOnOrder(t *testing.T) {
 // and what did not change is the same pointer.
 func TestBuilderIsBuildWithMemory(t *testing.T) {
 	svcs, sls := many(20)
-	b := snapshot.NewBuilder(corev1.IPv4Protocol)
+	b := snapshot.NewBuilder(corev1.IPv4Protocol, snapshot.NodePortAddresses{})
 	node := testNode
 	var prev *snapshot.Snapshot
 	for round := range 200 {
@@ -74,9 +74,9 @@ func TestBuilderIsBuildWithMemory(t *testing.T) {
 		case 2:
 			node.Zone, changed = []string{"z1", "z2"}[rand.IntN(2)], "*"
 		case 3:
-			node.Withdrawn = map[types.UID]bool{}
-			if changed = "nothing"; prev != nil && len(prev.Node.Withdrawn) == 0 {
-				node.Withdrawn[sls[i].Endpoints[1].TargetRef.UID], changed = true, svcs[i].Name
+			node.Unready = map[types.UID]bool{}
+			if changed = "nothing"; prev != nil && len(prev.Node.Unready) == 0 {
+				node.Unready[sls[i].Endpoints[1].TargetRef.UID], changed = true, svcs[i].Name
 			} else if prev != nil {
 				changed = "*"
 			}
@@ -110,7 +110,7 @@ func TestProblemsOfOneObjectAreBounded(t *testing.T) {
 
 func BenchmarkBuildOneOf5000Changed(b *testing.B) {
 	svcs, sls := many(5000)
-	builder := snapshot.NewBuilder(corev1.IPv4Protocol)
+	builder := snapshot.NewBuilder(corev1.IPv4Protocol, snapshot.NodePortAddresses{})
 	builder.Build(svcs, sls, testNode)
 	for b.Loop() {
 		i := rand.IntN(len(sls))

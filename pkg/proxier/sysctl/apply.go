@@ -1,7 +1,7 @@
 // Package sysctl is EDGE: it sets the kernel parameters that the services half
-// needs and tells of those that others have to set. plan.go, which says which,
-// is PURE. It writes below /proc/sys/net, and the size of conntrack's hash table
-// below /sys/module, and only what differs.
+// needs and reports those that others have to set; plan.go, which says which, is
+// PURE. It writes below /proc/sys/net, and the size of conntrack's hash table below
+// /sys/module, and only what differs.
 package sysctl
 
 import (
@@ -21,8 +21,8 @@ type Sysctls interface {
 	Set(name, value string) error
 }
 
-// Kernel is that of this process's network namespace; its value is the root of
-// the file system, normally "/".
+// Kernel has the parameters of this process's network namespace; its value is the
+// root of the file system, normally "/".
 type Kernel string
 
 func (k Kernel) path(name string) string {
@@ -49,14 +49,14 @@ func (k Kernel) Bridged() bool {
 	return err == nil && len(ports) > 0
 }
 
-// Outcome is what became of one Change.
+// Outcome is the result of one Change.
 type Outcome struct {
 	Change
-	// Have is the parameter's value before; empty: there is no such parameter.
-	Have string
-	// Set says that it was set, Pending that it cannot be yet.
+	// Before is the parameter's previous value; empty: there is no such parameter.
+	Before string
+	// Set says that it was set, Pending that it does not exist yet.
 	Set, Pending bool
-	// Err is why it is not as it should be; nil: it is.
+	// Err says why the parameter is not as it should be; nil: it is.
 	Err error
 }
 
@@ -70,13 +70,13 @@ func Apply(changes []Change, s Sysctls) []Outcome {
 }
 
 func apply(c Change, s Sysctls) Outcome {
-	have, err := s.Get(c.Name)
-	o := Outcome{Change: c, Have: have}
+	value, err := s.Get(c.Name)
+	o := Outcome{Change: c, Before: value}
 	switch {
-	case c.Check && (errors.Is(err, fs.ErrNotExist) || err == nil && have != c.Value):
-		is := have
+	case c.Check && (errors.Is(err, fs.ErrNotExist) || err == nil && value != c.Value):
+		is := value
 		if err != nil {
-			is = "not there"
+			is = "missing"
 		}
 		o.Err = fmt.Errorf("kernel parameter %s is %s, should be %s: %s", dotted(c.Name), is, c.Value, c.Why)
 	case errors.Is(err, fs.ErrNotExist):
@@ -84,10 +84,10 @@ func apply(c Change, s Sysctls) Outcome {
 		o.Err = fmt.Errorf("setting kernel parameter %s to %s for %s: it does not exist%s", dotted(c.Name), c.Value, c.Why, unloaded(o.Pending))
 	case err != nil:
 		o.Err = fmt.Errorf("reading kernel parameter %s: %w", dotted(c.Name), err)
-	case have == c.Value || c.AtLeast && atLeast(have, c.Value):
+	case value == c.Value || c.AtLeast && atLeast(value, c.Value):
 	default:
 		if err := s.Set(c.Name, c.Value); err != nil {
-			o.Err = fmt.Errorf("setting kernel parameter %s from %s to %s for %s (0 in the configuration leaves it alone): %w", dotted(c.Name), have, c.Value, c.Why, err)
+			o.Err = fmt.Errorf("setting kernel parameter %s from %s to %s for %s (0 in the configuration leaves it alone): %w", dotted(c.Name), value, c.Value, c.Why, err)
 			return o
 		}
 		o.Set = true
@@ -95,7 +95,7 @@ func apply(c Change, s Sysctls) Outcome {
 	return o
 }
 
-// unloaded says why a parameter may be missing.
+// unloaded explains a missing parameter.
 func unloaded(pending bool) string {
 	if pending {
 		return " until the kernel module nf_conntrack is loaded, which the first rules do"
@@ -103,8 +103,8 @@ func unloaded(pending bool) string {
 	return ""
 }
 
-func atLeast(have, want string) bool {
-	h, err1 := strconv.Atoi(have)
+func atLeast(value, want string) bool {
+	h, err1 := strconv.Atoi(value)
 	w, err2 := strconv.Atoi(want)
 	return err1 == nil && err2 == nil && h >= w
 }
@@ -117,12 +117,12 @@ func dotted(name string) string {
 	return strings.ReplaceAll(name, "/", ".")
 }
 
-// log tells an outcome that is news.
+// log logs a new outcome.
 func (o Outcome) log(l *slog.Logger) {
 	switch {
 	case o.Set:
-		l.Info("set a kernel parameter", "name", dotted(o.Name), "from", o.Have, "to", o.Value, "for", o.Why)
+		l.Info("Set a kernel parameter", "name", dotted(o.Name), "from", o.Before, "to", o.Value, "for", o.Why)
 	case o.Err != nil:
-		l.Warn("a kernel parameter is not as Services need it", "err", o.Err)
+		l.Warn("A kernel parameter is not set as Services need it", "err", o.Err)
 	}
 }

@@ -11,33 +11,33 @@ import (
 )
 
 const (
-	// firstWait and lastWait bound the pause between two passes; it doubles. The first ones are
-	// soon after the first rules, which load the kernel module that has most of the parameters.
+	// firstWait and lastWait bound the pause between two passes; it doubles. It begins short,
+	// since the first rules load the kernel module that has most of the parameters.
 	firstWait = time.Second
 	lastWait  = time.Minute
-	// patience is how many passes go by before it is told that the module is not loaded.
+	// patience is how many passes go by before a module that is not loaded is reported.
 	patience = 4
 )
 
 // Config is what a Keeper is made of.
 type Config struct {
-	// Wanted are the changes to make as things are now.
+	// Wanted are the changes to make now.
 	Wanted  func() []Change
 	Sysctls Sysctls
 	Log     *slog.Logger
-	// Told is called with each problem that is new; may be nil.
-	Told func(problem error)
+	// Problem is called with each new problem; may be nil.
+	Problem func(problem error)
 }
 
-// Keeper sets parameters once each, whenever they can be: not all exist before the kernel has
-// loaded their module. What others change later stays as they want it. What others have to set is
-// looked at for as long as it runs.
+// Keeper sets each parameter once, as soon as it exists: some appear only when the kernel loads
+// their module. What others change afterwards stays. Parameters that others have to set are
+// checked for as long as the Keeper runs.
 type Keeper struct {
 	c        Config
 	done     map[Change]bool
 	mu       sync.Mutex
 	problems []Outcome
-	told     map[string]bool // texts of problems that still are
+	reported map[string]bool // texts of current problems
 	passes   int
 }
 
@@ -49,7 +49,7 @@ func NewKeeper(c Config) (*Keeper, error) {
 	return &Keeper{c: c, done: map[Change]bool{}}, nil
 }
 
-// Run sets and looks until ctx ends; it returns nil then.
+// Run sets and checks parameters until ctx ends; it returns nil then.
 func (k *Keeper) Run(ctx context.Context) error {
 	for wait := firstWait; ctx.Err() == nil; wait = min(2*wait, lastWait) {
 		k.pass()
@@ -58,7 +58,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return nil
 }
 
-// Problems are what is not as it should be, for a status.
+// Problems are the parameters that are not as they should be, for a status.
 func (k *Keeper) Problems() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -78,7 +78,7 @@ func (k *Keeper) pass() {
 	}
 	k.passes++
 	var problems []Outcome
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	for _, o := range Apply(open, k.c.Sysctls) {
 		if o.Err == nil {
 			k.done[o.Change] = !o.Check
@@ -89,16 +89,16 @@ func (k *Keeper) pass() {
 		if o.Pending && k.passes < patience {
 			continue
 		}
-		told[o.Err.Error()] = true
-		if k.told[o.Err.Error()] {
+		reported[o.Err.Error()] = true
+		if k.reported[o.Err.Error()] {
 			continue
 		}
 		o.log(k.c.Log)
-		if k.c.Told != nil {
-			k.c.Told(o.Err)
+		if k.c.Problem != nil {
+			k.c.Problem(o.Err)
 		}
 	}
-	k.told = told
+	k.reported = reported
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.problems = problems

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Settings are what the services half wants of the kernel, from
-// KubeProxyConfiguration; zero values leave things alone.
+// Settings are what the services half needs of the kernel, from
+// KubeProxyConfiguration; zero values change nothing.
 type Settings struct {
-	// MaxPerCore and Min give nf_conntrack_max: the larger of MaxPerCore × CPUs,
-	// which is bounded, and Min. MaxPerCore 0: left alone.
+	// MaxPerCore and Min determine nf_conntrack_max: the larger of MaxPerCore ×
+	// CPUs, which is bounded, and Min. MaxPerCore 0: it is not changed.
 	MaxPerCore, Min int
 	CPUs            int
 	// Timeouts, in whole seconds.
@@ -19,28 +19,27 @@ type Settings struct {
 	LocalhostNodePorts bool
 	// IPv4 and IPv6 are the families of the node's addresses.
 	IPv4, IPv6 bool
-	// Bridged says that a bridge of this machine has something on it, as pods of many CNI plugins
-	// are.
+	// Bridged says that a bridge of this machine has a port, as with many CNI plugins.
 	Bridged bool
 }
 
-// Change is one kernel parameter to look at.
+// Change is one kernel parameter to set or check.
 type Change struct {
 	// Name is the path below /proc/sys, or below /sys if it begins with module/.
 	Name string
-	// Value is what it shall be; AtLeast: or any larger number.
+	// Value is what it should be; AtLeast: or any larger number.
 	Value   string
 	AtLeast bool
-	// Check: only tell if it is different.
+	// Check: only report if it is different.
 	Check bool
-	// Why is for the log; of a Check it is what goes wrong, and what to do.
+	// Why is for the log; of a Check, what goes wrong, and what to do.
 	Why string
 }
 
 const (
 	netfilter = "net/netfilter/nf_conntrack_"
 	hashSize  = "module/nf_conntrack/parameters/hashsize"
-	// maxConntrack bounds what many cores ask for: an entry takes 300 bytes.
+	// maxConntrack bounds what many cores lead to: an entry takes 300 bytes.
 	maxConntrack = 1 << 20
 	// entriesPerBucket is how long chains in the table of connections may become.
 	entriesPerBucket = 4
@@ -72,7 +71,7 @@ func Plan(s Settings) []Change {
 	return append(out, checks(s)...)
 }
 
-// conntrackSize is never made smaller: an administrator who asked for more has a reason.
+// conntrackSize never reduces the size: an administrator has a reason for a larger one.
 func conntrackSize(s Settings) []Change {
 	if s.MaxPerCore <= 0 {
 		return nil
@@ -85,7 +84,7 @@ func conntrackSize(s Settings) []Change {
 	}
 }
 
-// checks are what the network of pods needs, and others have to set.
+// checks are parameters that pods' networks need and others have to set.
 func checks(s Settings) []Change {
 	const (
 		bridged = "pods on one bridge do not reach each other by Services (modprobe br_netfilter, and 1 for this parameter)"

@@ -169,7 +169,7 @@ func TestParametersOfAModuleThatIsLoadedLater(t *testing.T) {
 		s := Settings{MaxPerCore: 32768, Min: 131072, CPUs: 2, TCPEstablished: 24 * time.Hour, IPv4: true}
 		k, err := NewKeeper(Config{
 			Wanted: func() []Change { return Plan(s) }, Sysctls: f, Log: slog.New(slog.NewTextHandler(&log, nil)),
-			Told: func(problem error) { told = append(told, problem.Error()) },
+			Problem: func(problem error) { told = append(told, problem.Error()) },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -225,7 +225,7 @@ func TestKeptParametersAreSetAtOnce(t *testing.T) {
 		f := &fake{values: map[string]string{"net/netfilter/nf_conntrack_max": "4000000", "module/nf_conntrack/parameters/hashsize": "16384", "net/ipv4/ip_forward": "1"}}
 		k, err := NewKeeper(Config{
 			Wanted: func() []Change { return Plan(Settings{MaxPerCore: 32768, CPUs: 8, IPv4: true}) }, Sysctls: f, Log: slog.New(slog.DiscardHandler),
-			Told: func(problem error) { t.Error(problem) },
+			Problem: func(problem error) { t.Error(problem) },
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/plugins"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumeset"
+	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
 	"github.com/nodeagent/nodeagent/pkg/reset"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
@@ -32,7 +33,6 @@ type Config struct {
 	Options reset.Options
 	// Unit is the daemon's; Settings and Env are the files that join wrote, "" for none.
 	Unit, Settings, Env string
-	Rules               func(ctx context.Context) ([]reset.Rules, error)
 	Log                 *slog.Logger
 	Now                 func() time.Time
 	Report              func(reset.Event)
@@ -72,9 +72,20 @@ func New(c Config) (*reset.Resetter, error) {
 			return err == nil
 		},
 		Containerd: own.Runtime.Address, Records: containers.Runtime, Remover: containers.Runtime,
-		Network: network{containers.Network}, Pods: host, Pump: containers.Pump, Rules: c.Rules,
+		Network: network{containers.Network}, Pods: host, Pump: containers.Pump, Rules: rules(&own, c.Log),
 		Cgroups: groups, Now: c.Now, Report: c.Report,
 	})
+}
+
+// rules finds those of every proxy mode.
+func rules(c *config.Config, log *slog.Logger) func(context.Context) ([]reset.Rules, error) {
+	return func(ctx context.Context) (all []reset.Rules, err error) {
+		found, err := modes.Find(ctx, modes.Config{Proxy: c.Proxy, Log: log})
+		for _, i := range found {
+			all = append(all, reset.Rules{What: i.What, Remove: i.Remove})
+		}
+		return all, err
+	}
 }
 
 // network releases what a sandbox has whose record is gone.

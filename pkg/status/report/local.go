@@ -7,8 +7,8 @@ import (
 
 // Endpoints learns from this node itself which of its pods are ready, ahead of the API server.
 type Endpoints interface {
-	// Withdraw says whether the pod must get no new connections.
-	Withdraw(uid types.UID, unready bool)
+	// MarkUnready says whether the pod must get no new connections.
+	MarkUnready(uid types.UID, unready bool)
 	// PodGone says that the pod's object is gone.
 	PodGone(uid types.UID)
 }
@@ -30,19 +30,19 @@ type Local struct {
 
 // Put implements Sink.
 func (l Local) Put(pod *corev1.Pod, s corev1.PodStatus) {
-	l.Endpoints.Withdraw(pod.UID, pod.DeletionTimestamp != nil || !isReady(s))
+	l.Endpoints.MarkUnready(pod.UID, pod.DeletionTimestamp != nil || !isReady(s))
 	l.Sink.Put(pod, s)
 }
 
 // Hold implements Sink.
 func (l Local) Hold(pod *corev1.Pod, s corev1.PodStatus) {
-	l.Endpoints.Withdraw(pod.UID, !isReady(s))
+	l.Endpoints.MarkUnready(pod.UID, !isReady(s))
 	l.Sink.Hold(pod, s)
 }
 
 // Finish implements Sink.
 func (l Local) Finish(pod *corev1.Pod, s corev1.PodStatus) {
-	l.Endpoints.Withdraw(pod.UID, true)
+	l.Endpoints.MarkUnready(pod.UID, true)
 	l.Sink.Finish(pod, s)
 }
 

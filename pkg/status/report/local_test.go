@@ -45,8 +45,8 @@ func TestLocal(t *testing.T) {
 		{"gone, but in a slice", func() { w.Forget("x") }, true},
 	} {
 		step.do()
-		if got := tracker.Withdrawn("x"); got != step.want {
-			t.Errorf("%s: withdrawn: %v, want %v", step.name, got, step.want)
+		if got := tracker.Unready("x"); got != step.want {
+			t.Errorf("%s: unready: %v, want %v", step.name, got, step.want)
 		}
 	}
 	if spy.put != 5 || spy.finished != 1 || spy.forgotten != 1 {

@@ -1,0 +1,77 @@
+// Package nftables is EDGE: it removes the rules of a kube-proxy in mode nftables, through
+// netlink: the table kube-proxy of an address family. Connections go on, since conntrack keeps
+// their translation. Other tables stay.
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/google/nftables"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// table is kube-proxy's in mode nftables (KEP-3866).
+const table = "kube-proxy"
+
+// Leaver removes the table of one family. It implements proxier.Leaver.
+type Leaver struct {
+	family corev1.IPFamily
+	log    *slog.Logger
+}
+
+// NewLeaver checks its arguments; it does nothing yet.
+func NewLeaver(f corev1.IPFamily, log *slog.Logger) (*Leaver, error) {
+	if f == "" || log == nil {
+		return nil, errors.New("making the leaver of mode nftables: a family and a log are needed")
+	}
+	return &Leaver{f, log}, nil
+}
+
+// Leave removes the table. It never waits.
+func (l *Leaver) Leave(ctx context.Context) (waiting int, err error) { return 0, l.Cleanup(ctx) }
+
+// Cleanup removes the table. It works twice.
+func (l *Leaver) Cleanup(context.Context) error {
+	conn, found, err := l.find()
+	if err != nil || found == nil {
+		return err
+	}
+	conn.DelTable(found)
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("deleting kube-proxy's nftables table of %s (nft delete table): %w", l.family, err)
+	}
+	l.log.Info("Deleted the table of kube-proxy's mode nftables", "family", l.family)
+	return nil
+}
+
+// Found says whether there is the table.
+func (l *Leaver) Found() (bool, error) {
+	_, found, err := l.find()
+	return found != nil, err
+}
+
+// find returns no table if there is none.
+func (l *Leaver) find() (*nftables.Conn, *nftables.Table, error) {
+	family := nftables.TableFamilyIPv4
+	if l.family == corev1.IPv6Protocol {
+		family = nftables.TableFamilyIPv6
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, nil, fmt.Errorf("looking for kube-proxy's nftables rules: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(family)
+	if err != nil {
+		l.log.Debug("The kernel lists no nftables tables", "family", l.family, "err", err)
+		return conn, nil, nil
+	}
+	for _, t := range tables {
+		if t.Name == table {
+			return conn, t, nil
+		}
+	}
+	return conn, nil, nil
+}
