@@ -1,6 +1,6 @@
-// Package admission is PURE: whether a pod that was bound to this node may run here, beside the
-// pods that do. It asks again what the scheduler asked, since static pods never passed it and two
-// schedulers may have decided at the same time, and what only the node can judge: operating system,
+// Package admission is PURE: whether a pod that is bound to this node may run here beside the pods
+// that already do. It repeats the scheduler's checks, because static pods never passed them and two
+// schedulers may decide at the same time, and adds what only the node can judge: operating system,
 // sysctls and AppArmor. Reasons and messages are kubelet's, which people search for.
 package admission
 
@@ -16,7 +16,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// Node is what a pod is compared with.
+// Node is what a pod is checked against.
 type Node struct {
 	// Object has labels, taints and allocatable.
 	Object *corev1.Node
@@ -28,13 +28,14 @@ type Node struct {
 	AppArmor bool
 }
 
-// Admit returns why the pod may not run on the node, or nil. others are the pods whose room is
-// taken; static says that the pod is defined on this node: taints do not concern it.
+// Admit returns why the pod may not run on the node; nil when it may. others are the pods that
+// already have resources and ports of the node. static says that the pod is defined on this node,
+// so that taints do not apply.
 func Admit(pod *corev1.Pod, others []*corev1.Pod, node Node, static bool) *podspec.Termination {
 	for _, check := range []func() *podspec.Termination{
 		func() *podspec.Termination { return checkOS(pod, node) },
 		func() *podspec.Termination { return checkGroups(pod, node) },
-		func() *podspec.Termination { return checkRoom(pod, others, node.Object) },
+		func() *podspec.Termination { return checkResources(pod, others, node.Object) },
 		func() *podspec.Termination { return checkAffinity(pod, node.Object) },
 		func() *podspec.Termination { return checkPorts(pod, others) },
 		func() *podspec.Termination { return checkTaints(pod, node.Object, static) },
@@ -65,7 +66,7 @@ func checkOS(pod *corev1.Pod, node Node) *podspec.Termination {
 	return nil
 }
 
-// checkGroups refuses supplementalGroupsPolicy Strict where the node does not say that it can
+// checkGroups refuses supplementalGroupsPolicy Strict unless the node reports that it supports it
 // (KEP-3619).
 func checkGroups(pod *corev1.Pod, node Node) *podspec.Termination {
 	sc, features := pod.Spec.SecurityContext, node.Object.Status.Features
@@ -81,9 +82,9 @@ func checkGroups(pod *corev1.Pod, node Node) *podspec.Termination {
 	}
 }
 
-// checkRoom compares requests with what is allocatable. Extended resources that the node does not
-// have are somebody else's (cluster-level, or dynamic allocation) and are left out.
-func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podspec.Termination {
+// checkResources compares requests with what is allocatable. It skips extended resources that the
+// node does not list: they are cluster-level, or allocated dynamically.
+func checkResources(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podspec.Termination {
 	allocatable := node.Status.Allocatable
 	if most, known := allocatable[corev1.ResourcePods]; known && int64(len(others))+1 > most.Value() {
 		return outOf(corev1.ResourcePods, 1, int64(len(others)), most.Value())
@@ -92,17 +93,17 @@ func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podspe
 	used := make(map[corev1.ResourceName]int64)
 	for _, other := range others {
 		for name, quantity := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
-			used[name] += units(name, quantity.MilliValue(), quantity.Value())
+			used[name] += podspec.Units(name, quantity)
 		}
 	}
 	for _, name := range ordered(requests) {
 		quantity := requests[name]
-		requested := units(name, quantity.MilliValue(), quantity.Value())
+		requested := podspec.Units(name, quantity)
 		most, known := allocatable[name]
 		if requested == 0 || !known && isExtended(name) {
 			continue
 		}
-		capacity := units(name, most.MilliValue(), most.Value())
+		capacity := podspec.Units(name, most)
 		if requested > capacity-used[name] {
 			return outOf(name, requested, used[name], capacity)
 		}
@@ -110,15 +111,7 @@ func checkRoom(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *podspe
 	return nil
 }
 
-// units are thousandths for cpu, else whole units.
-func units(name corev1.ResourceName, milli, whole int64) int64 {
-	if name == corev1.ResourceCPU {
-		return milli
-	}
-	return whole
-}
-
-// isExtended says that a resource is none of Kubernetes' own.
+// isExtended reports whether a resource is not one of Kubernetes' own.
 func isExtended(name corev1.ResourceName) bool {
 	domain, _, qualified := strings.Cut(string(name), "/")
 	return qualified && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
@@ -159,7 +152,7 @@ func checkPorts(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination {
 	return nil
 }
 
-// hostPort is one port of the node that a pod takes.
+// hostPort is a port of the node that a pod uses.
 type hostPort struct {
 	ip       string // "" for all addresses
 	protocol corev1.Protocol
@@ -170,8 +163,7 @@ func (p hostPort) conflicts(q hostPort) bool {
 	return p.port == q.port && p.protocol == q.protocol && (p.ip == q.ip || p.ip == "" || q.ip == "")
 }
 
-// hostPorts lists the pod's host ports: of its containers, and of init containers that keep
-// running.
+// hostPorts lists the host ports of the pod's app containers and sidecars.
 func hostPorts(pod *corev1.Pod) []hostPort {
 	var found []hostPort
 	for role, c := range podspec.Containers(pod) {
@@ -195,7 +187,7 @@ func hostPorts(pod *corev1.Pod) []hostPort {
 	return found
 }
 
-// checkTaints looks at NoExecute taints only; the others concern scheduling.
+// checkTaints checks NoExecute taints only; the others matter to the scheduler.
 func checkTaints(pod *corev1.Pod, node *corev1.Node, static bool) *podspec.Termination {
 	if static {
 		return nil
@@ -226,8 +218,7 @@ func tolerated(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 	return false
 }
 
-// checkAppArmor refuses who asks for a profile that nobody would enforce. A pod that runs already
-// stays.
+// checkAppArmor refuses a pod whose profile the node cannot enforce, unless the pod already runs.
 func checkAppArmor(pod *corev1.Pod, enabled bool) *podspec.Termination {
 	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
 		return nil

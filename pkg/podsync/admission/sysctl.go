@@ -23,7 +23,7 @@ func checkSysctls(pod *corev1.Pod, allowed []string) *podspec.Termination {
 	return nil
 }
 
-// forbidden says why the pod may not set a sysctl, or "".
+// forbidden says why the pod may not set a sysctl; "" when it may.
 func forbidden(name string, pod *corev1.Pod, allowed []string) string {
 	ok := podsysctl.Safe(name) || slices.ContainsFunc(allowed, func(pattern string) bool {
 		pattern = podsysctl.Normal(pattern)
@@ -39,8 +39,8 @@ func forbidden(name string, pod *corev1.Pod, allowed []string) string {
 	return ""
 }
 
-// ordered lists resources as kubelet compares them: cpu, memory, ephemeral storage, then the others
-// by name.
+// ordered lists resources in the order in which kubelet checks them: cpu, memory, ephemeral
+// storage, then the others by name.
 func ordered(list corev1.ResourceList) []corev1.ResourceName {
 	first := []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}
 	names := make([]corev1.ResourceName, 0, len(list))

@@ -1,6 +1,6 @@
 // Package fieldref is PURE: the values of downward API fields (fieldRef, resourceFieldRef), for
-// environment variables and for volumes alike. Source of the paths: EnvVarSource in the Kubernetes
-// API.
+// environment variables and for volumes. The field paths are those of EnvVarSource in the
+// Kubernetes API.
 package fieldref
 
 import (
@@ -17,7 +17,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// Addresses are what a pod has once its sandbox runs; primary first.
+// Addresses are those of the pod and its node, primary first. A pod has its own once its sandbox
+// runs.
 type Addresses struct {
 	PodIPs, HostIPs []string
 }
@@ -83,7 +84,7 @@ func subscript(path string) (field, key string, ok bool) {
 	return strings.Cut(rest, "['")
 }
 
-// formatMap has a line key="value" for each entry, sorted, without a last newline.
+// formatMap writes a line key="value" for each entry, sorted, without a final newline.
 func formatMap(m map[string]string) string {
 	lines := make([]string, 0, len(m))
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -92,9 +93,9 @@ func formatMap(m map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Resource is the value of one resource field such as "limits.cpu" in units of its divisor, rounded
-// up. A limit that the container does not set is what the node can give (allocatable). container is
-// used when the selector names none.
+// Resource is the value of one resource field such as "limits.cpu", in units of its divisor and
+// rounded up. A limit that the container does not set is the node's allocatable. container applies
+// when the selector names none.
 func Resource(pod *corev1.Pod, container string, s *corev1.ResourceFieldSelector, allocatable corev1.ResourceList) (string, error) {
 	name := s.ContainerName
 	if name == "" {
@@ -129,7 +130,7 @@ func quantity(r corev1.ResourceRequirements, kind string, name corev1.ResourceNa
 		if q, ok := r.Requests[name]; ok {
 			return q
 		}
-		return r.Limits[name] // a request that is not given is the limit
+		return r.Limits[name] // a missing request equals the limit
 	}
 	if q := r.Limits[name]; !q.IsZero() {
 		return q

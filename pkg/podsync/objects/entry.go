@@ -10,30 +10,30 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// entry is one object that pods use. What is known of it only moves forward: an answer older than
-// what is held is dropped. Only the server itself, asked for what is true now, can say that there
-// is nothing newer: then its store was set back to a backup.
+// entry is one object that pods use. Its version only grows: older answers are dropped. The
+// exception is a read from the server that is older than the entry: then the server's store was
+// restored from a backup.
 type entry struct {
 	key  key
 	done chan struct{} // closed when no pod uses it any more
-	// still is closed when the object proves immutable: watching it has no use.
+	// still is closed when the object turns out immutable, which ends its watch.
 	still chan struct{}
-	// rewound says that the server's store was set back, so that the watch waits for what will not
-	// come; holds at most one.
+	// rewound holds one item when the server's store was restored, so that the watch waits for
+	// versions that will not come.
 	rewound chan struct{}
 
 	mu        sync.Mutex
 	pods      map[types.UID]bool
-	wanted    int           // how many times a fresh reading was asked for
-	fetched   int           // the time up to which the server was asked
-	object    metav1.Object // nil: not there
+	wanted    int           // number of fresh reads that were asked for
+	fetched   int           // number of those that a read from the server has answered
+	object    metav1.Object // nil: it does not exist
 	version   uint64        // of the newest answer
-	watched   bool          // the watch has told what is there
+	watched   bool          // the watch has delivered its first list
 	final     bool          // the object is immutable
 	unwatched bool          // it was immutable once: its watch has ended
-	answered  bool          // a pod was given an answer: what changes from then on is news for it
+	answered  bool          // a pod has read it: later changes matter to that pod
 
-	fetching sync.Mutex // one asks the server at a time
+	fetching sync.Mutex // held during a read from the server
 }
 
 func newEntry(k key) *entry {
@@ -51,7 +51,7 @@ func (e *entry) use(pod types.UID) {
 	}
 }
 
-// unuse says whether that was the last user.
+// unuse drops a user, and reports whether it was the last one.
 func (e *entry) unuse(pod types.UID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -63,7 +63,7 @@ func (e *entry) unuse(pod types.UID) bool {
 	return true
 }
 
-// users are the pods that use it.
+// users are the pods that use the object.
 func (e *entry) users() []types.UID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -76,14 +76,15 @@ func (e *entry) users() []types.UID {
 
 type fetcher func(ctx context.Context, k key) (metav1.Object, error)
 
-// read answers from what is held when every use so far has had its fresh reading, else it asks.
+// read answers from the entry if each use so far has had a fresh read; otherwise it asks the
+// server.
 func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) {
 	if object, err, ok := e.held(); ok {
 		return object, err
 	}
 	e.fetching.Lock()
 	defer e.fetching.Unlock()
-	if object, err, ok := e.held(); ok { // somebody else asked meanwhile
+	if object, err, ok := e.held(); ok { // another goroutine has asked meanwhile
 		return object, err
 	}
 	e.mu.Lock()
@@ -108,14 +109,14 @@ func (e *entry) read(ctx context.Context, fetch fetcher) (metav1.Object, error) 
 	case apierrors.IsNotFound(err) && e.object == nil:
 		e.fetched = max(e.fetched, use)
 		e.answered = true
-	case apierrors.IsNotFound(err) && e.version > before: // it appeared meanwhile
+	case apierrors.IsNotFound(err) && e.version > before: // it was created meanwhile
 		e.answered = true
 		return e.object, nil
 	}
 	return nil, err
 }
 
-// rewind forgets what the server no longer knows, and has the watch begin anew. e.mu is held.
+// rewind forgets a version that the server no longer knows, and restarts the watch. e.mu is held.
 func (e *entry) rewind() {
 	e.version, e.watched = 0, false
 	select {
@@ -124,7 +125,7 @@ func (e *entry) rewind() {
 	}
 }
 
-// held is the answer that needs no request, if there is one.
+// held is the answer from the entry, if it is known to be current.
 func (e *entry) held() (metav1.Object, error, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -138,8 +139,8 @@ func (e *entry) held() (metav1.Object, error, bool) {
 	}
 }
 
-// learn takes an answer in (nil: the object is gone) and says whether it changed anything. e.mu is
-// held.
+// learn stores an answer (nil: the object does not exist), and reports whether it changed the
+// entry. e.mu is held.
 func (e *entry) learn(object metav1.Object, version uint64) bool {
 	if version < e.version {
 		return false

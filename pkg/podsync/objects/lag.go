@@ -5,41 +5,39 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// The API server answers some requests from caches that may be some milliseconds behind the watch
-// that told the agent of a pod. What they do not know yet is asked for again: first after
-// firstWait, then after twice the wait before, up to lastWait: 1.3 s in all.
+// The API server answers some requests from caches that may be milliseconds behind the watch
+// through which the agent learned of a pod. Requests that such a cache refuses are retried after
+// firstWait, then after twice the wait before, up to lastWait: for 1.3 s in all.
 const (
 	firstWait = 5 * time.Millisecond
 	lastWait  = 640 * time.Millisecond
 )
 
-// behindPod says that an answer may come from an authorizer that does not know the pod yet, and so
-// does not know either that this node may read what the pod names.
+// behindPod reports whether the error may come from an authorizer that does not know the pod yet,
+// and so refuses this node what the pod names.
 func behindPod(err error) bool { return apierrors.IsForbidden(err) }
 
-// behindToken says that a refused token request may come from a cache that does not know yet the
-// pod that the token is bound to, or its service account; or that still has another pod of the
-// pod's name, as when a StatefulSet makes one anew.
+// behindToken reports whether a token request may have been refused from a cache that does not know
+// the pod or its service account yet, or that still has an earlier pod of the same name, as with a
+// StatefulSet.
 func behindToken(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsConflict(err)
 }
 
-// askAgain tries until the answer is no longer one that a cache behind the truth would give, or the
-// waits are used up.
-func askAgain(ctx context.Context, behind func(error) bool, try func() error) error {
+// retry calls try until its error is not one that a stale cache would give, or the waits are used
+// up.
+func retry(ctx context.Context, behind func(error) bool, try func() error) error {
 	for wait := firstWait; ; wait *= 2 {
 		err := try()
 		if !behind(err) || wait > lastWait {
 			return err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if sleep.For(ctx, wait) != nil {
 			return err
-		case <-timer.C:
 		}
 	}
 }

@@ -1,11 +1,11 @@
-// Package objects is EDGE: the ConfigMaps, Secrets and service-account tokens that pods of this
-// node name. Each object that a pod uses is watched on its own, since a node may only read what its
-// pods name; what is immutable is read once. The first reading for each new pod asks the API
-// server, so that a pod never starts from what was true before it. It reads the API and writes
-// nothing but token requests.
+// Package objects is EDGE: a cache of the ConfigMaps, Secrets and service-account tokens that pods
+// of this node use. It watches each object on its own, because a node may read only what its pods
+// name; it reads an immutable object once. The first read for a new pod asks the API server, so
+// that a pod never starts with contents older than itself. It reads the API, and writes nothing but
+// token requests.
 //
 //	Use(pod) ──► entry: watched, wanted++ ──► first ConfigMap() asks the server ──► later ones answer from the watch
-//	Forget(pod) of the last user ──► the watch ends, the entry is gone
+//	Forget(pod) of the last user ──► the watch ends, the entry is deleted
 package objects
 
 import (
@@ -30,27 +30,27 @@ import (
 // Config is what Objects are made from.
 type Config struct {
 	Client kubernetes.Interface
-	// Services lists the Services of a namespace and default/kubernetes; an error while they were
-	// not read yet.
+	// Services lists the Services of a namespace and default/kubernetes; it returns an error until
+	// they have been read once.
 	Services func(namespace string) ([]*corev1.Service, error)
-	// Changed is told of an object that changed, appeared or went, and which pods use it; it must
-	// not block. nil for none.
+	// Changed is called when an object was changed, created or deleted, with the pods that use it;
+	// it must not block. nil: nothing is called.
 	Changed func(o podspec.ObjectRef, pods []types.UID)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger
 }
 
-// Objects is a volume.Objects, ready for use by many at a time. Without Run nothing is watched, but
-// everything can be read.
+// Objects is a volume.Objects for concurrent use. Without Run it watches nothing, but reads all the
+// same.
 type Objects struct {
 	config Config
 	tokens tokens
 
 	mu      sync.Mutex
 	entries map[key]*entry
-	pending []*entry      // to be watched
-	wake    chan struct{} // says that pending is not empty; holds at most one
+	pending []*entry      // whose watch starts next
+	wake    chan struct{} // holds one item while pending is not empty
 }
 
 // key names one object of the cluster.
@@ -94,7 +94,7 @@ func (o *Objects) Run(ctx context.Context) error {
 	}
 }
 
-// Use registers what the pod's spec names; see volume.Objects.
+// Use watches what the pod's spec names; see volume.Objects.
 func (o *Objects) Use(pod *corev1.Pod) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -127,7 +127,7 @@ func (o *Objects) Forget(pod types.UID) {
 	o.pending = slices.DeleteFunc(o.pending, func(e *entry) bool { return o.entries[e.key] != e })
 }
 
-// Services are the given lister's.
+// Services lists those of a namespace; see volume.Objects.
 func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
 	return o.config.Services(namespace)
 }
@@ -154,7 +154,7 @@ func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
 	o.mu.Unlock()
 	var object metav1.Object
 	var err error
-	if e == nil { // no pod was announced: nothing is kept
+	if e == nil { // no pod that uses it was announced: it is not cached
 		object, err = o.fetch(ctx, k)
 	} else {
 		object, err = e.read(ctx, o.fetch)
@@ -169,10 +169,10 @@ func read[T metav1.Object](ctx context.Context, o *Objects, k key) (T, error) {
 	return typed, nil
 }
 
-// fetch asks the API server for what is true now.
+// fetch reads an object from the API server.
 func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
 	var object metav1.Object
-	err := askAgain(ctx, behindPod, func() (err error) {
+	err := retry(ctx, behindPod, func() (err error) {
 		switch k.Kind {
 		case podspec.ConfigMap:
 			object, err = o.config.Client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.Name, metav1.GetOptions{})
@@ -190,10 +190,10 @@ func (o *Objects) fetch(ctx context.Context, k key) (metav1.Object, error) {
 	return object, nil
 }
 
-// notFound has kubelet's text: configmap "x" not found.
+// notFound is the API error with the text: configmap "x" not found.
 func notFound(k key) error { return apierrors.NewNotFound(corev1.Resource(k.Kind), k.Name) }
 
-// version of an object as a number; resource versions are numbers that grow (KEP-5504).
+// version is a resource version as a number: they are numbers that grow (KEP-5504).
 func version(resourceVersion string) uint64 {
 	v, err := strconv.ParseUint(resourceVersion, 10, 64)
 	if err != nil {

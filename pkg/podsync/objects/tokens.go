@@ -13,10 +13,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// longest is the time after which a token is renewed however long it would live.
+// longest is the time after which a token is renewed even if it lives longer.
 const longest = 24 * time.Hour
 
-// tokens are bound service-account tokens, one a pod, audience and life.
+// tokens caches bound service-account tokens by pod, audience and lifetime.
 type tokens struct {
 	client kubernetes.Interface
 	now    func() time.Time
@@ -33,7 +33,7 @@ type tokenKey struct {
 }
 
 type token struct {
-	mu      sync.Mutex // one asks at a time
+	mu      sync.Mutex // held during a request
 	value   string
 	renewAt time.Time
 	expires time.Time
@@ -62,7 +62,7 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, audience string, seco
 	fresh, err := t.request(ctx, pod, k)
 	if err != nil {
 		if have.value != "" && now.Before(have.expires) {
-			return have.value, nil // it is still good; the next refresh asks again
+			return have.value, nil // it is still valid; the next refresh requests again
 		}
 		return "", fmt.Errorf("requesting a token of service account %s/%s: %w", pod.Namespace, account, err)
 	}
@@ -71,9 +71,9 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, audience string, seco
 	return have.value, nil
 }
 
-// lifeOf says when a token that was asked for at now expires and is to be renewed. It counts the
-// life that the server gave it from now on, since the moment of its end is by the server's clock,
-// and this machine's may be set.
+// lifeOf says when a token that was requested at now expires and when to renew it. It counts the
+// lifetime from now, because expirationTimestamp is by the server's clock, and this machine's clock
+// may be set.
 func lifeOf(granted *authenticationv1.TokenRequest, now time.Time) (expires, renewAt time.Time) {
 	life := granted.Status.ExpirationTimestamp.Sub(now)
 	if s := granted.Spec.ExpirationSeconds; s != nil && *s > 0 {
@@ -91,7 +91,7 @@ func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (*aut
 		request.Spec.Audiences = []string{k.audience}
 	}
 	var answer *authenticationv1.TokenRequest
-	err := askAgain(ctx, behindToken, func() (err error) {
+	err := retry(ctx, behindToken, func() (err error) {
 		answer, err = t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, k.account, request, metav1.CreateOptions{})
 		return err
 	})

@@ -17,7 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// watch follows one object until nobody uses it, it proves immutable, or ctx ends.
+// watch follows one object until no pod uses it, it turns out immutable, or ctx ends.
 func (o *Objects) watch(ctx context.Context, group *sync.WaitGroup, e *entry) {
 	group.Go(func() {
 		for again := true; again; {
@@ -26,8 +26,7 @@ func (o *Objects) watch(ctx context.Context, group *sync.WaitGroup, e *entry) {
 	})
 }
 
-// follow watches, and says whether the watch is to begin anew, since the server's store was set
-// back.
+// follow watches, and reports whether to start over because the server's store was restored.
 func (o *Objects) follow(ctx context.Context, e *entry) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -47,54 +46,49 @@ func (o *Objects) follow(ctx context.Context, e *entry) bool {
 	return false
 }
 
-// listWatch asks for one object by name: the only list that a node is allowed.
+// listWatch lists and watches one object by name: the only list that a node is allowed.
 func listWatch(client kubernetes.Interface, k key) (cache.ListerWatcher, runtime.Object) {
-	narrow := func(options *metav1.ListOptions) {
-		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, k.Name).String()
-	}
 	var lw *cache.ListWatch
 	var sample runtime.Object
 	switch k.Kind {
 	case podspec.ConfigMap:
-		maps := client.CoreV1().ConfigMaps(k.namespace)
-		sample = &corev1.ConfigMap{}
-		lw = &cache.ListWatch{
-			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-				narrow(&options)
-				return maps.List(ctx, options)
-			},
-			WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-				narrow(&options)
-				return maps.Watch(ctx, options)
-			},
-		}
+		lw, sample = named[*corev1.ConfigMapList](client.CoreV1().ConfigMaps(k.namespace), k.Name), &corev1.ConfigMap{}
 	default:
-		secrets := client.CoreV1().Secrets(k.namespace)
-		sample = &corev1.Secret{}
-		lw = &cache.ListWatch{
-			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-				narrow(&options)
-				return secrets.List(ctx, options)
-			},
-			WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-				narrow(&options)
-				return secrets.Watch(ctx, options)
-			},
-		}
+		lw, sample = named[*corev1.SecretList](client.CoreV1().Secrets(k.namespace), k.Name), &corev1.Secret{}
 	}
 	return cache.ToListWatcherWithWatchListSemantics(lw, client), sample
 }
 
-// store is the reflector's view of an entry.
+// objectsOf is the part of a typed client that lists and watches.
+type objectsOf[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
+}
+
+func named[L runtime.Object](client objectsOf[L], name string) *cache.ListWatch {
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector = selector
+			return client.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = selector
+			return client.Watch(ctx, options)
+		},
+	}
+}
+
+// store passes what a reflector learns to an entry.
 type store struct {
 	entry   *entry
 	changed func(podspec.ObjectRef, []types.UID)
 }
 
-// Add takes an object in.
+// Add stores an object.
 func (s store) Add(obj any) error { return s.Update(obj) }
 
-// Update takes an object in.
+// Update stores an object.
 func (s store) Update(obj any) error {
 	object, err := s.mine(obj)
 	if object != nil {
@@ -103,7 +97,7 @@ func (s store) Update(obj any) error {
 	return err
 }
 
-// Delete takes in that the object is gone, at the version of its deletion.
+// Delete stores that the object was deleted, at the version of its deletion.
 func (s store) Delete(obj any) error {
 	object, err := s.mine(obj)
 	if object != nil {
@@ -112,7 +106,7 @@ func (s store) Delete(obj any) error {
 	return err
 }
 
-// Replace takes a whole list in: one object or none.
+// Replace stores a complete list: one object or none.
 func (s store) Replace(list []any, listVersion string) error {
 	for _, obj := range list {
 		object, err := s.mine(obj)
@@ -128,7 +122,7 @@ func (s store) Replace(list []any, listVersion string) error {
 	return nil
 }
 
-// mine is nil for an object that was not asked for, should a server not honour the selector.
+// mine returns nil for another object, in case a server ignores the selector.
 func (s store) mine(obj any) (metav1.Object, error) {
 	object, err := meta.Accessor(obj)
 	if err != nil || object.GetName() != s.entry.key.Name {
@@ -137,18 +131,18 @@ func (s store) mine(obj any) (metav1.Object, error) {
 	return object, nil
 }
 
-// Resync does nothing: there is no second store to bring in line.
+// Resync does nothing: there is no second store.
 func (store) Resync() error { return nil }
 
-// learn takes in what the watch says, and tells the users of a change; nobody who has not read the
-// object yet.
+// learn stores what the watch delivers, and reports a change to the pods that use the object, once
+// one of them has read it.
 func (s store) learn(object metav1.Object, version uint64, whole bool) {
 	e := s.entry
 	e.mu.Lock()
 	var changed bool
 	if whole && version < e.version {
-		// The list is from a cache that is behind, or the server's store was set back: the next
-		// reading asks for the truth.
+		// The list is from a stale cache, or the server's store was restored: the next read asks
+		// the server.
 		e.wanted++
 		changed = true
 	} else {

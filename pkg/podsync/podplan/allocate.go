@@ -165,8 +165,8 @@ func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 	had := resource.PodRequests(has, resource.PodResourcesOptions{})
 	requests := resource.PodRequests(asks, resource.PodResourcesOptions{})
 	for _, name := range podspec.ResizableNames() {
-		before, now := units(name, had), units(name, requests)
-		capacity, used := units(name, r.Allocatable), units(name, r.Used)
+		before, now := podspec.Units(name, had[name]), podspec.Units(name, requests[name])
+		capacity, used := podspec.Units(name, r.Allocatable[name]), podspec.Units(name, r.Used[name])
 		switch {
 		case now <= before:
 		case now > capacity:
@@ -228,15 +228,6 @@ func waitsSince(pod *corev1.Pod) time.Time {
 		}
 	}
 	return time.Time{}
-}
-
-// units are thousandths for cpu, else whole units.
-func units(name corev1.ResourceName, list corev1.ResourceList) int64 {
-	q := list[name]
-	if name == corev1.ResourceCPU {
-		return q.MilliValue()
-	}
-	return q.Value()
 }
 
 // recall learns what an earlier life of the agent gave the pod: what its containers were made with

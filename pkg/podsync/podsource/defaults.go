@@ -6,15 +6,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// Default writes into a pod that was read from a file what the API server would have written into
-// it.
-func Default(pod *corev1.Pod) { setDefaults(pod) }
-
-// setDefaults writes into a pod what the API server writes into every pod it stores (the defaulting
-// of core/v1 in 1.36), so that nothing behind this package has to tell static pods from others.
-func setDefaults(pod *corev1.Pod) {
+// Default sets in a pod from a file what the API server sets in every pod that it stores (the
+// defaulting of core/v1 in 1.36), so that no other package has to tell static pods from others.
+func Default(pod *corev1.Pod) {
 	s := &pod.Spec
 	def(&s.RestartPolicy, corev1.RestartPolicyAlways)
 	def(&s.DNSPolicy, corev1.DNSClusterFirst)
@@ -24,10 +22,8 @@ func setDefaults(pod *corev1.Pod) {
 	if s.SecurityContext == nil {
 		s.SecurityContext = &corev1.PodSecurityContext{}
 	}
-	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			defaultContainer(&list[i], s.HostNetwork)
-		}
+	for _, c := range podspec.Containers(pod) {
+		defaultContainer(c, s.HostNetwork)
 	}
 	for i := range s.Volumes {
 		defaultVolume(&s.Volumes[i])
@@ -86,7 +82,7 @@ func defaultContainer(c *corev1.Container, hostNetwork bool) {
 	roundUp(c.Resources.Requests)
 }
 
-// roundUp writes quantities finer than a thousandth as the next thousandth.
+// roundUp rounds quantities finer than a thousandth up to the next thousandth.
 func roundUp(list corev1.ResourceList) {
 	for name, quantity := range list {
 		q := quantity.DeepCopy()

@@ -19,9 +19,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// parseManifest reads one pod, or a PodList, in YAML or JSON. Fields that a pod does not have make
-// a warning: the manifest may be newer than the agent, or have a typing error that should not go
-// unseen.
+// parseManifest reads a Pod or a PodList in YAML or JSON. An unknown field is a warning: the
+// manifest may be newer than the agent, or the field misspelt.
 func parseManifest(text []byte) (pods []*corev1.Pod, warning, err error) {
 	text, err = oneDocument(text)
 	if err != nil {
@@ -55,7 +54,7 @@ func parseManifest(text []byte) (pods []*corev1.Pod, warning, err error) {
 	return pods, warning, nil
 }
 
-// unmarshal reads what it can, and warns of what a strict reader would refuse.
+// unmarshal reads leniently, and returns as warning what a strict reader would refuse.
 func unmarshal(text []byte, into any) (warning, err error) {
 	if warning = yaml.UnmarshalStrict(text, into); warning == nil {
 		return nil, nil
@@ -66,7 +65,7 @@ func unmarshal(text []byte, into any) (warning, err error) {
 	return fmt.Errorf("reading the manifest: %w", warning), nil
 }
 
-// oneDocument returns the only document of a YAML stream that is not empty.
+// oneDocument returns the one document of a YAML stream that has content.
 func oneDocument(text []byte) ([]byte, error) {
 	var found []byte
 	for _, doc := range bytes.Split(append([]byte("\n"), text...), []byte("\n---")) {
@@ -86,7 +85,7 @@ func oneDocument(text []byte) ([]byte, error) {
 	return found, nil
 }
 
-// isContent says that a document has a line that is no comment.
+// isContent reports whether a document has a line that is not a comment.
 func isContent(doc []byte) bool {
 	for line := range strings.Lines(string(doc)) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && line != "..." {
@@ -96,8 +95,8 @@ func isContent(doc []byte) bool {
 	return false
 }
 
-// check refuses what could not become a pod of this node. The API server would refuse more; what it
-// does shows when the mirror pod is made, and the pod runs all the same.
+// check refuses what cannot become a pod of this node. The API server would refuse more: then the
+// mirror pod cannot be created, and the pod runs all the same.
 func check(pod *corev1.Pod) error {
 	switch {
 	case len(validation.IsDNS1123Subdomain(pod.Name)) > 0:
@@ -124,8 +123,8 @@ func check(pod *corev1.Pod) error {
 	return checkVolumes(pod)
 }
 
-// checkVolumes refuses volumes that the API has to grant: a static pod must not reach other
-// people's secrets through the node's identity.
+// checkVolumes refuses volumes of API objects: a static pod must not read secrets with the node's
+// identity.
 func checkVolumes(pod *corev1.Pod) error {
 	names := make(map[string]bool)
 	for i := range pod.Spec.Volumes {
@@ -134,7 +133,7 @@ func checkVolumes(pod *corev1.Pod) error {
 		case len(validation.IsDNS1123Label(v.Name)) > 0:
 			return fmt.Errorf("reading the manifest: volume name %q must be a DNS label", v.Name)
 		case names[v.Name]:
-			return fmt.Errorf("reading the manifest: volume name %q is there twice", v.Name)
+			return fmt.Errorf("reading the manifest: two volumes have the name %q", v.Name)
 		case v.Secret != nil, v.ConfigMap != nil, v.PersistentVolumeClaim != nil:
 			return fmt.Errorf("reading the manifest: volume %q: a static pod may not refer to API objects", v.Name)
 		}
@@ -143,9 +142,9 @@ func checkVolumes(pod *corev1.Pod) error {
 	return nil
 }
 
-// identify makes a manifest's pod one of this node: name, UID from its contents, annotations,
-// toleration, and every default that the API server would have set. The UID changes with the
-// contents, so that a changed manifest is another pod.
+// identify makes a manifest's pod a pod of this node: it sets the name, a UID, annotations, a
+// toleration, and every default that the API server would set. The UID is a hash of the contents,
+// so that a changed manifest is another pod.
 func identify(pod *corev1.Pod, node, file, seen string) error {
 	text, err := json.Marshal(pod)
 	if err != nil {
@@ -176,9 +175,9 @@ func identify(pod *corev1.Pod, node, file, seen string) error {
 		})
 	}
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
-	setDefaults(pod)
+	Default(pod)
 	return nil
 }
 
-// maxManifest is the longest manifest that is read, in bytes.
+// maxManifest is the size of the largest manifest that is read, in bytes.
 const maxManifest = 10 << 20

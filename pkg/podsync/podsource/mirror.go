@@ -15,7 +15,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// ObserveMirror takes the newest of one mirror pod.
+// ObserveMirror implements Mirrors.
 func (s *Static) ObserveMirror(pod *corev1.Pod, gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -37,7 +37,7 @@ func (s *Static) ObserveMirror(pod *corev1.Pod, gone bool) {
 	s.poke()
 }
 
-// observeNew takes a mirror pod that was just made, unless the watch was quicker and may know a
+// observeNew takes a mirror pod that was just created, unless the watch was quicker and may have a
 // newer one.
 func (s *Static) observeNew(pod *corev1.Pod) {
 	s.mu.Lock()
@@ -48,7 +48,7 @@ func (s *Static) observeNew(pod *corev1.Pod) {
 	}
 }
 
-// MirrorsListed says that all mirror pods that the API server has were observed.
+// MirrorsListed implements Mirrors.
 func (s *Static) MirrorsListed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,12 +56,12 @@ func (s *Static) MirrorsListed() {
 	s.poke()
 }
 
-// firstMirrorRetry is the first pause after a failure, which doubles. It is short because the API
-// server may not know in all its caches yet the Node that was just registered or the mirror pod
-// that was just deleted; such failures are not worth a word.
+// firstMirrorRetry is the first pause after a failure; it doubles with each further one. It is
+// short because caches of the API server may not yet know a Node that was just registered or a
+// mirror pod that was just deleted; such failures are not logged.
 const firstMirrorRetry = 20 * time.Millisecond
 
-// keepMirrors creates and removes mirror pods until ctx ends.
+// keepMirrors creates and deletes mirror pods until ctx ends.
 func (s *Static) keepMirrors(ctx context.Context) {
 	if s.config.Client == nil {
 		return
@@ -77,13 +77,13 @@ func (s *Static) keepMirrors(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := s.config.Interval
-		if err := s.settleMirrors(ctx); err != nil && ctx.Err() == nil {
+		if err := s.syncMirrors(ctx); err != nil && ctx.Err() == nil {
 			if backoff >= time.Second {
-				s.config.Log.Warn("mirror pods not in order", "error", err, "retry", backoff)
+				s.config.Log.Warn("Mirror pods cannot be brought up to date", "err", err, "retry", backoff)
 			}
 			next = min(backoff, s.config.Interval)
 			backoff = min(2*backoff, s.config.Interval)
-			if sleep.For(ctx, next) != nil { // further wakes do not hurry it
+			if sleep.For(ctx, next) != nil { // wakes do not shorten it
 				return
 			}
 			s.poke()
@@ -97,11 +97,11 @@ func (s *Static) keepMirrors(ctx context.Context) {
 // mirrorStep is one change of a mirror pod.
 type mirrorStep struct {
 	remove *corev1.Pod // mirror to delete
-	create *corev1.Pod // static pod to show
+	create *corev1.Pod // static pod that needs a mirror
 }
 
-// settleMirrors makes the changes that are due. The first error is returned when all were tried.
-func (s *Static) settleMirrors(ctx context.Context) error {
+// syncMirrors makes all changes that are due, and returns their first error.
+func (s *Static) syncMirrors(ctx context.Context) error {
 	var first error
 	for _, step := range s.mirrorSteps() {
 		var err error
@@ -117,9 +117,8 @@ func (s *Static) settleMirrors(ctx context.Context) error {
 	return first
 }
 
-// mirrorSteps compares static pods with mirrors. A mirror of a pod that is ending is left to
-// whoever writes statuses, for as long as that may take; one that is being deleted by somebody else
-// is let go and made anew.
+// mirrorSteps compares static pods with mirrors. While a pod ends, its mirror stays for the status
+// writer to finish. A mirror that somebody else deletes is removed and created again.
 func (s *Static) mirrorSteps() []mirrorStep {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,8 +154,8 @@ func (s *Static) removeMirror(ctx context.Context, mirror *corev1.Pod) error {
 	return nil
 }
 
-// createMirror shows a static pod in the API. The API server demands the node as its controller, so
-// that it goes with it.
+// createMirror creates the mirror of a static pod. The API server requires the Node as its
+// controller owner, so that it is deleted with the Node.
 func (s *Static) createMirror(ctx context.Context, pod *corev1.Pod) error {
 	node, err := s.config.Client.CoreV1().Nodes().Get(ctx, s.config.NodeName, metav1.GetOptions{})
 	if err != nil {

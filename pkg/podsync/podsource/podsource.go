@@ -1,7 +1,6 @@
-// Package podsource is EDGE: where the pods of this node come from. API reads them from the API
-// server, Static from a folder of manifests. Static also keeps a mirror pod in the API for each of
-// its pods, and is the only one that creates them. Neither runs anything, and neither writes a
-// status.
+// Package podsource is EDGE: the sources of this node's pods. API reads them from the API server,
+// Static from a folder of manifests. Static also keeps a mirror pod in the API for each of its
+// pods; it alone creates them. Neither source runs pods or writes their status.
 package podsource
 
 import (
@@ -25,7 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// Annotations of pods that are defined on a node; kubelet's names.
+// Annotations of pods that are defined on a node, with kubelet's names.
 const (
 	SourceAnnotation = "kubernetes.io/config.source"
 	SeenAnnotation   = "kubernetes.io/config.seen"
@@ -33,12 +32,11 @@ const (
 	MirrorAnnotation = "kubernetes.io/config.mirror"
 )
 
-// Mirrors is told of the mirror pods that the API server has of this node.
+// Mirrors receives the mirror pods of this node from the API server.
 type Mirrors interface {
-	// ObserveMirror takes the newest of one mirror pod; gone says that the API server has it no
-	// longer.
+	// ObserveMirror takes the newest version of a mirror pod; gone says that it was deleted.
 	ObserveMirror(pod *corev1.Pod, gone bool)
-	// MirrorsListed says that all mirror pods of the first complete answer were observed.
+	// MirrorsListed is called after ObserveMirror for every mirror pod of the first list.
 	MirrorsListed()
 }
 
@@ -46,12 +44,12 @@ type Mirrors interface {
 type APIConfig struct {
 	Client   kubernetes.Interface
 	NodeName string
-	// Mirrors takes the mirror pods, which are no work for this node; nil: they are dropped.
+	// Mirrors receives the mirror pods, which this node does not run; nil: they are dropped.
 	Mirrors Mirrors
 	Log     *slog.Logger
 }
 
-// API is the source of the pods that are bound to this node in the API server.
+// API is the source of the pods that are bound to this node by the API server.
 type API struct {
 	config APIConfig
 	synced atomic.Bool
@@ -65,12 +63,12 @@ func NewAPI(c APIConfig) (*API, error) {
 	return &API{config: c}, nil
 }
 
-// Synced says that a complete list of this node's pods has been emitted.
+// Synced reports whether a complete list of this node's pods was emitted.
 func (a *API) Synced() bool { return a.synced.Load() }
 
-// Run lists and watches until ctx ends. Failures are retried with growing pauses for ever: an API
-// server that is away says nothing about pods. A pod counts as gone when the watch says so, or when
-// a complete list has it no longer.
+// Run lists and watches until ctx ends. It retries failures for ever with growing pauses: an API
+// server that does not answer says nothing about pods. A pod is gone when the watch says so, or
+// when a complete list no longer has it.
 func (a *API) Run(ctx context.Context, emit func(podspec.Update)) error {
 	pods := a.config.Client.CoreV1().Pods(metav1.NamespaceAll)
 	selector := fields.OneTermEqualSelector("spec.nodeName", a.config.NodeName).String()
@@ -78,9 +76,9 @@ func (a *API) Run(ctx context.Context, emit func(podspec.Update)) error {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
 			o.FieldSelector = selector
 			if o.ResourceVersion == "0" {
-				// Any version would do, says the reflector. But what the first list does not have
-				// is ended as an orphan, and the cache of an API server that has just started may
-				// not have the youngest pods.
+				// The reflector accepts any version. But pods that the first list lacks are ended
+				// as orphans, and the cache of an API server that has just started may lack the
+				// newest pods.
 				o.ResourceVersion = ""
 			}
 			return pods.List(ctx, o)
@@ -97,8 +95,7 @@ func (a *API) Run(ctx context.Context, emit func(podspec.Update)) error {
 	return nil
 }
 
-// podStore turns what the reflector learns into updates. Only the reflector's goroutine calls it,
-// but a test may look.
+// podStore turns what the reflector learns into updates.
 type podStore struct {
 	source *API
 	emit   func(podspec.Update)
@@ -113,7 +110,7 @@ func (s *podStore) Add(obj any) error { return s.set(obj) }
 // Update takes a new or changed pod.
 func (s *podStore) Update(obj any) error { return s.set(obj) }
 
-// Delete takes a pod that the API server has no longer.
+// Delete takes a deleted pod.
 func (s *podStore) Delete(obj any) error {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -157,7 +154,7 @@ func (s *podStore) Replace(list []any, _ string) error {
 	return nil
 }
 
-// Resync does nothing: nothing is kept that could get out of step.
+// Resync does nothing: there is no second store.
 func (s *podStore) Resync() error { return nil }
 
 func (s *podStore) set(obj any) error {
@@ -172,9 +169,9 @@ func (s *podStore) set(obj any) error {
 	return nil
 }
 
-// tell passes a pod on, a mirror pod to who mirrors.
+// tell emits a pod, or hands a mirror pod to Mirrors. s.mu is held.
 func (s *podStore) tell(pod *corev1.Pod, gone bool) {
-	pod.ManagedFields = nil // large, and of no use here
+	pod.ManagedFields = nil // large and unused
 	if _, mirror := pod.Annotations[MirrorAnnotation]; mirror {
 		if m := s.source.config.Mirrors; m != nil {
 			m.ObserveMirror(pod, gone)

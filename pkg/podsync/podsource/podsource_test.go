@@ -263,7 +263,7 @@ func TestStaticFolder(t *testing.T) {
 	}
 	manifest(t, dir, "z.yaml", "a", "x:3")
 	expect("a double name", "")
-	if p := s.Problems(); len(p) != 1 || !strings.Contains(p[0].Err.Error(), "is also in") {
+	if p := s.Problems(); len(p) != 1 || !strings.Contains(p[0].Err.Error(), "defines the pod default/a-n1 too") {
 		t.Errorf("problems: %v", p)
 	}
 	if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
@@ -330,7 +330,7 @@ func (m *mirrored) settle() {
 	m.t.Helper()
 	m.scan()
 	for range 3 {
-		if err := m.settleMirrors(m.t.Context()); err != nil {
+		if err := m.syncMirrors(m.t.Context()); err != nil {
 			m.t.Fatal(err)
 		}
 	}

@@ -28,24 +28,24 @@ import (
 
 // StaticConfig of a Static source.
 type StaticConfig struct {
-	// Dir is the folder of manifests; "": none, and only old mirror pods are cleaned up.
+	// Dir is the folder of manifests; "": none, and old mirror pods are deleted.
 	Dir      string
 	NodeName string
-	// Client writes mirror pods; nil: there are none.
+	// Client writes mirror pods; nil: none are written.
 	Client kubernetes.Interface
-	// Interval is how often the folder is read without a sign of change; default 20 s.
+	// Interval is how often the folder is read when nothing signals a change; default 20 s.
 	Interval time.Duration
 	Now      func() time.Time
 	Log      *slog.Logger
 }
 
 // Static is the source of the pods that are defined on this node by manifests in a folder. It needs
-// no API server. A file that can be read no more keeps its last good pods while it exists, so that
-// saving half a manifest ends nothing.
+// no API server. A file that can no longer be read keeps its last good pods while it exists, so
+// that a half-saved manifest ends no pod.
 type Static struct {
 	config StaticConfig
 	synced atomic.Bool
-	wake   chan struct{} // holds one: "look at the mirrors"
+	wake   chan struct{} // holds one item when mirrors may have to change
 
 	mu      sync.Mutex
 	emit    func(podspec.Update) // nil before Run
@@ -53,10 +53,10 @@ type Static struct {
 	pods    map[types.UID]*corev1.Pod
 	leaving map[types.UID]leaver
 	mirrors map[types.NamespacedName]*corev1.Pod
-	listed  bool // every mirror pod of the API server is in mirrors
+	listed  bool // mirrors has every mirror pod of the API server
 }
 
-// file is what one manifest held when it was last read.
+// file is one manifest as it was last read.
 type file struct {
 	sum     [sha256.Size]byte
 	pods    []*corev1.Pod
@@ -64,13 +64,13 @@ type file struct {
 	at      time.Time // of the problem
 }
 
-// leaver is a pod whose manifest is gone, while its mirror may still be there to show its end.
+// leaver is a pod whose manifest is gone, while its mirror may still show how it ends.
 type leaver struct {
 	pod   *corev1.Pod
-	until time.Time // after that, the mirror is removed here
+	until time.Time // after that, Static deletes the mirror
 }
 
-// Problem is a manifest that is not understood, wholly or in part.
+// Problem is a manifest that could not be read, or only in part.
 type Problem struct {
 	File string
 	Err  error
@@ -92,10 +92,10 @@ func NewStatic(c StaticConfig) (*Static, error) {
 	}, nil
 }
 
-// Synced says that the folder has been read.
+// Synced reports whether the folder has been read.
 func (s *Static) Synced() bool { return s.synced.Load() }
 
-// Problems lists the manifests that are not understood, by name.
+// Problems lists the manifests with problems, by name.
 func (s *Static) Problems() []Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,7 @@ func (s *Static) Problems() []Problem {
 	return found
 }
 
-// Run reads the folder whenever it changes, and keeps the mirror pods, until ctx ends.
+// Run reads the folder whenever it changes and keeps the mirror pods up to date, until ctx ends.
 func (s *Static) Run(ctx context.Context, emit func(podspec.Update)) error {
 	s.mu.Lock()
 	s.emit = emit
@@ -130,7 +130,7 @@ func (s *Static) Run(ctx context.Context, emit func(podspec.Update)) error {
 			return nil
 		case <-tick.C:
 		case <-events.changes():
-			// Files come in several steps; a moment later the last of them is often done.
+			// Files are written in several steps, which are often complete a moment later.
 			if sleep.For(ctx, 50*time.Millisecond) != nil {
 				return nil
 			}
@@ -139,8 +139,7 @@ func (s *Static) Run(ctx context.Context, emit func(podspec.Update)) error {
 	}
 }
 
-// notifier is a file watcher, or none where the kernel gives none: the folder is read regularly
-// anyway.
+// notifier watches the folder; without a watcher, it is only read at intervals.
 type notifier struct{ *fsnotify.Watcher }
 
 func (s *Static) watch() notifier {
@@ -149,16 +148,16 @@ func (s *Static) watch() notifier {
 	}
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		s.config.Log.Warn("static pod folder is not watched, only read regularly", "folder", s.config.Dir, "interval", s.config.Interval, "error", err)
+		s.config.Log.Warn("Static pod folder cannot be watched, and is read at intervals instead", "folder", s.config.Dir, "interval", s.config.Interval, "err", err)
 		return notifier{}
 	}
 	return notifier{w}
 }
 
-// add watches the folder; it may have come into being since the last time.
+// add watches the folder, which may have been created since the last call.
 func (n notifier) add(dir string) {
 	if n.Watcher != nil {
-		_ = n.Add(dir) // read regularly anyway
+		_ = n.Add(dir) // the folder is read at intervals anyway
 	}
 }
 
@@ -181,16 +180,16 @@ func (n notifier) drain() {
 
 func (n notifier) close() {
 	if n.Watcher != nil {
-		_ = n.Close() // nothing hangs on it
+		_ = n.Close()
 	}
 }
 
-// scan reads the folder and tells of what changed.
+// scan reads the folder and emits what changed.
 func (s *Static) scan() {
 	names, err := s.manifests()
 	if err != nil {
-		s.config.Log.Warn("static pod folder not read", "folder", s.config.Dir, "error", err)
-		return // says nothing about the pods
+		s.config.Log.Warn("Static pod folder cannot be read", "folder", s.config.Dir, "err", err)
+		return // that says nothing about the pods
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +204,7 @@ func (s *Static) scan() {
 		for _, pod := range f.pods {
 			full := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 			if other, double := taken[full]; double {
-				f.problem = fmt.Errorf("reading the manifest: pod %s is also in %s, which is used", full, other)
+				f.problem = fmt.Errorf("reading the manifest: %s defines the pod %s too, and is used", other, full)
 				continue
 			}
 			taken[full] = name
@@ -213,7 +212,7 @@ func (s *Static) scan() {
 		}
 		if f.problem != nil && (s.files[name].problem == nil || s.files[name].problem.Error() != f.problem.Error()) {
 			f.at = s.config.Now()
-			s.config.Log.Error("static pod manifest not understood", "file", name, "error", f.problem)
+			s.config.Log.Error("Static pod manifest is invalid", "file", name, "err", f.problem)
 		}
 		files[name] = f
 	}
@@ -222,8 +221,7 @@ func (s *Static) scan() {
 	s.synced.Store(true)
 }
 
-// manifests lists the files of the folder that count, sorted. A folder that does not exist has
-// none.
+// manifests lists the folder's files but hidden ones, sorted; none if the folder does not exist.
 func (s *Static) manifests() ([]string, error) {
 	if s.config.Dir == "" {
 		return nil, nil
@@ -244,7 +242,7 @@ func (s *Static) manifests() ([]string, error) {
 	return names, nil
 }
 
-// read reads one manifest; before is what it held the last time.
+// read reads one manifest; before is what the last read found.
 func (s *Static) read(name string, before file) (f file, exists bool) {
 	text, err := readFile(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) {
@@ -270,7 +268,7 @@ func (s *Static) read(name string, before file) (f file, exists bool) {
 	return file{sum: sum, pods: pods, problem: warning, at: before.at}, true
 }
 
-// errNoFile says that a folder entry is no file.
+// errNoFile is the error of a folder entry that is not a file.
 var errNoFile = errors.New("it is not a regular file")
 
 func readFile(name string) ([]byte, error) {
@@ -284,13 +282,13 @@ func readFile(name string) ([]byte, error) {
 	return text, nil
 }
 
-// replace makes now the pods that there are, with the lock held.
+// replace makes now the pods of this source, and emits the differences. s.mu is held.
 func (s *Static) replace(now map[types.UID]*corev1.Pod) {
 	for uid, pod := range s.pods {
 		if now[uid] == nil {
 			grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 			s.leaving[uid] = leaver{pod: pod, until: s.config.Now().Add(grace + time.Minute)}
-			s.config.Log.Info("static pod's manifest is gone", "pod", podspec.Key(pod), "uid", uid)
+			s.config.Log.Info("Static pod's manifest was removed", "pod", podspec.Key(pod), "uid", uid)
 			s.tell(pod, true)
 		}
 	}
@@ -299,14 +297,14 @@ func (s *Static) replace(now map[types.UID]*corev1.Pod) {
 	for uid, pod := range now {
 		if before[uid] == nil {
 			delete(s.leaving, uid)
-			s.config.Log.Info("static pod's manifest was read", "pod", podspec.Key(pod), "uid", uid)
+			s.config.Log.Info("Static pod's manifest was read", "pod", podspec.Key(pod), "uid", uid)
 			s.tell(pod, false)
 		}
 	}
 	s.poke()
 }
 
-// tell emits a pod with its mirror, with the lock held.
+// tell emits a pod with its mirror. s.mu is held.
 func (s *Static) tell(pod *corev1.Pod, gone bool) {
 	if s.emit == nil {
 		return

@@ -60,6 +60,14 @@ func put(list *corev1.ResourceList, name corev1.ResourceName, q resource.Quantit
 	(*list)[name] = q
 }
 
+// Units is a quantity as kubelet's messages write it: thousandths of CPU, whole units of all else.
+func Units(name corev1.ResourceName, q resource.Quantity) int64 {
+	if name == corev1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
+}
+
 // String is one line: "requests.cpu=20m limits.memory=64Mi"; "none" when there are none. Container
 // records keep this text: another format resizes every container of every node that is upgraded.
 func (s Resources) String() string {

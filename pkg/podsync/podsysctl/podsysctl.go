@@ -1,4 +1,5 @@
-// Package podsysctl is PURE: what is known of the sysctls that pods may ask for, by their names.
+// Package podsysctl is PURE: which sysctls a pod may set, by their names: the safe ones, those with
+// a namespace of the pod, and how their names are written.
 package podsysctl
 
 import (
@@ -7,9 +8,9 @@ import (
 	"strings"
 )
 
-// Safe says that a sysctl is namespaced and touches no other pod
-// (https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/); all of them are namespaced
-// from kernel 4.15 on.
+// Safe reports whether a sysctl is namespaced and affects no other pod
+// (https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/). All of them are namespaced
+// since kernel 4.15.
 func Safe(name string) bool {
 	return slices.Contains([]string{
 		"kernel.shm_rmid_forced",
@@ -27,25 +28,24 @@ func Safe(name string) bool {
 	}, name)
 }
 
-// CheckAllowed says what is wrong with an entry of allowedUnsafeSysctls, a sysctl or a prefix that
-// ends in "*": it must be known to be namespaced.
+// CheckAllowed says what is wrong with an entry of allowedUnsafeSysctls: a sysctl, or a prefix with
+// "*" at its end, that is known to be namespaced.
 func CheckAllowed(pattern string) error {
 	name := strings.TrimSuffix(Normal(pattern), "*")
 	if name == "" || len(name) > 253 || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters, r) }) {
-		return fmt.Errorf("allowing the sysctl %q: it must be a name such as net.core.somaxconn, or a beginning of names such as kernel.shm*", pattern)
+		return fmt.Errorf("allowing the sysctl %q: it must be a name such as net.core.somaxconn, or a prefix such as kernel.shm*", pattern)
 	}
 	if Namespace(name) == "" {
-		return fmt.Errorf("allowing the sysctl %q: it is not known to be namespaced, so that it would change the whole node; "+
-			"those of net., fs.mqueue., kernel.shm, kernel.msg and kernel.sem are", pattern)
+		return fmt.Errorf("allowing the sysctl %q: it may change the whole node, since only those of net., fs.mqueue., kernel.shm, "+
+			"kernel.msg and kernel.sem are known to be namespaced", pattern)
 	}
 	return nil
 }
 
-// letters are those of the names of sysctls.
+// letters are the characters in names of sysctls.
 const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/"
 
-// Namespace is the kernel namespace of a sysctl, "IPC" or "Net", or "" when it is not known to have
-// one.
+// Namespace is the kernel namespace of a sysctl, "IPC" or "Net"; "" when none is known.
 func Namespace(name string) string {
 	switch {
 	case strings.HasPrefix(name, "net."):
@@ -56,9 +56,9 @@ func Namespace(name string) string {
 	return ""
 }
 
-// Normal writes a sysctl with dots between its parts, as kubelet does: the first separator tells
-// which one is meant, so that in net/ipv4/conf/eth0.100/forwarding the dot belongs to the interface
-// and becomes a slash.
+// Normal writes a sysctl with dots as separators, as kubelet does. The first separator in the name
+// decides which one it uses: in net/ipv4/conf/eth0.100/forwarding, the dot is part of the
+// interface's name and becomes a slash.
 func Normal(name string) string {
 	first := strings.IndexAny(name, "./")
 	if first < 0 || name[first] == '.' {

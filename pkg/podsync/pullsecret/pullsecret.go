@@ -1,5 +1,5 @@
-// Package pullsecret is PURE: the credentials in imagePullSecrets, and which of them are for an
-// image. The rules are those of https://kubernetes.io/docs/concepts/containers/images/#config-json.
+// Package pullsecret is PURE: the credentials in imagePullSecrets, and which of them apply to an
+// image, by the rules of https://kubernetes.io/docs/concepts/containers/images/#config-json.
 package pullsecret
 
 import (
@@ -17,15 +17,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Entry is one login: to a registry, or to repositories of it.
+// Entry is one login to a registry, or to some of its repositories.
 type Entry struct {
-	// Host may have a port, and "*" for a part of a name: "*.example.com:5000". Path is a prefix of
-	// repositories, "" for all.
+	// Host may have a port, and "*" for one part of the name: "*.example.com:5000". Path is a
+	// prefix of repositories; "" matches all.
 	Host, Path  string
 	Credentials runtime.Credentials
 }
 
-// login is an entry of the file that `docker login` writes.
+// login is one entry of the file that `docker login` writes.
 type login struct {
 	Username      string `json:"username"`
 	Password      string `json:"password"`
@@ -81,8 +81,7 @@ func parseLogins(text []byte) ([]Entry, error) {
 			entries = append(entries, entry)
 		}
 	}
-	// The most exact first: longer paths before shorter, then by server, so that the order is
-	// always the same.
+	// The most specific first: longer paths before shorter, then by server for a stable order.
 	slices.SortFunc(entries, func(a, b Entry) int {
 		if d := len(b.Path) - len(a.Path); d != 0 {
 			return d
@@ -92,13 +91,13 @@ func parseLogins(text []byte) ([]Entry, error) {
 	return entries, nil
 }
 
-// hideContents says that a secret could not be read without saying what is in it.
+// hideContents is an error of reading a secret that quotes nothing of its contents.
 func hideContents(err error) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
-		return fmt.Errorf("reading the pull secret: no JSON at byte %d", syntax.Offset)
+		return fmt.Errorf("reading the pull secret: it is not JSON at byte %d", syntax.Offset)
 	}
-	return errors.New("reading the pull secret: its JSON is not that of a docker config")
+	return errors.New("reading the pull secret: its JSON is not a Docker config")
 }
 
 func decodeAuth(auth string) (name, password string, err error) {
@@ -116,7 +115,7 @@ func decodeAuth(auth string) (name, password string, err error) {
 	return name, strings.TrimRight(password, "\x00"), nil
 }
 
-// location splits a server as people write it: "https://index.docker.io/v1/",
+// location splits the name of a server, such as "https://index.docker.io/v1/" or
 // "registry.example.com:5000/team".
 func location(server string) (host, dir string) {
 	if !strings.Contains(server, "://") {
@@ -136,9 +135,9 @@ func location(server string) (host, dir string) {
 	return runtime.RegistryHost(u.Host), dir
 }
 
-// For returns the credentials of the entries that match a repository, as in
-// "docker.io/library/nginx", without doubles. They are for the repository's own registry from there
-// on: an entry's pattern ("*.example.com") is no name of a host.
+// For returns the credentials of the entries that match a repository such as
+// "docker.io/library/nginx", without duplicates. Their Server is the repository's registry, since
+// an entry's pattern ("*.example.com") does not name a host.
 func For(entries []Entry, repository string) []runtime.Credentials {
 	host, repo, _ := strings.Cut(repository, "/")
 	host = runtime.RegistryHost(host)
@@ -156,7 +155,7 @@ func For(entries []Entry, repository string) []runtime.Credentials {
 	return found
 }
 
-// matchHost compares names part by part, so that "*" stands for one part only, and ports exactly.
+// matchHost compares names part by part, so that "*" matches one part only, and ports exactly.
 func matchHost(pattern, host string) bool {
 	pattern, patternPort := cutPort(pattern)
 	host, port := cutPort(host)
@@ -179,7 +178,7 @@ func cutPort(host string) (name, port string) {
 	return host, ""
 }
 
-// matchPath says that a repository is the named one or below it.
+// matchPath reports whether a repository equals the prefix or lies below it.
 func matchPath(prefix, repo string) bool {
 	return prefix == "" || repo == prefix || strings.HasPrefix(repo, prefix+"/")
 }

@@ -1,6 +1,6 @@
-// Package termination is EDGE: it reads the termination messages that containers leave: a file of
-// their own, or the end of their log. It never follows what a container may have put in a file's
-// place.
+// Package terminationmessage is EDGE: it reads the termination messages of exited containers, from
+// their message file or the end of their log. A container may put a link, FIFO or device in the
+// file's place: those are not followed.
 package terminationmessage
 
 import (
@@ -12,9 +12,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/clip"
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// The bounds of a message from a log: as in kubelet.
+// The bounds of a message that is taken from a log, as in kubelet.
 const (
 	logLines = 80
 	logBytes = 2048
@@ -23,9 +24,9 @@ const (
 // Reader reads messages. Its zero value is ready.
 type Reader struct{}
 
-// Message returns at most limit bytes of an exited container's message: its file; or, when that is
-// empty and the policy is FallbackToLogsOnError and the container failed, the last lines of its
-// log.
+// Message returns at most limit bytes of an exited container's message: the contents of its file.
+// When that is empty, the container failed and the policy is FallbackToLogsOnError, it is the last
+// lines of the log.
 func (Reader) Message(_ context.Context, c runtime.Container, policy corev1.TerminationMessagePolicy, limit int) string {
 	text := ""
 	if c.MessagePath != "" {
@@ -46,33 +47,21 @@ func readTail(name string, most int64) string {
 	return string(text)
 }
 
-// tail returns the last lines of a log in CRI format, without what the format adds, of at most so
-// many bytes.
+// tail returns the text of the last entries of a CRI log, at most that many bytes.
 func tail(name string, most int) string {
-	// Each line has about 45 bytes of time, stream and tag, and may be one byte long.
+	// Time, stream and tag take about 45 bytes of each entry, whose text may be one byte long.
 	raw := readTail(name, int64(most+logLines*64)*8)
 	lines := strings.Split(strings.TrimSuffix(raw, "\n"), "\n")
 	var b strings.Builder
 	for _, line := range lines[max(0, len(lines)-logLines):] {
-		content, whole, ok := parseLine(line)
-		if !ok {
-			continue // the first may be cut
+		entry, err := crilog.Parse([]byte(line))
+		if err != nil {
+			continue // the first entry may be cut
 		}
-		b.WriteString(content)
-		if whole {
+		b.Write(entry.Text)
+		if !entry.Partial {
 			b.WriteByte('\n')
 		}
 	}
 	return clip.End(b.String(), most)
-}
-
-// parseLine splits "2016-10-06T00:17:09.669794202Z stdout F content"; a tag P says that the line
-// goes on in the next.
-func parseLine(line string) (content string, whole, ok bool) {
-	parts := strings.SplitN(line, " ", 4)
-	if len(parts) < 4 || parts[1] != "stdout" && parts[1] != "stderr" {
-		return "", false, false
-	}
-	tag, _, _ := strings.Cut(parts[2], ":")
-	return parts[3], tag != "P", true
 }
