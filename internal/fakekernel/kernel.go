@@ -1,12 +1,11 @@
-// Package fakekernel is a strict iptables in memory: it takes the text of
-// iptables-restore as the programs and the kernel do, refuses what they refuse,
-// prints its state like iptables-save, and walks packets through its rules.
-// What it does not know it refuses, so that a test cannot pass by accident.
+// Package fakekernel is a strict iptables in memory. It takes the text of iptables-restore like the
+// programs and the kernel, refuses what they refuse, prints its state like iptables-save, and sends
+// packets through its rules. It refuses everything that it does not know, so that no test passes by
+// accident.
 //
-// Words: a Kernel has tables, a table has chains, a chain has rules; a rule has
-// matches and one target. Restore changes each table whole or not at all. A
-// Packet is walked by Trace through the hooks as netfilter calls them; where a
-// rule depends on chance, every way is followed.
+// A Kernel has tables, a table has chains, a chain has rules, and a rule has matches and one
+// target. Restore changes each table completely or not at all. Trace sends a Packet through the
+// hooks in netfilter's order; where a rule depends on chance, it follows every path.
 package fakekernel
 
 import (
@@ -20,8 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Kernel is one network namespace's iptables of one family. Its zero value is
-// not usable; see New.
+// Kernel is the iptables of one network namespace and one family. Use New: the zero value does not
+// work.
 type Kernel struct {
 	family corev1.IPFamily
 	local  []netip.Addr
@@ -56,7 +55,7 @@ func hooks(name string) []string {
 	return nil
 }
 
-// New makes an empty kernel whose own addresses are local.
+// New returns an empty kernel whose own addresses are local.
 func New(family corev1.IPFamily, local ...netip.Addr) *Kernel {
 	k := &Kernel{family: family, local: local, tables: map[string]*table{}, recent: map[string]map[netip.Addr]bool{}}
 	for _, name := range []string{"filter", "nat", "mangle"} {
@@ -69,15 +68,15 @@ func New(family corev1.IPFamily, local ...netip.Addr) *Kernel {
 	return k
 }
 
-// Faults makes f be asked before each change and each Save; an error from it is
-// returned, and nothing happens.
+// Faults calls f before each change and each Save. If f returns an error, that call fails with it
+// and changes nothing.
 func (k *Kernel) Faults(f func() error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.fault = f
 }
 
-// Writes counts the Restores that were taken.
+// Writes returns how many Restores succeeded.
 func (k *Kernel) Writes() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -176,7 +175,7 @@ func (k *Kernel) apply(tableName string, t *table, line string) error {
 	return fmt.Errorf("unknown command %q", args[0])
 }
 
-// declare makes a chain, or empties it if it is there.
+// declare creates a chain, or empties an existing one.
 func (t *table) declare(text string) error {
 	fields := strings.Fields(text)
 	if len(fields) != 3 {
@@ -213,8 +212,7 @@ func (t *table) remove(name string) error {
 	return nil
 }
 
-// complete checks what can be known at COMMIT only: jumps lead somewhere, and
-// not in circles.
+// complete checks what is only known at COMMIT: jumps have targets and form no circle.
 func (t *table) complete(name string) error {
 	for from, c := range t.chains {
 		for _, r := range c.rules {
@@ -245,7 +243,7 @@ func (t *table) loops(name string, path map[string]bool) bool {
 	return false
 }
 
-// Insert is iptables -I chain 1, unless the rule is there.
+// Insert is iptables -I chain 1; it does nothing if the rule exists.
 func (k *Kernel) Insert(tableName, chainName string, args []string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -263,7 +261,7 @@ func (k *Kernel) Insert(tableName, chainName string, args []string) error {
 	return nil
 }
 
-// Delete is iptables -D, if the rule is there.
+// Delete is iptables -D; it does nothing if the rule does not exist.
 func (k *Kernel) Delete(tableName, chainName string, args []string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -298,7 +296,7 @@ func (k *Kernel) Flush(tableName, chainName string) {
 	}
 }
 
-// Save prints the state like iptables-save; an injected fault is returned.
+// Save prints the state like iptables-save, or returns an injected fault.
 func (k *Kernel) Save() (string, error) {
 	k.mu.Lock()
 	err := k.failing()
@@ -331,7 +329,7 @@ func (k *Kernel) String() string {
 	return b.String()
 }
 
-// Chain is the rules of a chain as text; nil if there is no such chain.
+// Chain returns the rules of a chain as text; nil if there is no such chain.
 func (k *Kernel) Chain(tableName, chainName string) []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()

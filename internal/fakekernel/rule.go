@@ -12,7 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// rule is one parsed rule. tests must all hold for its target to be taken.
+// rule is one parsed rule. Its target applies if all tests match.
 type rule struct {
 	args   []string
 	tests  []test
@@ -24,7 +24,7 @@ type rule struct {
 	set    string  // list of -m recent --set
 }
 
-// test says whether a packet matches.
+// test reports whether a packet matches.
 type test func(k *Kernel, s *state) bool
 
 func isTarget(name string) bool {
@@ -33,7 +33,7 @@ func isTarget(name string) bool {
 
 func (r *rule) same(o *rule) bool { return slices.Equal(r.args, o.args) }
 
-// text is the rule as iptables-save would quote it.
+// text returns the rule as iptables-save quotes it.
 func (r *rule) text() string {
 	out := make([]string, len(r.args))
 	for i, a := range r.args {
@@ -45,7 +45,7 @@ func (r *rule) text() string {
 	return strings.Join(out, " ")
 }
 
-// split takes a line apart at spaces outside of double quotes.
+// split splits a line at spaces outside of double quotes.
 func split(line string) ([]string, error) {
 	var out []string
 	for rest := line; rest != ""; {
@@ -68,8 +68,8 @@ func split(line string) ([]string, error) {
 	return out, nil
 }
 
-// ruleParser reads a rule's arguments from left to right, as iptables does:
-// an option must come after the -m that brings it.
+// ruleParser reads a rule's arguments from left to right, like iptables: an option must come after
+// the -m that provides it.
 type ruleParser struct {
 	k            *Kernel
 	table, chain string
@@ -102,7 +102,7 @@ func (k *Kernel) parseRule(table, chain string, args []string) (*rule, error) {
 	return p.r, p.check()
 }
 
-// check is what the targets themselves demand.
+// check checks what the targets require.
 func (p *ruleParser) check() error {
 	r := p.r
 	switch {
@@ -139,7 +139,7 @@ func (p *ruleParser) add(t test) {
 	p.r.tests = append(p.r.tests, t)
 }
 
-// needs says that a module must have been named, and whether "!" is allowed.
+// needs requires that a module was named, and says whether "!" is allowed.
 func (p *ruleParser) needs(module string, mayNegate bool) error {
 	if module != "" && !p.modules[module] {
 		return fmt.Errorf("unknown without -m %s", module)

@@ -7,36 +7,36 @@ import (
 	"slices"
 )
 
-// Packet is the first one of a connection.
+// Packet is the first packet of a connection.
 type Packet struct {
 	Proto    string // tcp, udp or sctp
 	Src, Dst netip.AddrPort
-	// In is the interface it comes in by; empty: a process of the node sends it.
+	// In is the interface that it arrives on; empty: a process of the node sends it.
 	In string
 }
 
 // Verdict is how a packet ends.
 type Verdict string
 
-// The verdicts. Accepted means that it goes to its destination, here or elsewhere.
+// The verdicts. Accepted means that the packet reaches its destination, here or elsewhere.
 const (
 	Accepted Verdict = "accepted"
 	Rejected Verdict = "rejected"
 	Dropped  Verdict = "dropped"
 )
 
-// Outcome is one possible end of a packet.
-type Outcome struct {
+// Result is one possible result of a packet.
+type Result struct {
 	Verdict Verdict
-	// Dst is where it was sent in the end.
+	// Dst is its final destination.
 	Dst netip.AddrPort
-	// Masqueraded says that it carries the node's address as source.
+	// Masqueraded means that its source is the node's address.
 	Masqueraded bool
 
 	remember []string // -m recent --set, on this way
 }
 
-// state is a packet on one of its possible ways.
+// state is a packet on one of its possible paths.
 type state struct {
 	header
 	mark       uint32
@@ -47,7 +47,7 @@ type state struct {
 	natDone    bool    // the nat hook has taken its decision
 }
 
-// header is the packet as it is now.
+// header is the packet's current header.
 type header struct {
 	proto    string
 	src, dst netip.AddrPort
@@ -58,16 +58,16 @@ func (k *Kernel) isLocal(a netip.Addr) bool {
 	return a.IsLoopback() || slices.Contains(k.local, a)
 }
 
-// Trace returns every outcome that chance allows, sorted, each once.
-func (k *Kernel) Trace(p Packet) []Outcome {
+// Trace returns every result that chance allows, sorted, each once.
+func (k *Kernel) Trace(p Packet) []Result {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.trace(p)
 }
 
-// Connect sends one packet: chance chooses among the outcomes, and what the
-// rules remember of it (session affinity) is remembered.
-func (k *Kernel) Connect(p Packet) Outcome {
+// Connect sends one packet. It picks one of the results by chance and keeps what the rules remember
+// of it (session affinity).
+func (k *Kernel) Connect(p Packet) Result {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	all := k.trace(p)
@@ -81,7 +81,7 @@ func (k *Kernel) Connect(p Packet) Outcome {
 	return out
 }
 
-func (k *Kernel) trace(p Packet) []Outcome {
+func (k *Kernel) trace(p Packet) []Result {
 	states := []state{{header: header{proto: p.Proto, src: p.Src, dst: p.Dst, in: p.In}}}
 	first := "PREROUTING"
 	if p.In == "" {
@@ -94,24 +94,24 @@ func (k *Kernel) trace(p Packet) []Outcome {
 		states = k.routed(states)
 	}
 	states = k.hook(states, "nat", "POSTROUTING")
-	var out []Outcome
+	var out []Result
 	for _, s := range states {
 		if s.verdict == "" {
 			s.verdict = Accepted
 		}
-		o := Outcome{Verdict: s.verdict, remember: s.remember}
+		o := Result{Verdict: s.verdict, remember: s.remember}
 		if s.verdict == Accepted {
 			o.Dst, o.Masqueraded = s.dst, s.masq
 		}
-		if !slices.ContainsFunc(out, func(x Outcome) bool { return x.compare(o) == 0 }) {
+		if !slices.ContainsFunc(out, func(x Result) bool { return x.compare(o) == 0 }) {
 			out = append(out, o)
 		}
 	}
-	slices.SortFunc(out, Outcome.compare)
+	slices.SortFunc(out, Result.compare)
 	return out
 }
 
-func (o Outcome) compare(x Outcome) int {
+func (o Result) compare(x Result) int {
 	masq := 0
 	if o.Masqueraded != x.Masqueraded {
 		masq = 1
@@ -122,7 +122,7 @@ func (o Outcome) compare(x Outcome) int {
 	return cmp.Or(cmp.Compare(o.Verdict, x.Verdict), o.Dst.Compare(x.Dst), masq)
 }
 
-// routed sends each state to INPUT or FORWARD, by its address.
+// routed sends each state to INPUT or FORWARD by its destination.
 func (k *Kernel) routed(states []state) []state {
 	var here, on []state
 	for _, s := range states {
@@ -135,7 +135,7 @@ func (k *Kernel) routed(states []state) []state {
 	return append(k.hook(here, "filter", "INPUT"), k.hook(on, "filter", "FORWARD")...)
 }
 
-// hook runs a built-in chain; its policy is to accept.
+// hook runs a built-in chain, whose policy is ACCEPT.
 func (k *Kernel) hook(states []state, tableName, chainName string) []state {
 	for i := range states {
 		states[i].natDone = false
@@ -182,8 +182,7 @@ func (k *Kernel) matches(r *rule, s *state) bool {
 	return true
 }
 
-// take applies the target: on are states that go on in the chain, gone those
-// that leave it.
+// take applies the target: on are states that continue in the chain, gone those that leave it.
 func (k *Kernel) take(r *rule, t *table, s state) (on, gone []state) {
 	if r.set != "" {
 		s.remember = append(s.remember, r.set)

@@ -2,8 +2,8 @@ package golden
 
 import "strings"
 
-// LineDiff renders the difference of two texts line by line: unchanged lines
-// near a change are shown with two spaces, removed with "- ", added with "+ ".
+// LineDiff renders the difference of two texts line by line: unchanged lines near a change with two
+// spaces, removed ones with "- ", added ones with "+ ".
 func LineDiff(want, got string) string {
 	a, b := strings.Split(strings.TrimRight(want, "\n"), "\n"), strings.Split(strings.TrimRight(got, "\n"), "\n")
 	pre := 0
@@ -29,8 +29,8 @@ func LineDiff(want, got string) string {
 	return out.String()
 }
 
-// middle prints an edit script from the longest common subsequence; texts too
-// long for the quadratic table are printed whole, one after the other.
+// middle prints an edit script from the longest common subsequence. Texts too long for the
+// quadratic table are printed whole, one after the other.
 func middle(out *strings.Builder, a, b []string) {
 	if len(a)*len(b) > 4_000_000 {
 		writeLines(out, "- ", a)

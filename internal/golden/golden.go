@@ -1,12 +1,10 @@
-// Package golden is a CONTRACT between tests and their txtar files: it runs a
-// function over every archive of a pattern and compares what the function
-// returns with what the archive holds. With `go test -update` the archive is
-// rewritten instead.
+// Package golden is a CONTRACT between tests and their txtar files: it runs a function over every
+// archive that matches a pattern and compares the function's results with the archive. With `go
+// test -update` it rewrites the archive instead.
 //
-// An archive is `golang.org/x/tools/txtar`: a comment, then files. By
-// convention inputs are named `in*` or `*.yaml` and outputs `want*`; the
-// package only cares about which names the function returns: those are
-// outputs, every other file is input and is left as it is.
+// An archive is `golang.org/x/tools/txtar`: a comment, then files. By convention inputs are named
+// `in*` or `*.yaml` and outputs `want*`. The files that the function returns are outputs; every
+// other file is input and never changed.
 package golden
 
 import (
@@ -26,14 +24,13 @@ import (
 //nolint:gochecknoglobals // package flag knows no other way
 var update = flag.Bool("update", false, "rewrite the expected files of txtar archives")
 
-// Func maps the files of one archive to its output files. It is given every
-// file of the archive, outputs included. Returning an output that is absent
-// from the archive is a failure unless -update is set; so is an expected file
-// (named want*) that it does not return.
+// Func maps the files of one archive to its output files. It gets every file of the archive,
+// outputs included. The test fails if it returns an output that the archive lacks, unless -update
+// is set, or if it does not return an expected file (named want*).
 type Func func(t *testing.T, files map[string][]byte) map[string][]byte
 
-// Run runs f once for each archive that matches pattern, as a subtest named
-// after the file. No archive at all is a failure.
+// Run runs f for each archive that matches pattern, as a subtest named after the file. It fails if
+// no archive matches.
 func Run(t *testing.T, pattern string, f Func) {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)
@@ -75,7 +72,7 @@ func runOne(t *testing.T, path string, f Func) {
 	}
 }
 
-// problems compares and returns one text for each difference, sorted by name.
+// problems returns one text for each difference, sorted by name.
 func problems(files, got map[string][]byte) []string {
 	var out []string
 	for _, name := range sortedNames(got) {
@@ -95,7 +92,7 @@ func problems(files, got map[string][]byte) []string {
 	return out
 }
 
-// normal ends text with one newline, as txtar stores it.
+// normal ends text with exactly one newline, as txtar stores it.
 func normal(b []byte) []byte {
 	if len(b) == 0 || b[len(b)-1] == '\n' {
 		return b
@@ -138,8 +135,8 @@ func sortedNames(m map[string][]byte) []string {
 	return names
 }
 
-// Each reads every archive of pattern and calls f with its files: for tests
-// that want the inputs of golden tests for something else.
+// Each calls f with the files of every archive that matches pattern, for tests that use the inputs
+// of golden tests for something else.
 func Each(t testing.TB, pattern string, f func(files map[string][]byte)) {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)

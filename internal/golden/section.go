@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// Section compares text with the part of a file between the lines "<!-- begin NAME -->" and
-// "<!-- end NAME -->"; with -update it writes text there. What stands around that part is written
-// by hand.
+// Section compares text with the part of a file between the lines "<!-- begin NAME -->" and "<!--
+// end NAME -->". With -update it writes text there. The rest of the file is written by hand.
 func Section(t *testing.T, path, name, text string) {
 	t.Helper()
 	unlock := lock(t, path) // tests of several packages may rewrite parts of one file side by side
@@ -36,7 +35,7 @@ func Section(t *testing.T, path, name, text string) {
 	}
 }
 
-// changed are the lines that come or go.
+// changed returns the lines that were added or removed.
 func changed(have, text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(LineDiff(have, text)) {

@@ -1,4 +1,4 @@
-// Package wallclock is for tests of what happens when somebody sets the machine's clock.
+// Package wallclock helps tests of what happens when somebody sets the machine's clock.
 package wallclock
 
 import (
@@ -6,10 +6,10 @@ import (
 	"unsafe"
 )
 
-// Set returns a moment as time.Now would after the machine's clock was set forward or back by whole
-// seconds: with another wall reading and the same monotonic one. The moment must have a monotonic
-// reading. The time package cannot make such a moment, so that this reaches into its layout; the
-// package's test fails should that ever change.
+// Set returns the moment that time.Now would return after the machine's clock was set forward or
+// back by whole seconds: another wall reading with the same monotonic one. The moment must have a
+// monotonic reading. The time package offers no way to make such a moment, so Set changes its
+// fields; the package's test fails if their layout ever changes.
 func Set(moment time.Time, by time.Duration) time.Time {
 	layout := (*struct {
 		wall uint64 // a flag, 33 bits of seconds since 1885, 30 bits of nanoseconds

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// balancerFinalizer is the one that cloud providers hold a Service with until its load balancer
-	// is gone.
+	// balancerFinalizer is the finalizer that cloud providers put on a Service until its load
+	// balancer is removed.
 	balancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 	balancerPoll      = time.Second
 	proxyHealthPort   = 10256
-	// outsideClient is what connections come from that are made to such an address in the control
-	// plane's namespace: no node's neighbour, as clients of load balancers are.
+	// outsideClient is the source address of connections to load balancers from the control plane's
+	// namespace. Like clients of real load balancers it is no node's neighbour.
 	outsideClient = "198.51.100.1"
 )
 
@@ -37,19 +37,19 @@ type balancer struct {
 	vips    map[types.UID]*vip
 }
 
-// vip is the address of one Service.
+// vip is the load balancer's address of one Service.
 type vip struct {
 	addr  netip.Addr
-	route string // as it was set last
-	told  bool   // the Service's status has it; what others write there afterwards stays
+	route string // as last set
+	told  bool   // the Service's status has it; later changes by others stay
 }
 
-// Balance makes Services of type LoadBalancer work until ctx ends, as a router does that addresses
-// are announced to: each gets an address of 192.168.78.0/24, which the control plane's namespace
-// routes, connection by connection, to the nodes that pass the Service's health check (with
-// externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own), to one of them when
-// it has session affinity. Packets reach the nodes as they are, so that everything else is the
-// nodes' work.
+// Balance makes Services of type LoadBalancer work until ctx ends, like a router to which addresses
+// are announced. Each Service gets an address of 192.168.78.0/24, which the control plane's
+// namespace routes per connection to the nodes that pass the Service's health check (with
+// externalTrafficPolicy Local its healthCheckNodePort, else the proxy's own), and to a single one
+// of them with session affinity. Packets reach the nodes unchanged; everything else is the nodes'
+// work.
 func (c *Cluster) Balance(ctx context.Context) error {
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -66,14 +66,14 @@ func (c *Cluster) Balance(ctx context.Context) error {
 	if err := ip(ctx, "-n", c.cp.netns, "addr", "replace", outsideClient+"/32", "dev", "lo"); err != nil {
 		return err
 	}
-	// by ports too
+	// hash ports too
 	if _, err := output(c.Command(ctx, "sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1")); err != nil {
 		return err
 	}
 	tick := time.NewTicker(balancerPoll)
 	defer tick.Stop()
 	for last := ""; ; {
-		// It begins anew each time: what failed is tried again.
+		// Each step starts from scratch, so failed work is retried.
 		if err := b.step(ctx); err != nil && ctx.Err() == nil && err.Error() != last {
 			last = err.Error()
 			c.logf("load balancer: %v", err)
@@ -111,7 +111,7 @@ func (b *balancer) step(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// serve gives the Service its address, and the address its route.
+// serve gives the Service its address and routes it.
 func (b *balancer) serve(ctx context.Context, s *corev1.Service) error {
 	if !slices.Contains(s.Finalizers, balancerFinalizer) {
 		held := s.DeepCopy()
@@ -142,7 +142,7 @@ func (b *balancer) serve(ctx context.Context, s *corev1.Service) error {
 	return tolerated("giving an address to", s, err)
 }
 
-// route sends the address to the nodes that want it.
+// route routes the address to the nodes that want it.
 func (b *balancer) route(ctx context.Context, s *corev1.Service, v *vip) error {
 	port := int32(proxyHealthPort)
 	if s.Spec.HealthCheckNodePort != 0 {
@@ -171,7 +171,7 @@ func (b *balancer) route(ctx context.Context, s *corev1.Service, v *vip) error {
 	return err
 }
 
-// healthy asks the node.
+// healthy asks the node's health check.
 func (b *balancer) healthy(ctx context.Context, n *Node, port int32) bool {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/healthz", n.IP, port), nil)
 	if err != nil {
@@ -185,7 +185,7 @@ func (b *balancer) healthy(ctx context.Context, n *Node, port int32) bool {
 	return answer.StatusCode == http.StatusOK
 }
 
-// release takes the address from a Service that is to have none any more.
+// release takes the address from a Service that should have none any more.
 func (b *balancer) release(ctx context.Context, s *corev1.Service) error {
 	if err := b.unroute(ctx, s.UID); err != nil || !slices.Contains(s.Finalizers, balancerFinalizer) {
 		return err
@@ -219,7 +219,7 @@ func (b *balancer) unroute(ctx context.Context, uid types.UID) error {
 	return nil
 }
 
-// tolerated is nil for what the next turn mends: the Service has changed, or is gone.
+// tolerated returns nil for errors that the next step fixes: the Service has changed or is gone.
 func tolerated(what string, s *corev1.Service, err error) error {
 	if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil

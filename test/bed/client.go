@@ -7,7 +7,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// RESTConfig is a client configuration with every right and without client-side limits. It dials
+// RESTConfig is a client configuration with all rights and no client-side rate limits. It dials
 // from inside the cluster's network namespace, so it works in the test's own process.
 func (c *Cluster) RESTConfig() (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())

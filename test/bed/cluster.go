@@ -19,7 +19,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// Options say what cluster to start. The zero value is a control plane without nodes.
+// Options describe a cluster. The zero value is a control plane without nodes.
 type Options struct {
 	ID       string    // up to 12 of a-z and 0-9; default random
 	Nodes    []Kind    // one node each, named n1, n2, …
@@ -49,12 +49,12 @@ type Cluster struct {
 	nodes []*Node
 }
 
-// validID keeps names of namespaces and cgroups short and free of surprises.
+// validID keeps names of namespaces and cgroups short and harmless.
 var validID = regexp.MustCompile(`^[a-z0-9]{1,12}$`)
 
-// Start starts a cluster and its nodes and returns when the API answers, cluster DNS runs and every
-// node's agent is started (not: Ready; see Node.WaitReady). Programs that are not built yet are
-// built first. Whatever fails, nothing stays behind.
+// Start starts a cluster and its nodes. It returns when the API answers, cluster DNS runs and every
+// node's agent is started, but not yet Ready (see Node.WaitReady). It first builds programs that
+// are missing. If it fails, it leaves nothing behind.
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.ID == "" {
 		opts.ID = strings.ToLower(rand.Text()[:6])
@@ -85,8 +85,8 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return c, c.run.update(func(r *record) { r.Complete, r.Env = true, c.Env() })
 }
 
-// loadModules loads what a cluster needs of the kernel where it is built as modules. Namespaces
-// cannot do that. What cannot be loaded is built in, or its absence shows where it is used.
+// loadModules loads the kernel modules that a cluster needs, which namespaces cannot do. A module
+// that cannot be loaded is built in, or its absence shows where it is needed.
 func loadModules(ctx context.Context) {
 	modules := []string{"overlay", "bridge", "br_netfilter", "veth", "nf_conntrack", "nf_nat", "ip_tables", "iptable_nat", "nf_tables"}
 	_ = exec.CommandContext(ctx, "modprobe", append([]string{"--all", "--quiet"}, modules...)...).Run()
@@ -113,7 +113,7 @@ func (c *Cluster) build(ctx context.Context) error {
 	return nil
 }
 
-// start brings the control plane up with the nodes' containerds beside it, then the nodes' agents.
+// start starts the control plane and the nodes' containerds side by side, then the nodes' agents.
 func (c *Cluster) start(ctx context.Context) error {
 	if err := c.newControlPlaneMachine(ctx); err != nil {
 		return err
@@ -137,9 +137,8 @@ func (c *Cluster) start(ctx context.Context) error {
 	return g.Wait()
 }
 
-// AddNode adds a node of the kind to the running cluster, its agent started. Its programs must have
-// been built: a kind that no other node of the cluster has may need Options.Builder to build them
-// first.
+// AddNode adds a node of the kind to the running cluster and starts its agent. The kind's programs
+// must exist: for a kind that no other node has, Options.Builder may have to build them first.
 func (c *Cluster) AddNode(ctx context.Context, name string, kind Kind) (*Node, error) {
 	extra, err := c.opts.Builder.Build(ctx, append(c.tools.Names(), kind.Tools()...)...)
 	if err != nil {
@@ -155,26 +154,27 @@ func (c *Cluster) AddNode(ctx context.Context, name string, kind Kind) (*Node, e
 	return n, n.startKind(ctx)
 }
 
-// ID is the cluster's name, part of the names of everything it has outside its namespaces.
+// ID is the cluster's name. It is part of the name of everything that the cluster has outside of
+// its namespaces.
 func (c *Cluster) ID() string { return c.run.rec.ID }
 
-// Dir is the run folder. It is gone after Stop.
+// Dir is the run folder. Stop removes it.
 func (c *Cluster) Dir() string { return c.run.dir }
 
-// LogDir is the folder of the logs of all processes, one file a process.
+// LogDir is the folder of all processes' logs, one file a process.
 func (c *Cluster) LogDir() string { return c.run.path("log") }
 
-// Tools says where the programs are that the cluster runs on.
+// Tools returns the paths of the programs that the cluster runs on.
 func (c *Cluster) Tools() tools.Paths {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.tools
 }
 
-// Builder is what built them, for a test that needs more.
+// Builder built those programs; tests can build more with it.
 func (c *Cluster) Builder() *tools.Builder { return c.opts.Builder }
 
-// Nodes lists the nodes that have namespaces of their own, in the order they were made.
+// Nodes lists the nodes that have their own namespaces, in the order of their creation.
 func (c *Cluster) Nodes() []*Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +188,7 @@ func (c *Cluster) Process(name string) *Process { return c.procs[name] }
 // Server is the API server's host and port.
 func (c *Cluster) Server() string { return net.JoinHostPort(controlPlaneIP, "6443") }
 
-// Token is a bootstrap token that is good for a day.
+// Token is a bootstrap token that is valid for a day.
 func (c *Cluster) Token() string { return c.run.rec.Token }
 
 // CAHash is what --discovery-token-ca-cert-hash takes: "sha256:" and the hash of the CA's public
@@ -201,42 +201,42 @@ func (c *Cluster) CA() string { return c.caPEM }
 // CAFile is the path of the cluster's CA certificate.
 func (c *Cluster) CAFile() string { return c.run.path("cp/pki/ca.crt") }
 
-// Kubeconfig is the path of a kubeconfig with every right. Its server answers inside the cluster's
-// namespaces only: see Dial and Command.
+// Kubeconfig is the path of a kubeconfig with all rights. Its server is reachable only inside the
+// cluster's namespaces: see Dial and Command.
 func (c *Cluster) Kubeconfig() string { return c.run.path("cp/super-admin.conf") }
 
 // NetNS is the name of the control plane's network namespace, as ip(8) and nsenter
-// --net=/run/netns/NAME take it.
+// --net=/run/netns/NAME use it.
 func (c *Cluster) NetNS() string { return c.cp.netns }
 
-// Env is the environment that Command's programs have beside the test's own.
+// Env is the environment of Command's programs, in addition to the test's own.
 func (c *Cluster) Env() []string {
 	return []string{"KUBECONFIG=" + c.Kubeconfig(), "PATH=" + c.searchPath(), "BED_ID=" + c.ID(), "BED_NETNS=" + c.NetNS()}
 }
 
 func (c *Cluster) searchPath() string { return c.Tools().SearchPath() + ":" + os.Getenv("PATH") }
 
-// Dial connects from inside the control plane's network namespace, where the API server, every node
-// and every pod can be reached; it fits rest.Config.Dial. The address must be an IP address with a
+// Dial connects from inside the control plane's network namespace, which reaches the API server,
+// every node and every pod; use it as rest.Config.Dial. The address must be an IP address with a
 // port.
 func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return c.cp.dial(ctx, network, address)
 }
 
 // Command prepares a program in the control plane's network namespace, with KUBECONFIG and PATH
-// set, on the files of the machine that the test runs on.
+// set. It sees the files of the machine that the test runs on.
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netnsDir + c.cp.netns, "--", name}, args...)...)
 	cmd.Env = append(environment(), c.Env()...)
 	return cmd
 }
 
-// Kubectl runs kubectl with every right and returns what it prints.
+// Kubectl runs kubectl with all rights and returns its output.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return output(c.Command(ctx, "kubectl", args...))
 }
 
-// Apply hands manifests to `kubectl apply`.
+// Apply passes manifests to `kubectl apply`.
 func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 	cmd := c.Command(ctx, "kubectl", "apply", "--server-side", "-f", "-")
 	cmd.Stdin = strings.NewReader(manifests)
@@ -244,8 +244,8 @@ func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 	return err
 }
 
-// Record makes a process outside the cluster's machines, such as a User-Mode Linux kernel, end with
-// the cluster, also when the test is killed and the next run sweeps.
+// Record ties a process outside of the cluster's machines, such as a User-Mode Linux kernel, to the
+// cluster: it ends with the cluster, even if the test is killed and the next run sweeps.
 func (c *Cluster) Record(pid int) error {
 	id, err := identify(pid)
 	if err != nil {
@@ -254,8 +254,8 @@ func (c *Cluster) Record(pid int) error {
 	return c.run.update(func(r *record) { r.Foreign = append(r.Foreign, id) })
 }
 
-// Stop ends every process of the cluster and removes namespaces, cgroups and the run folder.
-// Calling it again is fine.
+// Stop ends every process of the cluster and removes namespaces, cgroups and the run folder. It may
+// be called again.
 func (c *Cluster) Stop(ctx context.Context) error {
 	for _, m := range c.machines() {
 		if m.life != nil {
@@ -286,8 +286,8 @@ func (c *Cluster) logf(format string, args ...any) {
 	}
 }
 
-// poll calls try until it returns nil, the context ends or the limit is over; the last error is
-// returned.
+// poll calls try until it returns nil, the context ends or the limit is reached; then it returns
+// the last error.
 func poll(ctx context.Context, limit, every time.Duration, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -23,7 +23,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// Addresses, the same in every cluster.
+// Addresses; they are the same in every cluster.
 const (
 	controlPlaneIP = "192.168.77.1"
 	nodeNetwork    = "192.168.77.0/24"
@@ -31,7 +31,7 @@ const (
 	ServiceNetwork = "10.96.0.0/16"
 	DNSServiceIP   = "10.96.0.10"
 	ClusterDomain  = "cluster.local"
-	// Bridge connects the machines of a cluster; it is inside the control plane's network namespace
+	// Bridge connects the machines of a cluster. It is inside the control plane's network namespace
 	// and has the control plane's address, which is the other machines' gateway and name server.
 	Bridge = "br0"
 )
@@ -48,7 +48,7 @@ func newToken() string {
 	return s[:6] + "." + s[6:22]
 }
 
-// newControlPlaneMachine makes the namespace that everything hangs on.
+// newControlPlaneMachine creates the control plane's namespaces, to which all nodes connect.
 func (c *Cluster) newControlPlaneMachine(ctx context.Context) error {
 	m, err := newMachine(ctx, c.run, "cp", "plain")
 	if err != nil {
@@ -68,7 +68,7 @@ func (c *Cluster) newControlPlaneMachine(ctx context.Context) error {
 	return nil
 }
 
-// startControlPlane makes the certificates and starts what the API consists of.
+// startControlPlane makes the certificates and starts the API's components.
 func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startEtcd(); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	return nil
 }
 
-// waitSigned waits until cluster-info bears the token's signature, without which nobody can join.
+// waitSigned waits until cluster-info has the token's signature, without which nobody can join.
 func (c *Cluster) waitSigned(ctx context.Context) error {
 	id, _, _ := strings.Cut(c.Token(), ".")
 	err := poll(ctx, 2*time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
@@ -147,7 +147,7 @@ func (c *Cluster) kubeadm(ctx context.Context, args ...string) error {
 	return err
 }
 
-// makePKI has kubeadm make keys, certificates and kubeconfigs, as it does in real clusters.
+// makePKI lets kubeadm make keys, certificates and kubeconfigs, as in real clusters.
 func (c *Cluster) makePKI(ctx context.Context) error {
 	config := c.run.path("cp/kubeadm.yaml")
 	text := strings.NewReplacer(
@@ -195,8 +195,8 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--advertise-address=" + controlPlaneIP, "--secure-port=6443", "--etcd-servers=http://127.0.0.1:2379",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth",
 		"--allow-privileged", "--service-cluster-ip-range=" + ServiceNetwork,
-		// Nothing routes ClusterIPs in the control plane's namespace, so it talks to endpoints
-		// itself.
+		// The control plane's namespace does not route ClusterIPs, so the API server talks to
+		// endpoints.
 		"--enable-aggregator-routing",
 		"--client-ca-file=" + pki + "ca.crt", "--tls-cert-file=" + pki + "apiserver.crt", "--tls-private-key-file=" + pki + "apiserver.key",
 		"--kubelet-client-certificate=" + pki + "apiserver-kubelet-client.crt", "--kubelet-client-key=" + pki + "apiserver-kubelet-client.key",
@@ -214,7 +214,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	return c.WaitAPI(ctx)
 }
 
-// WaitAPI waits until the API server is ready, a minute at most.
+// WaitAPI waits until the API server is ready.
 func (c *Cluster) WaitAPI(ctx context.Context) error {
 	ca, err := os.ReadFile(c.CAFile())
 	if err != nil {
@@ -257,14 +257,14 @@ func (c *Cluster) startControllers() error {
 		f := c.run.path("cp", name+".conf")
 		return []string{
 			"--kubeconfig=" + f, "--authentication-kubeconfig=" + f, "--authorization-kubeconfig=" + f, "--bind-address=127.0.0.1", "--leader-elect=false",
-			// With the usual limit the controllers need five seconds to start.
+			// With the default limits the controllers need five seconds to start.
 			"--kube-api-qps=500", "--kube-api-burst=1000",
 		}
 	}
 	args := append(config("controller-manager"),
 		"--controllers=*,bootstrapsigner,tokencleaner", "--use-service-account-credentials", "--cluster-name=bed",
-		// The bed hands out pod networks itself: a node's CNI is configured before the node is
-		// known to the API.
+		// The bed assigns pod networks itself: a node's CNI is configured before the API knows the
+		// node.
 		"--allocate-node-cidrs=false", "--cluster-cidr="+PodNetwork, "--service-cluster-ip-range="+ServiceNetwork,
 		"--client-ca-file="+pki+"ca.crt", "--root-ca-file="+pki+"ca.crt", "--requestheader-client-ca-file="+pki+"front-proxy-ca.crt",
 		"--cluster-signing-cert-file="+pki+"ca.crt", "--cluster-signing-key-file="+pki+"ca.key",

@@ -13,14 +13,15 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// Images that most tests do with. They are made of Debian packages alone, in seconds.
+// Images that are enough for most tests. They consist of Debian packages alone and take seconds to
+// build.
 const (
 	Pause   = "registry.k8s.io/pause:3.10.2"
 	Busybox = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
 )
 
-// BuildImages assembles images by reference (none: all that the Kubernetes e2e suite names), with
-// the programs that go into them, and returns the archives to import.
+// BuildImages assembles images by reference (none means all that the Kubernetes e2e suite names)
+// with the programs that they contain, and returns the archives to import.
 func BuildImages(ctx context.Context, b *tools.Builder, refs ...string) ([]string, error) {
 	var paths images.ToolPaths
 	if len(refs) == 0 || slices.ContainsFunc(refs, func(r string) bool { return !onlyDebian(r) }) {
@@ -40,13 +41,13 @@ func BuildImages(ctx context.Context, b *tools.Builder, refs ...string) ([]strin
 	return images.Archives(built), nil
 }
 
-// onlyDebian says that an image needs no program built here.
+// onlyDebian reports whether an image needs no program built here.
 func onlyDebian(ref string) bool {
 	name, _, _ := strings.Cut(filepath.Base(ref), ":")
 	return name == "busybox" || name == "pause"
 }
 
-// LoadImages assembles images, as BuildImages does, and imports them into every node.
+// LoadImages assembles images like BuildImages and imports them into every node.
 func (c *Cluster) LoadImages(ctx context.Context, refs ...string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range c.Nodes() {
@@ -55,7 +56,7 @@ func (c *Cluster) LoadImages(ctx context.Context, refs ...string) error {
 	return g.Wait()
 }
 
-// LoadImages assembles images, as BuildImages does, and imports them into the node.
+// LoadImages assembles images like BuildImages and imports them into the node.
 func (n *Node) LoadImages(ctx context.Context, refs ...string) error {
 	archives, err := BuildImages(ctx, n.cluster.Builder(), refs...)
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 //go:embed machine.sh
 var machineScript string
 
-// machine is a network namespace with a name, and a holder whose mount, pid, hostname and IPC
-// namespaces go with it.
+// machine is a named network namespace, and a holder process with mount, PID, UTS and IPC
+// namespaces.
 type machine struct {
 	run    *run
 	name   string // "cp", or the node's name
@@ -35,11 +35,10 @@ type machine struct {
 // netnsDir is where ip(8) pins network namespaces.
 const netnsDir = "/run/netns/"
 
-// newMachine makes the network namespace and starts the holder. kind is "node" or "plain".
+// newMachine creates the network namespace and starts the holder. kind is "node" or "plain".
 func newMachine(ctx context.Context, r *run, name, kind string) (*machine, error) {
 	m := &machine{run: r, name: name, netns: "bed-" + r.rec.ID + "-" + name}
-	// Recorded before it exists: a kill between the two must not leave a namespace that nobody
-	// knows.
+	// Recorded before it exists: a kill in between must not leave an unknown namespace.
 	err := r.update(func(rec *record) { rec.machine(name).NetNS = m.netns })
 	if err != nil {
 		return nil, err
@@ -89,7 +88,7 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.ExtraFiles = []*os.File{lifeR, readyW}
 	m.cmd.SysProcAttr = &unix.SysProcAttr{
-		// the terminal's Ctrl-C is for the owner, which then stops the cluster in order
+		// Ctrl-C on the terminal is for the owner, which then stops the cluster in order
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 	}
@@ -111,11 +110,11 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 	return nil
 }
 
-// root is where this machine's files are seen from outside, mounts and sockets included.
+// root is where this machine's files are visible from outside, including mounts and sockets.
 func (m *machine) root() string { return "/proc/" + strconv.Itoa(m.holder.PID) + "/root" }
 
-// command prepares a program inside all namespaces of the machine. Standard streams are the
-// caller's to set.
+// command prepares a program inside all namespaces of the machine. The caller sets its standard
+// streams.
 func (m *machine) command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
 	pid := strconv.Itoa(m.holder.PID)
 	all := append([]string{"-t", pid, "--mount", "--pid", "--uts", "--ipc", "--net=" + netnsDir + m.netns, "--", name}, args...)
@@ -124,11 +123,11 @@ func (m *machine) command(ctx context.Context, env []string, name string, args .
 	return cmd
 }
 
-// environment is the test's own. Proxies of this machine's network are not to be seen from inside a
-// cluster.
+// environment is the test's own, without this machine's proxy settings, which do not apply inside
+// of a cluster.
 func environment() []string { return append(os.Environ(), "NO_PROXY=*", "no_proxy=*") }
 
-// output runs a program inside the machine and returns what it prints.
+// output runs a program inside the machine and returns its output.
 func (m *machine) output(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	return output(m.command(ctx, env, name, args...))
 }
@@ -145,8 +144,8 @@ func output(cmd *exec.Cmd) (string, error) {
 }
 
 // dial connects from inside the machine's network namespace. The address must be an IP address with
-// a port, or the path of a socket on the outside. A socket belongs for good to the namespace that
-// it was made in, so only the making happens on a thread that has entered it.
+// a port, or the path of a socket on the outside. A socket stays in the namespace that it was
+// created in, so only its creation needs a thread that has entered the namespace.
 func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
@@ -162,7 +161,7 @@ func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, 
 	return r.conn, r.err
 }
 
-// inNetNS calls do on a thread that is in the named network namespace meanwhile.
+// inNetNS calls do on a thread that has entered the named network namespace.
 func inNetNS(name string, do func()) error {
 	target, err := os.Open(netnsDir + name)
 	if err != nil {
@@ -182,15 +181,14 @@ func inNetNS(name string, do func()) error {
 	}
 	do()
 	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
-		// The thread stays locked, so nothing else ever runs on it.
+		// The thread stays locked, so nothing else runs on it.
 		return fmt.Errorf("returning from network namespace %q: %w", name, err)
 	}
 	runtime.UnlockOSThread()
 	return nil
 }
 
-// ip runs ip(8) in the namespace that the test runs in; "-n NAME" as first arguments acts on
-// another.
+// ip runs ip(8) in the namespace that the test runs in; first arguments "-n NAME" select another.
 func ip(ctx context.Context, args ...string) error {
 	_, err := output(exec.CommandContext(ctx, "ip", args...))
 	return err

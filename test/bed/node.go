@@ -16,16 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind is what makes a machine with a containerd a node of the cluster.
+// Kind turns a machine with a containerd into a node of the cluster.
 type Kind interface {
-	// Tools names programs, beside containerd and the control plane's, that must have been built.
+	// Tools names the programs that must be built, besides containerd and the control plane's.
 	Tools() []string
 	// Start starts the node's agent with n.Start, and returns without waiting for the node to be
 	// Ready.
 	Start(ctx context.Context, n *Node) error
 }
 
-// Bare is a node on which the test starts everything but containerd itself.
+// Bare is a node on which only containerd runs; the test starts the rest.
 type Bare struct{}
 
 // Tools implements Kind.
@@ -42,7 +42,7 @@ type NodeNet struct {
 	Pods    netip.Prefix `json:"pods"`    // a /24 of 10.244.0.0/16
 }
 
-// Node is a machine of the cluster with a containerd of its own.
+// Node is a machine of the cluster with its own containerd.
 type Node struct {
 	NodeNet
 	cluster *Cluster
@@ -60,9 +60,8 @@ const ContainerdAddress = "/run/containerd/containerd.sock"
 // firstNode is the last byte of the first node's address.
 const firstNode = 11
 
-// ReserveNode hands out a place in the network for a node with a kernel of its own, such as a
-// User-Mode Linux machine, and routes its pod network to it from the control plane and the other
-// nodes.
+// ReserveNode reserves addresses for a node with its own kernel, such as a User-Mode Linux machine,
+// and routes its pod network to it from the control plane and the other nodes.
 func (c *Cluster) ReserveNode(ctx context.Context, name string) (NodeNet, error) {
 	n, err := c.reserve(name)
 	if err != nil {
@@ -71,7 +70,7 @@ func (c *Cluster) ReserveNode(ctx context.Context, name string) (NodeNet, error)
 	return n, c.routePods(ctx)
 }
 
-// reserve gives the node the next free number.
+// reserve assigns the next free number.
 func (c *Cluster) reserve(name string) (n NodeNet, err error) {
 	err = c.run.update(func(r *record) {
 		number := 0
@@ -94,7 +93,7 @@ func (c *Cluster) reserve(name string) (n NodeNet, err error) {
 	return n, errors.Join(err)
 }
 
-// routePods tells every machine the way to every node's pods.
+// routePods sets the routes to every node's pods on every machine.
 func (c *Cluster) routePods(ctx context.Context) error {
 	var nets []NodeNet
 	for _, m := range c.run.snapshot().Machines {
@@ -118,7 +117,7 @@ func (c *Cluster) routePods(ctx context.Context) error {
 	return nil
 }
 
-// newNode makes the machine of a node and starts its containerd.
+// newNode creates the machine of a node and starts its containerd.
 func (c *Cluster) newNode(ctx context.Context, name string, kind Kind) (*Node, error) {
 	net, err := c.reserve(name)
 	if err != nil {
@@ -149,7 +148,7 @@ func (c *Cluster) newNode(ctx context.Context, name string, kind Kind) (*Node, e
 	return n, n.startContainerd(ctx)
 }
 
-// connect lays a cable from the node to the bridge.
+// connect connects the node to the bridge.
 func (n *Node) connect(ctx context.Context) error {
 	cp, own := n.cluster.cp.netns, n.machine.netns
 	for _, args := range [][]string{
@@ -167,8 +166,8 @@ func (n *Node) connect(ctx context.Context) error {
 	return nil
 }
 
-// configure writes the configuration of containerd, CNI and the agent, and lays the plugins out.
-// Whatever kind the node is of: an agent that a test starts on a bare node must not use the
+// configure writes the configuration of containerd, CNI and the agent, and installs the plugins. It
+// does so for nodes of any kind: an agent that a test starts on a bare node must not use the
 // machine's own cgroup root, which all clusters share.
 func (n *Node) configure() error {
 	if err := n.WriteFile("/etc/containerd/config.toml", []byte(containerdConfig), 0o644); err != nil {
@@ -194,8 +193,8 @@ func (n *Node) configure() error {
 	return n.WriteFile("/etc/cni/net.d/10-bed.conflist", []byte(n.CNIConfig()), 0o644)
 }
 
-// containerdConfig is as short as can be: what differs from the defaults because of the machine
-// that tests run on.
+// containerdConfig holds only what differs from the defaults because of the machine that tests run
+// on.
 const containerdConfig = `version = 3
 
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
@@ -266,15 +265,15 @@ func (n *Node) Cgroup() string { return "bed-" + n.cluster.ID() + "-" + n.Name }
 // NetNS is the name of the node's network namespace.
 func (n *Node) NetNS() string { return n.machine.netns }
 
-// Root is where the test finds the node's files, with all that is mounted there:
+// Root is where the test finds the node's files, with everything mounted there:
 // Root()+"/var/log/pods" is the node's /var/log/pods, Root()+ContainerdAddress its containerd. It
 // is valid while the node runs.
 func (n *Node) Root() string { return n.machine.root() }
 
-// Path is a path of the node's as the test finds it.
+// Path translates a path on the node for the test.
 func (n *Node) Path(path string) string { return filepath.Join(n.Root(), path) }
 
-// WriteFile writes a file of the node's, making its folder.
+// WriteFile writes a file on the node and creates its folder.
 func (n *Node) WriteFile(path string, content []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(n.Path(path)), 0o755); err != nil {
 		return fmt.Errorf("making folder on node %q: %w", n.Name, err)
@@ -290,7 +289,7 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 	return n.machine.command(ctx, n.env(), name, args...)
 }
 
-// Output runs a program inside the node and returns what it prints.
+// Output runs a program inside the node and returns its output.
 func (n *Node) Output(ctx context.Context, name string, args ...string) (string, error) {
 	return output(n.Command(ctx, name, args...))
 }
@@ -299,19 +298,19 @@ func (n *Node) env() []string {
 	return []string{"PATH=" + n.path + n.cluster.searchPath()}
 }
 
-// AddPath puts a folder in front of the PATH of programs that are started on the node from now on.
+// AddPath prepends a folder to the PATH of programs that are started on the node from now on.
 func (n *Node) AddPath(dir string) error {
 	n.path = dir + ":" + n.path
 	return n.cluster.run.update(func(r *record) { r.machine(n.Name).Path = n.path + n.cluster.searchPath() })
 }
 
-// Dial connects from inside the node's network namespace, as a program on the node does. The
-// address must be an IP address with a port.
+// Dial connects from inside the node's network namespace, like a program on the node. The address
+// must be an IP address with a port.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.machine.dial(ctx, network, address)
 }
 
-// Start starts a program inside the node, its output in a log file of the cluster's.
+// Start starts a program inside the node; its output goes to a log file of the cluster.
 func (n *Node) Start(s Spec) (*Process, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -333,7 +332,7 @@ func (n *Node) Process(name string) *Process {
 	return n.procs[name]
 }
 
-// RestartContainerd kills containerd as a crash does, starts it again and waits until it answers.
+// RestartContainerd kills containerd like a crash, starts it again and waits until it answers.
 // Shims and containers live on.
 func (n *Node) RestartContainerd(ctx context.Context) error {
 	p := n.Process("containerd")
@@ -346,14 +345,13 @@ func (n *Node) RestartContainerd(ctx context.Context) error {
 	return n.waitContainerd(ctx, p)
 }
 
-// ImportImage puts an image, an OCI layout tar, into the node's containerd where pods find it.
+// ImportImage imports an OCI layout tar into the node's containerd, for pods to use.
 func (n *Node) ImportImage(ctx context.Context, tar string) error {
 	_, err := n.Output(ctx, "ctr", "-n", "k8s.io", "images", "import", tar)
 	return err
 }
 
-// Mounts lists the mount points inside the node, those of its machine that are always there left
-// out.
+// Mounts lists the mount points inside the node, without those of every machine.
 func (n *Node) Mounts() ([]string, error) {
 	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.machine.holder.PID))
 	if err != nil {
@@ -371,8 +369,8 @@ func (n *Node) Mounts() ([]string, error) {
 	return out, nil
 }
 
-// WaitReady waits until the API says that the node is Ready. It gives up at once when one of the
-// node's programs has ended.
+// WaitReady waits until the API reports the node Ready. It gives up at once if one of the node's
+// programs has ended.
 func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -397,7 +395,7 @@ func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// WaitNodeReady waits until the API says that a node is Ready, and gives it its pod CIDR there.
+// WaitNodeReady waits until the API reports the node Ready, and sets its pod CIDR there.
 func (c *Cluster) WaitNodeReady(ctx context.Context, n NodeNet, limit time.Duration) error {
 	patched := false
 	err := poll(ctx, limit, 100*time.Millisecond, func(ctx context.Context) error {
@@ -423,7 +421,7 @@ func (c *Cluster) WaitNodeReady(ctx context.Context, n NodeNet, limit time.Durat
 	return nil
 }
 
-// Freeze stops a process in its tracks (SIGSTOP) and returns what lets it go on.
+// Freeze suspends a process with SIGSTOP and returns a function that resumes it.
 func Freeze(p *Process) (thaw func() error, err error) {
 	if err := p.Signal(unix.SIGSTOP); err != nil {
 		return nil, err

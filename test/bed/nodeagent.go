@@ -10,28 +10,28 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// NodeAgent is a node that runs the product: `nodeagent join` by bootstrap token, then `nodeagent
-// run`.
+// NodeAgent is a node that runs the product: `nodeagent join` with a bootstrap token, then
+// `nodeagent run`.
 type NodeAgent struct {
 	// Dir is the folder of the product's programs; default: built from the source tree.
 	Dir string
-	// Config is YAML documents (KubeletConfiguration, KubeProxyConfiguration,
-	// NodeAgentConfiguration) that win over the cluster's and the bed's.
+	// Config holds YAML documents (KubeletConfiguration, KubeProxyConfiguration,
+	// NodeAgentConfiguration) that override the cluster's and the bed's.
 	Config string
-	// Args are added to the flags of `nodeagent run`.
+	// Args are additional flags of `nodeagent run`.
 	Args []string
-	// Servers are the addresses to join by, comma-separated; default: the cluster's own.
+	// Servers are the API server addresses to join by, comma-separated; default: the cluster's own.
 	Servers string
 }
 
-// nodeAgentConfigDir is what the agent's --config names.
+// nodeAgentConfigDir is the agent's --config.
 const nodeAgentConfigDir = "/etc/nodeagent"
 
-// NodeSettingsFile holds Node.KubeletSettings on every node that shares this machine's kernel,
-// before anything is started there.
+// NodeSettingsFile holds Node.KubeletSettings on every node that shares this machine's kernel. It
+// is written before anything starts there.
 const NodeSettingsFile = nodeAgentConfigDir + "/20-node.yaml"
 
-// Tools implements Kind: the agent needs nothing beside the product's own programs.
+// Tools implements Kind: the agent needs only the product's own programs.
 func (NodeAgent) Tools() []string { return nil }
 
 // Programs builds the product's programs, everything below cmd, and returns their folder.
@@ -78,15 +78,15 @@ func (a NodeAgent) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// run is the agent as a process of the node, with the programs of a folder. It finds the node's
-// address itself, as on most machines; a User-Mode Linux node is told its address.
+// run describes the agent as a process of the node, with the programs of a folder. The agent finds
+// the node's address itself, as on most machines; a User-Mode Linux node gets its address.
 func (a NodeAgent) run(dir string) Spec {
 	args := append([]string{"run", "--config", nodeAgentConfigDir}, a.Args...)
 	return Spec{Name: "nodeagent", Path: filepath.Join(dir, "nodeagent"), Args: args}
 }
 
-// StartProxy starts the services half alone, as a process of its own, on a node that this kind has
-// started and whose agent is stopped.
+// StartProxy starts only the services half, as a separate process, on a node of this kind whose
+// agent is stopped.
 func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	dir, err := a.programs(ctx, n.Cluster())
 	if err != nil {
@@ -98,8 +98,8 @@ func (a NodeAgent) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	return n.Start(spec)
 }
 
-// configure writes what the bed and the test want. What the cluster wants, join reads from the
-// cluster and writes into the same folder, under a name that comes first.
+// configure writes the settings of the bed and the test. Join reads the cluster's settings and
+// writes them to the same folder, under a name that sorts first.
 func (a NodeAgent) configure(n *Node) error {
 	for name, content := range map[string]string{
 		"30-proxy.yaml": proxySettings(""),

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// Peer is a node that runs upstream's kubelet and kube-proxy, the yardstick for ours.
+// Peer is a node that runs upstream's kubelet and kube-proxy, to compare with.
 type Peer struct {
-	// KubeletConfig is YAML that is added to the KubeletConfiguration.
+	// KubeletConfig is YAML that is merged into the KubeletConfiguration.
 	KubeletConfig string
 	// ProxyMode is kube-proxy's: "iptables" (default), "ipvs" or "nftables".
 	ProxyMode string
@@ -16,7 +16,7 @@ type Peer struct {
 // Tools implements Kind.
 func (Peer) Tools() []string { return []string{"kubelet", "kube-proxy"} }
 
-// Start implements Kind: the kubelet joins by bootstrap token, as it does under kubeadm.
+// Start implements Kind: the kubelet joins with a bootstrap token, as under kubeadm.
 func (p Peer) Start(ctx context.Context, n *Node) error {
 	c := n.Cluster()
 	// containerd's CRI starts a pause container in every pod.
@@ -50,8 +50,8 @@ func (p Peer) Start(ctx context.Context, n *Node) error {
 	return err
 }
 
-// StartProxy starts kube-proxy alone, on any node whose kind names it among its Tools. It gives it
-// the identity that the API server's own rules give its rights to.
+// StartProxy starts only kube-proxy, on any node whose kind names it in Tools. It uses the identity
+// that the API server's default rules grant its rights to.
 func (p Peer) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	c := n.Cluster()
 	kubeconfig, err := c.proxyKubeconfig(ctx)
@@ -70,15 +70,15 @@ func (p Peer) StartProxy(ctx context.Context, n *Node) (*Process, error) {
 	}})
 }
 
-// proxyKubeconfig is kube-proxy's own.
+// proxyKubeconfig writes kube-proxy's kubeconfig.
 func (c *Cluster) proxyKubeconfig(ctx context.Context) (string, error) {
 	return c.cp.output(ctx, c.Env(), "kubeadm", "kubeconfig", "user", "--config", c.run.path("cp/kubeadm.yaml"), "--client-name", "system:kube-proxy")
 }
 
 const kubeletKind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 
-// KubeletSettings is a KubeletConfiguration with what this node has that others have not, and what
-// this kind of machine asks for.
+// KubeletSettings is a KubeletConfiguration with the settings of this node and of its kind of
+// machine.
 func (n *Node) KubeletSettings() string {
 	return kubeletKind + fmt.Sprintf(`cgroupRoot: /%s
 cgroupDriver: cgroupfs
@@ -92,12 +92,12 @@ imageGCHighThresholdPercent: 100
 `, n.Cgroup(), ContainerdAddress)
 }
 
-// proxySettings is a KubeProxyConfiguration. mode "" is iptables.
+// proxySettings is a KubeProxyConfiguration; mode "" is iptables.
 func proxySettings(mode string) string {
 	if mode == "" {
 		mode = "iptables"
 	}
-	// Other network namespaces than the machine's first cannot set the conntrack table's size.
+	// Only the machine's first network namespace can set the conntrack table's size.
 	return fmt.Sprintf("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: %s\nclusterCIDR: %s\noomScoreAdj: 0\nconntrack: {maxPerCore: 0}\n", mode, PodNetwork)
 }
 

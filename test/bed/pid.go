@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processID names a process for good: the kernel uses a pid again, but not with the same start
+// processID identifies a process for good: the kernel reuses a pid, but not with the same start
 // time.
 type processID struct {
 	PID   int    `json:"pid"`
@@ -17,13 +17,14 @@ type processID struct {
 	Boot  string `json:"boot"`  // the kernel's boot id, since start times begin anew at each boot
 }
 
-// identify looks a running process up.
+// identify reads the identity of a running process.
 func identify(pid int) (processID, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return processID{}, fmt.Errorf("looking up process %d: %w", pid, err)
 	}
-	// The name in field 2 may hold blanks and parentheses; what follows the last one is regular.
+	// The name in field 2 may contain blanks and parentheses; the text after the last one is
+	// regular.
 	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
 	fields := strings.Fields(rest)
 	if len(fields) < 20 {
@@ -36,7 +37,7 @@ func identify(pid int) (processID, error) {
 	return processID{PID: pid, Start: fields[19], Boot: strings.TrimSpace(string(boot))}, nil
 }
 
-// alive is false for a process that ended, also if another has its pid by now.
+// alive reports whether the process still runs, even if another has its pid by now.
 func (p processID) alive() bool {
 	if p.PID <= 0 {
 		return false
@@ -50,7 +51,7 @@ func zombie(pid int) bool {
 	return err == nil && strings.Contains(string(status), "\nState:\tZ")
 }
 
-// kill ends the process with SIGKILL and waits until it is gone, 10 s at most.
+// kill ends the process with SIGKILL and waits up to 10 s for its end.
 func (p processID) kill() error {
 	if !p.alive() {
 		return nil

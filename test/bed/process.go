@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spec says what to start inside a machine.
+// Spec describes a program to start inside a machine.
 type Spec struct {
 	Name string   // of the process and its log file; unique in its machine
 	Path string   // program, as seen inside the machine
@@ -21,9 +21,8 @@ type Spec struct {
 	Env  []string // NAME=VALUE, added to the environment of the test and to the bed's PATH
 }
 
-// Process is a program that runs inside a machine of the cluster, until it is stopped or the
-// cluster is. It can be killed and started again, which is what it is for. Its methods may be
-// called from several goroutines.
+// Process is a program that runs inside a machine of the cluster until it, or the cluster, is
+// stopped. Tests can kill it and start it again. Its methods are safe for concurrent use.
 type Process struct {
 	spec    Spec
 	machine *machine
@@ -36,15 +35,15 @@ type Process struct {
 	err  error         // how it ended; valid after done
 }
 
-// start runs a program inside the machine, its output in a log file. It returns as soon as the
-// program is started.
+// start runs a program inside the machine, with its output in a log file. It returns as soon as the
+// program has started.
 func (m *machine) start(env []string, spec Spec) (*Process, error) {
 	p := &Process{spec: spec, machine: m, env: env}
 	return p, p.Start()
 }
 
-// Start starts the program again after it has ended; the log file goes on. It is an error if it
-// still runs.
+// Start starts the program again after it has ended, and appends to its log file. It fails if the
+// program still runs.
 func (p *Process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -56,7 +55,7 @@ func (p *Process) Start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	// The program outlives any context; the machine's end is its end.
+	// The program outlives any context; it ends with the machine.
 	cmd := p.machine.command(context.Background(), append(p.env, p.spec.Env...), p.spec.Path, p.spec.Args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
@@ -83,7 +82,7 @@ func (p *Process) Start() error {
 	return nil
 }
 
-// onlyChild waits for the process that nsenter forks into the pid namespace.
+// onlyChild waits for the process that nsenter forks into the PID namespace.
 func onlyChild(parent int) (int, error) {
 	path := fmt.Sprintf("/proc/%d/task/%d/children", parent, parent)
 	for range 2000 {
@@ -99,36 +98,36 @@ func onlyChild(parent int) (int, error) {
 	return 0, errors.New("nsenter has started nothing for 2 s")
 }
 
-// PID is the process id as seen from outside the machine.
+// PID is the process id outside of the machine.
 func (p *Process) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.id.PID
 }
 
-// Name is the name it was started under.
+// Name is the name in its Spec.
 func (p *Process) Name() string { return p.spec.Name }
 
-// Log is the path of the file that holds its output, of all its lives.
+// Log is the path of its log file, shared by all its runs.
 func (p *Process) Log() string {
 	return p.machine.run.path("log", p.machine.name+"-"+p.spec.Name+".log")
 }
 
-// Running says whether it runs.
+// Running reports whether it runs.
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.id.alive()
 }
 
-// Done is closed when the present life of the program has ended.
+// Done is closed when the program's current run has ended.
 func (p *Process) Done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.done
 }
 
-// Err says how the program ended, once Done is closed; nil is exit status 0.
+// Err returns how the program ended, once Done is closed; nil means exit status 0.
 func (p *Process) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -145,12 +144,12 @@ func (p *Process) Signal(s unix.Signal) error {
 	if err := unix.Kill(p.id.PID, s); err != nil || s != unix.SIGCONT {
 		return err
 	}
-	// nsenter stops itself when its child is stopped. Left so, it would never reap the child, and
-	// the machine never end.
+	// nsenter stops itself when its child is stopped. In that state it would never reap the child,
+	// and the machine would never end.
 	return unix.Kill(p.by, unix.SIGCONT)
 }
 
-// Kill ends it with SIGKILL, as a crash does, and waits until it is gone. Its children live on.
+// Kill ends it with SIGKILL, like a crash, and waits for its end. Its children live on.
 func (p *Process) Kill() error {
 	p.mu.Lock()
 	id, done := p.id, p.done
@@ -162,8 +161,7 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Stop asks it to end with SIGTERM and waits; what does not end within the grace is killed, which
-// is an error.
+// Stop sends SIGTERM and waits. After the grace it kills the program and returns an error.
 func (p *Process) Stop(grace time.Duration) error {
 	if err := p.Signal(unix.SIGTERM); err != nil {
 		return err
@@ -176,7 +174,7 @@ func (p *Process) Stop(grace time.Duration) error {
 	}
 }
 
-// Restart stops it in order and starts it again.
+// Restart stops and starts it.
 func (p *Process) Restart(grace time.Duration) error {
 	if err := p.Stop(grace); err != nil {
 		return err
@@ -192,7 +190,7 @@ func openLog(path string) (*os.File, error) {
 	return f, nil
 }
 
-// logTail returns the last lines of a log file, for error texts.
+// logTail returns the last lines of a log file, for errors.
 func logTail(path string, lines int) string {
 	content, err := os.ReadFile(path)
 	if err != nil {

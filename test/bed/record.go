@@ -12,12 +12,12 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// record is what a run folder says about its cluster; it is enough to take the cluster down without
-// the process that started it.
+// record describes a cluster in its run folder, completely enough to remove the cluster without the
+// process that started it.
 type record struct {
 	ID    string    `json:"id"`
 	Owner processID `json:"owner"` // the process that started the cluster
-	// the cluster outlives its owner once it is complete
+	// a complete cluster outlives its owner
 	Detached bool            `json:"detached"`
 	Complete bool            `json:"complete"`          // Start has returned it
 	Scratch  bool            `json:"scratch,omitempty"` // no cluster: see NewScratch
@@ -37,7 +37,7 @@ type machineRecord struct {
 	Path   string    `json:"path,omitempty"` // PATH, if it is not the cluster's
 }
 
-// machine returns the machine's part of the record, which it makes if there is none.
+// machine returns the machine's part of the record, and creates it if necessary.
 func (r *record) machine(name string) *machineRecord {
 	for i := range r.Machines {
 		if r.Machines[i].Name == name {
@@ -51,15 +51,15 @@ func (r *record) machine(name string) *machineRecord {
 // recordFile is the record's name in the run folder.
 const recordFile = "bed.json"
 
-// run is a run folder and its record. Its methods may be called from several goroutines.
+// run is a run folder and its record. Its methods are safe for concurrent use.
 type run struct {
 	dir string
 	mu  sync.Mutex
 	rec record
 }
 
-// BaseDir is the folder of the run folders: $NODEAGENT_BED_DIR, else /var/tmp/nodeagent-bed. It
-// must be on a file system that overlayfs can have its upper layer on.
+// BaseDir is the folder of the run folders: $NODEAGENT_BED_DIR, or /var/tmp/nodeagent-bed. Its file
+// system must support overlayfs upper layers.
 func BaseDir() string {
 	if d := os.Getenv("NODEAGENT_BED_DIR"); d != "" {
 		return d
@@ -67,12 +67,12 @@ func BaseDir() string {
 	return "/var/tmp/nodeagent-bed"
 }
 
-// lockBase keeps others from making or sweeping runs.
+// lockBase prevents others from creating or sweeping runs.
 func lockBase(ctx context.Context) (func(), error) {
 	return tools.Lock(ctx, filepath.Join(BaseDir(), "lock"))
 }
 
-// newRun sweeps what is dead, then makes the run folder for id.
+// newRun sweeps dead runs, then creates the run folder for id.
 func newRun(ctx context.Context, rec record) (*run, error) {
 	unlock, err := lockBase(ctx)
 	if err != nil {
@@ -112,8 +112,7 @@ func (r *run) path(elem ...string) string {
 	return filepath.Join(append([]string{r.dir}, elem...)...)
 }
 
-// update changes the record and writes it before it returns: what is recorded first can be swept
-// later.
+// update changes the record and writes it to disk: what is recorded first can be swept later.
 func (r *run) update(change func(*record)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +142,7 @@ func (r *run) snapshot() record {
 	return c
 }
 
-// alive says whether somebody still wants the cluster.
+// alive reports whether the cluster is still in use.
 func (r record) alive() bool {
 	if r.Owner.alive() {
 		return true

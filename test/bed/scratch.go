@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// Scratch is a place for a test that wants no cluster but starts what outlives a kill: a folder,
-// and a name for cgroups. What is mounted below the folder and what is below the cgroups is swept
-// with them.
+// Scratch is a folder and a cgroup name for tests that need no cluster but start things that may
+// outlive a kill. Sweep removes mounts below the folder and the cgroups.
 type Scratch struct{ run *run }
 
-// NewScratch makes a folder. The caller removes it; if it is killed, the next Start or Sweep does.
+// NewScratch creates a folder. The caller removes it; if the caller is killed, the next Start or
+// Sweep does.
 func NewScratch(ctx context.Context) (*Scratch, error) {
 	owner, err := identify(os.Getpid())
 	if err != nil {
@@ -35,7 +35,7 @@ func NewScratch(ctx context.Context) (*Scratch, error) {
 // Dir is the folder.
 func (s *Scratch) Dir() string { return s.run.path("tmp") }
 
-// Cgroup is the name of a cgroup that the test may make below every hierarchy's root.
+// Cgroup is the name of a cgroup that the test may create below the root of every hierarchy.
 func (s *Scratch) Cgroup() string { return s.run.snapshot().Cgroups[0] }
 
 // Remove removes everything.

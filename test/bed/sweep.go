@@ -18,7 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/uml"
 )
 
-// Sweep removes what killed runs left. Clusters that are in use stay.
+// Sweep removes what killed runs left. Clusters in use stay.
 func Sweep(ctx context.Context) error {
 	unlock, err := lockBase(ctx)
 	if err != nil {
@@ -28,7 +28,7 @@ func Sweep(ctx context.Context) error {
 	return sweepLocked(ctx)
 }
 
-// List names the clusters that are in use, detached ones and those of running tests.
+// List returns the clusters in use: detached ones and those of running tests.
 func List() ([]string, error) {
 	dirs, err := runDirs()
 	if err != nil {
@@ -43,8 +43,8 @@ func List() ([]string, error) {
 	return out, nil
 }
 
-// Env returns the environment (NAME=VALUE) that goes with a running cluster: KUBECONFIG, PATH,
-// BED_ID, BED_NETNS.
+// Env returns the environment (NAME=VALUE) of a running cluster: KUBECONFIG, PATH, BED_ID,
+// BED_NETNS.
 func Env(id string) ([]string, error) {
 	r, err := loadRun(filepath.Join(BaseDir(), id))
 	if err != nil {
@@ -53,7 +53,7 @@ func Env(id string) ([]string, error) {
 	return r.rec.Env, nil
 }
 
-// MachineCommand prepares a program inside a machine of a cluster that any process started.
+// MachineCommand prepares a program inside a machine of a cluster, whichever process started it.
 func MachineCommand(ctx context.Context, id, name string, command []string) (*exec.Cmd, error) {
 	r, err := loadRun(filepath.Join(BaseDir(), id))
 	if err != nil {
@@ -72,7 +72,7 @@ func MachineCommand(ctx context.Context, id, name string, command []string) (*ex
 	return nil, fmt.Errorf("finding machine %q of cluster %q: there is none that runs; nodes are called n1, n2, …", name, id)
 }
 
-// Down takes a cluster down that any process started. That there is none is an error of class
+// Down removes a cluster, whichever process started it. If there is none, the error is
 // fs.ErrNotExist.
 func Down(ctx context.Context, id string) error {
 	unlock, err := lockBase(ctx)
@@ -104,7 +104,8 @@ func runDirs() ([]string, error) {
 	return out, nil
 }
 
-// sweepLocked removes dead runs. The caller has the base folder's lock, so no run is half made.
+// sweepLocked removes dead runs. The caller holds the base folder's lock, so no run is half
+// created.
 func sweepLocked(ctx context.Context) error {
 	dirs, err := runDirs()
 	if err != nil {
@@ -114,7 +115,8 @@ func sweepLocked(ctx context.Context) error {
 	for _, d := range dirs {
 		r, err := loadRun(d)
 		if err != nil {
-			// Killed between making the folder and its record: there is nothing else of it yet.
+			// It was killed between creating the folder and writing its record: nothing else exists
+			// yet.
 			errs = append(errs, os.RemoveAll(d))
 			continue
 		}
@@ -125,7 +127,7 @@ func sweepLocked(ctx context.Context) error {
 	return errors.Join(append(errs, sweepUMLTests(ctx))...)
 }
 
-// sweepUMLTests removes what killed tests of package uml left, which know no clusters.
+// sweepUMLTests removes what killed tests of package uml left; they know no clusters.
 func sweepUMLTests(ctx context.Context) error {
 	var errs []error
 	found, _ := filepath.Glob(netnsDir + uml.TestPrefix + "*")
@@ -136,7 +138,7 @@ func sweepUMLTests(ctx context.Context) error {
 			continue // none of ours
 		}
 		if _, err := identify(pid); err == nil {
-			// the test runs, or another process has its number: then a later sweep removes it
+			// the test runs, or another process has its pid: a later sweep removes it
 			continue
 		}
 		errs = append(errs, removeNetNS(ctx, name), uml.Sweep(filepath.Join(os.TempDir(), name)))
@@ -144,8 +146,9 @@ func sweepUMLTests(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeRun ends and removes everything a run has recorded, then its folder. What cannot be removed
-// keeps the folder, so that the next sweep tries again. It goes through all steps whatever fails.
+// removeRun ends and removes everything that a run has recorded, then its folder. It goes through
+// all steps whatever fails. If anything remains, so does the folder, and the next sweep tries
+// again.
 func removeRun(ctx context.Context, r *run) error {
 	rec := r.snapshot()
 	var errs []error
@@ -157,8 +160,7 @@ func removeRun(ctx context.Context, r *run) error {
 			errs = append(errs, uml.Sweep(r.path(m.Name)))
 		}
 	}
-	// Nodes first: with the API server gone an agent would fill its log while it waits for its
-	// turn.
+	// Nodes first: without an API server an agent would fill its log until it is ended.
 	for i := len(rec.Machines) - 1; i >= 0; i-- {
 		errs = append(errs, rec.Machines[i].Holder.kill())
 	}
@@ -178,8 +180,8 @@ func removeRun(ctx context.Context, r *run) error {
 	return nil
 }
 
-// removeNetNS ends what still runs in a network namespace of ours, such as a kubectl, and deletes
-// it with its links.
+// removeNetNS ends processes in one of our network namespaces, such as a kubectl, and deletes it
+// with its links.
 func removeNetNS(ctx context.Context, name string) error {
 	if name == "" { // a node with a kernel of its own
 		return nil
@@ -246,8 +248,8 @@ func cgroupRoots() ([]string, error) {
 	return out, nil
 }
 
-// makeCgroup makes a cgroup of this name below every hierarchy's root. On version 1 a new cpuset is
-// empty until told otherwise; on version 2 the controllers are handed down.
+// makeCgroup creates a cgroup of this name below the root of every hierarchy. On version 1 it
+// initialises the empty cpuset; on version 2 it delegates the controllers.
 func makeCgroup(name string) error {
 	roots, err := cgroupRoots()
 	if err != nil {
@@ -272,7 +274,7 @@ func makeCgroup(name string) error {
 	return nil
 }
 
-// delegate hands every controller of a version 2 hierarchy down to dir's children.
+// delegate enables every controller of a version 2 hierarchy for dir's children.
 func delegate(root, dir string) error {
 	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil {
@@ -280,15 +282,15 @@ func delegate(root, dir string) error {
 	}
 	for _, d := range []string{root, dir} {
 		for _, c := range strings.Fields(string(controllers)) {
-			// A controller that the root cannot hand down is one that nobody below it has.
+			// A controller that the root cannot delegate is missing for everybody below.
 			_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0)
 		}
 	}
 	return nil
 }
 
-// removeCgroup removes the cgroups of this name and all below them. A cgroup is busy for a moment
-// after its last process ended.
+// removeCgroup removes the cgroups of this name and all below them. A cgroup stays busy for a
+// moment after its last process has ended.
 func removeCgroup(name string) error {
 	roots, err := cgroupRoots()
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 // New starts a cluster for a test and stops it when the test ends. It skips the test unless
-// NODEAGENT_BED=1, since a cluster needs root and, the first time, minutes of building; `make
-// test-bed` sets it. When the test has failed, the logs are kept and their folder is printed.
+// NODEAGENT_BED=1, because a cluster needs root and, the first time, minutes to build; `make
+// test-bed` sets it. If the test fails, the logs are kept and their folder is printed.
 func New(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	Require(t)
@@ -35,7 +35,7 @@ func New(t testing.TB, opts Options) *Cluster {
 	return c
 }
 
-// Require skips a test that needs clusters where they are not wanted.
+// Require skips a test that needs clusters unless they are enabled.
 func Require(t testing.TB) {
 	t.Helper()
 	if os.Getenv("NODEAGENT_BED") != "1" {
@@ -43,7 +43,7 @@ func Require(t testing.TB) {
 	}
 }
 
-// keepLogs copies the logs out of the run folder, which is about to go.
+// keepLogs copies the logs out of the run folder, which is about to be removed.
 func keepLogs(t testing.TB, c *Cluster) {
 	t.Helper()
 	dir := filepath.Join(c.Builder().Cache, "logs", c.ID())

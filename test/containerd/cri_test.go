@@ -20,7 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/stack"
 )
 
-// built is a container as the agent makes it: its spec is ocispec's.
+// built is a container as the agent makes it, with ocispec's spec.
 func (h *host) built(s runtime.Sandbox, ref runtime.PodRef, c corev1.Container, image imagespec.ImageConfig) runtime.ContainerConfig {
 	h.Helper()
 	node, _, err := stack.Machine()
@@ -46,8 +46,8 @@ func sleeper(name string, sc corev1.SecurityContext) corev1.Container {
 	return corev1.Container{Name: name, Command: []string{"/bin/sleep", "1000"}, SecurityContext: &sc}
 }
 
-// TestSysIsWritableForThePrivilegedAlone: in either order, though a pod's containers share one
-// sysfs.
+// TestSysIsWritableForThePrivilegedAlone, in whichever order they start, although the containers of
+// a pod share one sysfs.
 func TestSysIsWritableForThePrivilegedAlone(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -99,11 +99,11 @@ func TestNonRootTakesAnyPortAndPings(t *testing.T) {
 	}
 }
 
-// pingSocket opens what ping opens, as a user in a network namespace.
+// pingSocket opens the socket that ping needs, as a user in a network namespace.
 func pingSocket(netns string, user int) error {
 	failed := make(chan error)
 	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread is no use to anybody else
+		goruntime.LockOSThread() // never unlocked: no other goroutine may use the thread
 		failed <- func() error {
 			fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -151,8 +151,8 @@ func TestATerminalHasATerm(t *testing.T) {
 	}
 }
 
-// TestImageVolumes: each container has its own copy, writable, with what the image has there,
-// counted and gone with it.
+// TestImageVolumes: each container has its own writable copy of the image's content, which counts
+// as its disk usage and is removed with it.
 func TestImageVolumes(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -171,7 +171,7 @@ func TestImageVolumes(t *testing.T) {
 	if used, err := h.agent.WritableBytes(t.Context(), a); err != nil || used < 2<<20 {
 		t.Errorf("%d bytes are counted, want over 2 MiB (%v)", used, err)
 	}
-	// A second try, as after a crash half way, leaves what is there.
+	// A second start, as after a crash half way, leaves the volumes alone.
 	if again := h.run(one); again.ID != a {
 		t.Errorf("got %s, want %s", again.ID, a)
 	}
@@ -186,8 +186,7 @@ func TestImageVolumes(t *testing.T) {
 	}
 }
 
-// TestTheStopSignalStaysWithTheContainer, also for an agent that comes later, whatever becomes of
-// the image's names.
+// TestTheStopSignalStaysWithTheContainer, even for a later agent, and if the image loses its names.
 func TestTheStopSignalStaysWithTheContainer(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -203,8 +202,8 @@ func TestTheStopSignalStaysWithTheContainer(t *testing.T) {
 	must(h.agent.Signal(t.Context(), config.ID(), syscall.SIGKILL))
 }
 
-// TestGarbageCollectionBesideCreation: a collection at any moment neither breaks the reading of an
-// image nor leaves anything.
+// TestGarbageCollectionBesideCreation: a garbage collection at any moment breaks no reading of an
+// image, and nothing is left.
 func TestGarbageCollectionBesideCreation(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -255,7 +254,7 @@ func (l *levels) Release(made runtime.SELinuxLabels) { delete(l.taken, made.Proc
 func (l *levels) Relabel(string, string) error       { return nil }
 
 // TestLabelsOfASandboxAreKept: a later agent knows them, and gives them to no other pod until the
-// sandbox is gone.
+// sandbox is removed.
 func TestLabelsOfASandboxAreKept(t *testing.T) {
 	h := newHost(t)
 	first, later := &levels{map[string]int{}}, &levels{map[string]int{}}

@@ -1,4 +1,4 @@
-// Package containerd has the tests of the containerd runtime against a real containerd, runc, CNI
-// plugins and log pump. The test program starts itself anew in namespaces of its own (network,
-// mounts, processes), so that nothing outlives it.
+// Package containerd tests the containerd runtime with a real containerd, runc, CNI plugins and log
+// pump. The test program runs itself again in its own namespaces (network, mount, PID), so that
+// nothing outlives it.
 package containerd

@@ -29,7 +29,7 @@ import (
 // insideEnv marks the copy of the test program that runs in namespaces of its own.
 const insideEnv = "NODEAGENT_TEST_INSIDE"
 
-// cgroupEnv names the cgroup that the copy puts containers below.
+// cgroupEnv names the parent cgroup of the copy's containers.
 const cgroupEnv = "NODEAGENT_TEST_CGROUP"
 
 func TestMain(m *testing.M) {
@@ -43,8 +43,9 @@ func TestMain(m *testing.M) {
 	os.Exit(outside())
 }
 
-// outside builds the programs, then runs this program again as process 1 of its own namespaces:
-// when it ends, the kernel ends containerd, shims and containers, and unmounts everything.
+// outside builds the programs, then runs this test program again as process 1 of its own
+// namespaces: when it ends, the kernel ends containerd, shims and containers, and unmounts
+// everything.
 func outside() int {
 	b, err := tools.New(os.Stderr)
 	if err != nil {
@@ -92,7 +93,7 @@ func inside(m *testing.M) int {
 	must(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
 	must(syscall.Mount("proc", "/proc", "proc", 0, ""))
 	must(os.MkdirAll("/run/containerd", 0o711))
-	// where shims have their sockets, whatever containerd's folders
+	// shims have their sockets there, whatever containerd's folders
 	must(syscall.Mount("tmpfs", "/run/containerd", "tmpfs", 0, ""))
 	must(exec.Command("ip", "link", "set", "lo", "up").Run())
 	signal.Ignore(syscall.SIGPIPE)
@@ -105,7 +106,7 @@ func must(err error) {
 	}
 }
 
-// host is a containerd with everything an agent has beside it, below one folder.
+// host is a containerd with everything that an agent needs beside it, below one folder.
 type host struct {
 	testing.TB
 	dir, cgroup string
@@ -117,7 +118,7 @@ type host struct {
 	daemonDone  chan struct{}
 }
 
-// agent is one instance of the runtime, as one life of the agent has it.
+// agent is one instance of the runtime: one run of the agent.
 type agent struct {
 	*containerd.Runtime
 	pump *logpump.Client
@@ -191,7 +192,7 @@ func (h *host) dumpLog() {
 	h.Logf("containerd's log:\n%s", b[max(0, len(b)-8000):])
 }
 
-// killDaemon is kill -9.
+// killDaemon kills containerd with SIGKILL.
 func (h *host) killDaemon() {
 	h.daemon.Process.Kill()
 	<-h.daemonDone
@@ -239,14 +240,14 @@ func (h *host) restart() *agent {
 	return h.start()
 }
 
-// close removes every pod, so that no process of the test goes on, then containerd.
+// close removes every pod, so that no process of the test outlives it, then containerd.
 func (h *host) close() {
 	if h.agent != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		pods, err := h.agent.List(ctx)
 		if err != nil {
-			h.Errorf("listing what is left: %v", err)
+			h.Errorf("listing remaining pods: %v", err)
 		}
 		for _, p := range pods {
 			for _, c := range p.Containers {
@@ -267,7 +268,7 @@ func (h *host) close() {
 	h.killDaemon()
 }
 
-// nothingLeft checks what removed pods leave behind, which is nothing.
+// nothingLeft checks that removed pods leave nothing behind.
 func (h *host) nothingLeft() {
 	h.Helper()
 	for _, what := range [][]string{{"containers", "ls", "-q"}, {"tasks", "ls", "-q"}} {
@@ -277,7 +278,7 @@ func (h *host) nothingLeft() {
 	}
 	snapshots := h.ctr("snapshots", "ls")
 	for line := range strings.Lines(snapshots) {
-		// unpacking, which a crash leaves to a lease
+		// snapshots of an interrupted unpack, which a lease removes later
 		if (strings.Contains(line, "Active") || strings.Contains(line, "View")) && !strings.HasPrefix(line, "extract-") {
 			h.Errorf("left: snapshot %s", line)
 		}
@@ -295,7 +296,7 @@ func (h *host) nothingLeft() {
 	}
 }
 
-// spec is a small one by hand: what the product's own specs are made by is not tested here.
+// spec is a small hand-made spec: the product's own specs are tested elsewhere.
 func (h *host) spec(s runtime.Sandbox, args ...string) *specs.Spec {
 	caps := []string{"CAP_KILL", "CAP_CHOWN", "CAP_NET_BIND_SERVICE"}
 	spec := &specs.Spec{

@@ -177,13 +177,12 @@ func TestASharedPIDNamespaceIsReaped(t *testing.T) {
 	if p := h.get(ref.UID); !p.Sandbox.Ready || len(p.Containers) != 2 {
 		t.Errorf("after a restart of the agent: %+v", p)
 	}
-	// Without its first process the namespace is dead, and the sandbox with it.
+	// Without its first process the namespace is dead, and so is the sandbox.
 	h.ctr("tasks", "kill", "-s", "SIGKILL", s.ID)
 	h.until("the sandbox is not ready", func() bool { return !h.get(ref.UID).Sandbox.Ready })
 }
 
-// TestContainerdIsKilled is complaint 30: whatever happens while containerd is away is known when
-// it is back.
+// TestContainerdIsKilled: whatever happens while containerd is down is known once it is back.
 func TestContainerdIsKilled(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -213,7 +212,7 @@ func TestContainerdIsKilled(t *testing.T) {
 	if _, err := h.agent.StartContainer(t.Context(), other); !errors.Is(err, runtime.ErrUnavailable) {
 		t.Errorf("starting without containerd: %v", err)
 	}
-	// One ends while nobody listens.
+	// One exits while nobody listens.
 	if err := syscall.Kill(pids[3], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -354,8 +353,7 @@ func TestExecsOfADeadAgentAreEnded(t *testing.T) {
 	defer cancel()
 	go h.agent.Exec(ctx, c.ID, runtime.ExecConfig{Command: []string{"sleep", "12345"}})
 	h.until("it runs", func() bool { return strings.Contains(h.exec(c.ID, "ps"), "sleep 12345") })
-	// the old instance's exec goes on, as nothing has cancelled it: it stands for what a crash
-	// leaves
+	// nothing has cancelled the old instance's exec, so it is like one that a crash left
 	h.restart()
 	h.until("it is ended", func() bool { return !strings.Contains(h.exec(c.ID, "ps"), "sleep 12345") })
 }
@@ -369,7 +367,7 @@ func TestARebootedHost(t *testing.T) {
 		return strings.Contains(h.ctr("containers", "info", before.Containers[0].ID), "started-at")
 	})
 	h.agent.stop()
-	// What a reboot does: processes end, mounts and tmpfs are gone.
+	// What a reboot does: processes end; mounts and tmpfs are gone.
 	h.ctr("tasks", "kill", "-s", "SIGKILL", before.Containers[0].ID)
 	h.until("its task has stopped", func() bool { return strings.Contains(h.ctr("tasks", "ls"), "STOPPED") })
 	h.ctr("tasks", "rm", before.Containers[0].ID)
@@ -414,7 +412,7 @@ func TestShimsAreSharedAndEnd(t *testing.T) {
 		}
 	}
 	h.until("the shim ends with the last container", func() bool { return h.shims() == 0 })
-	// Restarts right at the moment when the shim goes.
+	// Restarts at the moment when the shim exits.
 	for attempt := 1; attempt < 8; attempt++ {
 		config := h.config(ref, s, "a", "sleep", "0.05")
 		config.Attempt = attempt
@@ -426,7 +424,7 @@ func TestShimsAreSharedAndEnd(t *testing.T) {
 	}
 }
 
-// shims counts this containerd's.
+// shims counts the shims of this containerd.
 func (h *host) shims() int {
 	n := 0
 	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -472,8 +470,8 @@ func TestStartTimes(t *testing.T) {
 		sandboxes[10], sandboxes[19], containers[10], containers[19], removals[10], removals[19])
 }
 
-// TestAddressesOfACutOffStart has an agent die while CNI's ADD is half done, and DEL fail for a
-// while: host-local's address is given back all the same, by the next agent.
+// TestAddressesOfACutOffStart: an agent dies during CNI's ADD, and DEL fails for a while; the next
+// agent still releases host-local's address.
 func TestAddressesOfACutOffStart(t *testing.T) {
 	h := newHost(t)
 	h.write("net.d/10-test.conflist", fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "test%d", "plugins": [
@@ -521,8 +519,8 @@ if [ "$CNI_COMMAND" = DEL ] && [ ! -e "$d/mended" ]; then echo '{"cniVersion":"1
 	}
 }
 
-// TestContainerdHangs stops containerd as a hung disk does: nothing waits for it for ever, and
-// nothing is lost.
+// TestContainerdHangs stops containerd as a hung disk would: nothing waits for ever and nothing is
+// lost.
 func TestContainerdHangs(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -21,8 +21,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// registry starts a real registry with the test image in it, behind a door that wants user u and
-// password p, and counts the manifests that are asked for.
+// registry starts a real registry that holds the test image, behind a front that requires user u
+// and password p if locked and counts the manifests that are fetched.
 func registry(t *testing.T, locked *atomic.Bool) (address string, manifests *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -167,8 +167,8 @@ func TestPull(t *testing.T) {
 	h.run(config)
 }
 
-// TestAStalledPullIsCancelled: registries that accept and then say nothing, at each step of a pull,
-// are given up by name, while one that is only slow is waited for.
+// TestAStalledPullIsCancelled: a pull is cancelled if its registry accepts a request and then sends
+// nothing, at any step; a registry that is only slow is waited for.
 func TestAStalledPullIsCancelled(t *testing.T) {
 	h := newHost(t)
 	h.progress = 2 * time.Second
@@ -214,7 +214,7 @@ func TestAStalledPullIsCancelled(t *testing.T) {
 			proxy.ServeHTTP(w, r)
 		}))
 		address := strings.TrimPrefix(front.URL, "http://")
-		// so that all is fetched anew
+		// so that everything is fetched again
 		if have, err := h.agent.Image(t.Context(), testImage); err == nil {
 			must(h.agent.RemoveImage(t.Context(), have.ID))
 		}
@@ -235,7 +235,7 @@ func TestAStalledPullIsCancelled(t *testing.T) {
 	}
 }
 
-// stall is a body that never goes on.
+// stall is a response body that blocks.
 type stall struct {
 	over <-chan struct{}
 	ctx  context.Context

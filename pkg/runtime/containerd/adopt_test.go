@@ -119,12 +119,12 @@ func TestADaemonWithAHungDiskIsNotReady(t *testing.T) {
 	d.with(func() { d.frozen = make(chan struct{}) })
 	written := make(chan error, 1)
 	go func() { written <- r.setLabels(t.Context(), "c0", map[string]string{"x": "y"}) }()
-	until(t, "the change is under way", func() bool { return r.calls.stuck(-1) != "" })
+	until(t, "the change is in progress", func() bool { return r.calls.stuck(-1) != "" })
 	if err := r.Ready(t.Context()); err != nil {
 		t.Errorf("at once: %v", err)
 	}
 	late.Store(int64(writePatience + time.Second))
-	notReady(t, r, "Containers/Update is under way for more than 30s")
+	notReady(t, r, "Containers/Update has been in progress for more than 30s")
 	close(d.frozen)
 	if err := <-written; err != nil {
 		t.Error(err)

@@ -36,13 +36,13 @@ func (r *Runtime) Ready(ctx context.Context) error {
 	_, err := r.store().Get(ctx, "nodeagent-ready")
 	if err != nil && !errdefs.IsNotFound(err) {
 		if ctx.Err() != nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
-			return fmt.Errorf("containerd at %s is not healthy: it does not read a record within %s: look at its log and its disk, then restart it: %w",
+			return fmt.Errorf("containerd at %s is not healthy: it does not read a record within %s: check its log and its disk, then restart it: %w",
 				r.c.Address, readyTime, runtime.ErrUnavailable)
 		}
 		return fmt.Errorf("containerd at %s is not healthy: reading a record: %w: %w", r.c.Address, runtime.ErrUnavailable, err)
 	}
 	if method := r.calls.stuck(writePatience); method != "" {
-		return fmt.Errorf("containerd at %s is not healthy: %s is under way for more than %s: look at its log and its disk, then restart it: %w",
+		return fmt.Errorf("containerd at %s is not healthy: %s has been in progress for more than %s: check its log and its disk, then restart it: %w",
 			r.c.Address, method, writePatience, runtime.ErrUnavailable)
 	}
 	return nil
