@@ -20,12 +20,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Credentials are what a kubeconfig says, with a certificate that can be exchanged while
+// Credentials are those of a kubeconfig, with a certificate that can be exchanged while
 // connections are in use.
 //
-// When the certificate changes, new requests go over new connections with it, and requests under
-// way, watches above all, end by themselves on the old ones: nothing is dropped. client-go would
-// close every connection instead.
+// When the certificate changes, new requests use new connections with it. Requests under way,
+// watches above all, go on over the old connections until they end. client-go would close every
+// connection instead.
 type Credentials struct {
 	base       rest.Config // host, bearer token, impersonation; no TLS
 	tls        *tls.Config // roots, server name
@@ -40,9 +40,8 @@ type Credentials struct {
 	transports []*swapTransport
 }
 
-// LoadCredentials reads a kubeconfig. A certificate given by file is read from there again by
-// Reload. Plugins that make credentials (exec, auth-provider) are refused: a node has an identity
-// of its own.
+// LoadCredentials reads a kubeconfig. Reload reads a certificate file again. Credential plugins
+// (exec, auth-provider) are an error: a node has an identity of its own.
 func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	c, certErr, err := readCredentials(kubeconfig)
 	if err = errors.Join(err, certErr); err != nil {
@@ -51,8 +50,8 @@ func LoadCredentials(kubeconfig string) (*Credentials, error) {
 	return c, nil
 }
 
-// readCredentials is LoadCredentials that returns credentials without their certificate, and why,
-// when that alone cannot be read.
+// readCredentials is like LoadCredentials, but if only the certificate cannot be read, it returns
+// the credentials without it, and certErr.
 func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{})
 	base, err := loader.ClientConfig()
@@ -64,7 +63,7 @@ func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 		return nil, nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
 	}
 	if base.ExecProvider != nil || base.AuthProvider != nil {
-		return nil, nil, fmt.Errorf("reading kubeconfig %q: credentials by plugin are not for nodes; use a certificate or a token", kubeconfig)
+		return nil, nil, fmt.Errorf("reading kubeconfig %q: nodes cannot use credential plugins; use a certificate or a token", kubeconfig)
 	}
 	c = &Credentials{
 		kubeconfig: kubeconfig, proxy: base.Proxy, file: &certFile{cert: base.CertFile, key: base.KeyFile},
@@ -83,7 +82,7 @@ func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 		}
 		certErr = err
 	}
-	server := rest.CopyConfig(base) // the certificate is kept where it can change
+	server := rest.CopyConfig(base) // Credentials hold the certificate, which can change
 	server.CertFile, server.CertData, server.KeyFile, server.KeyData = "", nil, "", nil
 	if c.tls, err = rest.TLSConfigFor(server); err != nil {
 		return nil, nil, fmt.Errorf("reading kubeconfig %q: %w", kubeconfig, err)
@@ -96,7 +95,7 @@ func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 		if pair := c.cert.Load(); pair != nil {
 			return pair, nil
 		}
-		return &tls.Certificate{}, nil // none, as crypto/tls wants it said
+		return &tls.Certificate{}, nil // crypto/tls takes an empty one for none
 	}
 	base.TLSClientConfig = rest.TLSClientConfig{}
 	base.Proxy = nil
@@ -104,10 +103,10 @@ func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 	return c, certErr, nil
 }
 
-// certFile is where a kubeconfig's certificate is, when it is in a file of its own.
+// certFile is a kubeconfig's certificate in a file of its own.
 type certFile struct {
 	cert, key string
-	seen      []byte // what was last read from both
+	seen      []byte // the last content of both files
 }
 
 // certOf reads the certificate that a kubeconfig names or holds.
@@ -116,7 +115,7 @@ func (f *certFile) certOf(base *rest.Config, kubeconfig string) (*tls.Certificat
 		pair, _, err := f.read()
 		return pair, err
 	}
-	f.cert = "" // what is embedded is taken, as everywhere
+	f.cert = "" // as in client-go, an embedded certificate wins
 	keyPEM := base.KeyData
 	if len(keyPEM) == 0 {
 		var err error
@@ -131,7 +130,7 @@ func (f *certFile) certOf(base *rest.Config, kubeconfig string) (*tls.Certificat
 	return &pair, nil
 }
 
-// read reads the files, and says whether they are others than the last time.
+// read reads the files and reports whether they have changed since the last time.
 func (f *certFile) read() (pair *tls.Certificate, changed bool, err error) {
 	certPEM, err := os.ReadFile(f.cert)
 	if err != nil {
@@ -146,12 +145,12 @@ func (f *certFile) read() (pair *tls.Certificate, changed bool, err error) {
 	f.seen = both
 	c, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, changed, fmt.Errorf("reading the client certificate %q: it is empty, half-written or does not belong to its key %q: %w", f.cert, f.key, err)
+		return nil, changed, fmt.Errorf("reading the client certificate %q: it is empty, incomplete or does not belong to its key %q: %w", f.cert, f.key, err)
 	}
 	return &c, changed, nil
 }
 
-// Options are what one client of the API server needs of its own.
+// Options are those of one client of the API server.
 type Options struct {
 	// UserAgent; QPS and Burst, QPS below 0: no limit.
 	UserAgent string
@@ -162,9 +161,9 @@ type Options struct {
 	Timeout     time.Duration
 }
 
-// Config returns a configuration with connections of its own: ask for one each for what must not
-// wait for the other, such as the lease. Connections are HTTP/2 and probed: a dead one is noticed
-// in 15 s.
+// Config returns a configuration with connections of its own: clients that must not wait for each
+// other, such as the lease's, each need one. Connections are HTTP/2, and a dead one is detected
+// within 15 s.
 func (c *Credentials) Config(o Options) *rest.Config {
 	t := &swapTransport{make: c.transport}
 	t.swap()
@@ -187,13 +186,13 @@ func (c *Credentials) Config(o Options) *rest.Config {
 	return r
 }
 
-// Observe has f told of every request of the clients made from now on.
+// Observe calls f for each request of the clients made from now on.
 func (c *Credentials) Observe(f func(Request)) { c.observe = f }
 
 func (c *Credentials) transport() *http.Transport {
 	patience := 10 * time.Second
 	if len(c.servers.list) > 1 {
-		patience = 3 * time.Second // the heartbeat must have time for another address
+		patience = 3 * time.Second // leaves the heartbeat time to try another address
 	}
 	return &http.Transport{
 		TLSClientConfig: c.tls.Clone(), Proxy: c.proxy, ForceAttemptHTTP2: true,
@@ -203,14 +202,14 @@ func (c *Credentials) transport() *http.Transport {
 	}
 }
 
-// Certificate is the one in use; nil when the kubeconfig has a token instead.
+// Certificate is the one in use; nil if the kubeconfig has a token instead.
 func (c *Credentials) Certificate() *tls.Certificate { return c.cert.Load() }
 
-// Server is the API server in use, host:port; with others in the kubeconfig it changes when this
-// one fails.
+// Server is the API server in use, host:port. It changes when this one fails and the kubeconfig
+// has others.
 func (c *Credentials) Server() string { return c.servers.current() }
 
-// Expires is when the certificate in use is out of date; the zero time without one.
+// Expires is the end of the certificate in use; the zero time without one.
 func (c *Credentials) Expires() time.Time {
 	if leaf := leafOf(c.cert.Load()); leaf != nil {
 		return leaf.NotAfter
@@ -228,9 +227,9 @@ func (c *Credentials) SetCertificate(pair *tls.Certificate) {
 	}
 }
 
-// Reload takes over a certificate file that another program has replaced since it was last read,
-// and reports whether there was another certificate in it. A file that is as it was says nothing:
-// the one in use may be a newer one, which the agent has got for itself. Reload is for one caller.
+// Reload uses a certificate file that another program has replaced since it was last read, and
+// reports whether it holds another certificate. It ignores an unchanged file: the agent may use a
+// newer certificate that it obtained itself. Reload must not be called concurrently.
 func (c *Credentials) Reload(now time.Time) (bool, error) {
 	if c.file.cert == "" {
 		return false, nil
@@ -247,7 +246,7 @@ func (c *Credentials) Reload(now time.Time) (bool, error) {
 	case old != nil && old.Equal(leaf):
 		return false, nil
 	case old != nil && old.Subject.CommonName != leaf.Subject.CommonName:
-		return false, fmt.Errorf("reading the client certificate %q: it is for %q now, and the one in use, which stays, for %q", c.file.cert, leaf.Subject.CommonName, old.Subject.CommonName)
+		return false, fmt.Errorf("reading the client certificate %q: it is for %q now; the one in use, which stays, is for %q", c.file.cert, leaf.Subject.CommonName, old.Subject.CommonName)
 	case !now.Before(leaf.NotAfter):
 		return false, fmt.Errorf("reading the client certificate %q: it expired on %s; the one in use stays", c.file.cert, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
@@ -259,11 +258,11 @@ func sameLeaf(a, b *tls.Certificate) bool {
 	return len(a.Certificate) > 0 && len(b.Certificate) > 0 && string(a.Certificate[0]) == string(b.Certificate[0])
 }
 
-// ErrExpired says that the client certificate can no longer be used.
+// ErrExpired: the client certificate has expired.
 var ErrExpired = errors.New("the client certificate has expired")
 
-// CheckExpiry returns ErrExpired, wrapped with dates and remedy, if the certificate in use is out
-// of date.
+// CheckExpiry returns ErrExpired, wrapped with dates and remedy, if the certificate in use has
+// expired.
 func (c *Credentials) CheckExpiry(now time.Time) error {
 	leaf := leafOf(c.cert.Load())
 	if leaf == nil || now.Before(leaf.NotAfter) {
@@ -276,15 +275,14 @@ func (c *Credentials) CheckExpiry(now time.Time) error {
 	}
 }
 
-// rejoin is how a machine gets a new identity.
+// rejoin is the command that gets a machine a new identity.
 const rejoin = "nodeagent join SERVER --token … --rejoin   (running pods are left running)"
 
-// nodeUser is the user that a node is to the API server.
+// nodeUser is the user name of a node.
 func nodeUser(name string) string { return "system:node:" + name }
 
-// CheckName returns an error, with the remedies, if the certificate in use is another node's:
-// everything would be forbidden with it. A certificate of a user that is no node is left to who has
-// chosen it.
+// CheckName returns an error, with the remedies, if the certificate in use is another node's: the
+// API server would forbid every request. The certificate of a user that is no node is not checked.
 func (c *Credentials) CheckName(nodeName string) error {
 	leaf := leafOf(c.cert.Load())
 	if leaf == nil || leaf.Subject.CommonName == nodeUser(nodeName) {
@@ -300,7 +298,7 @@ func (c *Credentials) CheckName(nodeName string) error {
 	}
 }
 
-// errRenamed marks a certificate that is for another name than the machine has.
+// errRenamed: the certificate is for another name than this machine's.
 var errRenamed = errors.New("the client certificate is another node's")
 
 func leafOf(pair *tls.Certificate) *x509.Certificate {
@@ -317,7 +315,8 @@ func leafOf(pair *tls.Certificate) *x509.Certificate {
 	return leaf
 }
 
-// swapTransport hands new requests to the newest transport, and lets the others run dry.
+// swapTransport sends new requests through the newest transport; requests under way end on the
+// older ones.
 type swapTransport struct {
 	make    func() *http.Transport
 	current atomic.Pointer[http.Transport]
@@ -334,7 +333,7 @@ func (s *swapTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.current.Load().RoundTrip(r)
 }
 
-// WrappedRoundTripper lets client-go find the connections below.
+// WrappedRoundTripper gives client-go access to the connections below.
 func (s *swapTransport) WrappedRoundTripper() http.RoundTripper { return s.current.Load() }
 
 // CloseIdleConnections is called by client-go when a connection seems broken.

@@ -23,18 +23,18 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// request is one wish for a certificate.
+// request says which certificate to request.
 type request struct {
 	template *x509.CertificateRequest
 	signer   string
 	usages   []certificatesv1.KeyUsage
-	// forbidden is what to do when the API server forbids the request; "" when the credentials are
-	// those of a bootstrap token.
+	// forbidden is the remedy if the API server forbids the request; "": that for a bootstrap
+	// token.
 	forbidden string
 }
 
-// forbiddenToNodes is for requests that a node makes for itself.
-const forbiddenToNodes = "see that the API server runs with --authorization-mode Node,RBAC, and that the certificate is this node's: nodeagent status; or " + rejoin
+// forbiddenToNodes is the remedy for requests that a node makes as itself.
+const forbiddenToNodes = "check that the API server runs with --authorization-mode Node,RBAC, and that the certificate is this node's: nodeagent status; or " + rejoin
 
 // clientRequest is what kubernetes.io/kube-apiserver-client-kubelet signs, and nothing else
 // (KEP-1513).
@@ -50,7 +50,7 @@ func nodeSubject(nodeName string) pkix.Name {
 	return pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + nodeName}
 }
 
-// name is the same for the same key and wish, so that a retry finds its own request again.
+// name depends only on key and template, so that a retry finds its own request again.
 func (r request) name(der []byte, key *ecdsa.PrivateKey) (string, error) {
 	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
@@ -64,8 +64,8 @@ func (r request) name(der []byte, key *ecdsa.PrivateKey) (string, error) {
 	return "nodeagent-csr-" + hex.EncodeToString(sum[:])[:20], nil
 }
 
-// sign has a certificate made for key. It tells pending the request's name as soon as that exists,
-// and waits until ctx ends. Errors are of CodeCertificate or CodeToken.
+// sign requests a certificate for key and waits for it until ctx ends. It calls pending with the
+// request's name as soon as the request exists. Errors are of CodeCertificate or CodeToken.
 func (r request) sign(ctx context.Context, client kubernetes.Interface, key *ecdsa.PrivateKey, pending func(name string)) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, r.template, key)
 	if err != nil {
@@ -76,7 +76,7 @@ func (r request) sign(ctx context.Context, client kubernetes.Interface, key *ecd
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
-	ctx = klog.NewContext(ctx, logr.Discard()) // client-go would log to stderr past our output
+	ctx = klog.NewContext(ctx, logr.Discard()) // client-go would log to stderr, into the middle of the output
 	name, uid, err := csr.RequestCertificateWithContext(ctx, client, text, name, r.signer, nil, r.usages, key)
 	if err != nil {
 		return nil, r.createError(err)
@@ -89,18 +89,18 @@ func (r request) sign(ctx context.Context, client kubernetes.Interface, key *ecd
 	return certPEM, matches(certPEM, key)
 }
 
-// matches guards against a signer that answers with somebody else's certificate.
+// matches refuses a signed certificate for another key.
 func matches(certPEM []byte, key *ecdsa.PrivateKey) error {
 	block, _ := pem.Decode(certPEM)
 	if block == nil {
-		return fail(CodeCertificate, "look at the signer's log", "reading the signed certificate: it is not PEM")
+		return fail(CodeCertificate, "read the signer's log", "reading the signed certificate: it is not PEM")
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return fail(CodeCertificate, "look at the signer's log", "reading the signed certificate: %w", err)
+		return fail(CodeCertificate, "read the signer's log", "reading the signed certificate: %w", err)
 	}
 	if public, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(&key.PublicKey) {
-		return fail(CodeCertificate, "look at the signer's log; then run the same command again: it makes a new request",
+		return fail(CodeCertificate, "read the signer's log; then run the same command again: it makes a new request",
 			"reading the signed certificate: it is for another key; the request for this one %w", errRefused)
 	}
 	return nil
@@ -112,9 +112,9 @@ func (r request) createError(err error) error {
 		return fail(CodeToken, tokenNext, "requesting a certificate: the API server does not accept these credentials: %w", err)
 	case apierrors.IsForbidden(err):
 		return fail(CodeToken, cmp.Or(r.forbidden, "kubectl create clusterrolebinding nodeagent:bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers"),
-			"requesting a certificate: these credentials may not: %w", err)
+			"requesting a certificate: these credentials may not request one: %w", err)
 	}
-	// client-go has no better word for a request of this name that is another's
+	// client-go has only this text for a request of this name by somebody else
 	if strings.Contains(err.Error(), "not compatible") {
 		return fail(CodeCertificate, "run the same command again: it makes a new request", "requesting a certificate: %w: the request %w", err, errRefused)
 	}
@@ -124,7 +124,7 @@ func (r request) createError(err error) error {
 // errRefused marks a request that will never be signed.
 var errRefused = errors.New("will not be signed")
 
-// waitError looks at the request once more, because the wait's own error says little.
+// waitError reads the request once more, because the wait's own error says little.
 func (r request) waitError(ctx context.Context, client kubernetes.Interface, name string, cause error) error {
 	next := "kubectl certificate approve " + name
 	if ctx.Err() != nil {

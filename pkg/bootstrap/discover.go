@@ -23,32 +23,32 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// discovery finds out which cluster answers, without trusting the answer before it is proved.
+// discovery finds out which cluster answers, and trusts no answer before it is verified.
 type discovery struct {
 	servers  []string // host:port, tried in turn
 	token    Token
 	pins     []Pin
 	unpinned bool
-	// reachFor and signedFor bound the wait for an API server that is starting, and for a signature
-	// that is new.
+	// reachFor bounds the wait for an API server that is starting, signedFor that for the
+	// signature of a new token.
 	reachFor, signedFor time.Duration
 	now                 func() time.Time
 }
 
-// answer is what one server said, not yet trusted.
+// answer is what one server said; it is not trusted yet.
 type answer struct {
 	server     string
-	kubeconfig string            // data[kubeconfig] of cluster-info: the text that is signed
+	kubeconfig string            // data[kubeconfig] of cluster-info, the signed text
 	signatures map[string]string // token id → detached JWS
 	skew       time.Duration     // this machine's clock minus the server's
 }
 
-// signedBy says whether the text carries the token's signature.
+// signedBy reports whether the token signed the text.
 func (a answer) signedBy(t Token) bool {
 	return jws.DetachedTokenIsValid(a.signatures[t.id], a.kubeconfig, t.id, t.secret)
 }
 
-// cluster is what has been proved.
+// cluster is what has been verified.
 type cluster struct {
 	server string
 	ca     []byte // PEM
@@ -60,10 +60,10 @@ const infoPath = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 // maxBody is far more than a cluster-info holds.
 const maxBody = 1 << 20
 
-// reach asks each server in turn, again and again, until one gives a cluster-info. Nothing secret
-// is sent.
+// reach asks each server in turn, again and again, until one returns a cluster-info. It sends
+// nothing secret.
 func (d *discovery) reach(ctx context.Context) (answer, error) {
-	// the answer is proved by verify
+	// verify verifies the answer
 	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
 	end := d.now().Add(d.reachFor)
@@ -164,8 +164,8 @@ func infoMissing(format string, args ...any) *Error {
 		"(kubeadm init phase bootstrap-token), or join with a kubeconfig: --discovery-file FILE", format, args...)
 }
 
-// verify proves the answer: signature by the token, CA by its hash, and the same text again from a
-// server whose certificate that CA signed.
+// verify verifies the answer: the signature by the token, the CA by its hash, and the same text
+// again from a server whose certificate that CA signed.
 func (d *discovery) verify(ctx context.Context, a answer) (cluster, error) {
 	a, err := d.signed(ctx, a)
 	if err != nil {
@@ -173,7 +173,7 @@ func (d *discovery) verify(ctx context.Context, a answer) (cluster, error) {
 	}
 	if !a.signedBy(d.token) {
 		return cluster{}, fail(CodeToken, tokenNext, "verifying cluster-info of %s: the signature for token id %q is not by this token: "+
-			"its second half is wrong, or somebody changed the text on its way", a.server, d.token.id)
+			"its second half is wrong, or somebody changed the text on the way", a.server, d.token.id)
 	}
 	certs, ca, err := embeddedCA(a)
 	if err != nil {
@@ -190,8 +190,8 @@ func (d *discovery) verify(ctx context.Context, a answer) (cluster, error) {
 		return cluster{}, err
 	}
 	if !bytes.Equal([]byte(again.kubeconfig), []byte(a.kubeconfig)) {
-		return cluster{}, fail(CodeTrust, "somebody may be between here and the cluster: join from another network, or look at the proxies on the way",
-			"verifying cluster-info of %s: over verified TLS it is not the same as before", a.server)
+		return cluster{}, fail(CodeTrust, "somebody may be between here and the cluster: join from another network, or check the proxies on the way",
+			"verifying cluster-info of %s: over verified TLS the text is not the same as before", a.server)
 	}
 	return cluster{a.server, ca, certs}, nil
 }
@@ -206,15 +206,14 @@ func (d *discovery) untrusted(a answer, certs []*x509.Certificate) error {
 		"verifying the cluster's CA: wanted %s, the CA seen at %s has %s", pinTexts(d.pins), a.server, seen)
 }
 
-// signed waits a little for the signature: the signer needs a moment for a token that was just
-// made.
+// signed waits a little for the signature: the signer takes a moment to sign for a new token.
 func (d *discovery) signed(ctx context.Context, a answer) (answer, error) {
 	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
 	start := d.now()
 	for a.signatures[d.token.id] == "" {
 		limit := d.signedFor
-		if len(a.signatures) == 0 { // the signer itself has only just started, perhaps
+		if len(a.signatures) == 0 { // the signer itself may have just started
 			limit *= 3
 		}
 		if d.now().Sub(start) >= limit || sleep.For(ctx, 500*time.Millisecond) != nil {
@@ -247,7 +246,7 @@ func embeddedCA(a answer) ([]*x509.Certificate, []byte, error) {
 	return nil, nil, infoMissing("reading cluster-info of %s: its kubeconfig names no cluster", a.server)
 }
 
-// again fetches cluster-info over TLS verified against roots.
+// again fetches cluster-info over TLS that roots verify.
 func (d *discovery) again(ctx context.Context, server string, roots []*x509.Certificate) (answer, error) {
 	pool := x509.NewCertPool()
 	for _, c := range roots {

@@ -11,29 +11,29 @@ import (
 	"time"
 )
 
-// EnsureConfig says what Ensure is to make sure of.
+// EnsureConfig says which identity Ensure loads or gets.
 type EnsureConfig struct {
-	// Kubeconfig is the agent's; BootstrapKubeconfig makes it, when it is missing or its
+	// Kubeconfig is the agent's. BootstrapKubeconfig is used to make it if it is missing or its
 	// certificate has expired.
 	Kubeconfig, BootstrapKubeconfig string
-	// CA and CertDir are written then; NodeName is the certificate's.
+	// CA and CertDir are written then. NodeName is the name in the certificate.
 	CA, CertDir, NodeName string
 	UserAgent             string
 	Minor                 int
-	// ApproveFor bounds the wait for a certificate; 0: for as long as ctx.
+	// ApproveFor bounds the wait for a certificate; 0: only ctx does.
 	ApproveFor time.Duration
 	Now        func() time.Time
 	Report     func(Event)
 }
 
-// Ensure is what the daemon does before all else, as kubelet does: it loads its credentials, and
-// gets them with the bootstrap kubeconfig if need be. The bootstrap kubeconfig is left alone: it is
-// not the daemon's. Without one, a missing identity, or a certificate that has expired, cannot be
-// read or is another node's, is one clear error; running pods are not touched by it.
+// Ensure loads the daemon's credentials or, as kubelet does, gets them with the bootstrap
+// kubeconfig. It keeps the bootstrap kubeconfig, which is not the daemon's. Without one, it
+// returns an error with a remedy if the identity is missing, or its certificate has expired,
+// cannot be read or is another node's. Running pods go on.
 //
-// The certificate is the kubeconfig's, unless the agent has got a newer one since: a kubeconfig
-// that holds its certificate, or names another file than the agent's own, does not follow when that
-// is renewed.
+// The certificate is the kubeconfig's, unless the agent has obtained a newer one since: the agent
+// does not update a kubeconfig that holds its certificate or names another file than the agent's
+// own.
 func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 	creds, err := loadNewest(c)
 	if err == nil {
@@ -59,7 +59,7 @@ func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 			NodeName: c.NodeName, Discovery: c.BootstrapKubeconfig, NoHostChecks: true, Unpinned: true,
 			Files: Files{CA: c.CA, Kubeconfig: c.Kubeconfig},
 		},
-		Replace:   true, // kubelet takes its Node over too: the name is this machine's
+		Replace:   true, // as kubelet: the Node of this name is this machine's
 		UserAgent: c.UserAgent, Minor: c.Minor, ApproveFor: c.ApproveFor, Now: c.Now, Report: c.Report,
 	}, c.CertDir)
 	if err != nil {
@@ -71,8 +71,8 @@ func Ensure(ctx context.Context, c EnsureConfig) (*Credentials, error) {
 	return LoadCredentials(c.Kubeconfig)
 }
 
-// loadNewest loads the kubeconfig with the newest certificate that there is. Its errors are of type
-// *Error for a certificate that is there and cannot be used.
+// loadNewest loads the kubeconfig with the newest usable certificate. It returns an *Error for a
+// certificate that exists and cannot be used.
 func loadNewest(c EnsureConfig) (*Credentials, error) {
 	creds, certErr, err := readCredentials(c.Kubeconfig)
 	if err != nil {
@@ -83,7 +83,7 @@ func loadNewest(c EnsureConfig) (*Credentials, error) {
 		if pair := NewPairs(c.CertDir, clientPair).Best(func(leaf *x509.Certificate) bool { return creds.replaces(leaf, own, c) }); pair != nil {
 			creds.cert.Store(pair)
 			if certErr != nil {
-				c.Report(Event{Phase: PhaseCertificate, State: Done, Detail: fmt.Sprintf("%v; the good one in %s is used", certErr, c.CertDir)})
+				c.Report(Event{Phase: PhaseCertificate, State: Done, Detail: fmt.Sprintf("%v; using a valid one in %s", certErr, c.CertDir)})
 				certErr = nil
 			}
 		}
@@ -100,9 +100,8 @@ func loadNewest(c EnsureConfig) (*Credentials, error) {
 	return creds, nil
 }
 
-// replaces says that a certificate in the agent's own folder is to be used instead of the
-// kubeconfig's (nil: it cannot be read): it is this node's, by the same authority, good now, and
-// was made later.
+// replaces reports whether a certificate in the agent's own folder replaces the kubeconfig's (nil:
+// unreadable): it must be this node's, signed by the same CA, valid now, and newer.
 func (c *Credentials) replaces(leaf, own *x509.Certificate, e EnsureConfig) bool {
 	if own != nil {
 		return leaf.Subject.CommonName == own.Subject.CommonName && leaf.NotBefore.After(own.NotBefore) && e.Now().Before(leaf.NotAfter) &&

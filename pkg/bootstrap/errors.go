@@ -5,16 +5,15 @@ import (
 	"fmt"
 )
 
-// Code classes what can go wrong in a join. It is the exit code of `nodeagent join` and does not
-// change.
+// Code is the class of a failure and the exit code of `nodeagent join`. Codes never change.
 type Code int
 
-// The codes; docs/join.md has cause and remedy of each.
+// The codes. docs/join.md has the cause and remedy of each.
 const (
-	CodeHost        Code = 10 // this machine is not fit
+	CodeHost        Code = 10 // this machine cannot be a node
 	CodeReach       Code = 11 // no API server answers
-	CodeTrust       Code = 12 // the answer is not by the cluster that was meant
-	CodeToken       Code = 13 // the token is malformed, unknown, expired or may not sign
+	CodeTrust       Code = 12 // another cluster answered than the one that was meant
+	CodeToken       Code = 13 // the token is malformed, unknown, expired or has no right to sign
 	CodeClusterInfo Code = 14 // cluster-info is missing or unsigned
 	CodeCertificate Code = 15 // the request for a certificate is pending, denied or failed
 	CodeNameTaken   Code = 16 // a Ready node has this name

@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// writeFile replaces a file whole or not at all. Missing folders are made with 0755, those of
-// secrets (mode without group and others) with 0700.
+// writeFile replaces a file atomically. It makes missing folders with mode 0755, or 0700 for a
+// file that only its owner may read.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	if err := makeDir(filepath.Dir(path), mode); err != nil {
 		return err
@@ -28,7 +28,7 @@ func makeDir(dir string, mode fs.FileMode) error {
 		dirMode = 0o700
 	}
 	if _, err := os.Stat(dir); err == nil {
-		// a folder that is there keeps its mode: /var/lib/kubelet and /etc/kubernetes are shared
+		// an existing folder keeps its mode: /var/lib/kubelet and /etc/kubernetes are shared
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -55,7 +55,7 @@ func link(target, path string) error {
 	return hostfs.SyncDir(filepath.Dir(path))
 }
 
-// readOptional returns nil for a file that is not there.
+// readOptional returns nil for a file that does not exist.
 func readOptional(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,7 +71,7 @@ func remove(path string) error {
 	return nil
 }
 
-// unwritable is the disk's fault: the machine is not fit.
+// unwritable is an error of the disk.
 func unwritable(err error) error {
 	return &Error{Code: CodeHost, Err: err, Next: "make room on that disk, or make it writable (df -h, findmnt); then run the same command again"}
 }

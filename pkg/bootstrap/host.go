@@ -17,39 +17,40 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// HostConfig is what the host checks look at.
+// HostConfig says what the host checks check.
 type HostConfig struct {
 	// NodeName is the name to join by.
 	NodeName   string
 	CNIBinDirs []string
 	CNIConfDir string
-	// Listen are the addresses that the daemon will listen on; not checked when it runs already.
+	// Listen are the daemon's addresses; they are not checked while it runs.
 	Listen []netip.AddrPort
-	// FailSwapOn makes swap an error, FailCgroupV1 cgroup v1.
+	// FailSwapOn makes swap an error, FailCgroupV1 makes cgroup v1 one.
 	FailSwapOn, FailCgroupV1 bool
-	// SystemdCgroups says that cgroups are made by systemd.
+	// SystemdCgroups: systemd makes the cgroups.
 	SystemdCgroups bool
-	// More are checks of what this package does not know: containerd, iptables.
+	// More are checks that other packages make: containerd, iptables.
 	More []HostCheck
 }
 
-// HostCheck is one look at this machine before it joins. It changes nothing.
+// HostCheck is one check of this machine before it joins. It changes nothing.
 type HostCheck struct {
 	// Name is for --ignore.
 	Name string
-	// Run returns a fact for people, or what is wrong; NotChecked when it cannot tell.
+	// Run returns a fact for people, or an error that says what is wrong; NotChecked if it cannot
+	// tell.
 	Run func(ctx context.Context) (fact string, err error)
 	// Remedy is what to do when it fails.
 	Remedy string
 }
 
-// NotChecked is the error of a check that cannot tell, with the reason. It is not a problem of its
-// own.
+// NotChecked is the error of a check that cannot tell, with the reason. It does not count as a
+// problem.
 type NotChecked string
 
 func (n NotChecked) Error() string { return string(n) }
 
-// hostChecks are all of them, in the order in which they are told.
+// hostChecks are all host checks, in the order of the output.
 func hostChecks(c HostConfig, running bool) []HostCheck {
 	local := func(f func() (string, error)) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { return f() }
@@ -61,7 +62,7 @@ func hostChecks(c HostConfig, running bool) []HostCheck {
 			"give another name with --node-name NAME, or rename the machine: hostnamectl set-hostname NAME",
 		},
 		{"kernel", local(checkKernel), "use Linux 5.13 or newer"},
-		{"features", local(checkFeatures), "use a kernel with these (a distribution's own has them all)"},
+		{"features", local(checkFeatures), "use a kernel with these features (the kernels of distributions have them)"},
 		{
 			"cgroup", local(func() (string, error) { return checkCgroup(c) }),
 			"boot with cgroup v2 (kernel parameter systemd.unified_cgroup_hierarchy=1), mounted on /sys/fs/cgroup",
@@ -105,8 +106,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkFeatures looks for what every pod needs of the kernel, where the kernel shows it without
-// being asked to load anything.
+// checkFeatures looks for kernel features that every pod needs, as far as the kernel shows them
+// without loading a module.
 func checkFeatures() (string, error) {
 	var missing []string
 	for _, f := range []struct{ path, what string }{
@@ -130,7 +131,7 @@ func checkFeatures() (string, error) {
 func checkCgroup(c HostConfig) (string, error) {
 	var at unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &at); err != nil {
-		return "", fmt.Errorf("looking at /sys/fs/cgroup: %w", err)
+		return "", fmt.Errorf("reading the type of /sys/fs/cgroup: %w", err)
 	}
 	if c.SystemdCgroups {
 		if _, err := os.Stat("/run/systemd/system"); err != nil {
@@ -150,7 +151,7 @@ func checkCgroup(c HostConfig) (string, error) {
 		if c.FailCgroupV1 {
 			return "", errors.New("this is cgroup v1, and failCgroupV1 is true")
 		}
-		fact = "cgroup v1 (on its way out)"
+		fact = "cgroup v1 (deprecated)"
 		for _, name := range []string{"cpu", "memory", "pids"} {
 			_, err := os.Stat("/sys/fs/cgroup/" + name)
 			have[name] = err == nil
@@ -158,7 +159,7 @@ func checkCgroup(c HostConfig) (string, error) {
 	}
 	for _, name := range []string{"cpu", "memory", "pids"} {
 		if !have[name] {
-			return "", fmt.Errorf("%s: controller %s is not there", fact, name)
+			return "", fmt.Errorf("%s: controller %s is missing", fact, name)
 		}
 	}
 	return fact, nil
@@ -176,7 +177,7 @@ func checkCNI(c HostConfig) (string, error) {
 		}
 	}
 	if len(plugins) == 0 {
-		return "", fmt.Errorf("no plugin is in %s", strings.Join(c.CNIBinDirs, ", "))
+		return "", fmt.Errorf("there is no plugin in %s", strings.Join(c.CNIBinDirs, ", "))
 	}
 	conf, wanted, err := cniTypes(c.CNIConfDir)
 	if err != nil {
@@ -197,12 +198,12 @@ func checkCNI(c HostConfig) (string, error) {
 	return fmt.Sprintf("CNI %d plugins, %s", len(plugins), filepath.Base(conf)), nil
 }
 
-// cniTypes reads which plugins the network that will be used names: that of the first configuration
-// in order of name.
+// cniTypes returns the plugins of the network that will be used: that of the first configuration
+// file by name.
 func cniTypes(dir string) (file string, types []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil, nil // a DaemonSet will bring it
+		return "", nil, nil // a DaemonSet will install it
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("looking for CNI configuration: %w", err)
@@ -268,7 +269,7 @@ func checkPorts(ctx context.Context, listen []netip.AddrPort, running bool) (str
 			err = l.Close()
 		}
 		if err != nil {
-			taken = errors.Join(taken, fmt.Errorf("trying port %d: %w", a.Port(), err))
+			taken = errors.Join(taken, fmt.Errorf("listening on port %d: %w", a.Port(), err))
 		}
 	}
 	return "", taken

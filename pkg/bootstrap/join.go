@@ -12,34 +12,35 @@ import (
 
 // Service is the daemon under the machine's service manager.
 type Service interface {
-	// State asks whether the unit runs and whether it starts at boot.
+	// State reports whether the unit runs and whether it starts at boot.
 	State(ctx context.Context) (active, enabled bool, err error)
-	// Start enables the unit and starts it, or restarts it when it runs; it returns when the unit
-	// says that it is ready.
+	// Start enables the unit and starts or restarts it. It returns when the unit reports that it
+	// is ready.
 	Start(ctx context.Context) error
 }
 
-// JoinConfig is one wish to join.
+// JoinConfig says how to join.
 type JoinConfig struct {
-	// Plan is what to reach; Host what to check first; Ignore the names of checks to skip: those of
-	// the host, and version, clock, proxy-rbac.
+	// Plan is the goal, Host what to check first. Ignore names checks to skip: those of the host,
+	// and version, clock, proxy-rbac.
 	Plan   Config
 	Host   HostConfig
 	Ignore []string
-	// Token is the bootstrap token; not needed when Plan.Discovery has credentials, or a
-	// certificate is there.
+	// Token is the bootstrap token. It is not needed if Plan.Discovery has credentials or there is
+	// a certificate already.
 	Token Token
-	// Replace takes over the name of a Ready node.
+	// Replace allows to take over the name of a Ready node.
 	Replace bool
-	// Service is needed when Plan.Start is set.
+	// Service is required with Plan.Start.
 	Service Service
-	// UserAgent of all requests; Minor the Kubernetes minor version that the agent has, such as 36.
+	// UserAgent of all requests; Minor is the agent's Kubernetes minor version, such as 36.
 	UserAgent string
 	Minor     int
-	// ReachFor, SignedFor, ApproveFor and ReadyFor bound the waits; default 15s, 10s, 5m, 2m.
+	// ReachFor, SignedFor, ApproveFor and ReadyFor bound the waits for an API server, the
+	// signature of cluster-info, the certificate and the Ready node; default 15s, 10s, 5m, 2m.
 	ReachFor, SignedFor, ApproveFor, ReadyFor time.Duration
 	Now                                       func() time.Time
-	// Report is told of every phase as it begins, waits and ends; never of a secret.
+	// Report is called when a phase begins, waits and ends. No event holds a secret.
 	Report func(Event)
 }
 
@@ -75,7 +76,7 @@ func NewJoiner(c JoinConfig, certDir string) (*Joiner, error) {
 		return nil, errors.New("making a joiner: a field is missing")
 	}
 	if c.Plan.Start && c.Service == nil {
-		return nil, errors.New("making a joiner: to start the daemon takes a service manager")
+		return nil, errors.New("making a joiner: starting the daemon requires a service manager")
 	}
 	for _, d := range []struct {
 		field *time.Duration
@@ -90,7 +91,7 @@ func NewJoiner(c JoinConfig, certDir string) (*Joiner, error) {
 	return &Joiner{c, pairs}, nil
 }
 
-// Plan reads what is there and returns the steps still needed. It changes nothing.
+// Plan observes this machine and returns the steps that are still needed. It changes nothing.
 func (j *Joiner) Plan(ctx context.Context) ([]Step, error) {
 	observed, err := j.observe(ctx)
 	if err != nil {
@@ -99,21 +100,21 @@ func (j *Joiner) Plan(ctx context.Context) ([]Step, error) {
 	return Plan(observed, j.c.Plan, j.c.Now()), nil
 }
 
-// run is the state of one join: what has been learned so far. Nothing in it outlives the join.
+// run is the state of one join: what it has learned so far.
 type run struct {
 	*Joiner
 	observed Observed
 	answer   answer
 	cluster  cluster
-	// with the bootstrap credentials; nil when the certificate was there already
+	// with the bootstrap credentials; nil if there was a certificate already
 	early  kubernetes.Interface
 	node   kubernetes.Interface // with the node's own
 	detail string
 }
 
-// Run carries the plan out, phase by phase. Run again after any failure, it goes on where it
-// stopped; on a machine that has joined it does nothing and returns joined = true at once. Failures
-// are of type *Error where a class is known.
+// Run carries the plan out, phase by phase. After a failure, another Run goes on where this one
+// stopped. On a machine that has joined it does nothing and returns joined = true. Failures of a
+// known class are of type *Error.
 func (j *Joiner) Run(ctx context.Context) (joined bool, err error) {
 	observed, err := j.observe(ctx)
 	if err != nil {
@@ -177,13 +178,13 @@ func (r *run) do(ctx context.Context, s Step) error {
 		AwaitReady:      r.awaitReady,
 	}[s.Action]
 	if !ok {
-		return fmt.Errorf("carrying out step %q: it is not known", s.Action)
+		return fmt.Errorf("carrying out step %q: unknown action", s.Action)
 	}
 	return do(ctx)
 }
 
-// writeCA drops the settings first: they may be another cluster's, and their absence makes a later
-// join read them again.
+// writeCA removes the settings first: they may be another cluster's, and a later join reads them
+// again.
 func (r *run) writeCA() error {
 	f := r.c.Plan.Files
 	if f.Settings != "" {
@@ -194,8 +195,8 @@ func (r *run) writeCA() error {
 	return writeFile(f.CA, r.cluster.ca, 0o644)
 }
 
-// observe reads what Plan wants to know from disk, from the service manager, and, when all else is
-// in place, from the API.
+// observe reads what Plan needs from disk, from the service manager and, if the unit runs, from
+// the API.
 func (j *Joiner) observe(ctx context.Context) (Observed, error) {
 	f := j.c.Plan.Files
 	var observed Observed
@@ -206,7 +207,7 @@ func (j *Joiner) observe(ctx context.Context) (Observed, error) {
 		return observed, fmt.Errorf("reading the cluster's CA: %w", err)
 	}
 	if caText != nil {
-		if cas, err = parseCAs(caText); err == nil { // an unreadable one counts as none
+		if cas, err = parseCAs(caText); err == nil { // an unreadable file counts as missing
 			observed.CAPins = pinsOf(cas)
 		}
 	}
@@ -229,7 +230,7 @@ func (j *Joiner) observe(ctx context.Context) (Observed, error) {
 		}
 		data, err := readOptional(o.path)
 		if err != nil {
-			return observed, fmt.Errorf("reading what is there: %w", err)
+			return observed, fmt.Errorf("reading the present identity: %w", err)
 		}
 		if o.there != nil {
 			*o.there = data != nil

@@ -22,7 +22,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// say adds to the line that the phase ends with.
+// say adds to the line that ends the phase.
 func (r *run) say(format string, args ...any) {
 	if r.detail != "" {
 		r.detail += ", "
@@ -49,7 +49,7 @@ func (r *run) discovery() *discovery {
 
 func (r *run) reach(ctx context.Context) error {
 	if r.c.Token.IsZero() {
-		return fail(CodeToken, tokenNext, "joining takes a token: give --token, --token-file or NODEAGENT_TOKEN")
+		return fail(CodeToken, tokenNext, "joining requires a token: give --token, --token-file or NODEAGENT_TOKEN")
 	}
 	a, err := r.discovery().reach(ctx)
 	if err != nil {
@@ -77,23 +77,23 @@ func (r *run) verify(ctx context.Context) error {
 	return r.useEarly(ctx, config)
 }
 
-// trustFile takes address and CA, and credentials if it has some, from a kubeconfig that the user
+// trustFile takes address, CA and, if there are any, credentials from a kubeconfig that the user
 // trusts.
 func (r *run) trustFile(ctx context.Context) error {
 	file := r.c.Plan.Discovery
 	config, err := clientcmd.BuildConfigFromFlags("", file)
 	if err != nil {
-		return fail(CodeTrust, "look at --discovery-file", "reading kubeconfig %q: %w", file, err)
+		return fail(CodeTrust, "check --discovery-file", "reading kubeconfig %q: %w", file, err)
 	}
 	if len(config.CAData) == 0 && config.CAFile != "" {
 		if config.CAData, err = os.ReadFile(config.CAFile); err != nil {
-			return fail(CodeTrust, "look at --discovery-file", "reading the CA of kubeconfig %q: %w", file, err)
+			return fail(CodeTrust, "check --discovery-file", "reading the CA of kubeconfig %q: %w", file, err)
 		}
 	}
 	certs, err := parseCAs(config.CAData)
 	u, urlErr := url.Parse(config.Host)
 	if err = errors.Join(err, urlErr); err != nil || u.Scheme != "https" || config.Insecure {
-		return fail(CodeTrust, "look at --discovery-file: it must name an https server and its CA", "reading kubeconfig %q: %w", file, err)
+		return fail(CodeTrust, "check --discovery-file: it must name an https server and its CA", "reading kubeconfig %q: %w", file, err)
 	}
 	r.cluster = cluster{server: u.Host, ca: config.CAData, certs: certs}
 	if config.BearerToken == "" && config.BearerTokenFile == "" && config.CertFile == "" && len(config.CertData) == 0 {
@@ -120,7 +120,7 @@ func (r *run) checkVersion(ctx context.Context) error {
 	case apierrors.IsUnauthorized(err):
 		return fail(CodeToken, tokenNext, "asking the API server for its version: it does not accept the token (id %q)", r.c.Token.ID())
 	case apierrors.IsForbidden(err):
-		return nil // some clusters hide it
+		return nil // some clusters do not let everybody read it
 	case err != nil:
 		return fail(CodeReach, "run the same command again", "asking the API server for its version: %w", err)
 	}
@@ -139,7 +139,7 @@ func (r *run) checkName(ctx context.Context) error {
 	case apierrors.IsUnauthorized(err):
 		return fail(CodeToken, tokenNext, "looking for node %q: the API server does not accept the token (id %q)", name, r.c.Token.ID())
 	case apierrors.IsForbidden(err):
-		r.say("%s (the token may not look whether it is free)", name)
+		r.say("%s (the token has no right to check whether it is free)", name)
 		return nil
 	case err != nil:
 		return fail(CodeReach, "run the same command again", "looking for node %q: %w", name, err)
@@ -148,7 +148,7 @@ func (r *run) checkName(ctx context.Context) error {
 		return fail(CodeNameTaken, "give another name: --node-name NAME; or take this one over: --replace",
 			"looking for node %q: there is one, and it is Ready (%s)", name, addressOf(n))
 	}
-	r.say("%s (there already, taken over)", name)
+	r.say("%s (exists, taken over)", name)
 	return nil
 }
 
@@ -188,8 +188,8 @@ func (r *run) requestCert(ctx context.Context) error {
 	return nil
 }
 
-// after calls f once d has passed, unless stop is called or ctx ends before. When stop returns, f
-// does not run any more.
+// after calls f once after d, unless stop is called or ctx ends before. When stop returns, f does
+// not run any more.
 func after(ctx context.Context, d time.Duration, f func()) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -222,7 +222,7 @@ func (r *run) writeKubeconfig() error {
 	return writeFile(f.Kubeconfig, text, 0o600)
 }
 
-// servers are all that are known, the one that has answered first.
+// servers are all known API servers, beginning with the one that answered.
 func (r *run) servers() []string {
 	var all []string
 	for _, s := range append([]string{r.cluster.server}, r.c.Plan.Servers...) {
@@ -261,7 +261,7 @@ func (r *run) settings(ctx context.Context) error {
 	return writeFile(r.c.Plan.Files.Settings, text, 0o644)
 }
 
-// thisMachine looks at what decides which settings fit; root is "/" but in tests.
+// thisMachine observes what decides which settings fit; root is "/" except in tests.
 func thisMachine(root string) machine {
 	there := func(path string) bool {
 		_, err := os.Stat(filepath.Join(root, path))
@@ -270,12 +270,13 @@ func thisMachine(root string) machine {
 	hosts, _ := os.ReadFile(filepath.Join(root, "/etc/resolv.conf"))
 	return machine{
 		Systemd: there("/run/systemd/system"), // as sd_booted(3) asks
-		// resolved's stub listens there; a file that names real servers is better left alone
+		// resolved's stub listens there; a file that names real servers stays in use
 		Resolved: there(resolvedFile) && strings.Contains(string(hosts), "127.0.0.53"),
 	}
 }
 
-// checkProxy asks instead of trying: a watch that is refused later is harder to understand.
+// checkProxy asks the API server for the node's permissions: a watch that is refused later is
+// harder to understand.
 func (r *run) checkProxy(ctx context.Context) error {
 	if r.ignored("proxy-rbac") {
 		return nil
@@ -289,12 +290,12 @@ func (r *run) checkProxy(ctx context.Context) error {
 	}}
 	got, err := node.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {
-		return fail(CodeReach, "run the same command again", "asking what the node may do: %w", err)
+		return fail(CodeReach, "run the same command again", "checking the node's permissions: %w", err)
 	}
 	if !got.Status.Allowed {
 		return fail(CodeProxy, "kubectl create clusterrolebinding nodeagent:node-proxier --clusterrole=system:node-proxier --group=system:nodes; "+
 			"or run without the services half: --proxier=off; or skip the check: --ignore proxy-rbac",
-			"asking what the node may do: it may not list EndpointSlices")
+			"checking the node's permissions: it may not list EndpointSlices")
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // moreServers names the extension of a kubeconfig's cluster that lists further addresses of its
-// API, host:port: {"servers": ["10.0.0.2:6443"]}. Other programs use the first address, as if it
-// were not there.
+// API, host:port: {"servers": ["10.0.0.2:6443"]}. Other programs ignore it and use the first
+// address.
 const moreServers = "nodeagent.dev/more-servers"
 
 // serverList is the extension's content.
@@ -21,9 +21,9 @@ type serverList struct {
 	Servers []string `json:"servers"`
 }
 
-// renderKubeconfig makes the agent's kubeconfig for the API servers given, the one to ask first at
-// the head. It refers to the certificate by file, so that rotation needs no rewrite, and holds the
-// CA itself, so that it works when copied.
+// renderKubeconfig makes the agent's kubeconfig for these API servers, the preferred one first. It
+// refers to the certificate by file, so that a rotation need not rewrite it, and holds the CA
+// itself, so that it works when copied.
 func renderKubeconfig(servers []string, ca []byte, nodeName, certFile string) ([]byte, error) {
 	const name, context = "default-cluster", "default-context"
 	user := "system:node:" + nodeName
@@ -47,17 +47,17 @@ func renderKubeconfig(servers []string, ca []byte, nodeName, certFile string) ([
 	return text, nil
 }
 
-// kubeconfig is what the agent wants to know of one.
+// kubeconfig is what the agent needs from a kubeconfig.
 type kubeconfig struct {
-	// host:port, the one to ask first at the head; empty: it names none, or is none
+	// host:port, the preferred one first; empty: none, or no kubeconfig
 	servers  []string
 	certFile string
 	ca       []byte // PEM; empty: in caFile
 	caFile   string
 }
 
-// parseKubeconfig reads the current context. Text that cannot be read counts as absent: it is
-// written anew.
+// parseKubeconfig reads the current context. It takes a text that it cannot read for an empty one:
+// join writes the file again.
 func parseKubeconfig(data []byte) kubeconfig {
 	c, err := clientcmd.Load(data)
 	if err != nil {
@@ -66,7 +66,7 @@ func parseKubeconfig(data []byte) kubeconfig {
 	return currentContext(c)
 }
 
-// currentContext is what the current context leads to; empty if that is not all there.
+// currentContext is cluster and user of the current context; empty if one of them is missing.
 func currentContext(c *clientcmdapi.Config) kubeconfig {
 	ctx := c.Contexts[c.CurrentContext]
 	if ctx == nil || c.Clusters[ctx.Cluster] == nil || c.AuthInfos[ctx.AuthInfo] == nil {
@@ -83,7 +83,7 @@ func currentContext(c *clientcmdapi.Config) kubeconfig {
 	}
 }
 
-// furtherServers reads the extension; what is not an address in it is left out.
+// furtherServers reads the extension, without entries that are no addresses.
 func furtherServers(c *clientcmdapi.Cluster) []string {
 	unknown, ok := c.Extensions[moreServers].(*runtime.Unknown)
 	if !ok {
@@ -102,8 +102,8 @@ func furtherServers(c *clientcmdapi.Cluster) []string {
 	return good
 }
 
-// readKubeconfig reads a file; one that is not there counts as empty. trust: it trusts the very CA
-// given.
+// readKubeconfig reads a file; a missing one counts as empty. trust reports whether it trusts
+// exactly this CA.
 func readKubeconfig(path string, ca []byte) (k kubeconfig, trust bool, err error) {
 	data, err := readOptional(path)
 	if err != nil || data == nil {

@@ -5,14 +5,14 @@ import (
 	"strconv"
 )
 
-// Request is one request to the API server, once its answer has begun.
+// Request is one request to the API server, reported when its response begins.
 type Request struct {
-	// Method is as in HTTP; Host the address that it was made for; Code the status, or "<error>"
-	// when there was no answer.
+	// Method is HTTP's, Host the address of the request, Code the status, or "<error>" without a
+	// response.
 	Method, Host, Code string
 }
 
-// reportingTransport tells of every request.
+// reportingTransport reports each request.
 type reportingTransport struct {
 	tell func(Request)
 	next http.RoundTripper
@@ -29,5 +29,5 @@ func (o *reportingTransport) RoundTrip(r *http.Request) (*http.Response, error) 
 	return resp, err
 }
 
-// WrappedRoundTripper lets client-go find the connections below.
+// WrappedRoundTripper gives client-go access to the connections below.
 func (o *reportingTransport) WrappedRoundTripper() http.RoundTripper { return o.next }

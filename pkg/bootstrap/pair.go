@@ -17,19 +17,19 @@ import (
 
 // Pairs keeps a certificate with its key, and the one before it, in one folder, as kubelet does:
 // each pair in one PEM file "<name>-<time>.pem" (0600) and a link "<name>-current.pem" to the
-// newest. client-go has such a store too; this one also syncs to disk, so that a pulled plug leaves
-// the old pair or the new one.
+// newest. client-go has such a store too; this one also syncs to disk, so that after a power cut
+// either the old pair or the new one is complete.
 type Pairs struct {
 	dir, name string
 }
 
-// NewPairs names a store; it touches nothing.
+// NewPairs makes a store and touches no file.
 func NewPairs(dir, name string) *Pairs { return &Pairs{dir, name} }
 
 // Path is the link to the newest pair.
 func (p *Pairs) Path() string { return filepath.Join(p.dir, p.name+"-current.pem") }
 
-// keyPath is the key that waits for its certificate.
+// keyPath is the file of the key that waits for its certificate.
 func (p *Pairs) keyPath() string { return filepath.Join(p.dir, p.name+".key.pending") }
 
 // Current reads the newest pair; fs.ErrNotExist when there is none.
@@ -47,8 +47,7 @@ func loadPair(path string) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// Best reads all pairs and returns, of those that are good, the one that was made last; nil if none
-// is.
+// Best reads all pairs and returns the newest for which good is true; nil if there is none.
 func (p *Pairs) Best(good func(leaf *x509.Certificate) bool) *tls.Certificate {
 	files, err := filepath.Glob(filepath.Join(p.dir, p.name+"-[0-9]*.pem"))
 	if err != nil {
@@ -67,7 +66,7 @@ func (p *Pairs) Best(good func(leaf *x509.Certificate) bool) *tls.Certificate {
 	return best
 }
 
-// Save makes a pair the newest, drops the pending key, and all older pairs but the last.
+// Save makes a pair the newest. It removes the pending key and all older pairs but one.
 func (p *Pairs) Save(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, error) {
 	c, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -88,7 +87,7 @@ func (p *Pairs) Save(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, e
 	return &c, nil
 }
 
-// prune is best effort: an old pair that stays harms nobody.
+// prune ignores errors: an old pair that stays does no harm.
 func (p *Pairs) prune(newest string) {
 	all, err := filepath.Glob(filepath.Join(p.dir, p.name+"-[0-9]*.pem"))
 	if err != nil {
@@ -101,8 +100,9 @@ func (p *Pairs) prune(newest string) {
 	}
 }
 
-// pendingKey returns the key of an interrupted request, or makes and stores one. It is on disk
-// before it is used: a request that is signed while the agent is away is not lost.
+// pendingKey returns the key of an interrupted request, or makes and stores one. The key is on
+// disk before it is used, so that a certificate that is signed while the agent does not run is not
+// lost.
 func (p *Pairs) pendingKey() (key *ecdsa.PrivateKey, keyPEM []byte, err error) {
 	data, err := readOptional(p.keyPath())
 	if err != nil {
@@ -149,7 +149,7 @@ func parseKey(data []byte) *ecdsa.PrivateKey {
 	return key
 }
 
-// certFacts reads what Plan wants to know of the pair at path.
+// certFacts reads from the pair at path what Plan needs.
 func certFacts(path string, cas []*x509.Certificate) (Cert, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -164,7 +164,7 @@ func certFacts(path string, cas []*x509.Certificate) (Cert, error) {
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return Cert{}, nil //nolint:nilerr // half of a file is no certificate: a new one is made
+		return Cert{}, nil //nolint:nilerr // half a file is no certificate: join requests a new one
 	}
 	_, pairErr := tls.X509KeyPair(data, data)
 	c := Cert{

@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Unpaste turns a pasted `kubeadm join …` line, as one argument or as many, into the arguments of
-// `nodeagent join`. Prompts, sudo and line continuations are dropped; flags keep their places.
+// Unpaste turns a pasted `kubeadm join …` line, as one argument or many, into the arguments of
+// `nodeagent join`. It drops prompts, sudo and line continuations, and keeps the order of flags.
 // Other arguments stay as they are.
 func Unpaste(args []string) []string {
 	var out []string
@@ -30,8 +30,7 @@ func Unpaste(args []string) []string {
 }
 
 // ParseServers reads one or several API server addresses, comma-separated: host, host:port or
-// https://host:port. The port is 6443 where none is given. The result is host:port, in the order
-// given.
+// https://host:port. The default port is 6443. The result is host:port, in the same order.
 func ParseServers(text string) ([]string, error) {
 	var servers []string
 	for part := range strings.SplitSeq(text, ",") {

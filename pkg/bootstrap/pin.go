@@ -46,7 +46,7 @@ func pinsOf(certs []*x509.Certificate) []Pin {
 	return pins
 }
 
-// pinned returns the certificates whose pin is wanted.
+// pinned returns the certificates whose pin is among pins.
 func pinned(certs []*x509.Certificate, want []Pin) []*x509.Certificate {
 	var found []*x509.Certificate
 	for _, c := range certs {
@@ -64,7 +64,7 @@ func parseCAs(bundle []byte) ([]*x509.Certificate, error) {
 	for len(rest) > 0 {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, fmt.Errorf("reading CA bundle: after %d certificates comes something that is not PEM", len(certs))
+			return nil, fmt.Errorf("reading CA bundle: after %d certificates there is something that is not PEM", len(certs))
 		}
 		if block.Type != "CERTIFICATE" {
 			continue

@@ -13,18 +13,17 @@ import (
 	"time"
 )
 
-// Finding is what came out of one check.
+// Finding is the result of one check.
 type Finding struct {
 	Check string `json:"check"`
 	// Fact is for people; may be empty.
 	Fact string `json:"fact,omitempty"`
-	// Problem is what is wrong, Remedy what to do; empty: nothing.
+	// Problem is what is wrong and Remedy what to do; empty: nothing is wrong.
 	Problem string `json:"problem,omitempty"`
 	Remedy  string `json:"remedy,omitempty"`
-	// Unknown says why the check could not be made; what keeps it from being made is another
-	// check's problem.
+	// Unknown says why the check could not be made; the cause is another check's problem.
 	Unknown string `json:"unknown,omitempty"`
-	// Ignored says that a problem does not count.
+	// Ignored: the problem does not count.
 	Ignored bool `json:"ignored,omitempty"`
 	code    Code
 }
@@ -32,19 +31,18 @@ type Finding struct {
 // PreflightConfig says what to check.
 type PreflightConfig struct {
 	Host HostConfig
-	// Servers, when given, are looked at as well: reachable, clock, version. Nothing they say is
-	// trusted.
+	// Servers are API servers to check: reachable, clock, version. Nothing they say is trusted.
 	Servers []string
 	// Ignore are names of checks whose problems do not count; "all" is every one.
 	Ignore []string
-	// Running says that the daemon runs here already.
+	// Running: the daemon runs here already.
 	Running bool
 	// Minor is the agent's Kubernetes minor version.
 	Minor int
 	Now   func() time.Time
 }
 
-// Preflight makes every check that a join makes of this machine, each whatever the others say. It
+// Preflight makes every check that a join makes of this machine, and goes on after a problem. It
 // changes nothing.
 func Preflight(ctx context.Context, c PreflightConfig) []Finding {
 	findings := checkHost(ctx, hostChecks(c.Host, c.Running), c.Ignore)
@@ -87,7 +85,7 @@ func finding(check, fact string, ignore []string, problem *Error) Finding {
 	return f
 }
 
-// Failure is the error of all findings that count, nil when there is none. Its code is that of the
+// Failure is one error for all problems that count; nil if there is none. Its code is that of the
 // first.
 func Failure(findings []Finding) error {
 	var names, lines []string
@@ -110,7 +108,7 @@ func Failure(findings []Finding) error {
 	return fail(first.code, first.Remedy+"; or skip the check: --ignore "+strings.Join(names, ","), "%s", strings.Join(lines, "\n"))
 }
 
-// factsOf is one line of what was found.
+// factsOf lists the facts on one line.
 func factsOf(findings []Finding) string {
 	var facts []string
 	for _, f := range findings {
@@ -124,9 +122,9 @@ func factsOf(findings []Finding) string {
 	return strings.Join(facts, ", ")
 }
 
-// checkServers asks the first API server that answers for its clock and version.
+// checkServers compares clock and version with those of the first API server that answers.
 func checkServers(ctx context.Context, c PreflightConfig) []Finding {
-	// nothing secret is sent, nothing is believed
+	// nothing secret is sent, and no answer is trusted
 	client := httpClient(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 	defer client.CloseIdleConnections()
 	var last error
@@ -166,7 +164,7 @@ func askVersion(ctx context.Context, client *http.Client, server string) (body [
 	return body, at, nil
 }
 
-// maxSkew is how far clocks may differ: tokens and certificates are not valid yet beyond it.
+// maxSkew is how far clocks may differ: beyond it, new tokens and certificates are not valid yet.
 const maxSkew = time.Minute
 
 func compareClocks(skew time.Duration, server string) *Error {
@@ -191,7 +189,7 @@ func compareVersions(git string, server, agent int) *Error {
 		"comparing versions: the API server is %s, this agent 1.%d; a node may be up to 3 minors older than the server, never newer", git, agent)
 }
 
-// skippable adds to a problem how not to see it.
+// skippable adds to a problem how to skip its check.
 func (r *run) skippable(check string, problem *Error) error {
 	if problem == nil || r.ignored(check) {
 		return nil

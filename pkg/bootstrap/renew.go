@@ -14,7 +14,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// renewAt is the moment to renew a certificate: after 70 to 90 % of its life, as jitter goes from 0
+// renewAt is when to renew a certificate: after 70 to 90 % of its lifetime, as jitter goes from 0
 // to 1, so that nodes that joined together do not renew together. The zero certificate is due at
 // once.
 func renewAt(notBefore, notAfter time.Time, jitter float64) time.Time {
@@ -22,9 +22,9 @@ func renewAt(notBefore, notAfter time.Time, jitter float64) time.Time {
 	return notBefore.Add(time.Duration(float64(life) * (0.7 + 0.2*min(max(jitter, 0), 1))))
 }
 
-// renewer keeps one certificate fresh. It uses client-go's request and wait (util/certificate/csr),
-// but not its manager: that leaves goroutines behind, reads the wall clock, and closes connections
-// instead of letting them run dry.
+// renewer renews one certificate. It uses client-go's request and wait (util/certificate/csr), but
+// not its manager, which leaves goroutines behind, reads the wall clock, and closes connections
+// that are in use.
 type renewer struct {
 	what    string
 	pairs   *Pairs
@@ -35,15 +35,15 @@ type renewer struct {
 	now     func() time.Time
 	jitter  func() float64
 	log     *slog.Logger
-	// look is how often the world is compared with the certificate between renewals.
-	look   time.Duration
-	before func() // called at each look; may be nil
-	// expired has a certificate replaced only once it has expired.
+	// every is how often the renewer checks whether the certificate is due.
+	every  time.Duration
+	before func() // called before each check; may be nil
+	// expired renews the certificate only once it has expired.
 	expired bool
 	pending atomic.Pointer[string]
 }
 
-// patience is how long one request is waited for before it is looked at afresh.
+// patience is how long the renewer waits for one request before it checks again what is needed.
 const patience = 15 * time.Minute
 
 func (r *renewer) run(ctx context.Context) error {
@@ -53,14 +53,14 @@ func (r *renewer) run(ctx context.Context) error {
 		if r.before != nil {
 			r.before()
 		}
-		wait := r.look
+		wait := r.every
 		if due, why := r.due(share); why != "" {
 			if err := r.renew(ctx, why); err != nil && ctx.Err() == nil {
 				failures++
 				wait = min(5*time.Second<<min(failures, 6), 5*time.Minute)
-				// the nodes of a cluster do not try in step
+				// so that the nodes of a cluster do not retry together
 				wait -= time.Duration(r.jitter() * float64(wait/2))
-				r.log.Warn("certificate not renewed", "certificate", r.what, "why", why, "err", err, "again in", wait)
+				r.log.Warn("Certificate cannot be renewed, trying again", "certificate", r.what, "reason", why, "retryIn", wait, "err", err)
 			} else {
 				failures, share = 0, r.jitter()
 			}
@@ -73,7 +73,7 @@ func (r *renewer) run(ctx context.Context) error {
 	}
 }
 
-// due says when the certificate is to be renewed, and, if that is now, why.
+// due returns when to renew the certificate and, if that is now, why.
 func (r *renewer) due(share float64) (at time.Time, why string) {
 	leaf := leafOf(r.current())
 	if leaf == nil {
@@ -81,7 +81,7 @@ func (r *renewer) due(share float64) (at time.Time, why string) {
 	}
 	if r.expired {
 		if !r.now().Before(leaf.NotAfter) {
-			return leaf.NotAfter, "it ended on " + leaf.NotAfter.UTC().Format(time.RFC3339)
+			return leaf.NotAfter, "it expired on " + leaf.NotAfter.UTC().Format(time.RFC3339)
 		}
 		return leaf.NotAfter, ""
 	}
@@ -90,7 +90,7 @@ func (r *renewer) due(share float64) (at time.Time, why string) {
 		return at, "the node's name or addresses have changed"
 	}
 	if !r.now().Before(at) {
-		return at, "it ends on " + leaf.NotAfter.UTC().Format(time.RFC3339)
+		return at, "it expires on " + leaf.NotAfter.UTC().Format(time.RFC3339)
 	}
 	return at, ""
 }
@@ -137,11 +137,11 @@ func (r *renewer) renew(ctx context.Context, why string) error {
 		return err
 	}
 	r.install(pair)
-	r.log.Info("certificate renewed", "certificate", r.what, "why", why, "until", leafOf(pair).NotAfter.UTC())
+	r.log.Info("Certificate renewed", "certificate", r.what, "reason", why, "notAfter", leafOf(pair).NotAfter.UTC())
 	return nil
 }
 
-// name is the request that waits for approval, if one does.
+// name is that of the request that waits for approval; "": none.
 func (r *renewer) name() string {
 	if p := r.pending.Load(); p != nil {
 		return *p

@@ -230,7 +230,7 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 
 func testRenewer(client kubernetes.Interface, pairs *Pairs, current *tls.Certificate) *renewer {
 	r := &renewer{
-		what: "client", pairs: pairs, now: time.Now, jitter: func() float64 { return 0.5 }, log: quiet(), look: 30 * time.Second,
+		what: "client", pairs: pairs, now: time.Now, jitter: func() float64 { return 0.5 }, log: quiet(), every: 30 * time.Second,
 		client: func() (kubernetes.Interface, error) { return client, nil },
 		want:   func() (request, bool) { return clientRequest("n1"), true },
 	}
@@ -421,11 +421,11 @@ func TestServingFollowsAddresses(t *testing.T) {
 		if !shows("10.0.0.1") {
 			t.Error("the old certificate is not shown any more")
 		}
-		time.Sleep(s.renewer.look + time.Second)
+		time.Sleep(s.renewer.every + time.Second)
 		if !shows("10.0.0.2") || calls.Load() != 2 {
 			t.Errorf("after a look there were %d requests", calls.Load())
 		}
-		time.Sleep(10 * s.renewer.look)
+		time.Sleep(10 * s.renewer.every)
 		if synctest.Wait(); calls.Load() != 2 {
 			t.Errorf("nothing has changed, and there were %d requests", calls.Load())
 		}

@@ -12,17 +12,17 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// RotatorConfig says whose client certificate is renewed, and how.
+// RotatorConfig says how to renew which client certificate.
 type RotatorConfig struct {
-	// NodeName is the certificate's; CertDir where pairs are kept.
+	// NodeName is the certificate's; CertDir is the folder of pairs.
 	NodeName, CertDir string
-	// Credentials use the certificate and are given each new one.
+	// Credentials use the certificate; the Rotator sets each new one.
 	Credentials *Credentials
-	// Renew asks for a new certificate while the present one is good; else only files that others
-	// replace are followed.
+	// Renew requests a new certificate before the current one expires. Without it, the Rotator
+	// only loads files that other programs replace.
 	Renew bool
-	// BootstrapKubeconfig, if the file is there, gets a new certificate when the present one has
-	// expired all the same, as on a machine that was paused.
+	// BootstrapKubeconfig, if the file exists, is used to request a new certificate when the
+	// current one has expired, as on a machine that was paused.
 	BootstrapKubeconfig string
 	// UserAgent of the requests.
 	UserAgent string
@@ -32,13 +32,13 @@ type RotatorConfig struct {
 	Log    *slog.Logger
 }
 
-// Rotator keeps the agent's client certificate good through its whole life.
+// Rotator renews the agent's client certificate before it expires.
 type Rotator struct {
 	c       RotatorConfig
 	renewer *renewer
 	node    *rest.Config // with the certificate itself
-	// rejoining says that the certificate has expired and that a new one is asked for by the
-	// bootstrap kubeconfig.
+	// rejoining: the certificate has expired, and the bootstrap kubeconfig is used to request a
+	// new one.
 	rejoining bool
 }
 
@@ -49,7 +49,7 @@ func NewRotator(c RotatorConfig) (*Rotator, error) {
 	}
 	r := &Rotator{c: c, node: c.Credentials.Config(Options{UserAgent: c.UserAgent, QPS: -1})}
 	r.renewer = &renewer{
-		what: "client", pairs: NewPairs(c.CertDir, clientPair), now: c.Now, jitter: c.Jitter, log: c.Log, look: 30 * time.Second,
+		what: "client", pairs: NewPairs(c.CertDir, clientPair), now: c.Now, jitter: c.Jitter, log: c.Log, every: 30 * time.Second,
 		client:  r.client,
 		want:    r.request,
 		current: c.Credentials.Certificate,
@@ -72,13 +72,13 @@ func (r *Rotator) reload() {
 	changed, err := r.c.Credentials.Reload(r.c.Now())
 	switch {
 	case err != nil:
-		r.c.Log.Warn("certificate file not used", "err", err)
+		r.c.Log.Warn("Client certificate file cannot be used, keeping the certificate in use", "err", err)
 	case changed:
-		r.c.Log.Info("certificate file was replaced by another program")
+		r.c.Log.Info("Client certificate file was replaced by another program, using the new certificate")
 	}
 }
 
-// client asks with the certificate itself while it is good, else with the bootstrap kubeconfig.
+// client uses the certificate itself while it is valid, else the bootstrap kubeconfig.
 func (r *Rotator) client() (kubernetes.Interface, error) {
 	expired := r.c.Credentials.CheckExpiry(r.c.Now())
 	if expired == nil {
@@ -92,7 +92,7 @@ func (r *Rotator) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, errors.Join(expired, err)
 	}
-	// a request that was made as the node is not for these credentials to wait for
+	// these credentials may not read a request that the node made as itself
 	if !r.rejoining {
 		if err := r.renewer.pairs.dropPendingKey(); err != nil {
 			return nil, err
@@ -108,7 +108,7 @@ const (
 	servingPair = "kubelet-server"
 )
 
-// Run renews until ctx ends. It returns at once when the kubeconfig has no certificate.
+// Run renews until ctx ends. It returns at once if the kubeconfig has no certificate.
 func (r *Rotator) Run(ctx context.Context) error {
 	if r.renewer.current() == nil {
 		<-ctx.Done()
@@ -117,10 +117,10 @@ func (r *Rotator) Run(ctx context.Context) error {
 	return r.renewer.run(ctx)
 }
 
-// Pending is the name of the request that waits for approval; empty: none does.
+// Pending is the name of the request that waits for approval; empty: none.
 func (r *Rotator) Pending() string { return r.renewer.name() }
 
-// dropRefused forgets the key of a request that was denied, so that the next request is a new one.
+// dropRefused removes the key of a denied request, so that the next request is a new one.
 func dropRefused(p *Pairs, err error) error {
 	if !errors.Is(err, errRefused) {
 		return err

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// servers are the addresses of one cluster's API, host:port each, and which of them is in use. All
-// clients of an identity share it: what one finds to be dead the others do not try first.
+// servers are the addresses of one cluster's API, host:port each, and the one in use. All clients
+// of an identity share it, so that none tries an address first that another found dead.
 type servers struct {
 	list   []string
 	chosen atomic.Uint32
@@ -21,7 +21,7 @@ func (s *servers) current() string {
 	return s.list[int(s.chosen.Load())%len(s.list)]
 }
 
-// leave goes on to the next address, unless another request has already left this one.
+// leave switches to the next address, unless another request has already left this one.
 func (s *servers) leave(address string) {
 	n := s.chosen.Load()
 	if s.list[int(n)%len(s.list)] == address {
@@ -29,13 +29,12 @@ func (s *servers) leave(address string) {
 	}
 }
 
-// failover sends a request to the address in use, and where that fails to the others in turn, each
-// once.
+// failover sends a request to the address in use and, if that fails, to each of the others once.
 //
-// A request is repeated only where that cannot do a thing twice: it never left this machine, or it
-// only reads. Otherwise its failure goes to the caller as it is, and the next request goes
-// elsewhere. It stays with an address that works: going back to the first as soon as it answers
-// would drop every watch again, on every node at once.
+// It repeats a request only if that cannot do a thing twice: the request never left this machine,
+// or it only reads. Otherwise the caller gets the failure, and the next request goes to another
+// address. failover stays with an address that works: a return to the first one would drop every
+// watch again, on every node at once.
 type failover struct {
 	*servers
 	next http.RoundTripper
@@ -55,16 +54,15 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		resp, err := f.next.RoundTrip(attempt)
 		if err == nil {
-			// a balancer's word, or a server that goes down: the caller has to know, the next
-			// request need not meet it
+			// a load balancer or a stopping server says so: the caller gets the answer, the next
+			// request goes to another address
 			if unavailable(resp.StatusCode) {
 				f.leave(address)
 			}
 			return resp, nil
 		}
 		all = errors.Join(all, err)
-		// net/http ends a request that took too long by cancelling it too, but then it has a
-		// deadline
+		// net/http also cancels a request that took too long, but then there is a deadline
 		if _, bounded := r.Context().Deadline(); !bounded && errors.Is(r.Context().Err(), context.Canceled) {
 			return nil, all
 		}
@@ -76,15 +74,14 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, all
 }
 
-// WrappedRoundTripper lets client-go find the connections below.
+// WrappedRoundTripper gives client-go access to the connections below.
 func (f *failover) WrappedRoundTripper() http.RoundTripper { return f.next }
 
-// address returns the request as it goes to one address, and whether a connection has been found
-// for it.
+// address returns the request for one address; sent is set once it has a connection.
 func (f *failover) address(r *http.Request, address string) (attempt *http.Request, sent *atomic.Bool, err error) {
 	sent = new(atomic.Bool)
 	attempt = r.Clone(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}))
-	attempt.Cancel = nil //nolint:staticcheck // http.Client sets it beside the context and closes it first: whether the caller has given up must be one question
+	attempt.Cancel = nil //nolint:staticcheck // http.Client sets it beside the context and closes it first: only the context shall say whether the caller gave up
 	if slices.Contains(f.list, r.URL.Host) {
 		attempt.URL.Host, attempt.Host = address, address
 	}

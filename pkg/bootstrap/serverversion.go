@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 )
 
-// versionOf reads the answer of /version; minor is -1 when there is none to be read.
+// versionOf reads the response of /version; minor is -1 if it cannot be read.
 func versionOf(body []byte) (git string, minor int) {
 	var v version.Info
 	if err := json.Unmarshal(body, &v); err != nil {

@@ -24,18 +24,18 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// ServingConfig says which certificate the node's API shows.
+// ServingConfig says which certificate the node's API presents.
 type ServingConfig struct {
 	NodeName, CertDir string
-	// CertFile and KeyFile are the user's own; when given, nothing is made, and they are read again
-	// when they change.
+	// CertFile and KeyFile are the user's own. If they are given, no certificate is made, and they
+	// are read again once a minute.
 	CertFile, KeyFile string
-	// ByCSR asks kubernetes.io/kubelet-serving for the certificate; until it is approved the
-	// self-signed one is shown.
+	// ByCSR requests the certificate from the signer kubernetes.io/kubelet-serving. Until it is
+	// approved, the self-signed one is used.
 	ByCSR bool
-	// Addresses are the node's; called often.
+	// Addresses returns the node's addresses; it is called often.
 	Addresses func() []netip.Addr
-	// Credentials and UserAgent are for the request; needed with ByCSR.
+	// Credentials and UserAgent are for the request; required with ByCSR.
 	Credentials *Credentials
 	UserAgent   string
 	Now         func() time.Time
@@ -66,7 +66,7 @@ func NewServing(c ServingConfig) (*Serving, error) {
 	}
 	config := c.Credentials.Config(Options{UserAgent: c.UserAgent, QPS: -1})
 	s.renewer = &renewer{
-		what: "serving", pairs: s.pairs, now: c.Now, jitter: c.Jitter, log: c.Log, look: time.Minute,
+		what: "serving", pairs: s.pairs, now: c.Now, jitter: c.Jitter, log: c.Log, every: time.Minute,
 		client:  func() (kubernetes.Interface, error) { return kubernetes.NewForConfig(config) },
 		want:    s.request,
 		current: s.signed.Load,
@@ -92,7 +92,7 @@ func netIPs(addresses []netip.Addr) []net.IP {
 	return ips
 }
 
-// Run keeps the certificate fresh until ctx ends.
+// Run renews the certificate until ctx ends.
 func (s *Serving) Run(ctx context.Context) error {
 	if s.renewer != nil {
 		pair, err := s.pairs.Current()
@@ -100,7 +100,7 @@ func (s *Serving) Run(ctx context.Context) error {
 		case err == nil:
 			s.signed.Store(pair)
 		case !errors.Is(err, fs.ErrNotExist):
-			s.c.Log.Warn("serving certificate not read; an older one is shown if there is one that is still good", "err", err)
+			s.c.Log.Warn("Serving certificate cannot be read, using an older one if there is a valid one", "err", err)
 			want, _ := s.request()
 			s.signed.Store(s.pairs.Best(func(leaf *x509.Certificate) bool {
 				return covers(leaf, want.template) && s.c.Now().Before(leaf.NotAfter)
@@ -111,7 +111,7 @@ func (s *Serving) Run(ctx context.Context) error {
 	for {
 		if s.c.CertFile != "" {
 			if pair, err := tls.LoadX509KeyPair(s.c.CertFile, s.c.KeyFile); err != nil {
-				s.c.Log.Warn("serving certificate not read", "file", s.c.CertFile, "err", err)
+				s.c.Log.Warn("Serving certificate cannot be read", "file", s.c.CertFile, "err", err)
 			} else {
 				s.signed.Store(&pair)
 			}
@@ -122,7 +122,7 @@ func (s *Serving) Run(ctx context.Context) error {
 	}
 }
 
-// Pending is the name of the request that waits for approval; empty: none does.
+// Pending is the name of the request that waits for approval; empty: none.
 func (s *Serving) Pending() string {
 	if s.renewer == nil {
 		return ""
@@ -130,7 +130,7 @@ func (s *Serving) Pending() string {
 	return s.renewer.name()
 }
 
-// GetCertificate is for tls.Config. The self-signed certificate is made when it is first needed.
+// GetCertificate is for tls.Config. It makes the self-signed certificate at the first need.
 func (s *Serving) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if pair := s.signed.Load(); pair != nil {
 		return pair, nil
@@ -148,13 +148,13 @@ func (s *Serving) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	return s.ensureSelfSigned()
 }
 
-// ensureSelfSigned reads kubelet.crt and kubelet.key, or makes them, for a year. Called with mu
-// held.
+// ensureSelfSigned reads kubelet.crt and kubelet.key, or makes a pair that is valid for a year.
+// The caller holds mu.
 func (s *Serving) ensureSelfSigned() (*tls.Certificate, error) {
 	want := &x509.CertificateRequest{Subject: nodeSubject(s.c.NodeName), DNSNames: []string{s.c.NodeName}, IPAddresses: netIPs(s.c.Addresses())}
 	good := func(pair *tls.Certificate) bool {
 		leaf := leafOf(pair)
-		now := s.c.Now() // which may have been set back since
+		now := s.c.Now() // the clock may have been set back since
 		return leaf != nil && covers(leaf, want) && !now.Before(leaf.NotBefore) && now.Before(leaf.NotAfter.Add(-24*time.Hour))
 	}
 	if good(s.selfSigned) {
@@ -169,7 +169,8 @@ func (s *Serving) ensureSelfSigned() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	// key first: a plug pulled in between leaves a pair that does not match, which is made again
+	// key first: a power cut in between leaves a pair that does not match, and the next start
+	// makes another
 	if err := writeFile(keyFile, keyPEM, 0o600); err != nil {
 		return nil, err
 	}

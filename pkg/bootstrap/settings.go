@@ -16,28 +16,27 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// settings are what a cluster says of itself, as the two documents that kubelet and kube-proxy of
-// its nodes read; from says where each came from, left what of them this node does not take, with
-// the reason.
+// settings are a cluster's settings, as the two documents that kubelet and kube-proxy of its nodes
+// read. from names their sources; left lists, with reasons, those that this node does not use.
 type settings struct {
 	kubelet, proxy map[string]any
 	from, left     []string
 }
 
-// machine is what of this machine decides which of the cluster's settings fit it.
+// machine says what decides which of the cluster's settings fit this machine.
 type machine struct {
-	// Systemd runs here; Resolved says that the resolver file is systemd-resolved's stub, and
+	// Systemd: systemd runs here. Resolved: the resolver file is systemd-resolved's stub, and
 	// resolvedFile has the real servers.
 	Systemd, Resolved bool
 }
 
-// resolvedFile has the servers that systemd-resolved asks; /etc/resolv.conf names resolved itself,
-// on a loopback address that no pod reaches, and a cluster's DNS that forwards to itself ends at
-// its loop check.
+// resolvedFile has the servers that systemd-resolved asks. /etc/resolv.conf names resolved itself,
+// on a loopback address that no pod reaches; CoreDNS would forward to itself and stop at its loop
+// check.
 const resolvedFile = "/run/systemd/resolve/resolv.conf"
 
-// readSettings asks where kubeadm leaves its configuration, with each client in turn, and the DNS
-// Service itself. What may not be read is left open: flags, --config or the defaults decide then.
+// readSettings reads kubeadm's ConfigMaps, with each client in turn, and the DNS Service. What may
+// not be read is left out: flags, --config or the defaults decide then.
 func readSettings(ctx context.Context, m machine, clients ...kubernetes.Interface) settings {
 	s := settings{kubelet: map[string]any{}, proxy: map[string]any{}}
 	for _, client := range clients {
@@ -62,7 +61,7 @@ func readSettings(ctx context.Context, m machine, clients ...kubernetes.Interfac
 	return s
 }
 
-// add takes the values of a document where there are none yet.
+// add adds the values of a document for fields that have none yet.
 func (s *settings) add(from string, into, doc map[string]any) {
 	took := false
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
@@ -76,8 +75,8 @@ func (s *settings) add(from string, into, doc map[string]any) {
 	}
 }
 
-// unset says that a value is what kubeadm writes for nothing: null, no text, no time, or a mapping
-// of these.
+// unset reports whether a value is one that kubeadm writes for an unset field: null, "", 0s, or a
+// mapping of these.
 func unset(v any) bool {
 	switch v := v.(type) {
 	case nil:
@@ -115,7 +114,8 @@ func (s *settings) fromConfigMaps(ctx context.Context, client kubernetes.Interfa
 	}
 }
 
-// fit leaves out what is of one machine, not of the cluster, or cannot be on this one.
+// fit removes settings of one machine rather than of the cluster, and those that are impossible on
+// this one.
 func (s *settings) fit(m machine) {
 	for name, why := range map[string]string{
 		// each node has its own
@@ -124,7 +124,7 @@ func (s *settings) fit(m machine) {
 	} {
 		s.drop(s.kubelet, name, why)
 	}
-	// the CA that the join has verified is the default
+	// the default is the CA that join has verified
 	if a, ok := s.kubelet["authentication"].(map[string]any); ok {
 		delete(a, "x509")
 	}
@@ -137,16 +137,16 @@ func (s *settings) fit(m machine) {
 	for _, name := range []string{"clientConnection", "hostnameOverride"} {
 		s.drop(s.proxy, name, "")
 	}
-	// one that is wrong does not take the others away
+	// a wrong address does not remove the others
 	if dns, ok := s.kubelet["clusterDNS"].([]any); ok {
 		good := slices.DeleteFunc(slices.Clone(dns), func(a any) bool { _, err := netip.ParseAddr(fmt.Sprint(a)); return err != nil })
 		if s.kubelet["clusterDNS"] = good; len(good) == 0 {
-			s.drop(s.kubelet, "clusterDNS", "it holds no address")
+			s.drop(s.kubelet, "clusterDNS", "it has no address")
 		}
 	}
 }
 
-// drop leaves one value out; with a reason it is told.
+// drop removes a value and, if there is a reason, notes it.
 func (s *settings) drop(doc map[string]any, name, why string) {
 	if _, there := doc[name]; !there {
 		return
@@ -157,10 +157,10 @@ func (s *settings) drop(doc map[string]any, name, why string) {
 	}
 }
 
-// prove leaves out what the daemon would refuse, for a mistake in the cluster must not keep it from
-// starting, and names what it takes otherwise.
+// prove removes what the daemon would refuse, since a mistake in the cluster's settings must not
+// keep it from starting, and notes the rest that it uses differently.
 func (s *settings) prove() {
-	for range len(s.kubelet) + len(s.proxy) + 1 { // each time at least one goes
+	for range len(s.kubelet) + len(s.proxy) + 1 { // each round removes at least one
 		text, err := s.documents()
 		if err != nil {
 			return
@@ -198,7 +198,7 @@ func validCIDRs(text string) string {
 	return strings.Join(good, ",")
 }
 
-// String is one line for people.
+// String is a line for people.
 func (s settings) String() string {
 	var parts []string
 	shown := 0
@@ -222,22 +222,22 @@ func (s settings) String() string {
 		parts = append(parts, fmt.Sprintf("%d more", more))
 	}
 	if len(parts) == 0 {
-		return "none found, defaults hold"
+		return "none found, using defaults"
 	}
 	line := strings.Join(parts, ", ")
 	if len(s.from) > 0 {
 		line += " (from " + strings.Join(s.from, ", ") + ")"
 	}
 	if len(s.left) > 0 {
-		line += "; not as the cluster says: " + strings.Join(s.left, ", ")
+		line += "; not used as they are: " + strings.Join(s.left, ", ")
 	}
 	return line
 }
 
-// documents are the settings as configuration files have them.
+// documents are the settings as the text of a configuration file.
 func (s settings) documents() ([]byte, error) {
-	text := []byte("# Written by nodeagent join: what the cluster says of itself. Put your own settings into another file of this folder:\n" +
-		"# later names win. Remove this file and join again to read the cluster's settings afresh.\n")
+	text := []byte("# Written by nodeagent join: the cluster's settings. Put your own settings into another file of this folder:\n" +
+		"# files later in the alphabet win. To read the cluster's settings again, remove this file and join again.\n")
 	for i, d := range []struct {
 		version, kind string
 		values        map[string]any

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Token is a bootstrap token, "abcdef.0123456789abcdef". It never prints its secret, in no format.
+// Token is a bootstrap token, "abcdef.0123456789abcdef". No format prints its secret.
 type Token struct{ id, secret string }
 
 const tokenNext = "kubeadm token create --print-join-command   (on a control-plane node)"

@@ -9,7 +9,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Notifier tells systemd how the daemon is (sd_notify(3)). Without systemd it does nothing.
+// Notifier tells systemd whether the daemon is ready and healthy (sd_notify(3)). Without systemd
+// it does nothing.
 type Notifier struct {
 	Healthy func() error
 	Log     *slog.Logger
@@ -43,11 +44,11 @@ func (n Notifier) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := n.Healthy(); err != nil {
-			n.Log.Error("Watchdog not fed: the agent is not healthy", "err", err)
+			n.Log.Error("Agent is not healthy, systemd's watchdog is not notified and will restart it", "err", err)
 			continue
 		}
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-			n.Log.Error("Watchdog not fed", "err", err)
+			n.Log.Error("Systemd's watchdog cannot be notified", "err", err)
 		}
 	}
 }

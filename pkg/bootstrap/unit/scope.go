@@ -9,9 +9,9 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 )
 
-// OwnScope moves a process that this one has started into a scope of its own, so that it outlives
-// a restart of this one's unit whatever the unit's KillMode says. Without systemd, outside of a
-// unit, and for a process that is elsewhere already it does nothing.
+// OwnScope moves a child process into a scope of its own, so that it survives a restart of this
+// process's unit whatever KillMode that has. It does nothing without systemd, outside of a unit,
+// and for a process in another cgroup.
 func OwnScope(ctx context.Context, name, description string, pid int) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil || os.Getenv("INVOCATION_ID") == "" {
 		return nil
@@ -36,14 +36,14 @@ func OwnScope(ctx context.Context, name, description string, pid int) error {
 	result := make(chan string, 1)
 	properties := []dbus.Property{dbus.PropDescription(description), dbus.PropPids(uint32(pid))} //nolint:gosec // a process id
 	if _, err := conn.StartTransientUnitContext(ctx, name, "replace", properties, result); err != nil {
-		return fmt.Errorf("having systemd make %q: %w", name, err)
+		return fmt.Errorf("asking systemd to make %q: %w", name, err)
 	}
 	select {
 	case <-ctx.Done():
-		return fmt.Errorf("having systemd make %q: %w", name, ctx.Err())
+		return fmt.Errorf("asking systemd to make %q: %w", name, ctx.Err())
 	case r := <-result:
 		if r != "done" {
-			return fmt.Errorf("having systemd make %q: it says %q", name, r)
+			return fmt.Errorf("asking systemd to make %q: systemd says %q", name, r)
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
 // Package unit is EDGE: systemd. It enables, starts and stops one unit over D-Bus, and tells
-// systemd that the daemon is ready and healthy. It alone imports systemd's clients, and writes
-// nothing but what systemd writes for it.
+// systemd that the daemon is ready and healthy. It alone imports systemd's clients. It writes no
+// files itself.
 package unit
 
 import (
@@ -13,11 +13,11 @@ import (
 // Systemd controls one unit, such as "nodeagent.service".
 type Systemd struct{ name string }
 
-// New names the unit; it touches nothing.
+// New touches nothing.
 func New(name string) *Systemd { return &Systemd{name} }
 
-// State asks whether the unit runs and whether it starts at boot. A unit that is not installed is
-// an error.
+// State reports whether the unit runs and whether it starts at boot. A unit that is not installed
+// is an error.
 func (s *Systemd) State(ctx context.Context) (active, enabled bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -34,8 +34,8 @@ func (s *Systemd) State(ctx context.Context) (active, enabled bool, err error) {
 	return p["ActiveState"] == "active", p["UnitFileState"] == "enabled", nil
 }
 
-// Start reads the unit file afresh if it has changed, enables the unit, and starts or restarts it.
-// It returns when systemd has: for Type=notify that is when the daemon has said READY=1.
+// Start reloads the unit file if it has changed, enables the unit, and starts or restarts it. It
+// returns when systemd has: for Type=notify that is when the daemon has said READY=1.
 func (s *Systemd) Start(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -46,9 +46,9 @@ func (s *Systemd) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking systemd for %q: %w", s.name, err)
 	}
-	if p["NeedDaemonReload"] != false { // it takes long on a machine with many units
+	if p["NeedDaemonReload"] != false { // slow on a machine with many units
 		if err := conn.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("having systemd read its units: %w", err)
+			return fmt.Errorf("reloading systemd's units: %w", err)
 		}
 	}
 	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{s.name}, false, true); err != nil {
@@ -74,7 +74,7 @@ func (s *Systemd) Start(ctx context.Context) error {
 func (s *Systemd) Running(ctx context.Context) (active, enabled bool, err error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return false, false, nil // without systemd it runs no unit
+		return false, false, nil // without systemd there is no unit
 	}
 	defer conn.Close()
 	return s.running(ctx, conn)
@@ -96,7 +96,7 @@ func (s *Systemd) running(ctx context.Context, conn *dbus.Conn) (active, enabled
 func (s *Systemd) Stop(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // without systemd it runs no unit
+		return nil //nolint:nilerr // without systemd there is no unit
 	}
 	defer conn.Close()
 	active, enabled, err := s.running(ctx, conn)
@@ -119,7 +119,7 @@ func (s *Systemd) Stop(ctx context.Context) error {
 			return fmt.Errorf("disabling %q: %w", s.name, err)
 		}
 		if err := conn.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("having systemd read its units: %w", err)
+			return fmt.Errorf("reloading systemd's units: %w", err)
 		}
 	}
 	return nil
