@@ -10,7 +10,7 @@ import (
 
 func configCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "config", Short: "Look at the configuration",
+		Use: "config", Short: "Check or print the configuration",
 		Example: `  nodeagent config check --config /etc/nodeagent
   nodeagent config show --config /etc/nodeagent`,
 	}
@@ -22,9 +22,9 @@ func configCheckCommand() *cobra.Command {
 	var flags config.Flags
 	c := &cobra.Command{
 		Use:   "check --config FILE|FOLDER [flags of run]",
-		Short: "Report what is wrong, and what has no effect here",
-		Long: `Report what is wrong, and what has no effect here: every setting that the daemon would not take as it stands, with what happens
-instead. The exit code is 2 for wrong values and for unknown fields, of which each is named. Nothing is changed and nobody asked.`,
+		Short: "Report settings that are wrong or have no effect here",
+		Long: `Report settings that are wrong or have no effect here: every setting that the daemon would not use as it is, with what happens
+instead. The exit code is 2 for wrong values and for unknown fields, each of which is listed. It changes nothing and contacts nobody.`,
 		Example: `  nodeagent config check --config /etc/nodeagent
   nodeagent config check --config /var/lib/kubelet/config.yaml --node-labels pool=a`,
 		Args: noArguments,
@@ -46,7 +46,7 @@ instead. The exit code is 2 for wrong values and for unknown fields, of which ea
 				return usageError{fmt.Errorf("checking the configuration: of the fields above, %d are unknown or given twice; "+
 					"the daemon would go on without them, as kubelet and kube-proxy do", mistakes)}
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: %d settings are not taken as they stand\n", len(notes))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: %d settings are not used as they are\n", len(notes))
 			return err
 		},
 	}

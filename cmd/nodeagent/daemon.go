@@ -18,7 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// daemonCommands are the verbs of the daemon itself, and those that ask it or stand in for it: run,
+// daemonCommands are the verbs of the daemon, and those that ask it or do a part of its work: run,
 // status, render, proxy.
 func daemonCommands() []*cobra.Command {
 	return []*cobra.Command{runCommand(), statusCommand(), renderCommand(), proxyCommand()}
@@ -34,7 +34,7 @@ func runCommand() *cobra.Command {
   nodeagent run --config /etc/nodeagent --node-ip 10.0.0.5,fd00::5 --node-labels pool=a --v=4
   nodeagent run --config /etc/nodeagent --proxier=off             # a kube-proxy programs Services`,
 		Long: `Run the daemon: this machine's pods and Services. It needs an identity: "nodeagent join" makes one.
-It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules stay as they are then.`,
+It notifies systemd when it is ready, and ends on SIGTERM; pods and Service rules stay as they are.`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return runDaemon(c.Context(), &flags, nil)
@@ -44,7 +44,7 @@ It tells systemd when it is ready, and ends on SIGTERM; pods and Service rules s
 	return c
 }
 
-// runDaemon runs until ctx ends. ignored are flags that were given and have no effect.
+// runDaemon runs the agent until ctx ends. ignored are the given flags that have no effect.
 func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error {
 	loaded, notes, err := config.Load(flags)
 	if err != nil {
@@ -53,10 +53,10 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 	log := newLogger(loaded.Log)
 	logClient(log, loaded.Log)
 	for _, n := range notes {
-		log.Warn("A setting is not taken as it stands", "setting", n.String())
+		log.Warn("Setting is not used as it is", "setting", n.String())
 	}
 	for _, name := range ignored {
-		log.Warn("A flag of kubelet has no effect", "flag", name, "why", ignoredWhy(name))
+		log.Warn("Flag of kubelet has no effect", "flag", name, "reason", ignoredWhy(name))
 	}
 	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
 	tune(&loaded, log)
@@ -74,22 +74,21 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 	return a.Run(ctx)
 }
 
-// tune sets what concerns this process as a whole.
+// tune changes settings of the whole process.
 func tune(c *config.Config, log *slog.Logger) {
-	// The heap is small and mostly short-lived: collecting it at half the usual growth costs little
-	// and keeps it so.
+	// The heap is small and mostly short-lived: collecting it at half the usual growth costs
+	// little and keeps it small.
 	debug.SetGCPercent(50)
 	if c.Server.Profiling && c.Server.Contention {
 		runtime.SetBlockProfileRate(1)
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(c.Cgroups.OOMScoreAdj)), 0o600); err != nil {
-		log.Warn("The kernel does not take oomScoreAdj: with little memory it may end the agent before pods", "wanted", c.Cgroups.OOMScoreAdj, "err", err)
+		log.Warn("Setting oomScoreAdj failed: when memory is short the kernel may kill the agent before pods", "oomScoreAdj", c.Cgroups.OOMScoreAdj, "err", err)
 	}
 }
 
-// newLogger writes to standard error; systemd and Kubernetes' tools collect it from there. Level is
-// klog's verbosity, which client-go's words have each; the agent's own are what happens (0) and
-// details (4).
+// newLogger logs to standard error. Level is klog's verbosity, which each of client-go's lines
+// has; the agent's own lines are events (0) and details (4).
 func newLogger(c config.Log) *slog.Logger {
 	o := &slog.HandlerOptions{Level: slog.Level(-c.Level)}
 	if c.Format == "json" {
@@ -98,8 +97,8 @@ func newLogger(c config.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
-// logClient has client-go write to the log what its verbosity lets through: from 6 on each request,
-// 7 its headers, 8 its body.
+// logClient sends client-go's log lines up to the configured verbosity to the log: each request
+// from 6 on, its headers from 7, its body from 8.
 func logClient(log *slog.Logger, c config.Log) {
 	var verbosity klog.Level
 	_ = verbosity.Set(strconv.Itoa(c.Level)) // it is a number
@@ -132,7 +131,7 @@ func statusCommand() *cobra.Command {
 			return e.Encode(r)
 		},
 	}
-	c.Flags().VarP(&output, "output", "o", "how to print")
+	c.Flags().VarP(&output, "output", "o", "output format")
 	daemonFlags(c, &flags, "run-dir", "status-socket")
 	return c
 }

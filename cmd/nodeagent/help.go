@@ -11,16 +11,17 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// group puts flags that are defined already under a heading.
+// group puts flags, which must be defined, under a heading.
 func group(fs *pflag.FlagSet, heading string, names ...string) {
 	for _, name := range names {
-		// fails for a flag that is not defined; TestHelp would miss it
+		// fails for an undefined flag, which TestHelp would miss
 		_ = fs.SetAnnotation(name, config.FlagGroup, []string{heading})
 	}
 }
 
-// daemonFlags defines the flags of run for another verb, which hands them on or reads the daemon's
-// configuration by them. Its help shows those named, and says where the others are.
+// daemonFlags defines the flags of run for another verb, which passes them to the daemon or reads
+// the daemon's configuration with them. The verb's help shows only those in shown, and where to
+// find the others.
 func daemonFlags(c *cobra.Command, flags *config.Flags, shown ...string) {
 	own := flagNames(c)
 	flags.AddFlags(c.Flags())
@@ -35,7 +36,7 @@ func daemonFlags(c *cobra.Command, flags *config.Flags, shown ...string) {
 	})
 }
 
-// elsewhere is the group of flags that a help does not show.
+// elsewhere is the group of flags that help does not show.
 const elsewhere = "-"
 
 func flagNames(c *cobra.Command) []string {
@@ -48,7 +49,7 @@ func flagNames(c *cobra.Command) []string {
 	return names
 }
 
-// usage is the help of a command: what it is called with, examples, then its flags under their
+// usage prints the help of a command: its command line, examples, then its flags under their
 // headings.
 func usage(c *cobra.Command) error {
 	var b strings.Builder
@@ -67,7 +68,7 @@ func usage(c *cobra.Command) error {
 				fmt.Fprintf(&b, "  %-*s %s\n", s.NamePadding(), s.Name(), s.Short)
 			}
 		}
-		fmt.Fprintf(&b, "\nMore of each: %s COMMAND --help\n", c.CommandPath())
+		fmt.Fprintf(&b, "\nHelp for a command: %s COMMAND --help\n", c.CommandPath())
 	}
 	writeFlags(&b, c)
 	b.WriteString("\n")
@@ -101,6 +102,6 @@ func writeFlags(b *strings.Builder, c *cobra.Command) {
 		}
 	}
 	if groups[elsewhere] != nil {
-		fmt.Fprintf(b, "\nIt takes all other flags of \"nodeagent run\" too: nodeagent run --help\n")
+		fmt.Fprintf(b, "\nAll other flags of \"nodeagent run\" are accepted, too: nodeagent run --help\n")
 	}
 }

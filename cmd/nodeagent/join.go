@@ -19,8 +19,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// joinFlags are those of `nodeagent join` beside the daemon's own, which it takes too and hands on
-// to the daemon.
+// joinFlags are the flags of `nodeagent join`. It also accepts those of run and passes them to the
+// daemon.
 type joinFlags struct {
 	config                          config.Flags
 	token, tokenFile, discoveryFile string
@@ -39,13 +39,13 @@ func joinCommand() *cobra.Command {
 		Use:   "join SERVER[,SERVER…] --token TOKEN --discovery-token-ca-cert-hash sha256:HASH",
 		Short: "Make this machine a node of a cluster",
 		Long: `Make this machine a node of a cluster: verify the cluster, get a certificate, start the daemon, wait until the node is Ready.
-The whole line that "kubeadm token create --print-join-command" prints may be pasted after "nodeagent join".
+The whole line that "kubeadm token create --print-join-command" prints can be pasted after "nodeagent join".
 The token may also come from --token-file (- for standard input) or the environment variable NODEAGENT_TOKEN.
-Run again after any interruption, it goes on where it stopped.`,
+Run again after an interruption, it goes on where it stopped.`,
 		Example: `  nodeagent join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:…
   nodeagent join 10.0.0.10,10.0.0.11,10.0.0.12 --token-file - --discovery-token-ca-cert-hash sha256:… <token
   nodeagent join --discovery-file cluster-info.yaml --token abcdef.0123456789abcdef
-  nodeagent join 10.0.0.10 --dry-run --token … --node-name n1     # what would be done
+  nodeagent join 10.0.0.10 --dry-run --token … --node-name n1     # what join would do
   nodeagent join 10.0.0.10 --token … --ignore swap,ports --node-ip 10.0.0.5`,
 		Args: serversArgument,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
@@ -53,18 +53,18 @@ Run again after any interruption, it goes on where it stopped.`,
 	fs := c.Flags()
 	fs.StringVar(&f.token, "token", "", "bootstrap token, abcdef.0123456789abcdef")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token, - for standard input")
-	fs.StringSliceVar(&f.hashes, "discovery-token-ca-cert-hash", nil, "hash of the cluster's CA, sha256:…; any of several")
-	fs.BoolVar(&f.unpinned, "discovery-token-unsafe-skip-ca-verification", false, "trust whoever knows the token")
+	fs.StringSliceVar(&f.hashes, "discovery-token-ca-cert-hash", nil, "hash of the cluster's CA, sha256:…; given several times: any of them")
+	fs.BoolVar(&f.unpinned, "discovery-token-unsafe-skip-ca-verification", false, "trust any server that knows the token")
 	fs.StringVar(&f.discoveryFile, "discovery-file", "", "kubeconfig to trust for address and CA, instead of token and hash")
 	group(fs, "Whom to trust", "token", "token-file", "discovery-token-ca-cert-hash", "discovery-token-unsafe-skip-ca-verification", "discovery-file")
-	fs.Var(&f.ignore, "ignore", "checks to skip by name: "+checkNames+", proxy-rbac; all for every one")
+	fs.Var(&f.ignore, "ignore", "checks to skip, by name: "+checkNames+", proxy-rbac; or all")
 	fs.BoolVar(&f.replace, "replace", false, "take over the name of a Ready node")
-	fs.BoolVar(&f.rejoin, "rejoin", false, "get a new certificate though there is a good one")
-	fs.BoolVar(&f.noStart, "no-start", false, "write the identity only; start nothing")
+	fs.BoolVar(&f.rejoin, "rejoin", false, "get a new certificate even if there is a valid one")
+	fs.BoolVar(&f.noStart, "no-start", false, "only write the identity; start nothing")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print the steps that are needed; change nothing")
-	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "for the whole join")
-	fs.VarP(&f.output, "output", "o", "how to print")
-	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file for what the cluster says of itself; empty: none")
+	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "longest duration of the whole join")
+	fs.VarP(&f.output, "output", "o", "output format")
+	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file for the cluster's settings; empty: none")
 	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file for the daemon's flags; empty: none")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
 	group(fs, "What to do", "ignore", "replace", "rejoin", "no-start", "dry-run", "timeout", "output")
@@ -74,7 +74,7 @@ Run again after any interruption, it goes on where it stopped.`,
 	return c
 }
 
-// joinAliases lets kubeadm's flags, and short ones, stand for ours.
+// joinAliases maps kubeadm's flags, and short ones, to nodeagent's.
 func joinAliases(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	alias := map[string]string{
 		"ca-cert-hash": "discovery-token-ca-cert-hash", "insecure-skip-ca-verification": "discovery-token-unsafe-skip-ca-verification",
@@ -159,8 +159,8 @@ func (f *joinFlags) joinConfig(cfg config.Config, args []string) (bootstrap.Join
 	}, nil
 }
 
-// readToken takes the token from the flag, the file, standard input or the environment, whichever
-// is given first.
+// readToken takes the token from the first of flag, file or standard input, and environment that
+// has one.
 func (f *joinFlags) readToken() (bootstrap.Token, error) {
 	text := f.token
 	switch {
@@ -175,7 +175,7 @@ func (f *joinFlags) readToken() (bootstrap.Token, error) {
 		data, err := os.ReadFile(f.tokenFile)
 		if err != nil {
 			return bootstrap.Token{}, &bootstrap.Error{
-				Code: bootstrap.CodeToken, Err: fmt.Errorf("reading the token: %w", err), Next: "look at --token-file, or give --token",
+				Code: bootstrap.CodeToken, Err: fmt.Errorf("reading the token: %w", err), Next: "check --token-file, or give --token",
 			}
 		}
 		text = string(data)
@@ -183,7 +183,7 @@ func (f *joinFlags) readToken() (bootstrap.Token, error) {
 		text = os.Getenv("NODEAGENT_TOKEN")
 	}
 	if strings.TrimSpace(text) == "" {
-		return bootstrap.Token{}, nil // not needed when the certificate is there already
+		return bootstrap.Token{}, nil // not needed if there is a certificate already
 	}
 	return bootstrap.ParseToken(text)
 }

@@ -12,21 +12,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// calledAsKubelet says whether the program stands where a kubelet is expected: kubeadm's unit
-// starts /usr/bin/kubelet.
+// calledAsKubelet reports whether the program was started as kubelet: kubeadm's unit starts
+// /usr/bin/kubelet.
 func calledAsKubelet(arg0 string) bool { return filepath.Base(arg0) == "kubelet" }
 
-// kubeletCommand is `nodeagent run` with kubelet's command line: its flags, and nothing that is
-// unknown to both.
+// kubeletCommand is `nodeagent run` with kubelet's flags besides its own.
 func kubeletCommand() *cobra.Command {
 	var flags config.Flags
 	var configDir, printVersion string
 	c := &cobra.Command{
 		Use:   "kubelet",
 		Short: "nodeagent, called as kubelet",
-		Long: `nodeagent, called as kubelet: "nodeagent run" with kubelet's flags. Each of them that a field of KubeletConfiguration says too
-sets that field; those that have no effect here are accepted and warned about; unknown ones are refused. Flags of nodeagent run are
-taken too.`,
+		Long: `nodeagent, called as kubelet: "nodeagent run" with kubelet's flags. A flag for which KubeletConfiguration has a field
+sets that field. Flags without effect here are accepted with a warning in the log; unknown ones are an error. Flags of nodeagent
+run are accepted, too.`,
 		Example:           `  kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf --seccomp-default`,
 		Args:              noArguments,
 		SilenceUsage:      true,
@@ -38,7 +37,7 @@ taken too.`,
 	fs := c.Flags()
 	flags.AddFlags(fs)
 	fs.StringVar(&configDir, "config-dir", "", "folder of drop-in configuration files, read after --config")
-	fs.StringVar(&printVersion, "version", "", "print the version and end")
+	fs.StringVar(&printVersion, "version", "", "print the version and exit")
 	fs.Lookup("version").NoOptDefVal = "true"
 	flags.AddKubeletFlags(fs)
 	addIgnored(fs)
@@ -60,7 +59,7 @@ taken too.`,
 	return c
 }
 
-// kubeletArgs rewrites -v=4 and -v 4, which pflag would take for something else.
+// kubeletArgs rewrites -v=4 and -v 4 as --v, since pflag knows no short flag v.
 func kubeletArgs(args []string) []string {
 	out := make([]string, 0, len(args))
 	for _, a := range args {
@@ -72,8 +71,7 @@ func kubeletArgs(args []string) []string {
 	return out
 }
 
-// ignored is a flag of kubelet's that no field of its configuration can say, and that has no effect
-// here.
+// ignored is a flag of kubelet that has no field in its configuration and no effect here.
 type ignored struct{ isBool bool }
 
 func (*ignored) String() string     { return "" }
@@ -81,8 +79,8 @@ func (*ignored) Set(string) error   { return nil }
 func (i *ignored) Type() string     { return map[bool]string{true: "bool", false: "string"}[i.isBool] }
 func (i *ignored) IsBoolFlag() bool { return i.isBool }
 
-// addIgnored defines what is left of kubelet's flags (1.36, cmd/kubelet/app/options): none of them
-// would have made the node safer.
+// addIgnored defines the rest of kubelet's flags (1.36, cmd/kubelet/app/options). None of them
+// makes a node safer: one that did would have to be an error.
 func addIgnored(fs *pflag.FlagSet) {
 	for _, kind := range []struct {
 		isBool bool
@@ -100,7 +98,7 @@ func addIgnored(fs *pflag.FlagSet) {
 	}
 }
 
-// ignoredFlags are those that were given.
+// ignoredFlags are the given flags without effect.
 func ignoredFlags(fs *pflag.FlagSet) []string {
 	var given []string
 	fs.Visit(func(f *pflag.Flag) {
@@ -121,7 +119,7 @@ image-credential-provider-config lock-file machine-id-file maximum-dead-containe
 minimum-container-ttl-duration pod-infra-container-image runtime-cgroups storage-driver-buffer-duration storage-driver-db
 storage-driver-host storage-driver-password storage-driver-table storage-driver-user`
 
-// ignoredWhy says what happens instead of a flag that has no effect.
+// ignoredWhy says what happens instead of a flag without effect.
 func ignoredWhy(flag string) string {
 	switch name := strings.TrimPrefix(flag, "--"); {
 	case strings.HasPrefix(name, "image-credential-provider"):
@@ -129,11 +127,11 @@ func ignoredWhy(flag string) string {
 	case name == "pod-infra-container-image":
 		return "there is no pause container"
 	case strings.HasPrefix(name, "maximum-dead"), name == "minimum-container-ttl-duration":
-		return "of each container one attempt that has ended is kept"
+		return "one ended attempt of each container is kept"
 	case name == "lock-file", name == "exit-on-lock-contention":
-		return "the unit keeps a second agent away"
+		return "systemd starts the unit only once"
 	case name == "runtime-cgroups":
-		return "containerd's unit says its cgroup"
+		return "containerd's unit sets its cgroup"
 	}
-	return "it is of cAdvisor or of a test, which are not in nodeagent"
+	return "it is a flag of cAdvisor or of tests, which nodeagent does not have"
 }

@@ -1,5 +1,5 @@
-// Command nodeagent is one daemon in the place of kubelet and kube-proxy, and the tools around it.
-// It parses flags, handles signals and sets the exit code; all else is in pkg.
+// Command nodeagent is one daemon that replaces kubelet and kube-proxy, and the tools around it.
+// It parses flags, handles signals and sets the exit code; everything else is in pkg.
 package main
 
 import (
@@ -16,7 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// exitUsage is for wrong flags and wrong configuration; 10 to 20 are bootstrap.Code; 1 is all else.
+// exitUsage is for wrong flags and wrong configuration. 10 to 20 are bootstrap.Code, 1 is for
+// everything else.
 const exitUsage = 2
 
 // The kernel takes the main thread for the process: /proc/self and /proc/net show its namespaces.
@@ -32,7 +33,7 @@ func main() {
 	os.Exit(code)
 }
 
-// execute runs one command line and returns its exit code; what is wrong with it goes to errs.
+// execute runs one command line and returns its exit code; it prints errors to errs.
 func execute(ctx context.Context, name string, args []string, errs io.Writer) int {
 	root := rootCommand()
 	if calledAsKubelet(name) {

@@ -17,7 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// checkNames are those of preflight; a test compares.
+// checkNames are the names of preflight's checks; a test compares them.
 const checkNames = "root, hostname, kernel, features, cgroup, containerd, foreign-pods, snapshotter, iptables, cni, swap, ports, api-server, clock, version"
 
 type preflightFlags struct {
@@ -32,11 +32,11 @@ func preflightCommand() *cobra.Command {
 	c := &cobra.Command{
 		SuggestFor: []string{"check", "doctor", "precheck", "verify"},
 		Use:        "preflight [SERVER[,SERVER…]] [flags of run]",
-		Short:      "Check whether this machine is fit to be a node, and change nothing",
+		Short:      "Check whether this machine can be a node, and change nothing",
 		Long: `Check whether this machine is fit to be a node, and change nothing. Every check is made, whatever the others say, and each
 problem is told with its remedy. With the address of an API server, its clock and version are compared too.
 The checks are ` + checkNames + `.
-"nodeagent join" makes the same checks. The exit code is 10 when the machine is not fit, 11 when no API server answers, 17 for
+"nodeagent join" makes the same checks. The exit code is 10 if the machine cannot be a node, 11 if no API server answers, 17 for
 versions that do not fit, 20 for clocks that differ.`,
 		Example: `  nodeagent preflight
   nodeagent preflight 10.0.0.10:6443 --ignore swap -o json`,
@@ -44,9 +44,9 @@ versions that do not fit, 20 for clocks that differ.`,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
 	}
 	fs := c.Flags()
-	fs.Var(&f.ignore, "ignore", "checks whose problems do not count, by name; all for every one")
-	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon: while it runs, its ports may be taken")
-	fs.VarP(&f.output, "output", "o", "how to print")
+	fs.Var(&f.ignore, "ignore", "checks whose problems do not count, by name; or all")
+	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon; while it runs, its ports may be in use")
+	fs.VarP(&f.output, "output", "o", "output format")
 	daemonFlags(c, &f.config, "config", "hostname-override", "containerd-address", "cni-bin-dir", "proxier")
 	fs.SetNormalizeFunc(joinAliases)
 	return c
@@ -55,7 +55,7 @@ versions that do not fit, 20 for clocks that differ.`,
 func (f *preflightFlags) run(c *cobra.Command, args []string) error {
 	cfg, err := loadToJoin(&f.config)
 	var unfit *bootstrap.Error
-	if errors.As(err, &unfit) { // the other checks can do without a name
+	if errors.As(err, &unfit) { // the other checks do not need a name
 		if err := c.Flags().Set("hostname-override", "unnamed"); err != nil {
 			return err
 		}
@@ -119,8 +119,8 @@ func printFindings(c *cobra.Command, findings []bootstrap.Finding) error {
 	return err
 }
 
-// loadToJoin is config.Load, but a host name that cannot be a node's is this machine's fault, not
-// that of the command line.
+// loadToJoin is config.Load, except that a host name that cannot be a node's is an error of this
+// machine, not of the command line.
 func loadToJoin(flags *config.Flags) (config.Config, error) {
 	cfg, _, err := config.Load(flags)
 	var wrong config.Errors

@@ -8,11 +8,11 @@ import (
 )
 
 func proxyCommand() *cobra.Command {
-	c := &cobra.Command{Use: "proxy", Short: "Look after this machine's rules for Services", Example: "  nodeagent proxy cleanup"}
+	c := &cobra.Command{Use: "proxy", Short: "Manage this machine's rules for Services", Example: "  nodeagent proxy cleanup"}
 	var flags config.Flags
 	cleanup := &cobra.Command{
 		Use:   "cleanup [flags of run]",
-		Short: "Remove the rules for Services, those that a kube-proxy left included",
+		Short: "Remove the rules for Services, including those of a kube-proxy",
 		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables, nftables or
 IPVS included. Rules of other programs stay. Connections through IPVS end. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
 		Example: "  systemctl stop nodeagent && nodeagent proxy cleanup",

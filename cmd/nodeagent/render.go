@@ -7,7 +7,7 @@ import (
 func renderCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "render",
-		Short: "Print what would be done for given objects",
+		Short: "Print what the agent would do for given objects",
 		Long: `Print what would be done for objects in a file, by the code that does it: no cluster, no containerd, no kernel and no
 rights are needed, and nothing is done. The same input gives the same output on every machine, so that it can be compared.`,
 		Example: `  kubectl get pod web -o yaml | nodeagent render pod -f -

@@ -22,8 +22,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/stack"
 )
 
-// The generic machine that pods are rendered for unless told otherwise. Its addresses are of RFC
-// 5737, for documentation.
+// The generic machine for which pods are rendered by default. Its addresses are RFC 5737's, for
+// documentation.
 const (
 	genericNode   = "node"
 	genericMemory = 8 << 30
@@ -46,8 +46,8 @@ func renderPodCommand() *cobra.Command {
 	f := &renderPodFlags{output: oneOf("text", "json")}
 	c := &cobra.Command{
 		Use:   "pod -f FILE [flags of run]",
-		Short: "Print the OCI spec of each container of the pods in a file, and the steps that would start them",
-		Long: `Print the OCI spec of each container of the pods in a file, and the steps that would start them.
+		Short: "Print the OCI spec of each container of the pods in a file, and the steps that start them",
+		Long: `Print the OCI spec of each container of the pods in a file, and the steps that start them.
 
 ConfigMaps, Secrets and Services that the pods use are taken from the files, as is a Node for the facts of the machine.
 What cannot be known without a cluster has a placeholder, and a note says so.`,
@@ -59,11 +59,11 @@ What cannot be known without a cluster has a placeholder, and a note says so.`,
 	fs := c.Flags()
 	fs.StringArrayVarP(&f.files, "filename", "f", nil, `file with YAML or JSON documents, "-" for standard input; may be given several times`)
 	fs.StringVar(&f.node, "node", "", "name of the node (default: the only Node in the files)")
-	fs.BoolVar(&f.here, "this-machine", false, "render for this machine: its memory, devices, capabilities, addresses")
+	fs.BoolVar(&f.here, "this-machine", false, "render for this machine: its memory, devices, capabilities and addresses")
 	fs.StringArrayVar(&f.images, "image-config", nil, "REFERENCE=FILE: the OCI image configuration of an image, as `ctr images inspect` and registries have it")
 	fs.StringArrayVar(&f.users, "user", nil, "NAME=UID:GID: a user of the images")
 	fs.StringSliceVar(&f.podIPs, "pod-ip", []string{genericPodIP}, "addresses of pods that have none in the file, primary first")
-	fs.VarP(&f.output, "output", "o", "how to print")
+	fs.VarP(&f.output, "output", "o", "output format")
 	daemonFlags(c, &f.config, "config")
 	return c
 }
@@ -112,7 +112,7 @@ func (f *renderPodFlags) options(cfg *config.Config, objects *render.Objects) (o
 	case f.here:
 		o.Node, err = thisMachine(cfg)
 	default:
-		cfg.Pods.ResolvConf = "" // another machine's is of no use
+		cfg.Pods.ResolvConf = "" // another machine's file is of no use
 		cfg.Node.Name = f.node
 		if f.node == "" {
 			cfg.Node.Name = genericNode
@@ -157,7 +157,7 @@ func genericMachine(cfg *config.Config) containerconfig.Node {
 	return n
 }
 
-// ofNode takes from a Node object what it says.
+// ofNode takes the values of a Node object.
 func ofNode(n *containerconfig.Node, cfg *config.Config, object *corev1.Node) {
 	cfg.Node.Name, n.Hostname = object.Name, object.Name
 	if h := object.Labels[corev1.LabelHostname]; h != "" {
@@ -172,7 +172,7 @@ func ofNode(n *containerconfig.Node, cfg *config.Config, object *corev1.Node) {
 	n.Allocatable = object.Status.Allocatable
 }
 
-// readObjects reads the files of -f. What cannot be rendered from is told on the side.
+// readObjects reads the files of -f. It lists on notes the objects that cannot be rendered.
 func readObjects(in io.Reader, notes io.Writer, files []string) (*render.Objects, error) {
 	if len(files) == 0 {
 		return nil, usageError{errors.New("give a file with objects: -f FILE, or -f - for standard input")}

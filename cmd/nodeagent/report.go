@@ -9,7 +9,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 )
 
-// reporter prints the progress of a join, as lines for people or as one JSON object a line.
+// reporter prints the progress of a join, as lines for people or as one JSON object per line.
 type reporter struct {
 	w    io.Writer
 	json bool
@@ -71,13 +71,12 @@ func (r *reporter) result(node string, joined bool, took time.Duration, err erro
 	case joined:
 		r.line("%s has joined already: nothing to do\n", node)
 	default:
-		r.line("%s joined in %s. Look: nodeagent status | kubectl get node %s\n", node, short(took), node)
+		r.line("%s joined in %s. See: nodeagent status, or kubectl get node %s\n", node, short(took), node)
 	}
 	return nil
 }
 
-// line and object write to standard output; an error in writing to it has no other place to be
-// said.
+// line and object write to standard output; there is no other place to report an error of it.
 func (r *reporter) line(format string, args ...any) { _, _ = fmt.Fprintf(r.w, format, args...) }
 
 func (r *reporter) object(o any) {

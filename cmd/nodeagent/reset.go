@@ -49,8 +49,8 @@ reset reads the daemon's flags from the daemon's files; give flags of run only i
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print the steps that are needed; change nothing")
 	fs.BoolVar(&f.images, "images", false, "remove all images of the containerd namespace, too")
 	fs.StringVar(&f.unit, "unit", "nodeagent.service", "systemd unit of the daemon")
-	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file that join wrote the cluster's settings to")
-	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file that join wrote the daemon's flags to")
+	fs.StringVar(&f.settingsFile, "settings-file", "/etc/nodeagent/00-cluster.yaml", "file to which join wrote the cluster's settings")
+	fs.StringVar(&f.envFile, "env-file", "/etc/default/nodeagent", "file to which join wrote the daemon's flags")
 	daemonFlags(c, &f.config, "config", "root-dir", "run-dir", "cgroup-root")
 	fs.SetNormalizeFunc(joinAliases)
 	return c
@@ -117,7 +117,7 @@ func (f *resetFlags) plan(c *cobra.Command, r *reset.Resetter) error {
 	return nil
 }
 
-// printEvent prints a step that has ended; an error in writing has no other place to be told.
+// printEvent prints a step that has ended; there is no other place to report a write error.
 func printEvent(w io.Writer, e reset.Event) {
 	s := e.Step
 	what := fmt.Sprintf("[%d/%d] %s", s.Phase, reset.Phases, strings.TrimSpace(string(s.Action)+" "+s.Target))
@@ -128,7 +128,7 @@ func printEvent(w io.Writer, e reset.Event) {
 	fmt.Fprintf(w, "%s  %s  %s\n", what, e.State, short(e.Took))
 }
 
-// daemonFlags are those that the unit gives the daemon, then those given here, which win.
+// daemonFlags are the flags in the unit's environment file, then those of this command, which win.
 func (f *resetFlags) daemonFlags() (*config.Flags, error) {
 	var args []string
 	if _, err := os.Stat("/etc/nodeagent"); err == nil && len(f.config.Paths()) == 0 {

@@ -13,11 +13,11 @@ import (
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nodeagent",
-		Short: "One daemon in the place of kubelet and kube-proxy",
-		Example: `  nodeagent preflight                                             # is this machine fit to be a node?
+		Short: "One daemon that replaces kubelet and kube-proxy",
+		Example: `  nodeagent preflight                                             # can this machine be a node?
   nodeagent join 10.0.0.10:6443 --token … --discovery-token-ca-cert-hash sha256:…
   nodeagent status                                                # what runs here
-  nodeagent reset                                                 # off this machine again`,
+  nodeagent reset                                                 # remove it from this machine again`,
 		Version:       version.Kubernetes(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -47,6 +47,6 @@ func versionCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().VarP(&output, "output", "o", "how to print")
+	c.Flags().VarP(&output, "output", "o", "output format")
 	return c
 }

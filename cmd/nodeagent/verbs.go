@@ -10,8 +10,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// unknownVerb refuses a word that stands where a command is expected and is none: cobra would print
-// a help and call it well.
+// unknownVerb refuses an unknown command: cobra would print help and exit with 0.
 func unknownVerb(root *cobra.Command, args []string) error {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
@@ -43,10 +42,10 @@ func unknownVerb(root *cobra.Command, args []string) error {
 	if near != "" {
 		hint = fmt.Sprintf("did you mean \"%s %s\"? ", found.CommandPath(), near)
 	}
-	return usageError{fmt.Errorf("%q is no command of %s: %sthere are %s", rest[i], found.CommandPath(), hint, strings.Join(names, ", "))}
+	return usageError{fmt.Errorf("%q is not a command of %s: %sthere are %s", rest[i], found.CommandPath(), hint, strings.Join(names, ", "))}
 }
 
-// wrongFlag names the flag that may have been meant.
+// wrongFlag adds to the error of an unknown flag the one that may have been meant.
 func wrongFlag(c *cobra.Command, err error) error {
 	_, name, unknown := strings.Cut(err.Error(), "unknown flag: --")
 	if !unknown {
@@ -59,7 +58,7 @@ func wrongFlag(c *cobra.Command, err error) error {
 	return usageError{fmt.Errorf("%w (%s --help)", err, c.CommandPath())}
 }
 
-// noArguments is cobra.NoArgs in words of this program's.
+// noArguments is cobra.NoArgs with this program's error text.
 func noArguments(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usageError{fmt.Errorf("%s takes flags only, not %q (%s --help)", c.CommandPath(), args[0], c.CommandPath())}
@@ -67,7 +66,7 @@ func noArguments(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// serversArgument takes API servers as one argument.
+// serversArgument accepts at most one argument: API servers, comma-separated.
 func serversArgument(c *cobra.Command, args []string) error {
 	if len(args) > 1 {
 		return usageError{fmt.Errorf("%s takes one argument, not %d: several API servers are given comma-separated (%s %s)",
@@ -89,7 +88,7 @@ func oneOf(otherwise string, others ...string) choice {
 // String, Set and Type implement pflag.Value.
 func (c *choice) String() string { return c.value }
 
-// Set takes a value of the set, in any case of letters.
+// Set accepts a value of the set, whatever its case.
 func (c *choice) Set(text string) error {
 	i := slices.IndexFunc(c.among, func(a string) bool { return strings.EqualFold(a, text) })
 	if i < 0 {
@@ -99,10 +98,10 @@ func (c *choice) Set(text string) error {
 	return nil
 }
 
-// Type is what the help shows for a value.
+// Type is what help shows for a value.
 func (c *choice) Type() string { return strings.Join(c.among, "|") }
 
-// checks is a list of checks to ignore; other names are refused.
+// checks is a list of checks to ignore; an unknown name is an error.
 type checks struct {
 	names []string
 	known []string
@@ -111,8 +110,8 @@ type checks struct {
 // String, Set and Type implement pflag.Value.
 func (c *checks) String() string { return strings.Join(c.names, ",") }
 
-// Set adds names, comma-separated. Those of kubeadm's preflight count for the checks that look at
-// the same here.
+// Set adds names, comma-separated. A name of kubeadm's preflight stands for the checks here that
+// check the same.
 func (c *checks) Set(text string) error {
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
@@ -133,11 +132,11 @@ func (c *checks) Set(text string) error {
 	return nil
 }
 
-// Type is what the help shows for a value.
+// Type is what help shows for a value.
 func (c *checks) Type() string { return "CHECK,CHECK" }
 
-// kubeadmChecks says which checks here are those of kubeadm's name, perhaps none: pasted lines have
-// them.
+// kubeadmChecks maps a check of kubeadm, as in a pasted line, to the checks here, of which there
+// may be none.
 func kubeadmChecks(name string) (here []string, ok bool) {
 	prefix, _, _ := strings.Cut(strings.ToLower(name), "-")
 	here, ok = map[string][]string{

@@ -14,22 +14,23 @@ import (
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 )
 
-// Attributes are what a request wants to do, on the Node object as the API server's rules name it.
+// Attributes say what a request does to the Node object, in the words of the API server's
+// authorization.
 type Attributes struct {
 	Verb        string // get, create, update, patch, delete
 	Subresource string // of nodes: proxy, log, metrics, stats, healthz, pods, configz
 }
 
-// Authorizer says whether a user may do it, and why not.
+// Authorizer says whether a user may make a request and, if not, why.
 type Authorizer interface {
 	Authorize(ctx context.Context, u User, a Attributes) (allowed bool, reason string, err error)
 }
 
-// AccessConfig is what an Access is made from.
+// AccessConfig configures an Access.
 type AccessConfig struct {
 	Node    string
 	Reviews authorizationclient.SubjectAccessReviewInterface
-	// AllowTTL and DenyTTL are how long an answer is believed.
+	// AllowTTL and DenyTTL are how long an answer is cached.
 	AllowTTL, DenyTTL time.Duration
 	Now               func() time.Time
 }
@@ -54,7 +55,7 @@ func (AllowAll) Authorize(context.Context, User, Attributes) (bool, string, erro
 	return true, "", nil
 }
 
-// NewAccess makes an Access.
+// NewAccess makes an Access that asks nobody yet.
 func NewAccess(c AccessConfig) *Access {
 	return &Access{config: c, answers: newCache[accessAnswer](c.Now), reviews: newReviews()}
 }
@@ -102,16 +103,16 @@ func (a *Access) review(ctx context.Context, key string, spec authorizationv1.Su
 	return answer, nil
 }
 
-// enters says that a path runs or changes something in a pod, whatever the method: a WebSocket
-// starts with GET, but whoever may look at a node must not therefore be able to run commands in its
-// pods.
+// enters reports whether a path runs or changes something in a pod, whatever the method: a
+// WebSocket starts with GET, and whoever may read a node's state must not be able to run commands
+// in its pods.
 func enters(path string) bool {
 	root, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return root == "exec" || root == "attach" || root == "portForward" || root == "run"
 }
 
-// attributes are tried in turn, the finest first (KubeletFineGrainedAuthz, KEP-2862): any that is
-// allowed lets in.
+// attributes returns those that allow the request, the finest first (KubeletFineGrainedAuthz,
+// KEP-2862): one allowed is enough.
 func attributes(r *http.Request) []Attributes {
 	verb := map[string]string{
 		http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create", http.MethodPut: "update",
@@ -145,7 +146,7 @@ func attributes(r *http.Request) []Attributes {
 	return []Attributes{{verb, "proxy"}}
 }
 
-// guard lets a request through to next when it is known whose it is and that it is allowed.
+// guard passes authenticated and authorized requests to next.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := s.config.Auth.Authenticate(r)

@@ -15,7 +15,7 @@ import (
 	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 )
 
-// User is who sent a request.
+// User is the sender of a request.
 type User struct {
 	Name   string
 	UID    string
@@ -23,22 +23,22 @@ type User struct {
 	Extra  map[string][]string
 }
 
-// Authenticator tells who sent a request. ErrUnauthenticated is for a request that proves nothing
-// or something false; any other error means that it could not be told.
+// Authenticator finds out who sent a request. It returns ErrUnauthenticated for a request with no
+// or false credentials; any other error means that it could not find out.
 type Authenticator interface {
 	Authenticate(r *http.Request) (User, error)
 }
 
-// ErrUnauthenticated answers 401.
+// ErrUnauthenticated is answered with 401.
 var ErrUnauthenticated = errors.New("unauthorized")
 
-// AuthConfig is what an Authenticator is made from.
+// AuthConfig configures an Auth.
 type AuthConfig struct {
-	// ClientCA verifies client certificates; nil function or pool: none are accepted.
+	// ClientCA verifies client certificates; nil function or pool: none is accepted.
 	ClientCA func() *x509.CertPool
-	// Tokens reviews bearer tokens; nil: none are accepted.
+	// Tokens reviews bearer tokens; nil: none is accepted.
 	Tokens authenticationclient.TokenReviewInterface
-	// TokenTTL is how long an answer is believed.
+	// TokenTTL is how long an answer is cached.
 	TokenTTL  time.Duration
 	Anonymous bool
 	Now       func() time.Time
@@ -48,25 +48,24 @@ type AuthConfig struct {
 // allowed.
 type Auth struct {
 	config AuthConfig
-	// tokens are those that were accepted, refused the others: made-up tokens must not drive good
-	// ones out.
+	// tokens holds accepted tokens, refused the others: made-up tokens must not evict valid ones.
 	tokens, refused *cache[tokenAnswer]
 	reviews         *reviews
 }
 
-// tokenAnswer is what the API server said of a token.
+// tokenAnswer is the API server's review of a token.
 type tokenAnswer struct {
 	user User
 	ok   bool
 }
 
-// NewAuth makes an Auth.
+// NewAuth makes an Auth that asks nobody yet.
 func NewAuth(c AuthConfig) *Auth {
 	return &Auth{config: c, tokens: newCache[tokenAnswer](c.Now), refused: newCache[tokenAnswer](c.Now), reviews: newReviews()}
 }
 
-// Authenticate implements Authenticator. What is offered and false is refused, never taken for
-// anonymous.
+// Authenticate implements Authenticator. A request with false credentials is refused, never taken
+// for an anonymous one.
 func (a *Auth) Authenticate(r *http.Request) (User, error) {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		user, err := a.certificate(r.TLS.PeerCertificates)
@@ -113,7 +112,8 @@ func (a *Auth) certificate(chain []*x509.Certificate) (User, error) {
 	return User{Name: name, Groups: append(append([]string(nil), chain[0].Subject.Organization...), "system:authenticated")}, nil
 }
 
-// token asks the API server, once in a while for each token. Tokens are kept only as hashes.
+// token asks the API server about a token that is not cached. The cache holds only hashes of
+// tokens.
 func (a *Auth) token(ctx context.Context, token string) (User, error) {
 	if a.config.Tokens == nil {
 		return User{}, fmt.Errorf("%w: bearer tokens are not accepted: authentication.webhook.enabled is false", ErrUnauthenticated)

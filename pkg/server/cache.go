@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// cacheSize bounds a cache, so that a flood of made-up tokens cannot fill the memory.
+// cacheSize bounds a cache, so that a flood of made-up tokens cannot fill memory.
 const cacheSize = 4096
 
-// cache keeps answers for a while.
+// cache keeps each answer for a time.
 type cache[V any] struct {
 	now func() time.Time
 	mu  sync.Mutex
@@ -53,7 +53,7 @@ func (c *cache[V]) put(key string, v V, ttl time.Duration) {
 		if len(c.all) < cacheSize {
 			break
 		}
-		delete(c.all, k) // any of them: it is asked for again
+		delete(c.all, k) // any of them: the API server is asked again
 	}
 	c.all[key] = cached[V]{value: v, until: now.Add(ttl)}
 }

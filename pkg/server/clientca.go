@@ -13,8 +13,8 @@ import (
 	cliflag "k8s.io/component-base/cli/flag"
 )
 
-// ClientCA is a file of CAs of client certificates. It is read again when it has changed, so that a
-// new CA is in force without a restart.
+// ClientCA is a file of CAs of client certificates. It is read again when it has changed, so that
+// a new CA is used without a restart.
 type ClientCA struct {
 	path     string
 	optional bool
@@ -26,7 +26,7 @@ type ClientCA struct {
 	checked time.Time
 }
 
-// NewClientCA reads the file at path. An optional one may be missing, and may come later.
+// NewClientCA reads the file at path. An optional file may be missing and appear later.
 func NewClientCA(path string, optional bool, now func() time.Time) (*ClientCA, error) {
 	c := &ClientCA{path: path, optional: optional, now: now}
 	_, err := c.read()
@@ -39,7 +39,7 @@ func (c *ClientCA) Pool() *x509.CertPool {
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.current // a file that is being written keeps the old CAs in force
+		return c.current // while the file is being written, the old CAs are used
 	}
 	return p
 }
@@ -76,8 +76,8 @@ func (c *ClientCA) read() (*x509.CertPool, error) {
 	return p, nil
 }
 
-// TLSOptions reads tlsMinVersion and tlsCipherSuites. Every version but 1.3 means 1.2, the oldest
-// that is served.
+// TLSOptions reads tlsMinVersion and tlsCipherSuites. Every version except 1.3 means 1.2, the
+// oldest that the node API speaks.
 func TLSOptions(minVersion string, cipherSuites []string) (version uint16, suites []uint16, err error) {
 	version = tls.VersionTLS12
 	if minVersion == "VersionTLS13" {

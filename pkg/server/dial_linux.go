@@ -33,8 +33,7 @@ func dialIn(ctx context.Context, path string, port int32) (net.Conn, error) {
 	return conn, err
 }
 
-// enter moves this thread into the namespace at path and returns a descriptor of the one that it
-// left.
+// enter moves this thread into the namespace at path and returns a descriptor of the previous one.
 func enter(path string) (back int, err error) {
 	back, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -53,8 +52,8 @@ func enter(path string) (back int, err error) {
 	return back, nil
 }
 
-// dialLoopback tries IPv4, then IPv6. It stays on this thread: numeric addresses need no resolver,
-// and one address no race.
+// dialLoopback tries IPv4, then IPv6. It stays on this thread, since numeric addresses need no
+// resolver and one address needs no race.
 func dialLoopback(ctx context.Context, port int32) (net.Conn, error) {
 	var d net.Dialer
 	four, err4 := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))

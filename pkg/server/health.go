@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// HealthConfig is what a Health page is made from.
+// HealthConfig configures a Health page.
 type HealthConfig struct {
 	Listen  netip.AddrPort
 	Ports   *Ports       // may be nil
@@ -18,10 +18,10 @@ type HealthConfig struct {
 	Log     *slog.Logger
 }
 
-// Health is the plain page on 10248 that kubeadm, systemd scripts and people ask.
+// Health is the page without TLS on port 10248 that kubeadm, scripts and people read.
 type Health struct{ config HealthConfig }
 
-// NewHealth makes a Health page.
+// NewHealth makes a Health page; it opens nothing until Run.
 func NewHealth(c HealthConfig) *Health { return &Health{c} }
 
 // Run serves /healthz until ctx ends.
@@ -35,7 +35,7 @@ func (h *Health) Run(ctx context.Context) error {
 	return ServeUntil(ctx, &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}, l, h.config.Log)
 }
 
-// healthCheck is one of the checks of /healthz, by kubelet's name.
+// healthCheck is one of the checks of /healthz, named as in kubelet.
 type healthCheck struct {
 	name  string
 	check func() error

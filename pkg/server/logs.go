@@ -20,12 +20,11 @@ import (
 // target is the container that a request is about.
 type target struct {
 	pod       *corev1.Pod
-	observed      runtime.Pod
+	observed  runtime.Pod
 	container string
 }
 
-// target finds the pod and checks that its spec has the container; it answers the request itself
-// when not.
+// target finds the pod of a request; if there is none, it answers the request.
 func (s *Server) target(w http.ResponseWriter, r *http.Request) (target, bool) {
 	pod, observed, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
 	if !ok || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {
@@ -72,7 +71,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Transfer-Encoding", "chunked")
 	out := &flushing{w: w, c: http.NewResponseController(w)}
 	if err := s.config.Logs(r.Context(), c.LogPath, o, out, out); err != nil && r.Context().Err() == nil {
-		s.config.Log.Warn("Container log was not read", "path", c.LogPath, "err", err)
+		s.config.Log.Warn("Container log cannot be read", "path", c.LogPath, "err", err)
 		if !out.written {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -81,7 +80,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// flushing sends each piece at once: somebody is watching.
+// flushing sends each piece at once: somebody may follow the log.
 type flushing struct {
 	w       io.Writer
 	c       *http.ResponseController
@@ -97,7 +96,7 @@ func (f *flushing) Write(b []byte) (int, error) {
 	return n, f.c.Flush()
 }
 
-// waiting is ": reason" of a container that has not run.
+// waiting is ": reason" of a container that waits to start, else "".
 func waiting(pod *corev1.Pod, name string) string {
 	if s := podspec.Status(&pod.Status, name); s != nil && s.State.Waiting != nil {
 		return ": " + s.State.Waiting.Reason
@@ -105,7 +104,7 @@ func waiting(pod *corev1.Pod, name string) string {
 	return ""
 }
 
-// query reads parameters and remembers the first that is wrong.
+// query reads parameters and remembers the first error.
 type query struct {
 	url.Values
 	err error
@@ -120,7 +119,7 @@ func (q *query) flag(name string) (v bool) {
 	return v
 }
 
-// number is nil when the parameter is not there.
+// number is nil without the parameter.
 func (q *query) number(name string, least int64) *int64 {
 	s := q.Get(name)
 	if s == "" || q.err != nil {

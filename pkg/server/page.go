@@ -13,19 +13,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// PageConfig is what a Page is made from.
+// PageConfig configures a Page.
 type PageConfig struct {
 	Listen  netip.AddrPort
 	Ports   *Ports
 	Handler http.Handler
 	// Remedy says what to do when the port cannot be opened.
 	Remedy string
-	// Hard makes a port that cannot be opened an error, instead of trying again.
+	// Hard makes it an error that the port cannot be opened; else Run tries again.
 	Hard bool
 	Log  *slog.Logger
 }
 
-// Page is a port without TLS.
+// Page is a page on a port without TLS.
 type Page struct{ config PageConfig }
 
 // NewPage makes a Page; it opens nothing until Run.
@@ -52,8 +52,8 @@ func (p *Page) listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
-// MetricsHandler serves a registry. It leaves out a collector that fails, and counts that, so that
-// one cannot hide the others.
+// MetricsHandler serves a registry. It leaves out and counts a collector that fails, so that one
+// cannot hide the others.
 func MetricsHandler(r *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, Registry: r})
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
-// retryListen is how soon a port that another program has is tried again, as kubelet and kube-proxy
-// do.
+// retryListen is the wait, as in kubelet and kube-proxy, before the next attempt to open a port
+// that another program uses.
 const retryListen = 5 * time.Second
 
-// Ports opens the ports of pages. One that cannot be opened, since a kubelet or kube-proxy is still
-// going away, is tried again until it can, and told meanwhile. The zero value is ready for use; a
-// nil one is too, and remembers nothing.
+// Ports opens ports. It tries again while another program, such as a kubelet or kube-proxy that is
+// stopping, uses a port, and lists such ports. The zero value is ready for use; a nil one is too,
+// and lists nothing.
 type Ports struct {
-	// Open is net.ListenConfig.Listen; nil: that.
+	// Open opens a port; nil: net.ListenConfig.Listen.
 	Open func(ctx context.Context, network, address string) (net.Listener, error)
 
 	mu     sync.Mutex
@@ -42,13 +42,13 @@ func (p *Ports) Listen(ctx context.Context, at netip.AddrPort, remedy string, lo
 		p.note(at.String(), remedy, err)
 		if err == nil {
 			if said != "" {
-				log.Info("A port is served now", "at", at)
+				log.Info("Port is open now", "at", at)
 			}
 			return l
 		}
 		if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
-			log.Error("A port is not served; it is tried again", "err", err, "retryIn", retryListen, "remedy", remedy)
+			log.Error("Port cannot be opened, trying again", "err", err, "retryIn", retryListen, "remedy", remedy)
 		}
 		if sleep.For(ctx, retryListen) != nil {
 			return nil
@@ -70,7 +70,7 @@ func (p *Ports) note(at, remedy string, err error) {
 	}
 }
 
-// Closed names the ports that cannot be opened, for a status.
+// Closed lists the ports that cannot be opened, with the reasons.
 func (p *Ports) Closed() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -35,7 +35,7 @@ func TestABusyPortIsOpenedLater(t *testing.T) {
 		if got := p.Closed(); len(got) != 1 || !strings.Contains(got[0], "10256") || !strings.Contains(got[0], "kube-proxy") {
 			t.Errorf("the status says %q", got)
 		}
-		if n := strings.Count(log.String(), "is not served"); n != 1 {
+		if n := strings.Count(log.String(), "cannot be opened"); n != 1 {
 			t.Errorf("the log tells it %d times", n)
 		}
 		free.Store(true)

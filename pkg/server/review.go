@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Bounds of what is asked of the API server for requests that anyone can send.
+// Bounds of the reviews that anyone can cause by sending requests.
 const (
-	reviewTime  = 10 * time.Second // of one question, its turn included
-	reviewSlots = 8                // questions at a time
+	reviewTime  = 10 * time.Second // of one review, including the wait for a slot
+	reviewSlots = 8                // reviews at a time
 	maxWaiting  = 256              // requests that wait for an answer
 )
 
-// errBusy answers 429.
+// errBusy is answered with 429.
 var errBusy = errors.New("too many requests wait for a review by the API server")
 
-// reviews asks the API server: each question once at a time however many ask it, and few at a time.
+// reviews asks the API server: one review at a time for the same question, and few reviews in all.
 type reviews struct {
 	group   singleflight.Group
 	slots   chan struct{}
@@ -30,8 +30,8 @@ type reviews struct {
 
 func newReviews() *reviews { return &reviews{slots: make(chan struct{}, reviewSlots)} }
 
-// ask returns the answer to a question. The question outlives its first asker, since others may
-// wait for it.
+// ask returns the answer to a question. The review goes on after its first caller has left, since
+// others may wait for it.
 func ask[V any](ctx context.Context, r *reviews, key string, question func(context.Context) (V, error)) (V, error) {
 	var none V
 	defer r.waiting.Add(-1)
@@ -60,10 +60,10 @@ func ask[V any](ctx context.Context, r *reviews, key string, question func(conte
 	}
 }
 
-// refusalTime is how often a line is logged of refused requests at most.
+// refusalTime is the shortest time between two log lines about refused requests.
 const refusalTime = 10 * time.Second
 
-// refusals counts refused requests between two lines of the log.
+// refusals counts refused requests between two log lines.
 type refusals struct {
 	mu    sync.Mutex
 	last  time.Time
@@ -78,6 +78,6 @@ func (f *refusals) tell(c Config, r *http.Request, err error) {
 	if since := now.Sub(f.last); since >= 0 && since < refusalTime {
 		return
 	}
-	c.Log.Info("Requests refused", "count", f.count, "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+	c.Log.Info("Requests to the node API were refused", "count", f.count, "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
 	f.last, f.count = now, 0
 }

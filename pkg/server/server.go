@@ -1,8 +1,7 @@
-// Package server is EDGE: the node's API on port 10250 that the API server, and through it `kubectl
-// logs`, `exec`, `attach` and `port-forward`, metrics collectors and people use, and the health
-// page on 10248. It reads pods and streams; it changes nothing. Every request to 10250 is
-// authenticated (client certificate or TokenReview) and authorized (SubjectAccessReview) before
-// anything of it is looked at.
+// Package server is EDGE: the node's API on port 10250, for the API server (`kubectl logs`,
+// `exec`, `attach`, `port-forward`), metrics collectors and people, and the health page on 10248.
+// It reads pods and streams, and changes nothing. Every request to 10250 is authenticated (client
+// certificate or TokenReview) and authorized (SubjectAccessReview) before it is handled.
 package server
 
 import (
@@ -28,17 +27,18 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Pods tells of the pods of this node.
+// Pods are the pods of this node.
 type Pods interface {
-	// Pod returns the pod with its newest status, and what runs of it; false if there is none.
+	// Pod returns the pod with its newest status and what the runtime has of it; false if there is
+	// none.
 	Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool)
 	// Pods returns all of them with their newest statuses.
 	Pods() []*corev1.Pod
-	// Observed returns what runs of a pod.
+	// Observed returns what the runtime has of a pod.
 	Observed(uid types.UID) runtime.Pod
 }
 
-// LogReader copies a container's log file to the writers, which may be the same.
+// LogReader copies a container's log file to the writers, which may be the same one.
 type LogReader func(ctx context.Context, path string, o runtime.LogOptions, stdout, stderr io.Writer) error
 
 // Config of a Server. Fields without a default are required.
@@ -50,16 +50,16 @@ type Config struct {
 	Logs    LogReader
 	Auth    Authenticator
 	Access  Authorizer
-	// Certificate is asked for at each handshake, so that a rotated one is used at once.
+	// Certificate is called at each handshake, so that a rotated certificate is used at once.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// ClientCA is asked for at each handshake; nil pool: no client certificates.
+	// ClientCA is called at each handshake; nil pool: no client certificates.
 	ClientCA     func() *x509.CertPool
 	MinVersion   uint16 // of TLS; at least 1.2
 	CipherSuites []uint16
 	Metrics      http.Handler
 	Healthy      func() error
-	// Debugging serves logs, exec, attach, port-forward; Profiling /debug/pprof; LogDir /logs/, ""
-	// for none.
+	// Debugging serves logs, exec, attach and port-forward; Profiling serves /debug/pprof; LogDir
+	// is served at /logs/, "": not.
 	Debugging, Profiling bool
 	LogDir               string
 	StreamIdle           time.Duration // 0 for 4 h
@@ -94,7 +94,7 @@ func New(c Config) (*Server, error) {
 // Ready is closed when the port is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Run serves until ctx ends; streams under way are then cut.
+// Run serves until ctx ends; then it cuts running streams.
 func (s *Server) Run(ctx context.Context) error {
 	l := s.config.Ports.Listen(ctx, s.config.Listen, "is a kubelet running on this machine? --port chooses another for the node API", s.config.Log)
 	if l == nil {
@@ -108,8 +108,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return ServeUntil(ctx, h, tls.NewListener(l, s.tls()), s.config.Log)
 }
 
-// ServeUntil serves until ctx ends, and cuts then what is under way. Client errors go to log as
-// debug lines.
+// ServeUntil serves until ctx ends; then it cuts running requests. It logs client errors at debug
+// level.
 func ServeUntil(ctx context.Context, h *http.Server, l net.Listener, log *slog.Logger) error {
 	h.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	failed := make(chan error, 1)
@@ -137,8 +137,8 @@ func (s *Server) tls() *tls.Config {
 	if s.config.ClientCA == nil {
 		return base
 	}
-	// Asked for at each handshake, so that a CA bundle that changes is in force without a restart.
-	// A certificate that does not verify fails in Authenticator, with the cause, instead of in the
+	// Called at each handshake, so that a changed CA bundle is used without a restart. A
+	// certificate that does not verify fails in Authenticator, with the cause, not in the
 	// handshake.
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := base.Clone()
@@ -150,7 +150,7 @@ func (s *Server) tls() *tls.Config {
 	return base
 }
 
-// handler is the table of paths. What each needs is in access.go.
+// handler is the table of paths. Which permission each needs is in access.go.
 func (s *Server) handler() http.Handler {
 	m := http.NewServeMux()
 	handleHealth(m, s.config.Healthy)
@@ -183,7 +183,7 @@ func HandleProfiles(m *http.ServeMux) {
 	m.HandleFunc("/debug/pprof/trace", pprof.Trace)
 }
 
-// debugging are the paths that look into or enter containers.
+// debugging adds the paths that read from or enter containers.
 func (s *Server) debugging(m *http.ServeMux) {
 	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	for _, verb := range []string{"GET", "POST"} {
@@ -197,9 +197,9 @@ func (s *Server) debugging(m *http.ServeMux) {
 	m.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 }
 
-// systemLogs serves the files below the log folder, and follows no link out of it: whoever may
+// systemLogs serves the files below the log folder and follows no link out of it: whoever may
 // write there, as containers with a hostPath often may, must not choose which of the node's files
-// are read.
+// are served.
 func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 	root, err := os.OpenRoot(s.config.LogDir)
 	if err != nil {
@@ -218,7 +218,7 @@ func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
 	s.json(w, list)
 }
 
-// runningPods lists the pods of which at least one container runs, as the runtime sees them.
+// runningPods lists the pods with a running container, as the runtime reports them.
 func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.config.Pods.Pods() {
@@ -239,6 +239,6 @@ func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) json(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {
-		s.config.Log.Debug("Answer was not written", "err", err)
+		s.config.Log.Debug("Response cannot be written", "err", err)
 	}
 }

@@ -191,7 +191,7 @@ func (fakePods) Pod(ns, name string) (*corev1.Pod, runtime.Pod, bool) {
 		}}, true
 }
 func (f fakePods) Observed(types.UID) runtime.Pod { _, have, _ := f.Pod("ns", "pod"); return have }
-func (f fakePods) Pods() []*corev1.Pod        { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
+func (f fakePods) Pods() []*corev1.Pod            { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
 
 // noStreams runs commands that exit with the number of their words.
 type noStreams struct{}

@@ -35,7 +35,7 @@ func (s StatusSocket) listen(ctx context.Context) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(s.Path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the folder of the status socket: %w", err)
 	}
-	// A socket that a killed agent left behind would keep ours from being made.
+	// A killed agent leaves its socket behind, and a new one cannot be opened beside it.
 	if err := os.Remove(s.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing the old status socket %q: %w", s.Path, err)
 	}
@@ -52,11 +52,11 @@ func (s StatusSocket) listen(ctx context.Context) (net.Listener, error) {
 func (s StatusSocket) answer(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(s.Report()); err != nil {
-		s.Log.Debug("Status was not answered", "err", err)
+		s.Log.Debug("Status cannot be sent", "err", err)
 	}
 }
 
-// AskStatus asks the agent that runs here for its report.
+// AskStatus asks the running agent for its report.
 func AskStatus(ctx context.Context, path string) (summary.Report, error) {
 	var r summary.Report
 	client := http.Client{Transport: &http.Transport{

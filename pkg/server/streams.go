@@ -20,8 +20,8 @@ import (
 // streamCreation bounds the time from the upgrade to the last stream of a SPDY client.
 const streamCreation = 30 * time.Second
 
-// session is the running container that a request for streams is about, and the streams that it
-// wants; it answers the request itself when there is none.
+// session is the running container and the streams that a request asks for; if the container does
+// not run, it answers the request.
 func (s *Server) session(w http.ResponseWriter, r *http.Request) (t target, o *remotecommand.Options, id string, ok bool) {
 	if t, ok = s.target(w, r); !ok {
 		return t, nil, "", false
@@ -47,7 +47,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	l.finish(r.Context(), streams.served, s.config.Now)
 }
 
-// attach joins the streams of the container's own process.
+// attach connects the client to the streams of the container's own process.
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	t, o, id, ok := s.session(w, r)
 	if !ok {
@@ -59,7 +59,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	l.finish(r.Context(), streams.served, s.config.Now)
 }
 
-// run runs a command and answers its output.
+// run runs a command and responds with its output.
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	t, ok := s.target(w, r)
 	if !ok {
@@ -69,7 +69,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	cmd := strings.Fields(r.URL.Query().Get("cmd")) // as kubelet: words, no shell
+	cmd := strings.Fields(r.URL.Query().Get("cmd")) // as in kubelet: words, no shell
 	out := &flushing{w: w, c: http.NewResponseController(w)}
 	code, err := s.config.Streams.Exec(r.Context(), id, runtime.ExecConfig{Command: cmd, IO: runtime.IO{Stdout: out, Stderr: out}})
 	switch {
@@ -82,8 +82,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// running is the id of the container's running attempt; it answers the request itself when there is
-// none.
+// running is the id of the container's running attempt; if there is none, it answers the request.
 func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 	if c, _ := podspec.Find(t.pod, t.container); c == nil {
 		http.Error(w, fmt.Sprintf("container not found (%q)", t.container), http.StatusNotFound)
@@ -97,7 +96,7 @@ func (s *Server) running(w http.ResponseWriter, t target) (string, bool) {
 	return c.ID, true
 }
 
-// streamer puts runtime.Streams behind the interfaces of the streaming library.
+// streamer adapts runtime.Streams to the interfaces of the streaming library.
 type streamer struct {
 	streams runtime.Streams
 	served  bool // the client has made its streams
@@ -136,7 +135,7 @@ func (s *streamer) AttachContainer(ctx context.Context, _, _, id string, in io.R
 	return s.streams.Attach(ctx, id, runtime.IO{Stdin: in, Stdout: out, Stderr: stderr, TTY: tty, Resize: sizes(ctx, resize)})
 }
 
-// sizes translates the library's terminal sizes until ctx ends; nil stays nil.
+// sizes converts the library's terminal sizes until ctx ends; nil stays nil.
 func sizes(ctx context.Context, resize <-chan remotecommand.TerminalSize) <-chan runtime.TerminalSize {
 	if resize == nil {
 		return nil
@@ -211,7 +210,7 @@ func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, str
 			return ctx.Err()
 		case err := <-copied:
 			if errors.Is(err, errServerDone) {
-				return nil // the pod's side ended: nothing more can come
+				return nil // the pod closed its side: nothing more can come
 			}
 		}
 	}
