@@ -6,10 +6,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Powers that a Runtime may have. Whoever needs one asserts the interface and, if the runtime
-// lacks it, does what the interface's comment says.
+// Powers that a Runtime may have. WithAllPowers finds those of a runtime and replaces the missing
+// ones with what their comments say.
 
-// Daemon is a runtime that depends on a program outside of the agent. A runtime that is no Daemon
+// Daemon is a runtime that depends on a program outside of the agent. A runtime without this power
 // needs no Run and is always ready.
 type Daemon interface {
 	// Run keeps the connection to the program until ctx ends; it leaves no goroutine behind.
@@ -21,14 +21,15 @@ type Daemon interface {
 	Version() string
 }
 
-// Handlers is a runtime that can run pods of a RuntimeClass. Any other refuses them.
+// Handlers is a runtime that can run pods of a RuntimeClass. A runtime without this power refuses
+// them.
 type Handlers interface {
 	// HandlerNames lists the RuntimeClass handlers, without "".
 	HandlerNames() []string
 }
 
-// LocalStorage is a runtime whose containers use the node's disk. Otherwise their writable layers
-// count as empty, and the volumes that an image declares are left out.
+// LocalStorage is a runtime whose containers use the node's disk. Without this power, writable
+// layers count as empty, and the volumes that an image declares are left out.
 type LocalStorage interface {
 	// WritableBytes is the disk usage of a container's writable layer and image volumes in bytes;
 	// 0 if it has neither.
@@ -38,8 +39,8 @@ type LocalStorage interface {
 	VolumeDir(containerID string) string
 }
 
-// Shared is a runtime that another agent of pods may use beside this one. Otherwise every pod on
-// the host counts as this agent's.
+// Shared is a runtime that other agents may use as well. Without this power, every pod on the host
+// counts as this agent's.
 type Shared interface {
 	// Foreign lists the pods of other agents, whose remains must be left alone.
 	Foreign(ctx context.Context) (map[types.UID]bool, error)
@@ -54,7 +55,8 @@ type Complete interface {
 	Shared
 }
 
-// WithAllPowers gives a runtime the powers that it lacks, each as the interface's comment says.
+// WithAllPowers returns the runtime with every power: its own, or the replacement that the power's
+// comment describes.
 func WithAllPowers(r Runtime) Complete {
 	all := complete{r, lacking{}, lacking{}, lacking{}, lacking{}}
 	if p, ok := r.(Daemon); ok {
@@ -80,7 +82,7 @@ type complete struct {
 	Shared
 }
 
-// lacking stands in for each power that a runtime lacks.
+// lacking replaces the powers that a runtime lacks.
 type lacking struct{}
 
 func (lacking) Run(ctx context.Context) error { <-ctx.Done(); return nil }

@@ -15,8 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestFreshObjects starts pods whose objects are as new as can be, which the API server's own
-// caches learn of a moment after the agent does, and pods whose objects come later than they.
+// TestFreshObjects starts pods right after creating their objects, which the API server's own
+// caches learn of a moment later than the agent, and pods whose objects are created after them.
 func TestFreshObjects(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
@@ -49,8 +49,8 @@ func TestFreshObjects(t *testing.T) {
 }
 
 // startFresh creates a pod with a ConfigMap as a volume and a Secret in its environment, and
-// returns the time until it is Ready. The two objects are created just before it, or so long after
-// it.
+// returns the time until it is Ready. It creates the two objects just before the pod, or that long
+// after it.
 func (p place) startFresh(ctx context.Context, t *testing.T, name string, late time.Duration) time.Duration {
 	t.Helper()
 	core, meta := p.client.CoreV1(), metav1.ObjectMeta{Name: name, Namespace: "default"}
@@ -103,8 +103,8 @@ func (p place) startFresh(ctx context.Context, t *testing.T, name string, late t
 	return 0
 }
 
-// fewEvents fails the test if more than one pod has events with these reasons: a cache of the API
-// server that lags by more than a second is rare, but does occur on a busy machine.
+// fewEvents fails the test if more than one pod has events with these reasons. On a busy machine a
+// cache of the API server may lag by more than a second, but rarely.
 func (p place) fewEvents(ctx context.Context, t *testing.T, reasons ...string) {
 	t.Helper()
 	list, err := p.client.CoreV1().Events("default").List(ctx, metav1.ListOptions{})

@@ -13,14 +13,14 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// raceEnv makes TestHostile race for longer: NODEAGENT_RACE=10m.
+// raceEnv makes TestHostile run longer: NODEAGENT_RACE=10m.
 const raceEnv = "NODEAGENT_RACE"
 
-// raceMemory is the most memory that the agent may ever take meanwhile, in KiB: some three times
+// raceMemory is the most memory in KiB that the agent may take at any moment: about three times
 // what it takes on a quiet node.
 const raceMemory = 256 << 10
 
-// linkedRoot is an agent whose root folder is not there, on a disk that a link leads to.
+// linkedRoot is an agent whose root folder does not exist yet and lies behind a link.
 type linkedRoot struct{ bed.NodeAgent }
 
 // Start implements bed.Kind.
@@ -41,9 +41,9 @@ kind: KubeletConfiguration
 crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 `
 
-// race is what the racing container does, as root, to whatever it can reach: files without end,
-// devices, FIFOs and links out of the pod where the node has had files and folders, folders that
-// move while the node goes by.
+// race is what the racing container does as root to everything that it can reach: endless files,
+// devices, FIFOs, links out of the pod in the place of the node's files and folders, and folders
+// that move while the node walks them.
 const race = `
 while :; do
   for f in /etc/hosts /etc/hostname /etc/resolv.conf /dev/termination-log; do
@@ -59,7 +59,7 @@ while :; do
 done 2>/dev/null
 `
 
-// racer is a pod of that container and two that end at once, so that the agent comes by again and
+// racer is a pod with that container and two that exit at once, so that the agent returns again and
 // again.
 func racer(name string) string {
 	return strings.NewReplacer("NAME", name, "IMAGE", bed.Busybox, "RACE", strings.ReplaceAll(race, "\n", "\n      ")).Replace(`
@@ -96,8 +96,8 @@ spec:
 `)
 }
 
-// TestHostile lets containers race against the agent in every path that they can reach, while pods
-// come and go. Neither does the agent end or grow, nor does it touch anything outside of the pods.
+// TestHostile lets containers race against the agent on every path that they can reach, while pods
+// come and go. The agent neither ends nor grows, and touches nothing outside of the pods.
 func TestHostile(t *testing.T) {
 	length := 25 * time.Second
 	if text := os.Getenv(raceEnv); text != "" {
@@ -175,7 +175,7 @@ func apply(ctx context.Context, t *testing.T, p place, objects string) {
 	}
 }
 
-// memory is a line of a process's status, in KiB.
+// memory reads a line of a process's status in KiB.
 func memory(t *testing.T, pid int, line string) int {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))

@@ -19,8 +19,8 @@ import (
 
 const proxierOff = "apiVersion: nodeagent.dev/v1alpha1\nkind: NodeAgentConfiguration\nproxier: off\n"
 
-// behind are addresses in the control plane's namespace: endpoints that the machine reaches over
-// the network.
+// behind is the prefix of endpoint addresses in the control plane's namespace, which the machine
+// reaches over the network.
 const (
 	ipvsVIP  = "10.96.77.77"
 	otherVIP = "10.96.77.78"
@@ -58,10 +58,10 @@ ports: [{port: 8088}]
 endpoints: [{addresses: [BEHIND1]}]
 `)
 
-// TestFromIPVS: a machine whose kube-proxy ran in mode ipvs is taken over while connections go
-// through IPVS, from outside to a cluster IP and to a node port, and from the machine itself. They
-// live as long as their ends want, new ones are served all the time, and then nothing of kube-proxy
-// is left, but what was others' is.
+// TestFromIPVS: nodeagent takes over a machine from a kube-proxy in mode ipvs while connections go
+// through IPVS: from outside to a cluster IP and to a node port, and from the machine itself. These
+// live as long as their ends want, new ones are served all the time, and in the end nothing of
+// kube-proxy is left, while rules of others stay.
 func TestFromIPVS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
@@ -134,7 +134,7 @@ func TestFromIPVS(t *testing.T) {
 	short.stop()
 	nothingOfIPVS(ctx, t, p)
 
-	// The same at once.
+	// The same with an immediate cleanup.
 	p.on(ctx, t, "systemctl", "stop", "nodeagent")
 	p.on(ctx, t, "nodeagent", "proxy", "cleanup", "--config", "/etc/nodeagent")
 	startIPVS(ctx, t, p, u)
@@ -155,7 +155,7 @@ func TestFromIPVS(t *testing.T) {
 	p.on(ctx, t, "nodeagent", "proxy", "cleanup", "--config", "/etc/nodeagent")
 }
 
-// refused: a port of the host is not to be had at a Service's address.
+// refused checks that a port of the host cannot be reached at a Service's address.
 func refused(ctx context.Context, t *testing.T, p place, address string) {
 	t.Helper()
 	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -170,7 +170,8 @@ func refused(ctx context.Context, t *testing.T, p place, address string) {
 	}
 }
 
-// nothingOfIPVS: kube-proxy's is gone, others' is there.
+// nothingOfIPVS checks that everything of kube-proxy is gone, and that what belongs to others is
+// not.
 func nothingOfIPVS(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	servers := p.on(ctx, t, "ipvsadm", "-Ln")
@@ -218,7 +219,7 @@ func takeOver(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	})
 }
 
-// serveBehind answers at the endpoints, and leads the way to cluster IPs through the machine.
+// serveBehind serves the endpoints, and routes cluster IPs through the machine.
 func serveBehind(ctx context.Context, t *testing.T, c *bed.Cluster, via string) {
 	t.Helper()
 	for i := range 4 {
@@ -303,7 +304,7 @@ func (l *lasting) report(t *testing.T, name string) {
 	}
 }
 
-// hangUp ends the connection by a reset: what IPVS remembers of it is then forgotten soon.
+// hangUp ends the connection by a reset, which IPVS forgets soon.
 func (l *lasting) hangUp() {
 	if tcp, ok := l.conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -389,7 +390,7 @@ func (s *shorts) report(t *testing.T, when string) {
 	s.made, s.worst, s.errors = 0, 0, nil
 }
 
-// shortTo asks one word, and ends by a reset.
+// shortTo reads one line, then ends the connection by a reset.
 func shortTo(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) error {
 	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

@@ -22,8 +22,8 @@ import (
 // crowd is how many pods run while something is killed.
 const crowd = 20
 
-// counters are pods that count aloud, five numbers a second, and answer probes; and an echo server
-// with a Service.
+// counters are pods that print five numbers a second and answer probes, and an echo server with a
+// Service.
 func counters() string {
 	return fmt.Sprintf(`
 apiVersion: apps/v1
@@ -61,8 +61,9 @@ spec:
 `, crowd, bed.Busybox)
 }
 
-// TestKills kills the agent, containerd and the API server, one after the other, under a crowd of
-// pods: no container restarts, no log line is lost, no condition flips, no connection drops.
+// TestKills kills the agent, containerd, the API server and the log pump, one after the other,
+// under a crowd of pods: no container restarts, no log line is lost, no condition flips, no
+// connection drops.
 func TestKills(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
@@ -110,8 +111,8 @@ func TestKills(t *testing.T) {
 			t.Fatalf("killing %s: %v", k.what, err)
 		}
 		echo(t, conn, "after "+k.what)
-		// A probe period and several status intervals, in which wrong conclusions would be drawn
-		// and reported.
+		// Long enough for a probe period and several status intervals, in which a wrong conclusion
+		// would be reported.
 		time.Sleep(12 * time.Second)
 		echo(t, conn, "later")
 		if now := stateOf(ctx, t, p); now != before {
@@ -122,7 +123,7 @@ func TestKills(t *testing.T) {
 		t.Logf("kill -9 of %s: %d log lines of %d pods without a gap, connection alive; took %s",
 			k.what, lines, crowd, time.Since(begin).Round(time.Millisecond))
 	}
-	// What was kept is also still looked after.
+	// The pods can still be removed.
 	p.kubectl(ctx, t, "delete", "deployment", "counter")
 	p.kubectl(ctx, t, "wait", "--for=delete", "pod", "-l", "app=counter", "--timeout=180s")
 }
@@ -179,7 +180,7 @@ func dialEcho(ctx context.Context, t *testing.T, p place, n *bed.Node) net.Conn 
 	return ours
 }
 
-// echo says something over the connection and hears it again.
+// echo sends a line over the connection and reads it back.
 func echo(t *testing.T, c net.Conn, text string) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -194,8 +195,8 @@ func echo(t *testing.T, c net.Conn, text string) {
 	}
 }
 
-// stateOf is all that must not change: ids, restarts, start times and condition transitions of pods
-// and node.
+// stateOf lists all that must not change: ids, restarts, start times and condition transitions of
+// pods and node.
 func stateOf(ctx context.Context, t *testing.T, p place) string {
 	t.Helper()
 	var lines []string
@@ -229,7 +230,7 @@ func stateOf(ctx context.Context, t *testing.T, p place) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// changedLines shows what is in one text and not in the other.
+// changedLines returns the lines that only one of the texts has.
 func changedLines(before, now string) string {
 	var out strings.Builder
 	for _, side := range []struct{ sign, of, in string }{{"- ", before, now}, {"+ ", now, before}} {

@@ -15,7 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestLife is the product's main job from join to nothing left, on a node of this machine's kernel.
+// TestLife is the product's main job on a node with this machine's kernel: from the first pod until
+// nothing is left.
 func TestLife(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
@@ -30,7 +31,7 @@ func TestLife(t *testing.T) {
 
 	mainThread(ctx, t, p, n)
 
-	// The agent's own pages and commands tell the same story.
+	// The agent's own pages and commands agree.
 	if got := p.on(ctx, t, "curl", "-s", "http://127.0.0.1:10248/healthz"); got != "ok" {
 		t.Errorf("healthz says %q", got)
 	}
@@ -72,9 +73,9 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// mainThread checks that the agent has made its pods' namespaces without its main thread, whose
-// namespaces are those of /proc/net, and that it goes on reporting the node, for which it must find
-// the node's address again.
+// mainThread checks that the agent has not used its main thread to create its pods' namespaces,
+// since /proc/net shows the main thread's, and that it still reports the node, for which it has to
+// find the node's address again.
 func mainThread(ctx context.Context, t *testing.T, p place, n *bed.Node) {
 	t.Helper()
 	pid := n.Process("nodeagent").PID()
@@ -94,7 +95,7 @@ func mainThread(ctx context.Context, t *testing.T, p place, n *bed.Node) {
 	})
 }
 
-// life runs a Deployment of three behind a Service, uses it in every way, and scales it to nothing.
+// life runs a Deployment of three behind a Service, uses it in every way, and scales it to zero.
 func life(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	if err := p.cluster.Apply(ctx, web(3)); err != nil {
@@ -146,7 +147,7 @@ func life(ctx context.Context, t *testing.T, p place) {
 	t.Logf("3 pods were gone %s after scaling to 0", time.Since(begin).Round(time.Millisecond))
 }
 
-// greedy runs pods that use more of the disk than they may, beside one that has no limits.
+// greedy runs pods that use more disk than they may, beside one without limits.
 func greedy(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	const pod = `apiVersion: v1
@@ -185,8 +186,8 @@ spec:
 	p.kubectl(ctx, t, "delete", "pod", "greedy-volume", "greedy-layer", "greedy-hosts")
 }
 
-// completed runs a pod to its end, and expects that it then holds nothing of the machine but its
-// log, though it is not deleted.
+// completed runs a pod to completion and expects that it then holds nothing on the machine but its
+// log, although it is not deleted.
 func completed(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	if err := p.cluster.Apply(ctx, `
@@ -217,7 +218,7 @@ spec:
 	p.kubectl(ctx, t, "delete", "pod", "completed")
 }
 
-// leftovers is what a node has of pods and rules, as sorted lines that can be compared.
+// leftovers lists what a node holds of pods and rules, as sorted lines that can be compared.
 func leftovers(ctx context.Context, t *testing.T, p place) string {
 	t.Helper()
 	var all strings.Builder
@@ -241,8 +242,8 @@ func leftovers(ctx context.Context, t *testing.T, p place) string {
 	return all.String()
 }
 
-// nothingLeft waits until the node is as it was: removal is reported a moment before the last file
-// is gone.
+// nothingLeft waits until the node is as before: a pod's removal is reported a moment before its
+// last file is gone.
 func nothingLeft(ctx context.Context, t *testing.T, p place, before string) {
 	t.Helper()
 	eventually(ctx, t, soon, "cleaning up", func() (bool, string) {

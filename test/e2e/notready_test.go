@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestNotReadyReasons takes away what a node needs, one thing after the other: the node says what
-// is missing and where, pods run on, and it is Ready again by itself.
+// TestNotReadyReasons removes what a node needs, one thing after the other: the node reports what
+// is missing and where, its pods run on, and it becomes Ready again by itself.
 func TestNotReadyReasons(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

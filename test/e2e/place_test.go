@@ -1,5 +1,5 @@
-// Package e2e_test is the whole product on a real cluster: what a user does and sees, and what is
-// left when it is over.
+// Package e2e_test tests the whole product on a real cluster: what a user does and sees, and what
+// is left afterwards.
 package e2e_test
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// place is a node under test, whichever kind of machine it is.
+// place is a node under test, on whichever kind of machine.
 type place struct {
 	bed.NodeNet
 	cluster *bed.Cluster
@@ -63,7 +63,7 @@ func eventually(ctx context.Context, t *testing.T, limit time.Duration, what str
 	}
 }
 
-// newPlace starts a cluster with one node that runs the agent, Ready.
+// newPlace starts a cluster with one node that runs the agent, and waits until it is Ready.
 func newPlace(ctx context.Context, t *testing.T, agent bed.Kind) (place, *bed.Node) {
 	t.Helper()
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{agent}})

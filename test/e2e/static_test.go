@@ -26,8 +26,8 @@ spec:
 `)
 }
 
-// TestStaticPods runs pods from manifests: shown by mirror pods, which come back when deleted; with
-// the API server down; and gone with their manifest.
+// TestStaticPods runs pods from manifests: they have mirror pods, which come back when deleted;
+// they start without the API server; and they end with their manifest.
 func TestStaticPods(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

@@ -29,20 +29,21 @@ import (
 
 const (
 	trafficVIP = "10.96.77.77"
-	// places are addresses of endpoints, all of them the node's own: what is tested is the way to
-	// them.
+	// places is the number of endpoint addresses. All belong to the node: the test is about the way
+	// to them.
 	places = 8
-	// slicesOf is in how many EndpointSlices they are; each is changed by a writer of its own.
+	// slicesOf is the number of EndpointSlices that they are in; each has its own writer.
 	slicesOf = 4
-	// changes is how many changes of endpoints there are a second.
+	// changes is the number of endpoint changes a second.
 	changes = 100
-	// rate is how many short connections begin a second, whether the ones before have ended or not.
+	// rate is the number of short connections that begin each second, whether earlier ones have
+	// ended or not.
 	rate = 1000
-	// callers is how many of them may be under way.
+	// callers is how many of them may be open at a time.
 	callers = 64
 )
 
-// agentAndProxy is a node of ours on which kube-proxy can be started as well.
+// agentAndProxy is a nodeagent node on which kube-proxy can be started too.
 type agentAndProxy struct{ bed.NodeAgent }
 
 // Tools implements bed.Kind.
@@ -57,9 +58,9 @@ spec:
   ports: [{name: short, port: 80}, {name: long, port: 7}]
 `
 
-// TestTraffic: a connection that lasts and a thousand short ones a second go through a Service
-// while the agent is killed, endpoints change a hundred times a second, kube-proxy takes over and
-// the agent takes over from it: no reset, no failed connect. NODEAGENT_CHURN is how long endpoints
+// TestTraffic: a lasting connection and a thousand short ones a second go through a Service while
+// the agent is killed, endpoints change a hundred times a second, kube-proxy takes over, and the
+// agent takes over from it: no reset, no failed connect. NODEAGENT_CHURN is how long endpoints
 // change; default 10s, 60s for the figures.
 func TestTraffic(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -113,7 +114,7 @@ func TestTraffic(t *testing.T) {
 	phase("endpoints change again", func() error { return changeEndpoints(ctx, t, client, churn/4) })
 }
 
-// proxySyncs waits until port 10256 of the node says that rules are in place.
+// proxySyncs waits until port 10256 of the node reports that the rules are in place.
 func proxySyncs(ctx context.Context, n *bed.Node) error {
 	client := http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	for ctx.Err() == nil {
@@ -147,7 +148,8 @@ func fastClient(t *testing.T, c *bed.Cluster) kubernetes.Interface {
 
 func placeAddress(i int) string { return fmt.Sprintf("10.244.251.%d", i+1) }
 
-// trafficSlice is the i-th, with some of its places; the very first place is always there.
+// trafficSlice is the i-th slice with a random part of its places; the very first place is always
+// in it.
 func trafficSlice(i int) *discoveryv1.EndpointSlice {
 	short, long, shortPort, longPort := "short", "long", int32(8088), int32(7000)
 	s := &discoveryv1.EndpointSlice{
@@ -163,7 +165,7 @@ func trafficSlice(i int) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// changeEndpoints changes them a hundred times a second, each change another than the one before.
+// changeEndpoints changes the slices a hundred times a second, each time to something else.
 func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interface, d time.Duration) error {
 	var made atomic.Int64
 	var g errgroup.Group
@@ -173,7 +175,7 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 			before := ""
 			for n := 0; time.Since(begin) < d; n++ {
 				due := begin.Add(time.Duration(n) * slicesOf * time.Second / changes)
-				// by the clock: what is late is caught up
+				// by the clock: late changes are caught up
 				if err := sleep.For(ctx, time.Until(due)); err != nil {
 					return err
 				}
@@ -199,7 +201,7 @@ func changeEndpoints(ctx context.Context, t *testing.T, client kubernetes.Interf
 	return err
 }
 
-// serveTraffic answers on the node: port 8088 says a word and hangs up, port 7000 echoes lines.
+// serveTraffic answers on the node: port 8088 sends a line and hangs up, port 7000 echoes lines.
 func serveTraffic(ctx context.Context, t *testing.T, n *bed.Node) {
 	t.Helper()
 	for i := range places {
@@ -210,11 +212,11 @@ func serveTraffic(ctx context.Context, t *testing.T, n *bed.Node) {
 	answerIn(t, n.NetNS())
 }
 
-// answerIn is the endpoints' part, at every address of a network namespace.
+// answerIn runs the endpoints' servers at every address of a network namespace.
 func answerIn(t *testing.T, namespace string) {
 	t.Helper()
 	for port, answer := range map[int]func(net.Conn){
-		// and waits for the caller to hang up, so that it keeps no TIME_WAIT
+		// it waits for the caller to hang up, so that it keeps no TIME_WAIT
 		8088: func(c net.Conn) {
 			_, _ = io.WriteString(c, "hello\n")
 			_, _ = c.Read(make([]byte, 1))
@@ -269,7 +271,7 @@ func longConnection(ctx context.Context, t *testing.T, n *bed.Node) net.Conn {
 	t.Helper()
 	var conn net.Conn
 	eventually(ctx, t, soon, "connecting to "+trafficVIP, func() (bool, string) {
-		// a packet that met no rules yet is never translated
+		// a connection whose first packet met no rules is never translated
 		limit, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		c, err := n.Dial(limit, "tcp", trafficVIP+":7")
@@ -295,8 +297,8 @@ type stream struct {
 	missed int // were not begun: all callers were busy
 }
 
-// sources are where connections come from: the node, whose connections are masqueraded, and
-// addresses of its pods.
+// sources are the callers' addresses: the node's, whose connections are masqueraded, and addresses
+// of its pods.
 func sources(n *bed.Node) []string {
 	out := []string{n.IP.String()}
 	for i := range 7 {
@@ -305,8 +307,8 @@ func sources(n *bed.Node) []string {
 	return out
 }
 
-// startStream begins connections by the clock, from several addresses: what is late counts as slow,
-// and ports do not run out.
+// startStream starts connections by the clock from several addresses, so that a late one counts as
+// slow and ports do not run out.
 func startStream(ctx context.Context, t *testing.T, n *bed.Node) *stream {
 	t.Helper()
 	from := sources(n)
@@ -378,7 +380,7 @@ func (s *stream) add(took time.Duration, err error) {
 	}
 }
 
-// report says how it went since the last report; any failure fails the test.
+// report describes the connections since the last report; any failed one fails the test.
 func (s *stream) report(t *testing.T) string {
 	t.Helper()
 	s.mu.Lock()

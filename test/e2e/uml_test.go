@@ -9,8 +9,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// newUML starts a cluster with a User-Mode Linux machine on which the agent has been installed as a
-// user would, and joins it by `nodeagent join`, which starts it through systemd.
+// newUML starts a cluster with a User-Mode Linux machine, installs the agent there like a user
+// would, and joins it with `nodeagent join`, which starts it through systemd.
 func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 	t.Helper()
 	c := bed.New(t, bed.Options{})
@@ -34,7 +34,7 @@ func newUML(ctx context.Context, t *testing.T) (place, *bed.UMLNode) {
 	return p, u
 }
 
-// keepJournal prints the agent's log when the test has failed: the machine and its disk are gone
+// keepJournal prints the agent's log if the test has failed: the machine and its disk are removed
 // afterwards.
 func keepJournal(t *testing.T, u *bed.UMLNode) {
 	if !t.Failed() {
@@ -46,8 +46,8 @@ func keepJournal(t *testing.T, u *bed.UMLNode) {
 	t.Logf("journal of nodeagent (%v):\n%s", err, out)
 }
 
-// TestLifeUML is TestLife on a machine with a kernel of its own, cgroup v2 and systemd; then its
-// plug is pulled.
+// TestLifeUML is TestLife on a machine with its own kernel, cgroup v2 and systemd, followed by a
+// power cut.
 func TestLifeUML(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
@@ -55,7 +55,7 @@ func TestLifeUML(t *testing.T) {
 	before := leftovers(ctx, t, p)
 	life(ctx, t, p)
 
-	// The limits of the client's neighbours are real: cgroup v2, below systemd's slices.
+	// The limits are real: cgroup v2, below systemd's slices.
 	if err := p.cluster.Apply(ctx, limited); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ spec:
     resources: {limits: {memory: 32Mi, cpu: 200m}}
 `
 
-// limits are memory.max and cpu.max of the pod limited and of its container.
+// limits returns memory.max and cpu.max of the pod limited and of its container.
 func limits(ctx context.Context, t *testing.T, p place) string {
 	t.Helper()
 	const pod = "/sys/fs/cgroup/kubepods.slice/kubepods-pod*.slice"
@@ -97,7 +97,7 @@ func limits(ctx context.Context, t *testing.T, p place) string {
 	return strings.Join(strings.Fields(p.on(ctx, t, "sh", "-c", "cat "+pod+"/memory.max "+container+"/memory.max "+pod+"/cpu.max "+container+"/cpu.max")), " ")
 }
 
-// resize gives the pod limited more, and then less, without a restart (KEP-1287).
+// resize raises and then lowers the pod's limits, without a restart (KEP-1287).
 func resize(ctx context.Context, t *testing.T, p place) {
 	t.Helper()
 	for _, to := range []struct{ cpu, memory, want string }{
@@ -116,8 +116,8 @@ func resize(ctx context.Context, t *testing.T, p place) {
 	}
 }
 
-// plug runs a pod, pulls the machine's plug, and expects the same pod to run again with everything
-// it had but its processes.
+// plug runs a pod, cuts the machine's power, and expects the same pod to run again with everything
+// it had except its processes.
 func plug(ctx context.Context, t *testing.T, p place, u *bed.UMLNode) {
 	t.Helper()
 	if err := p.cluster.Apply(ctx, limited); err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestExpiredCertificate: a machine that was off for longer than its certificate lives. The daemon
-// finds out before it asks for anything, says so and ends; a join, or a bootstrap kubeconfig, gives
-// it a new identity.
+// TestExpiredCertificate: a machine was off for longer than its certificate is valid. The daemon
+// notices before its first request, says so and exits; a join, or a bootstrap kubeconfig, gives it
+// a new identity.
 func TestExpiredCertificate(t *testing.T) {
 	m := newMachine(t)
 	ctx := t.Context()

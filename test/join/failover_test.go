@@ -11,8 +11,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// way is one address of the API server: a forwarder whose line can be cut, or go silent without a
-// word.
+// way is one address of the API server: a forwarder that can be cut, or go silent.
 type way struct {
 	address string
 	mu      sync.Mutex
@@ -50,7 +49,7 @@ func newWay(t *testing.T, c *bed.Cluster) *way {
 	return w
 }
 
-// copy forwards until the line is cut; a silent line swallows.
+// copy forwards until the line is cut; a silent line drops everything.
 func (w *way) copy(to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
@@ -72,8 +71,8 @@ func (w *way) copy(to, from net.Conn) {
 	}
 }
 
-// set changes the line. One that is cut drops its connections; connections of one that was silent
-// are dropped when it comes back.
+// set changes the line. Cutting it drops its connections; connections of a silent line are dropped
+// when it comes back.
 func (w *way) set(cut, silent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -86,8 +85,8 @@ func (w *way) set(cut, silent bool) {
 	w.cut, w.silent = cut, silent
 }
 
-// TestFailover: a node joined by two addresses stays Ready while one of them is cut, and while the
-// other, later, says nothing any more; pods go on coming.
+// TestFailover: a node that joined with two addresses stays Ready while one of them is cut, and
+// later while the other is silent; new pods start all the time.
 func TestFailover(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()

@@ -34,12 +34,12 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// fault is what stands between a joining machine and the API server. It returns true when it has
+// fault handles a request between a joining machine and the API server. It returns true if it has
 // answered.
 type fault func(w http.ResponseWriter, r *http.Request) bool
 
-// between is a proxy with a certificate of the cluster's CA, or of another, that lets faults
-// happen.
+// between is a proxy in front of the API server that injects faults, with a certificate of the
+// cluster's CA or of another.
 type between struct {
 	m       *machine
 	address string
@@ -164,7 +164,7 @@ func (b *between) clear() {
 	b.foreign.Store(false)
 }
 
-// at answers requests whose path ends so, and method is so.
+// at answers requests with this method whose path has this suffix.
 func at(method, suffix string, answer http.HandlerFunc) fault {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != method || !strings.HasSuffix(r.URL.Path, suffix) {
@@ -191,7 +191,7 @@ func half(w http.ResponseWriter, _ *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// replaceBody changes what a path is answered with.
+// replaceBody changes the response body of paths with this suffix.
 func replaceBody(suffix string, change func([]byte) []byte) func(*http.Response) {
 	return func(r *http.Response) {
 		if !strings.HasSuffix(r.Request.URL.Path, suffix) {
@@ -208,7 +208,7 @@ func replaceBody(suffix string, change func([]byte) []byte) func(*http.Response)
 	}
 }
 
-// otherKey puts a request for another key in the place of the machine's.
+// otherKey replaces the machine's certificate request with one for another key.
 func (b *between) otherKey(_ http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/certificatesigningrequests") {
 		return false
@@ -238,8 +238,8 @@ func (b *between) otherKey(_ http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// TestFaults: whatever stands between, a join ends in the right exit code, says what to do, leaves
-// no identity, and the same join succeeds when the cause is gone.
+// TestFaults: whatever the fault, a join exits with the right code, says what to do and leaves no
+// identity, and the same join succeeds once the cause is gone.
 func TestFaults(t *testing.T) {
 	m := newMachine(t)
 	b := newBetween(m)
@@ -298,7 +298,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestPreflightFaults: preflight sees the same clock and version as join, before anything is tried.
+// TestPreflightFaults: preflight checks clock and version like join, before anything else is tried.
 func TestPreflightFaults(t *testing.T) {
 	m := newMachine(t)
 	b := newBetween(m)
@@ -326,7 +326,7 @@ func TestPreflightFaults(t *testing.T) {
 	}
 }
 
-// TestDisk: a disk that is full or read-only is named, and nothing half-written stays.
+// TestDisk: a full or read-only disk is reported, and nothing half-written stays.
 func TestDisk(t *testing.T) {
 	m := newMachine(t)
 	on := func(script string) {
@@ -358,7 +358,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// TestKilled: killed at any request, a join leaves nothing that the next one stumbles over.
+// TestKilled: a join that is killed at any of its requests leaves nothing that breaks the next one.
 func TestKilled(t *testing.T) {
 	m := newMachine(t)
 	b := newBetween(m)

@@ -1,5 +1,5 @@
-// Package join_test joins real machines to a real API server: what works, and what must be refused,
-// each with its exit code, and each followed by a join that succeeds.
+// Package join_test joins real machines to a real API server: joins that work, and joins that must
+// be refused, each with its exit code and each followed by one that succeeds.
 package join_test
 
 import (
@@ -34,8 +34,8 @@ func newMachine(t *testing.T) *machine {
 		t.Fatalf("building the programs: %v", err)
 	}
 	m := &machine{t, c, c.Nodes()[0], filepath.Join(dir, "nodeagent")}
-	// the signer of cluster-info takes seconds to start; tests with short timeouts must not meet
-	// that
+	// the signer of cluster-info takes seconds to start, and must be done before tests with short
+	// timeouts
 	for !strings.Contains(m.kubectl("get", "configmap", "-n", "kube-public", "cluster-info", "-o", "jsonpath={.data}"), "jws-kubeconfig-") {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -48,7 +48,7 @@ func (m *machine) run(stdin string, args ...string) (out string, code int) {
 	return m.exec(stdin, append([]string{"join"}, args...)...)
 }
 
-// verb runs another verb.
+// verb runs another verb of nodeagent.
 func (m *machine) verb(name string, args ...string) (out string, code int) {
 	m.t.Helper()
 	return m.exec("", append([]string{name}, args...)...)
@@ -72,12 +72,12 @@ func (m *machine) exec(stdin string, args ...string) (out string, code int) {
 	return string(b), code
 }
 
-// good are the arguments that work.
+// good returns arguments that work.
 func (m *machine) good() []string {
 	return []string{m.c.Server(), "--token", m.c.Token(), "--discovery-token-ca-cert-hash", m.c.CAHash(), "--no-start"}
 }
 
-// forget takes the identity from the machine, as a new disk would. What the bed wrote stays.
+// forget removes the identity from the machine, like a new disk. The bed's own files stay.
 func (m *machine) forget() {
 	m.t.Helper()
 	for _, p := range []string{"/etc/kubernetes", "/var/lib/kubelet", "/etc/nodeagent"} {
@@ -112,8 +112,7 @@ func (m *machine) joined() bool {
 	return err == nil
 }
 
-// TestJoin: a token becomes an identity that works; everything after that is the same again or
-// nothing at all.
+// TestJoin: a token becomes a working identity; joining again changes nothing.
 func TestJoin(t *testing.T) {
 	m := newMachine(t)
 	dry, code := m.run("", append(m.good(), "--dry-run")...)
@@ -147,7 +146,8 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// checkFiles: secrets are for root alone, and the certificate is found through kubelet's link.
+// checkFiles checks that only root can read secrets, and that kubelet's link leads to the
+// certificate.
 func (m *machine) checkFiles() {
 	m.t.Helper()
 	for path, mode := range map[string]os.FileMode{
@@ -183,7 +183,7 @@ func (m *machine) checkFiles() {
 	}
 }
 
-// TestRefused: every wrong input ends in its exit code, says what to do next, and leaves no
+// TestRefused: every wrong input has its exit code and says what to do next, and leaves no
 // identity.
 func TestRefused(t *testing.T) {
 	m := newMachine(t)
@@ -233,7 +233,7 @@ stringData:
   auth-extra-groups: system:bootstrappers:kubeadm:default-node-token
   expiration: `
 
-// TestExpiredToken: a token that was good a moment ago is refused as one that never existed is.
+// TestExpiredToken: a token that was valid a moment ago is refused.
 func TestExpiredToken(t *testing.T) {
 	m := newMachine(t)
 	signed := func() bool {
@@ -258,7 +258,7 @@ func TestExpiredToken(t *testing.T) {
 	}
 }
 
-// TestForms: the ways to hand over address and token.
+// TestForms: the forms in which address and token can be given.
 func TestForms(t *testing.T) {
 	m := newMachine(t)
 	pasted := "kubeadm join " + m.c.Server() + " --token " + m.c.Token() + " \\\n\t--discovery-token-ca-cert-hash " + m.c.CAHash() + " "
@@ -300,8 +300,8 @@ func TestForms(t *testing.T) {
 	})
 }
 
-// TestApproval: a request that nobody approves is named, and the key that was made for it is used
-// again later; a denied one is explained, and the next is a new one.
+// TestApproval: a join names the request that nobody approves, and a later join uses the same key;
+// a denied request is explained, and the next join makes a new one.
 func TestApproval(t *testing.T) {
 	m := newMachine(t)
 	binding := m.kubectl("get", "clusterrolebinding", "kubeadm:node-autoapprove-bootstrap", "-o", "json")
@@ -350,7 +350,7 @@ func lastRequest(m *machine) string {
 	return lines[len(lines)-1]
 }
 
-// stripped takes from an object what the server adds.
+// stripped removes from an object what the server has added.
 func stripped(t *testing.T, object string) string {
 	t.Helper()
 	var o map[string]any
@@ -365,7 +365,7 @@ func stripped(t *testing.T, object string) string {
 	return string(b)
 }
 
-// TestCluster: what the cluster must grant, and a name that is taken.
+// TestCluster: rights that the cluster must grant, and a node name that is taken.
 func TestCluster(t *testing.T) {
 	m := newMachine(t)
 	binding := m.kubectl("get", "clusterrolebinding", "nodeagent:node-proxier", "-o", "json")

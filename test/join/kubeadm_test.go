@@ -11,8 +11,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// What kubeadm's package brings beside kubeadm (kubernetes/release, cmd/krel/templates): the unit,
-// and how kubeadm gives it flags.
+// What kubeadm's package contains besides kubeadm (kubernetes/release, cmd/krel/templates): the
+// unit, and how kubeadm passes it flags.
 const kubeletUnit = `[Unit]
 Description=kubelet: The Kubernetes Node Agent
 Wants=network-online.target
@@ -47,7 +47,7 @@ spec:
 `
 
 // TestKubeadm: the real kubeadm joins a machine whose kubelet is this program, up to its own
-// success message; a pod runs; kubeadm reset, then nodeagent reset, leave the machine as it was.
+// success message; a pod runs; kubeadm reset, then nodeagent reset, restore the machine.
 func TestKubeadm(t *testing.T) {
 	bed.Require(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
@@ -82,8 +82,8 @@ func TestKubeadm(t *testing.T) {
 	for path, text := range map[string]string{
 		"/etc/systemd/system/kubelet.service": kubeletUnit, "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": kubeadmDropIn,
 		"/etc/default/kubelet": "KUBELET_EXTRA_ARGS=--node-ip=" + u.IP.String() + " --runtime-cgroups=/system.slice/containerd.service" +
-			// The bed keeps its PKI elsewhere than where kubeadm would, and ConfigMap
-			// kubelet-config says so.
+			// The bed's PKI is not where kubeadm would put it, and ConfigMap kubelet-config says
+			// so.
 			" --client-ca-file=/etc/kubernetes/pki/ca.crt\n",
 	} {
 		if err := u.WriteFile(ctx, path, []byte(text), 0o644); err != nil {
@@ -96,8 +96,8 @@ func TestKubeadm(t *testing.T) {
 		t.Errorf("kubelet --version says %q", got)
 	}
 	before := onMachine(on)
-	// This kernel's configuration cannot be read, and its machine is small: that is not what is
-	// tested.
+	// This kernel's configuration cannot be read and its machine is small, which this test is not
+	// about.
 	begin := time.Now()
 	out := on("timeout", "300", "kubeadm", "join", c.Server(), "--token", c.Token(), "--discovery-token-ca-cert-hash", c.CAHash(),
 		"--ignore-preflight-errors=SystemVerification")
@@ -117,7 +117,7 @@ func TestKubeadm(t *testing.T) {
 	if got := on("journalctl", "-u", "kubelet", "--no-pager", "-o", "cat"); !strings.Contains(got, "--runtime-cgroups") {
 		t.Error("a flag without effect is not warned about")
 	}
-	// kubeadm's unit has no KillMode=process: at a restart systemd ends what is in its cgroup.
+	// kubeadm's unit has no KillMode=process: at a restart systemd ends everything in its cgroup.
 	pump := strings.TrimSpace(on("pidof", "nodeagent-pump"))
 	on("timeout", "120", "sh", "-c", "until grep -q 'nodeagent-pump-"+pump+"\\.scope' /proc/"+pump+"/cgroup; do sleep 0.2; done")
 	on("systemctl", "restart", "kubelet")
@@ -137,7 +137,7 @@ func TestKubeadm(t *testing.T) {
 	}
 }
 
-// onMachine is what a machine has that could be an agent's.
+// onMachine lists what a machine has that could be an agent's.
 func onMachine(on func(...string) string) string {
 	var all strings.Builder
 	for _, command := range []string{

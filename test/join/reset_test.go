@@ -37,7 +37,7 @@ metadata: {name: a}
 spec: {selector: {app: a}, ports: [{port: 80}]}
 `
 
-// traces are what a machine has that could be the agent's, by what finds it.
+// traces lists what a machine has that could be the agent's, by the command that finds it.
 func traces(ctx context.Context, t *testing.T, n *bed.Node) string {
 	t.Helper()
 	var all strings.Builder
@@ -60,9 +60,9 @@ func traces(ctx context.Context, t *testing.T, n *bed.Node) string {
 	return all.String()
 }
 
-// settled is traces once they have stayed the same for 3 s: rules and cgroups follow a pod's
+// stable returns the traces once they have not changed for 3 s: rules and cgroups follow a pod's
 // readiness by a moment.
-func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
+func stable(ctx context.Context, t *testing.T, n *bed.Node) string {
 	t.Helper()
 	last, since := traces(ctx, t, n), time.Now()
 	for deadline := time.Now().Add(3 * time.Minute); time.Since(since) < 3*time.Second; time.Sleep(200 * time.Millisecond) {
@@ -70,14 +70,14 @@ func settled(ctx context.Context, t *testing.T, n *bed.Node) string {
 			last, since = now, time.Now()
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the node does not come to rest:\n%s", last)
+			t.Fatalf("the node does not become stable:\n%s", last)
 		}
 	}
 	return last
 }
 
-// TestReset: a node with pods, volumes, rules and host ports is as it was before; nothing of others
-// is touched; run again, there is nothing; and the machine can join again.
+// TestReset: a reset restores a node with pods, volumes, rules and host ports, touches nothing of
+// others, finds nothing the second time, and leaves a machine that can join again.
 func TestReset(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
@@ -93,7 +93,7 @@ func TestReset(t *testing.T) {
 		t.Fatalf("on a machine without it: %v\n%s", err, out)
 	}
 	for _, command := range []string{
-		// somebody else's rule,
+		// a rule that is not ours,
 		"iptables -t nat -N MINE && iptables -t nat -A OUTPUT -d 203.0.113.1 -j MINE",
 		"mkdir -p /var/lib/kubelet/other /etc/kubernetes && echo x >/var/lib/kubelet/other/file && echo y >/etc/kubernetes/mine.conf",
 	} {
@@ -122,7 +122,7 @@ func TestReset(t *testing.T) {
 	if out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=180s"); err != nil {
 		t.Fatal(err, out)
 	}
-	busy := settled(ctx, t, n)
+	busy := stable(ctx, t, n)
 	if out, err := nodeagent("reset", "--yes"); err == nil || !strings.Contains(err.Error()+out, "still runs") || traces(ctx, t, n) != busy {
 		t.Errorf("with the agent running: %v\n%s\n--- traces before\n%s--- and now\n%s", err, out, busy, traces(ctx, t, n))
 	}
@@ -157,8 +157,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// TestPreflight: what is wrong with a machine is told all at once, each with its remedy, in the
-// words that join uses; what is ignored by name does not count.
+// TestPreflight: preflight reports all problems of a machine at once, each with its remedy and in
+// join's words; problems ignored by name do not count.
 func TestPreflight(t *testing.T) {
 	m := newMachine(t)
 	ctx := t.Context()

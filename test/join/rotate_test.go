@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// rotating is how long certificates are watched; NODEAGENT_ROTATE=15m makes it longer.
+// rotating returns how long to watch certificates; NODEAGENT_ROTATE=15m makes it longer.
 func rotating(t *testing.T) time.Duration {
 	if text := os.Getenv("NODEAGENT_ROTATE"); text != "" {
 		d, err := time.ParseDuration(text)
@@ -43,13 +43,13 @@ spec:
         readinessProbe: {exec: {command: ["true"]}, periodSeconds: 5, timeoutSeconds: 10}
 `
 
-// TestRotation: certificates that live for a minute are renewed under pods: the node stays Ready,
-// nothing the agent asks is refused, and pods can be looked into all the time. The serving
-// certificate waits for its approval, which status says, and is shown once it is there.
+// TestRotation: certificates that are valid for a minute are renewed under pods: the node stays
+// Ready, no request is refused, and the node's API works all the time. The serving certificate
+// waits for its approval, which `nodeagent status` shows, and is used once it is approved.
 func TestRotation(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
-	// the signer dates certificates back by five minutes: this is the life from now on
+	// the signer dates certificates back by five minutes: this is their validity from now on
 	c := bed.New(t, bed.Options{
 		Nodes:          []bed.Kind{bed.NodeAgent{Config: "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nserverTLSBootstrap: true\n"}},
 		ControllerArgs: []string{"--cluster-signing-duration=80s"},
@@ -95,8 +95,8 @@ func TestRotation(t *testing.T) {
 	kubectl("rollout", "status", "deployment/many", "--timeout=240s")
 	const ready = `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}`
 	const file = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-	// those of the start do not count: the node authorizer hears of a pod a moment after its node
-	// does
+	// requests of the start do not count: the node authorizer learns of a pod a moment later than
+	// its node
 	page := "/api/v1/nodes/" + n.Name + "/proxy/metrics"
 	goodBefore, refusedBefore, failedBefore := requests(t, kubectl("get", "--raw", page))
 	before, seen := kubectl("get", "node", n.Name, "-o", ready), map[string]bool{}
@@ -157,7 +157,7 @@ func requests(t *testing.T, metrics string) (good, refused, failed int) {
 	return good, refused, failed
 }
 
-// shown is who has signed the certificate of the node's API.
+// shown returns the issuer of the certificate that the node's API presents.
 func shown(t *testing.T, n *bed.Node) string {
 	t.Helper()
 	raw, err := n.Dial(t.Context(), "tcp", n.IP.String()+":10250")

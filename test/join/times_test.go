@@ -12,7 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// joins is how many to measure.
+// joins returns how many joins to measure.
 func joins(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("NODEAGENT_JOINS")
@@ -26,8 +26,8 @@ func joins(t *testing.T) int {
 	return n
 }
 
-// TestJoinToReady measures what TestUnderSystemd does on the machine itself, where a process starts
-// as fast as on any, but no systemd runs: the test starts the daemon where the unit would.
+// TestJoinToReady measures what TestUnderSystemd measures, but on this machine, where processes
+// start at full speed and no systemd runs: the test starts the daemon in the unit's place.
 func TestJoinToReady(t *testing.T) {
 	m := newMachine(t)
 	ctx := t.Context()
@@ -63,9 +63,8 @@ func TestJoinToReady(t *testing.T) {
 	t.Logf("join to Ready, %d times: p50 %s, all %v", len(times), times[len(times)/2], times)
 }
 
-// TestUnderSystemd joins a machine under systemd again and again, each time after a reset that has
-// to leave nothing behind, and once without its network. NODEAGENT_JOINS=10 for figures; once in
-// between other tests.
+// TestUnderSystemd joins a machine under systemd repeatedly, each time after a reset that must
+// leave nothing behind, and once without its network. NODEAGENT_JOINS=10 for figures; default 1.
 func TestUnderSystemd(t *testing.T) {
 	bed.Require(t)
 	ctx := t.Context()
@@ -103,8 +102,8 @@ func TestUnderSystemd(t *testing.T) {
 	t.Logf("join to Ready, %d times: p50 %s, all %v", runs, times[len(times)/2], times)
 	s.leave()
 
-	// without a network the node does not become Ready: join says so in the condition's own words,
-	// and goes on once it is there
+	// without a network the node does not become Ready: join quotes the condition, and continues
+	// once the network is there
 	const conf, away = "/etc/cni/net.d/10-bed.conflist", "/root/10-bed.conflist"
 	s.move(conf, away)
 	out, code := s.join("--ignore", "cni", "--timeout", "30s")
@@ -124,7 +123,7 @@ type systemd struct {
 	u *bed.UMLNode
 }
 
-// leave resets the machine, sees that nothing is left to reset, and deletes its Node.
+// leave resets the machine, checks that nothing is left to reset, and deletes its Node.
 func (s systemd) leave() {
 	s.t.Helper()
 	ctx := s.t.Context()

@@ -105,7 +105,7 @@ func (w work) bindSubPath(volume, sub string, index int) (string, error) {
 	target := filepath.Join(w.subPaths(w.pod.UID), m.Name, w.container.Name, strconv.Itoa(index))
 	if err := w.config.Bind(volume, sub, target); err != nil {
 		w.config.Log.Warn("SubPath of a volume cannot be mounted", "pod", podspec.Key(w.pod), "uid", w.pod.UID,
-			"container", w.container.Name, "volume", m.Name, "error", err)
+			"container", w.container.Name, "volume", m.Name, "err", err)
 		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, w.container.Name)
 	}
 	return target, nil

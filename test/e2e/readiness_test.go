@@ -20,12 +20,12 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// signs is a folder of the node that the pods see: they say there when they learn something, and
-// are told there to be unready.
+// signs is a folder of the node that is mounted into the pods. There the pods leave files when
+// something happens, and find files that make them unready.
 const signs = "/var/lib/signs"
 
-// talkers are two pods that say their names, go on doing so when they are to end, and leave a file
-// the moment that they are asked to, and the moment that a probe has failed.
+// talkers are two pods that answer with their names, even after SIGTERM. Each leaves a file when it
+// gets SIGTERM and when its probe has failed.
 func talkers() string {
 	var all strings.Builder
 	for _, name := range []string{"a", "b"} {
@@ -56,11 +56,11 @@ spec:
 `
 }
 
-// TestWithdraw: a pod of this node that is not ready any more, or is to end, gets no new connection
-// from this node, however late the API hears of it; where there is no other it is used all the
-// same, and it is back when it is ready. No connection fails. NODEAGENT_ROUNDS is how often the
-// times are taken, with the agent's own knowledge and without; default 1.
-func TestWithdraw(t *testing.T) {
+// TestLocalReadiness: a pod of this node that becomes unready or is being deleted gets no new
+// connection from this node, however late the API hears of it. If there is no other pod it is still
+// used, and it is used again once it is ready. No connection fails. NODEAGENT_ROUNDS is how often
+// to measure, with the agent's own knowledge and without; default 1.
+func TestLocalReadiness(t *testing.T) {
 	rounds, err := strconv.Atoi(os.Getenv("NODEAGENT_ROUNDS"))
 	if err != nil {
 		rounds = 1
@@ -68,7 +68,7 @@ func TestWithdraw(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute+2*time.Duration(rounds)*time.Minute)
 	defer cancel()
 	p, n := newPlace(ctx, t, bed.NodeAgent{})
-	w := &withdrawal{place: p, node: n, t: t}
+	w := &caller{place: p, node: n, t: t}
 	w.watch(ctx)
 	if err := p.cluster.Apply(ctx, talkers()); err != nil {
 		t.Fatal(err)
@@ -107,8 +107,8 @@ func TestWithdraw(t *testing.T) {
 	w.failures()
 }
 
-// withdrawal calls the Service all the time, and remembers who answered.
-type withdrawal struct {
+// caller calls the Service all the time and keeps track of who answered.
+type caller struct {
 	place
 	node *bed.Node
 	t    *testing.T
@@ -121,8 +121,8 @@ type withdrawal struct {
 	since  map[string]time.Time // when that was heard
 }
 
-// call makes a few hundred connections a second until it is told to stop.
-func (w *withdrawal) call(ctx context.Context) (stop func()) {
+// call makes a few hundred connections a second until it is stopped.
+func (w *caller) call(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	w.last = map[string]time.Time{}
 	var under sync.WaitGroup
@@ -140,7 +140,7 @@ func (w *withdrawal) call(ctx context.Context) (stop func()) {
 	}
 }
 
-func (w *withdrawal) one(ctx context.Context) {
+func (w *caller) one(ctx context.Context) {
 	begin := time.Now()
 	name, err := ask(ctx, w.node.Dial, "10.96.77.79:80")
 	if ctx.Err() != nil {
@@ -158,7 +158,7 @@ func (w *withdrawal) one(ctx context.Context) {
 	}
 }
 
-// ask is one HTTP request.
+// ask makes one HTTP request.
 func ask(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (string, error) {
 	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -183,7 +183,7 @@ func ask(ctx context.Context, dial func(ctx context.Context, network, address st
 	}
 }
 
-func (w *withdrawal) failures() {
+func (w *caller) failures() {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -193,15 +193,15 @@ func (w *withdrawal) failures() {
 	}
 }
 
-// landed is when the last connection began that landed on the pod.
-func (w *withdrawal) landed(pod string) time.Time {
+// landed returns when the last connection to the pod began.
+func (w *caller) landed(pod string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.last[pod]
 }
 
-// lands waits until connections land on these pods and, for half a second, on no other.
-func (w *withdrawal) lands(ctx context.Context, when string, want ...string) {
+// lands waits until, for half a second, connections land on all of these pods and on no other.
+func (w *caller) lands(ctx context.Context, when string, want ...string) {
 	w.t.Helper()
 	eventually(ctx, w.t, soon, when+": connections land on "+strings.Join(want, " and "), func() (bool, string) {
 		begin := time.Now()
@@ -216,8 +216,8 @@ func (w *withdrawal) lands(ctx context.Context, when string, want ...string) {
 	})
 }
 
-// watch notes what the slices say of each pod.
-func (w *withdrawal) watch(ctx context.Context) {
+// watch keeps track of the pods' readiness in the EndpointSlices.
+func (w *caller) watch(ctx context.Context) {
 	w.ready, w.since = map[string]bool{}, map[string]time.Time{}
 	events, err := w.client.DiscoveryV1().EndpointSlices("default").Watch(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=talker"})
 	if err != nil {
@@ -244,8 +244,8 @@ func (w *withdrawal) watch(ctx context.Context) {
 	}()
 }
 
-// says waits until the API has the pod ready or not, and returns when that was heard.
-func (w *withdrawal) says(ctx context.Context, pod string, ready bool) time.Time {
+// says waits until the API reports the pod ready or not, and returns when that was.
+func (w *caller) says(ctx context.Context, pod string, ready bool) time.Time {
 	w.t.Helper()
 	var at time.Time
 	eventually(ctx, w.t, soon, "the EndpointSlice's word on "+pod, func() (bool, string) {
@@ -257,8 +257,8 @@ func (w *withdrawal) says(ctx context.Context, pod string, ready bool) time.Time
 	return at
 }
 
-// sign returns when a file was made by a pod.
-func (w *withdrawal) sign(ctx context.Context, name string) time.Time {
+// sign waits for a file of a pod and returns when it was created.
+func (w *caller) sign(ctx context.Context, name string) time.Time {
 	w.t.Helper()
 	var at time.Time
 	eventually(ctx, w.t, soon, "the sign "+name, func() (bool, string) {
@@ -272,7 +272,7 @@ func (w *withdrawal) sign(ctx context.Context, name string) time.Time {
 	return at
 }
 
-func (w *withdrawal) unready(pod string) {
+func (w *caller) unready(pod string) {
 	w.t.Helper()
 	_ = os.Remove(w.node.Path(signs + "/failed-" + pod))
 	if err := w.node.WriteFile(signs+"/unready-"+pod, nil, 0o644); err != nil {
@@ -280,15 +280,16 @@ func (w *withdrawal) unready(pod string) {
 	}
 }
 
-func (w *withdrawal) readyAgain(pod string) {
+func (w *caller) readyAgain(pod string) {
 	w.t.Helper()
 	if err := os.Remove(w.node.Path(signs + "/unready-" + pod)); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// withoutAPI: who makes EndpointSlices is frozen, so what happens is the node's own knowledge.
-func (w *withdrawal) withoutAPI(ctx context.Context) {
+// withoutAPI freezes the controller that writes EndpointSlices, so that only the node's own
+// knowledge counts.
+func (w *caller) withoutAPI(ctx context.Context) {
 	thaw, err := bed.Freeze(w.cluster.Process("kube-controller-manager"))
 	if err != nil {
 		w.t.Fatal(err)
@@ -310,11 +311,11 @@ func (w *withdrawal) withoutAPI(ctx context.Context) {
 	w.lands(ctx, "the API has caught up", "a", "b")
 }
 
-// times are of each round.
+// times are the measurements of all rounds.
 type times struct{ unready, unreadyAPI, back, ending, endingAPI []time.Duration }
 
-// round takes the times once, with pod a.
-func (w *withdrawal) round(ctx context.Context, all *times) {
+// round measures once, with pod a.
+func (w *caller) round(ctx context.Context, all *times) {
 	w.t.Helper()
 	w.unready("a")
 	failed := w.sign(ctx, "failed-a")
@@ -351,7 +352,7 @@ func (w *withdrawal) round(ctx context.Context, all *times) {
 	w.lands(ctx, "a is there again", "a", "b")
 }
 
-// text is the median and the extremes.
+// text formats the median and the extremes.
 func text(d []time.Duration) string {
 	slices.Sort(d)
 	ms := func(i int) string { return strconv.FormatInt(d[i].Milliseconds(), 10) }
