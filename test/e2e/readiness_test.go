@@ -308,6 +308,18 @@ func (w *caller) withoutAPI(ctx context.Context) {
 	if err := thaw(); err != nil {
 		w.t.Fatal(err)
 	}
+	// The controller catches up event by event: for a moment the API may have both pods unready. An
+	// agent that starts just then has no knowledge of its own.
+	thawed := time.Now()
+	eventually(ctx, w.t, soon, "the API to have both ready, and nothing more to say for 3 s", func() (bool, string) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		quiet := time.Since(thawed)
+		for _, since := range w.since {
+			quiet = min(quiet, time.Since(since))
+		}
+		return w.ready["a"] && w.ready["b"] && quiet > 3*time.Second, fmt.Sprint(w.ready, quiet)
+	})
 	w.lands(ctx, "the API has caught up", "a", "b")
 }
 
