@@ -41,7 +41,7 @@ func (s Families) Run(ctx context.Context) error {
 
 func (s Families) run(ctx context.Context, f corev1.IPFamily) error {
 	logged := ""
-	for pause := firstLook; ; pause = min(2*pause, lastLook) {
+	for pause := firstLook; ctx.Err() == nil; pause = min(2*pause, lastLook) {
 		loop, err := s.Loop(ctx, f)
 		switch {
 		case ctx.Err() != nil:
@@ -57,8 +57,7 @@ func (s Families) run(ctx context.Context, f corev1.IPFamily) error {
 			s.Log.Info("Services of a secondary address family are not programmed: this machine does not support it", "family", f, "err", err)
 		}
 		logged = err.Error()
-		if sleep.For(ctx, pause) != nil {
-			return nil
-		}
+		_ = sleep.For(ctx, pause)
 	}
+	return nil
 }

@@ -85,9 +85,9 @@ func TestHealthAfterAFailedRepair(t *testing.T) {
 	}
 }
 
-// TestHealthOfAFamilyThatTheMachineCannot: it is told and holds nothing back, unless it is the
-// primary one; one that was programmed once counts from then on.
-func TestHealthOfAFamilyThatTheMachineCannot(t *testing.T) {
+// TestHealthOfAFamilyThatTheMachineLacks: it is reported and does not count, unless it is the
+// primary one; a family that was programmed once counts from then on.
+func TestHealthOfAFamilyThatTheMachineLacks(t *testing.T) {
 	for _, primary := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		synctest.Test(t, func(t *testing.T) {
 			b := &fakeBackend{}

@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// leaver answers what it is told to, one answer a call.
+// leaver gives one of its answers a call.
 type leaver struct {
 	start   time.Time
 	mu      sync.Mutex
@@ -39,8 +39,8 @@ func (l *leaver) called() []time.Duration {
 	return slices.Clone(l.calls)
 }
 
-// TestOthersLeaveOnceWeStand: not before the first sync, and each until it waits for nothing.
-func TestOthersLeaveOnceWeStand(t *testing.T) {
+// TestOthersLeaveAfterTheFirstSync: each is called until it waits for nothing.
+func TestOthersLeaveAfterTheFirstSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		patient := &leaver{start: time.Now(), answers: []any{3, errors.New("busy"), 1, 0}}
 		quick := &leaver{start: time.Now(), answers: []any{0}}

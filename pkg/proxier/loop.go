@@ -36,7 +36,7 @@ type Config struct {
 	NodePorts snapshot.NodePortAddresses
 	// Others leave once Backend has synced.
 	Others []Leaver
-	// Observers are told, one after the other, after each sync.
+	// Observers are called, one after the other, after each sync.
 	Observers []Observer
 	// MinInterval is the longest time that changes are gathered; a change
 	// after quiet is not held back. KubeProxyConfiguration minSyncPeriod.
@@ -279,7 +279,7 @@ func (l *Loop) reportLeftOut(left *snapshot.LeftOutError) {
 	l.c.Metrics.leftOut(l.c.Family, left.Problems)
 }
 
-// observe tells each Observer of the last snapshot, unless it has accepted it already.
+// observe passes the last snapshot to each Observer that has not accepted it yet.
 func (l *Loop) observe(ctx context.Context) {
 	for i, o := range l.c.Observers {
 		if l.seen[i] == l.last || l.last == nil {

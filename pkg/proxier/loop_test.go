@@ -231,9 +231,9 @@ func TestChangesGatherAndTheFirstGoesAtOnce(t *testing.T) {
 	})
 }
 
-// TestPendingChangesAreTold: from when they come until they are written, with the time at which
+// TestPendingChangesAreCounted: from when they come until they are written, with the time at which
 // the sync was asked for.
-func TestPendingChangesAreTold(t *testing.T) {
+func TestPendingChangesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
 		defer f.stop()
@@ -294,8 +294,8 @@ func TestIdleFollowsTheLastSync(t *testing.T) {
 	})
 }
 
-// TestUnreadyPodsDoNotWaitForOthers: a pod that is not to be used leaves after a rest as long as a
-// sync, not ten of them.
+// TestUnreadyPodsDoNotWaitForOthers: a pod that has become unready leaves the rules after a rest
+// as long as one sync, not ten.
 func TestUnreadyPodsDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := begin(t, &fakeBackend{took: 50 * time.Millisecond})
@@ -430,13 +430,13 @@ func TestWhatOthersRemoveIsBackWithinASecond(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if n := b.read() - reads; n < 5 || n > 15 { // each takes 100 ms, and 10 s of rest
-			t.Errorf("%d looks at all rules in 100 s", n)
+			t.Errorf("%d checks of all rules in 100 s", n)
 		}
 	})
 }
 
-// TestLeftOutIsToldAndEverythingElseGoesOn: in log, health and metrics, once.
-func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
+// TestLeftOutIsReportedAndEverythingElseGoesOn: in log, health and metrics, once.
+func TestLeftOutIsReportedAndEverythingElseGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		left := &snapshot.LeftOutError{Problems: []snapshot.Problem{{Object: "Service port ns/a TCP", Reason: "refused"}}}
 		var refuse atomic.Bool
@@ -459,7 +459,7 @@ func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
 			t.Errorf("%d syncs, want 4: one a change", n)
 		}
 		if n := strings.Count(f.log.String(), "ns/a TCP"); n != 1 {
-			t.Errorf("told %d times in the log:\n%s", n, f.log)
+			t.Errorf("logged %d times:\n%s", n, f.log)
 		}
 		if ok, _ := f.health.Healthy(); !ok {
 			t.Error("not healthy though all other rules are in place")
@@ -471,7 +471,7 @@ func TestLeftOutIsToldAndEverythingElseGoesOn(t *testing.T) {
 		f.tracker.ServiceChanged(nil, svc("a", 90))
 		time.Sleep(10 * time.Second)
 		if s := f.health.Status(); s[0].Err != nil {
-			t.Errorf("still told: %v", s[0].Err)
+			t.Errorf("still reported: %v", s[0].Err)
 		}
 	})
 }

@@ -59,7 +59,7 @@ type Leaver interface {
 	Leave(ctx context.Context) (waiting int, err error)
 }
 
-// Observer is told after each Sync that succeeded. prev is the snapshot of its last call that
+// Observer is called after each Sync that succeeded. prev is the snapshot of its last call that
 // returned nil; nil at first.
 type Observer interface {
 	Synced(ctx context.Context, prev, now *snapshot.Snapshot) error

@@ -22,13 +22,13 @@ type Tracker struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]*discoveryv1.EndpointSlice
-	sorted   []*corev1.Service // of services; nil: to be made again
+	sorted   []*corev1.Service // of services; nil: not sorted yet
 	node     snapshot.Node
 	eligible bool
 
 	servicesSynced, slicesSynced, nodeSynced, addressesSynced bool
 
-	// gone are unready pods that exist no more, until no slice has them.
+	// gone are unready pods that no longer exist, while a slice still has them.
 	gone map[types.UID]bool
 
 	changes counts // so far
@@ -52,8 +52,8 @@ func NewTracker() *Tracker {
 	}
 }
 
-// ServiceChanged stores a Service: old is nil for a new one, new is nil for one
-// that is gone. The objects are not changed and must not be by the caller.
+// ServiceChanged stores a Service: old is nil for a new one, new is nil for a deleted
+// one. Neither the Tracker nor the caller may change the objects.
 func (t *Tracker) ServiceChanged(old, new *corev1.Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -83,7 +83,7 @@ func (t *Tracker) SliceChanged(old, new *discoveryv1.EndpointSlice) {
 
 // NodeChanged stores what the Node object says of this node. eligible is false
 // while the node is being deleted or drained by the autoscaler: then load
-// balancers are told to send no new connections (KEP-3836).
+// balancers are asked to send no new connections (KEP-3836).
 func (t *Tracker) NodeChanged(n snapshot.Node, eligible bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,7 +141,7 @@ func (t *Tracker) Unready(pod types.UID) bool {
 	return t.node.Unready[pod]
 }
 
-// PodGone says that a pod exists no more: its mark goes as soon as no slice has the pod.
+// PodGone says that a pod no longer exists: its mark goes as soon as no slice has the pod.
 func (t *Tracker) PodGone(pod types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,10 +179,10 @@ func (t *Tracker) listed(pod types.UID) bool {
 	return false
 }
 
-// ServicesSynced says that every Service that exists has been handed over.
+// ServicesSynced says that every existing Service has been passed to ServiceChanged.
 func (t *Tracker) ServicesSynced() { t.synced(&t.servicesSynced) }
 
-// SlicesSynced says that every EndpointSlice that exists has been handed over.
+// SlicesSynced says that every existing EndpointSlice has been passed to SliceChanged.
 func (t *Tracker) SlicesSynced() { t.synced(&t.slicesSynced) }
 
 func (t *Tracker) synced(what *bool) {
@@ -197,7 +197,7 @@ func (t *Tracker) synced(what *bool) {
 // Ready says whether Services, EndpointSlices, the node and its addresses are all known.
 func (t *Tracker) Ready() bool { return len(t.Missing()) == 0 }
 
-// Missing names what is not known yet, for a log line or a status.
+// Missing names what is not known yet, for a status.
 func (t *Tracker) Missing() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -213,7 +213,7 @@ func (t *Tracker) Missing() []string {
 	return out
 }
 
-// NodeEligible is what NodeChanged was told last.
+// NodeEligible is the last value passed to NodeChanged.
 func (t *Tracker) NodeEligible() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -226,7 +226,7 @@ func (t *Tracker) changed(c counts) {
 	for _, w := range t.wake {
 		select {
 		case w <- struct{}{}:
-		default: // a wake-up is waiting already
+		default: // the Loop has not seen the last one yet
 		}
 	}
 }
@@ -245,8 +245,8 @@ func (t *Tracker) unreadyMarks() int {
 	return t.unready
 }
 
-// subscribe returns a channel that has an element whenever something changed
-// since it was last read.
+// subscribe returns a channel that has an element if something has changed since it
+// was last read.
 func (t *Tracker) subscribe() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -74,10 +74,10 @@ func (c *Cleaner) Synced(_ context.Context, prev, now *snapshot.Snapshot) error 
 	return nil
 }
 
-// matcher is the plan for netlink's own loop over the table.
+// matcher is the plan as netlink's filter for its loop over the table.
 type matcher struct{ plan *Plan }
 
-// MatchConntrackFlow says whether netlink is to delete the flow.
+// MatchConntrackFlow says whether netlink has to delete the flow.
 func (m matcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	if f.Forward.Protocol != unix.IPPROTO_UDP {
 		return false

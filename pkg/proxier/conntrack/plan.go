@@ -28,7 +28,7 @@ type Plan struct {
 	local     map[netip.Addr]bool
 }
 
-// Past is what is known of the time before now.
+// Past is what was programmed before now.
 type Past struct {
 	// Snapshot is the previous one; nil: there was none.
 	Snapshot *snapshot.Snapshot
@@ -104,7 +104,7 @@ func (p *Plan) add(port *snapshot.Port, serving map[netip.AddrPort]bool) {
 // Empty says that no flow can be stale.
 func (p *Plan) Empty() bool { return len(p.addresses) == 0 && len(p.nodePorts) == 0 }
 
-// Stale says whether a flow is to be deleted.
+// Stale says whether a flow has to be deleted.
 func (p *Plan) Stale(f Flow) bool {
 	serving, ours := p.addresses[f.OrigDst]
 	if !ours && p.local[f.OrigDst.Addr()] {
@@ -117,8 +117,8 @@ func (p *Plan) Stale(f Flow) bool {
 	return len(serving) > 0 || !untranslated
 }
 
-// Changed says whether the UDP half of two snapshots differs, so that there
-// may be stale flows. prev nil: nothing is known, so yes.
+// Changed says whether UDP ports differ between two snapshots, so that there may be
+// stale flows. If prev is nil, there may be.
 func Changed(prev, now *snapshot.Snapshot) bool {
 	if prev == nil {
 		return true

@@ -202,7 +202,8 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 			want      string
 		}{
 			{
-				snapshot.NodePortAddresses{Ranges: ranges}, []string{"127.0.0.1", "192.0.2.7", "10.1.0.1", "::1", "2001:db8::7", "fe80::1"},
+				snapshot.NodePortAddresses{Ranges: ranges},
+				[]string{"127.0.0.1", "192.0.2.7", "10.1.0.1", "::1", "2001:db8::7", "fe80::1"},
 				"tcp4 192.0.2.7:32000, tcp6 [2001:db8::7]:32000",
 			},
 			{snapshot.NodePortAddresses{Ranges: ranges}, []string{"127.0.0.1", "192.0.2.7", "192.0.2.8", "::1"}, "tcp4 192.0.2.7:32000, tcp4 192.0.2.8:32000"},
@@ -224,7 +225,7 @@ func TestListensWhereNodePortsAnswer(t *testing.T) {
 	})
 }
 
-// TestABusyPortIsTriedAgain: told once, in the status for as long as it lasts, and served some
+// TestABusyPortIsTriedAgain: reported once, in the status for as long as it lasts, and served some
 // seconds after it is free.
 func TestABusyPortIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestABusyPortIsTriedAgain(t *testing.T) {
 		}
 		m.mu.Lock()
 		if len(m.failed) != 1 || !strings.HasPrefix(m.failed[0], "ns/s32000 32000 ") {
-			t.Errorf("told: %q, want it once", m.failed)
+			t.Errorf("reported: %q, want it once", m.failed)
 		}
 		m.busy = nil
 		m.mu.Unlock()

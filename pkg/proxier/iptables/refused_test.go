@@ -70,7 +70,7 @@ func TestRefusedRulesAreLeftOut(t *testing.T) {
 			t.Errorf("lines %v: the refused chain is there, or others are not:\n%s", lines, got)
 		}
 		if err := b.Sync(t.Context(), next); !errors.As(err, &left) {
-			t.Errorf("lines %v: a Service without rules is not told again: %v", lines, err)
+			t.Errorf("lines %v: a Service without rules is not reported again: %v", lines, err)
 		}
 		tool.refuse = regexp.MustCompile("nothing")
 		untilDrift(t, b)

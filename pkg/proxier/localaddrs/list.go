@@ -9,12 +9,12 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// listTries is how often a listing is begun again that a change interrupted.
+// listTries is how often addresses are listed again after a change interrupted the listing.
 const listTries = 5
 
-// List returns the addresses of all interfaces but one, sorted, each once: without what a proxy
-// backend itself has put on the interface except. IPv6 link-local addresses are left out: each
-// interface of a pod has one, and none means anything without its interface.
+// List returns the addresses of all interfaces, sorted, each once. It skips the interface except,
+// on which a proxy backend keeps addresses of Services, and IPv6 link-local addresses: every
+// interface of a pod has one, and it means nothing without its interface.
 func List(except string) ([]netip.Addr, error) {
 	var found []netlink.Addr
 	var err error

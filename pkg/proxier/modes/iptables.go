@@ -119,8 +119,8 @@ func packetCounters() []prometheus.Collector {
 
 // iptablesLeaver is not needed beside a backend that writes its own rules through an
 // iptables.Engine: the engine has removed the chains that the backend does not want.
-func iptablesLeaver(c Config, f corev1.IPFamily, standing proxier.Backend) (proxier.Leaver, error) {
-	if _, shared := standing.(ipvsGuards); shared {
+func iptablesLeaver(c Config, f corev1.IPFamily, current proxier.Backend) (proxier.Leaver, error) {
+	if _, shared := current.(ipvsGuards); shared {
 		return nil, nil
 	}
 	return leaving(func(ctx context.Context) error { return removeIPTables(ctx, c, f) }), nil
@@ -144,7 +144,7 @@ func removeIPTables(ctx context.Context, c Config, f corev1.IPFamily) error {
 func installedIPTables(ctx context.Context, c Config, f corev1.IPFamily) ([]Installed, error) {
 	var found []Installed
 	o := iptablesOptions(c, f)
-	o.NoFirewall = false // its jumps are to be found, too
+	o.NoFirewall = false // Remove removes its jumps, too
 	for _, program := range iptables.InUse(ctx, f) {
 		backend, err := iptables.New(iptables.Config{Options: o, Tool: program, Log: c.Log})
 		if err != nil {

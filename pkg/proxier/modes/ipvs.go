@@ -20,8 +20,8 @@ type ipvsGuards = ipvs.Guards
 func ipvsMode() Mode {
 	return Mode{
 		Name: config.ProxyIPVS,
-		Leaver: func(c Config, f corev1.IPFamily, standing proxier.Backend) (proxier.Leaver, error) {
-			guards, _ := standing.(ipvsGuards)
+		Leaver: func(c Config, f corev1.IPFamily, current proxier.Backend) (proxier.Leaver, error) {
+			guards, _ := current.(ipvsGuards)
 			return ipvsLeaver(c, f, guards)
 		},
 		Installed: func(_ context.Context, c Config, f corev1.IPFamily) ([]Installed, error) {

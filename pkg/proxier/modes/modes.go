@@ -29,8 +29,8 @@ type Mode struct {
 	// Program makes what programs the mode on this node; nil: this version cannot program it.
 	Program func(Config) Programmer
 	// Leaver makes what removes the mode's rules of a family without breaking a connection, once
-	// standing, the backend of another mode, has synced; nil: nothing has to be removed.
-	Leaver func(c Config, f corev1.IPFamily, standing proxier.Backend) (proxier.Leaver, error)
+	// current, the backend of another mode, has synced; nil: nothing has to be removed.
+	Leaver func(c Config, f corev1.IPFamily, current proxier.Backend) (proxier.Leaver, error)
 	// Installed finds what of the mode is on this machine in a family, ours or kube-proxy's.
 	Installed func(ctx context.Context, c Config, f corev1.IPFamily) ([]Installed, error)
 	// HostCheck returns what the machine has for the mode, or what it lacks.
@@ -92,14 +92,14 @@ func Of(name config.ProxyMode) Mode {
 // Programmed is the row of the mode that is programmed where asked is asked for.
 func Programmed(asked config.ProxyMode) Mode { return Of(asked.Programmed()) }
 
-// Leavers are those of every mode but ours, for a family in which standing is the backend of ours.
-func Leavers(ours config.ProxyMode, c Config, f corev1.IPFamily, standing proxier.Backend) ([]proxier.Leaver, error) {
+// Leavers are those of every mode but ours, for a family whose current backend is ours.
+func Leavers(ours config.ProxyMode, c Config, f corev1.IPFamily, current proxier.Backend) ([]proxier.Leaver, error) {
 	var out []proxier.Leaver
 	for _, m := range All() {
 		if m.Name == ours {
 			continue
 		}
-		l, err := m.Leaver(c, f, standing)
+		l, err := m.Leaver(c, f, current)
 		if err != nil {
 			return nil, err
 		}

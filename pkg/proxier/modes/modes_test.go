@@ -12,8 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// TestTableAgreesWithConfig: config notes which modes fall back to another one, and the table has a
-// row for each mode that config accepts.
+// TestTableAgreesWithConfig: config notes which modes fall back to another one, and the table has
+// a row for each mode that config accepts.
 func TestTableAgreesWithConfig(t *testing.T) {
 	for _, name := range []config.ProxyMode{config.ProxyIPTables, config.ProxyIPVS, config.ProxyNFTables} {
 		m := Of(name)

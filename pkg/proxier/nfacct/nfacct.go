@@ -1,6 +1,6 @@
-// Package nfacct is EDGE: named packet counters of the kernel (nfnetlink_acct), which iptables
-// rules count with and which outlive every rewriting of the rules. It makes counters and reads
-// them, in the network namespace of its caller.
+// Package nfacct is EDGE: it makes and reads named packet counters of the kernel (nfnetlink_acct),
+// in the network namespace of its caller. iptables rules use them, and they survive when the rules
+// are written again.
 package nfacct
 
 import (
@@ -19,12 +19,12 @@ const (
 	typeMask               = ^uint16(unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
 )
 
-// Ensure makes the counters that are not there yet.
+// Ensure makes the counters that do not exist yet.
 func Ensure(names ...string) error {
 	for _, name := range names {
 		_, err := ask(messageNew, unix.NLM_F_CREATE|unix.NLM_F_ACK, name)
-		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: there is one
-			return fmt.Errorf("making packet counter %q (is the kernel module nfnetlink_acct there?): %w", name, err)
+		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: it exists
+			return fmt.Errorf("making packet counter %q (is the kernel module nfnetlink_acct loaded?): %w", name, err)
 		}
 	}
 	return nil

@@ -6,21 +6,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// check is one question to the world.
+// check is one connection and its expected result.
 type check struct {
 	from     Place
 	protocol corev1.Protocol
 	to       func(f corev1.IPFamily) netip.AddrPort
-	lands    []Place // all of them and no other; nil: see verdict
+	lands    []Place // all of them and no other; nil: none, see verdict
 	masq     bool    // the endpoint sees an address of the node
 	verdict  Verdict // of those that do not land
 	sticky   bool    // lands on one of lands only
-	// sourceFree: whom the endpoint sees does not matter.
+	// sourceFree: the address that the endpoint sees does not matter.
 	sourceFree bool
-	only       corev1.IPFamily // empty: asked in both families
+	only       corev1.IPFamily // empty: both families
 }
 
-// scenario is one state of the API and what holds in it.
+// scenario is one state of the API and the checks that hold in it.
 type scenario struct {
 	name   string
 	svc    func(*corev1.Service)
@@ -73,11 +73,12 @@ const (
 	udp = corev1.ProtocolUDP
 )
 
-// where abbreviates one column of a scenario: TCP, lands on places.
+// where is a check of TCP that lands on places.
 func where(from Place, to func(corev1.IPFamily) netip.AddrPort, masq bool, lands ...Place) check {
 	return check{from: from, protocol: tcp, to: to, lands: lands, masq: masq}
 }
 
+// ends is a check of TCP that does not land.
 func ends(from Place, to func(corev1.IPFamily) netip.AddrPort, v Verdict) check {
 	return check{from: from, protocol: tcp, to: to, verdict: v}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// Run runs the suite for both families. Every scenario is reached from every
-// other in some order: the state of one is the past of the next.
+// Run runs the suite for both families. Scenarios run in random order on one backend:
+// the state of each is the past of the next.
 func Run(t *testing.T, h Harness) {
 	if h.Tries == 0 {
 		h.Tries = 40
@@ -34,6 +34,13 @@ func runFamily(t *testing.T, h Harness, f corev1.IPFamily) {
 	for _, s := range list {
 		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
 			Sync(t, backend, s.snapshot(f))
+			again(t, "Check", func() error {
+				drift, err := backend.Check(t.Context())
+				if err == nil && len(drift) > 0 {
+					t.Errorf("drift of rules that nobody has changed: %v", drift)
+				}
+				return err
+			})
 			for _, c := range s.checks {
 				if c.only == "" || c.only == f {
 					c.run(t, h, world, f)
@@ -50,7 +57,7 @@ func runFamily(t *testing.T, h Harness, f corev1.IPFamily) {
 	t.Run("cleanup", func(t *testing.T) { cleanup(t, h, backend, world, f) })
 }
 
-// cleanup: from any state, twice, and a Sync after it.
+// cleanup cleans up from any state, twice, and syncs again.
 func cleanup(t *testing.T, h Harness, backend proxier.Backend, world World, f corev1.IPFamily) {
 	one := scenario{eps: ready(Pod1)}
 	Sync(t, backend, one.snapshot(f))
@@ -81,7 +88,7 @@ func again(t testing.TB, what string, f func() error) {
 	t.Fatalf("%s fails 30 times in a row: %v", what, err)
 }
 
-// anySource: the node's own processes have several addresses to come from.
+// anySource is c with any source: the node's own processes have several addresses.
 func (c check) anySource() check {
 	c.sourceFree = true
 	return c
@@ -92,8 +99,8 @@ func (c check) in(f corev1.IPFamily) check {
 	return c
 }
 
-// connect tries again what seems dropped but should not be: a busy machine is
-// slow to answer. An endpoint that drops for real is missed in the end.
+// connect tries again if a connection that should not be dropped seems to be: a busy
+// machine is slow to answer. A real drop is still seen in the end.
 func (c check) connect(t *testing.T, w World, f corev1.IPFamily) Result {
 	t.Helper()
 	got := w.Connect(t, c.from, c.protocol, c.to(f))
@@ -151,7 +158,7 @@ func (c check) checkPlaces(t *testing.T, what string, seen map[netip.AddrPort]bo
 	}
 }
 
-// checkSource: masqueraded means that the endpoint does not see the caller.
+// checkSource checks whether the endpoint sees the caller's address: if masqueraded, it does not.
 func (c check) checkSource(t *testing.T, what string, got Result, f corev1.IPFamily) {
 	t.Helper()
 	if c.sourceFree || c.sticky {
@@ -179,7 +186,7 @@ func ready(places ...Place) []ep {
 	return out
 }
 
-// snapshot makes the objects of the API and builds them.
+// snapshot builds the snapshot of the scenario's API objects.
 func (s scenario) snapshot(f corev1.IPFamily) *snapshot.Snapshot {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "svc"}}
 	svc.Spec = corev1.ServiceSpec{

@@ -1,5 +1,5 @@
-// Package proxiertest is a CONTRACT: what every proxier.Backend must do, said
-// with packets: who asks which address, and where that lands. It is run
+// Package proxiertest is a CONTRACT: what every proxier.Backend must do, in terms of
+// packets: a connection from one place to an address, and where it lands. It runs
 // against a fake kernel and against real ones.
 //
 // The places of the test, which each World provides in both families:
@@ -70,7 +70,7 @@ func NodeView() snapshot.Node {
 	return snapshot.Node{Name: "me", Zone: "z1", Addresses: []netip.Addr{Address(Node, corev1.IPv4Protocol), Address(Node, corev1.IPv6Protocol)}}
 }
 
-// Result is what became of one connection.
+// Result is the outcome of one connection.
 type Result struct {
 	// Verdict is landed, rejected (at once) or dropped (no answer).
 	Verdict Verdict
@@ -96,12 +96,12 @@ type World interface {
 	Connect(t testing.TB, from Place, protocol corev1.Protocol, to netip.AddrPort) Result
 }
 
-// Harness makes a world and a backend that programs it. The backend tells
-// local pods by PodRange, and masquerades with mark bit 14. It should fail one
-// call in ten, so that recovery is part of every test.
+// Harness makes a world and a backend that programs it. The backend recognizes local
+// pods by PodRange, and masquerades with fwmark bit 14. It should fail one call in
+// ten, so that recovery is part of every test.
 type Harness struct {
 	New func(t *testing.T, f corev1.IPFamily) (proxier.Backend, World)
-	// Tries is how many connections show all endpoints that chance may choose;
-	// 40 if it is 0.
+	// Tries is how many connections it takes to see all endpoints that are chosen at
+	// random; 40 if it is 0.
 	Tries int
 }

@@ -19,7 +19,7 @@ type report struct {
 	problems []Problem
 }
 
-// maxProblems bounds what one hostile object can make us keep and log.
+// maxProblems bounds how many problems of one hostile object are kept and logged.
 const maxProblems = 10
 
 func (r *report) add(format string, args ...any) { r.addTo(r.object, format, args...) }
@@ -39,9 +39,9 @@ func validPort(n int32) (uint16, bool) {
 	return uint16(n), true
 }
 
-// parseAddr reads an address as the API stores it. Objects that are older than today's validation
-// may have leading zeros in an IPv4 address, which are decimal, or an IPv4 address in IPv6, which
-// is IPv4.
+// parseAddr reads an address as the API stores it. Objects from before today's validation may have
+// leading zeros in an IPv4 address, which are decimal, or an IPv4-mapped IPv6 address, which is
+// IPv4.
 func parseAddr(text string) (a netip.Addr, ok bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
@@ -81,9 +81,9 @@ func isFamily(a netip.Addr, f corev1.IPFamily) bool {
 	return a.Is4() && f == corev1.IPv4Protocol || a.Is6() && !a.Is4In6() && f == corev1.IPv6Protocol
 }
 
-// unusable says why an address may not be reached through a Service; empty:
-// it may. Loopback and link-local endpoints would lead into the node itself or
-// its cloud's metadata service.
+// unusable says why an address must not be reached through a Service; empty: it
+// may be. Loopback and link-local endpoints would lead to the node itself or to its
+// cloud's metadata service.
 func unusable(a netip.Addr) string {
 	switch {
 	case a.Zone() != "":
@@ -119,7 +119,7 @@ func clusterIP(svc *corev1.Service, f corev1.IPFamily, r *report) netip.Addr {
 	return netip.Addr{}
 }
 
-// addresses parses those of the family, sorted, each once.
+// addresses parses texts; it returns the addresses of the family, sorted, each once.
 func addresses(texts []string, f corev1.IPFamily, what string, r *report) []netip.Addr {
 	var out []netip.Addr
 	for _, text := range texts {
@@ -152,10 +152,10 @@ func loadBalancerIPs(svc *corev1.Service, f corev1.IPFamily, r *report) []netip.
 	return addresses(texts, f, "load balancer IP", r)
 }
 
-// sourceRanges is empty if everyone may come: no range is given, or one of all
-// addresses of the family, or none but that of all addresses of the other
-// family. A range that cannot be read allows no one, and so do ranges of the
-// other family only.
+// sourceRanges is empty if every source is allowed: no range is given, or one of
+// all addresses of the family, or only that of all addresses of the other family. A
+// range that cannot be parsed allows no source, and so do ranges of the other family
+// alone.
 func sourceRanges(texts []string, f corev1.IPFamily, r *report) []netip.Prefix {
 	var out []netip.Prefix
 	limited := false
@@ -176,14 +176,14 @@ func sourceRanges(texts []string, f corev1.IPFamily, r *report) []netip.Prefix {
 		out = append(out, p)
 	}
 	if len(out) == 0 && limited {
-		r.add("load balancer source ranges are none of %s: nobody may come by it", string(f))
+		r.add("load balancer source ranges are none of %s: no source is allowed", string(f))
 		return []netip.Prefix{nobody(f)}
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return slices.Compact(out)
 }
 
-// nobody is a range no packet comes from: the unspecified address.
+// nobody is a range that no packet comes from: the unspecified address.
 func nobody(f corev1.IPFamily) netip.Prefix {
 	if f == corev1.IPv6Protocol {
 		return netip.PrefixFrom(netip.IPv6Unspecified(), 128)
@@ -195,7 +195,7 @@ func anyContains(ranges []netip.Prefix, addrs []netip.Addr) bool {
 	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return slices.ContainsFunc(addrs, p.Contains) })
 }
 
-// triggers reads the times that the endpoints controller wrote.
+// triggers parses the times that the endpoints controller wrote.
 func triggers(sls []*discoveryv1.EndpointSlice) []Trigger {
 	var out []Trigger
 	for _, slice := range sls {

@@ -13,9 +13,8 @@ type portKey struct {
 	protocol corev1.Protocol
 }
 
-// collect reads every valid endpoint of the slices, by port, sorted. An
-// address that is in two slices, as happens while the controller moves it, is
-// taken in its better state.
+// collect returns every valid endpoint of the slices, by port, sorted. If an address
+// is in two slices, as while the controller moves it, its better state counts.
 func collect(sls []*discoveryv1.EndpointSlice, n Node, f corev1.IPFamily, r *report) map[portKey][]Endpoint {
 	out := map[portKey][]Endpoint{}
 	for _, slice := range sls {
@@ -96,8 +95,8 @@ func endpointPort(p discoveryv1.EndpointPort, object string, r *report) (portKey
 	return key, number, ok
 }
 
-// endpointAddress is the first one: the others are not defined (KEP-752). The
-// text says what is wrong with it, if anything is.
+// endpointAddress is the first one: the others have no meaning (KEP-752). The text
+// says what is wrong with it, if anything is.
 func endpointAddress(in *discoveryv1.Endpoint, f corev1.IPFamily) (netip.Addr, string) {
 	if len(in.Addresses) == 0 {
 		return netip.Addr{}, "an endpoint has no address"

@@ -101,7 +101,7 @@ func TestProblemsOfOneObjectAreBounded(t *testing.T) {
 	}
 	s := snapshot.Build(svcs, sls, testNode, corev1.IPv4Protocol)
 	if n := len(s.Problems); n == 0 || n > 20 {
-		t.Errorf("%d problems are told for 1000 loopback endpoints, want between 1 and 20", n)
+		t.Errorf("%d problems are reported for 1000 loopback endpoints, want between 1 and 20", n)
 	}
 	if n := len(s.Services[0].Ports[0].Endpoints); n != 2 {
 		t.Errorf("%d endpoints are left, want the 2 good ones", n)

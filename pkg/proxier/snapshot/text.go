@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// String renders the snapshot for people and tests: one line a port, one an
-// endpoint. The letters of an endpoint: L local, R ready, S serving, T
-// terminating; then the policies that use it.
+// String is the snapshot as text, with a line for each port and each endpoint. The
+// letters of an endpoint: L local, R ready, S serving, T terminating; after them the
+// policies that use it.
 func (s *Snapshot) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s snapshot for node %s\n", s.Family, quote(s.Node.Name))

@@ -179,14 +179,14 @@ func TestParametersOfAModuleThatIsLoadedLater(t *testing.T) {
 		go func() { ended <- k.Run(ctx) }()
 		synctest.Wait()
 		if len(told) != 1 || !strings.Contains(told[0], "ip_forward") || len(k.Problems()) != 4 {
-			t.Errorf("the first rules are not written yet, and it is told %q, the status says %q", told, k.Problems())
+			t.Errorf("the first rules are not written yet, and it reports %q, the status says %q", told, k.Problems())
 		}
 		time.Sleep(10 * time.Minute)
 		if got := strings.Join(k.Problems(), "\n"); strings.Count(got, "nf_conntrack") < 3 || !strings.Contains(got, "net.ipv4.ip_forward is 0") {
 			t.Errorf("the status says:\n%s", got)
 		}
 		if n := len(told); n != 4 {
-			t.Errorf("%d problems were told, want each of 4 once: %q", n, told)
+			t.Errorf("%d problems were reported, want each of 4 once: %q", n, told)
 		}
 		f.load(map[string]string{
 			"net/netfilter/nf_conntrack_max": "65536", "module/nf_conntrack/parameters/hashsize": "262144",
@@ -219,7 +219,7 @@ func TestParametersOfAModuleThatIsLoadedLater(t *testing.T) {
 	})
 }
 
-// TestKeptParametersAreSetAtOnce, and nothing is told where nothing is wrong.
+// TestKeptParametersAreSetAtOnce, and nothing is reported where nothing is wrong.
 func TestKeptParametersAreSetAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{values: map[string]string{"net/netfilter/nf_conntrack_max": "4000000", "module/nf_conntrack/parameters/hashsize": "16384", "net/ipv4/ip_forward": "1"}}
