@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BindBeneath binds the file or folder sub of root at target, so that a link which is changed
-// meanwhile by the pod cannot lead out of root: the path is opened once by the kernel, and what was
-// opened is bound. A missing sub is made as folders of root's mode. What is mounted at target
-// already is replaced.
+// BindBeneath bind-mounts the file or folder sub of root at target. The kernel opens the path once,
+// and what was opened is mounted, so that a link that the pod changes meanwhile cannot lead out of
+// root. A missing sub is created as folders with root's mode. An existing mount at target is
+// replaced.
 func BindBeneath(root, sub, target string) error {
 	fd, err := openBeneath(root, sub)
 	if err != nil {
@@ -23,7 +23,7 @@ func BindBeneath(root, sub, target string) error {
 	defer closing(fd)
 	info, err := fd.Stat()
 	if err != nil {
-		return fmt.Errorf("looking at %q: %w", sub, err)
+		return fmt.Errorf("inspecting %q: %w", sub, err)
 	}
 	if err := Unmount(target); err != nil {
 		return err
@@ -37,7 +37,7 @@ func BindBeneath(root, sub, target string) error {
 	return nil
 }
 
-// mountPoint makes an empty file or folder to mount on; one of the other sort makes way.
+// mountPoint creates an empty file or folder to mount on, and removes one of the other type.
 func mountPoint(target string, dir bool) error {
 	if have, err := os.Lstat(target); err == nil {
 		if have.IsDir() == dir {
@@ -59,10 +59,10 @@ func mountPoint(target string, dir bool) error {
 	return Touch(target, 0o640)
 }
 
-// openBeneath refers to sub in the folder root, or to root itself where it is a file. It is opened
-// by the kernel in one go that leads nowhere out of root. Where that fails because of a link that
-// is absolute or goes up over root and comes back, or because something is missing, links are read
-// here as the kernel would follow them on the host, and what they come to is opened so.
+// openBeneath opens sub in the folder root, or root itself if that is a file, without leaving root.
+// The kernel does so in one step. That fails when something is missing, and for links that are
+// absolute or leave root and come back. Then openBeneath resolves the links as the kernel would on
+// the host, and opens the result in the same strict way.
 func openBeneath(root, sub string) (*os.File, error) {
 	base, err := openat2(unix.AT_FDCWD, root, unix.O_PATH, 0)
 	if err != nil {
@@ -82,17 +82,17 @@ func openBeneath(root, sub string) (*os.File, error) {
 	}
 	info, err := base.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("looking at volume: %w", err)
+		return nil, fmt.Errorf("inspecting the volume: %w", err)
 	}
 	return makeBeneath(base, sub, info.Mode())
 }
 
-// maxLinks is the most links on one path, as in the kernel.
+// maxLinks is the limit of links on one path, as in the kernel.
 const maxLinks = 40
 
-// onHost follows the links of sub as the host's own paths, and returns where they lead as a path
-// below root without links. What leads elsewhere is an error. Links outside of root are not even
-// looked at: they could lead to a file system that hangs.
+// onHost resolves the links of sub as paths of the host, and returns the result as a path below
+// root without links. It is an error if they lead out of root. Links outside of root are not read:
+// they could lead to a file system that hangs.
 func onHost(base *os.File, root, sub string) (string, error) {
 	real, err := os.Readlink(proc(base))
 	if err != nil {
@@ -113,13 +113,13 @@ func onHost(base *os.File, root, sub string) (string, error) {
 			continue
 		}
 		at = filepath.Join(at, name)
-		// the volume by the name that the pod has for it
+		// root may itself be reached by links
 		if given := filepath.Clean(root); at == given {
 			at = real
 		}
 		below, inside := strings.CutPrefix(at, strings.TrimSuffix(real, "/")+"/")
 		if !inside {
-			continue // on the way up or down to the volume: links are not followed there
+			continue // outside of the volume, where links are not followed
 		}
 		to, err := readLink(base, below)
 		if err != nil {
@@ -146,7 +146,7 @@ func onHost(base *os.File, root, sub string) (string, error) {
 	return below, nil
 }
 
-// readLink is what the link at a path below base says; "" for what is no link or not there.
+// readLink reads the link at a path below base; "" if there is none.
 func readLink(base *os.File, path string) (string, error) {
 	found, err := openat2(int(base.Fd()), path, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -160,7 +160,7 @@ func readLink(base *os.File, path string) (string, error) {
 	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		return "", err
 	}
-	buffer := make([]byte, 4096) // a link's text is shorter
+	buffer := make([]byte, 4096) // longer than any link
 	n, err := unix.Readlinkat(int(found.Fd()), "", buffer)
 	if err != nil {
 		return "", fmt.Errorf("reading link %q: %w", path, err)
@@ -168,7 +168,7 @@ func readLink(base *os.File, path string) (string, error) {
 	return string(buffer[:n]), nil
 }
 
-// makeBeneath walks down from base and makes what is missing.
+// makeBeneath creates the missing folders of sub below base, and opens the last.
 func makeBeneath(base *os.File, sub string, mode fs.FileMode) (*os.File, error) {
 	at, err := openat2(int(base.Fd()), ".", unix.O_PATH|unix.O_DIRECTORY, beneath)
 	if err != nil {
@@ -191,7 +191,7 @@ func stepBeneath(at *os.File, name string, mode fs.FileMode) (*os.File, error) {
 		return next, err
 	}
 	err = unix.Mkdirat(int(at.Fd()), name, uint32(mode.Perm()))
-	// another container that begins with the same folder was faster
+	// EEXIST: another container has just created it
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("making folder %q: %w", name, err)
 	}
@@ -199,7 +199,7 @@ func stepBeneath(at *os.File, name string, mode fs.FileMode) (*os.File, error) {
 	if openErr != nil || err != nil {
 		return made, openErr
 	}
-	if err := chmod(made, mode&(fs.ModePerm|fs.ModeSetgid)); err != nil { // the mask took bits
+	if err := chmod(made, mode&(fs.ModePerm|fs.ModeSetgid)); err != nil { // the umask removed bits
 		closing(made)
 		return nil, err
 	}

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SetGroup gives a tree to a group as fsGroup wants it: the group may read and, unless readOnly,
-// write; folders are setgid, so that new files are the group's too. Links are left as they are, but
-// for their group, and none is followed; what is mounted below is not touched.
+// SetGroup gives a tree to a group, for fsGroup: the group may read and, unless readOnly, write;
+// folders are setgid, so that new files belong to the group too. Of links, only the group changes;
+// none is followed. What is mounted below stays as it is.
 func SetGroup(root string, gid int64, readOnly bool) error {
-	err := walk(context.Background(), root, func(e entry) error { //nolint:forbidigo // bounded by the tree, which is the node's own
+	err := walk(context.Background(), root, func(e entry) error { //nolint:forbidigo // bounded by the tree
 		return e.setGroup(int(gid), readOnly)
 	})
 	if err != nil {
@@ -24,7 +24,7 @@ func SetGroup(root string, gid int64, readOnly bool) error {
 func (e entry) setGroup(gid int, readOnly bool) error {
 	at := e.at
 	if e.name != "" {
-		// What is changed is what this descriptor refers to, whatever takes its name meanwhile.
+		// The changes apply to what this descriptor refers to, even if its name changes meanwhile.
 		found, err := openat2(int(e.at.Fd()), e.name, unix.O_PATH|unix.O_NOFOLLOW, strictly)
 		if err != nil {
 			return unlessGone(err)
@@ -32,9 +32,9 @@ func (e entry) setGroup(gid int, readOnly bool) error {
 		defer closing(found)
 		at = found
 	}
-	info, err := at.Stat() // before the kernel takes setuid bits from what changes hands
+	info, err := at.Stat() // before fchown, which clears setuid bits
 	if err != nil {
-		return fmt.Errorf("looking at %q: %w", at.Name(), err)
+		return fmt.Errorf("inspecting %q: %w", at.Name(), err)
 	}
 	if err := unix.Fchownat(int(at.Fd()), "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("setting the group of %q: %w", at.Name(), err)
@@ -45,7 +45,7 @@ func (e entry) setGroup(gid int, readOnly bool) error {
 	return chmod(at, GroupMode(info.Mode(), readOnly))
 }
 
-// GroupMode is the mode of what belongs to an fsGroup.
+// GroupMode is the mode of a file or folder that belongs to an fsGroup.
 func GroupMode(mode fs.FileMode, readOnly bool) fs.FileMode {
 	keep := mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 	keep |= 0o440

@@ -1,10 +1,14 @@
-// Package hostfs is EDGE: what the node does to files and folders that containers can write to. A
-// container may put a FIFO, a device, a link or a file of any size where a file was, rename folders
-// and mount on them while the node goes by. So everything here goes by descriptor (openat2(2)), is
-// bounded, and follows no link out of the pod: reading (open.go), writing (write.go), measuring
-// (usage.go), ownership by fsGroup (group.go), removal that never reaches into another mount
-// (remove.go), paths in volumes (beneath.go), folders whose contents change as a whole (tree.go),
-// and mounts. It decides nothing.
+// Package hostfs is EDGE: it alone touches files and folders that containers can write to. A
+// container may replace a file with a FIFO, a device, a link or a file of any size, and rename or
+// mount over folders at any moment. So hostfs works by descriptor (openat2(2)), is bounded, and
+// follows no link out of the pod.
+//
+//	open.go    reading                            group.go    ownership by fsGroup
+//	write.go   writing one file                   beneath.go  bind mounts of paths in volumes
+//	usage.go   measuring                          tree.go     folders whose contents change at once
+//	walk.go    going over a tree                  show.go     the folder of a volume of files
+//	remove.go  removal, never into other mounts   hostfs.go   mounts
+//	record.go  durable files of the agent itself
 package hostfs
 
 import (
@@ -18,28 +22,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mounted says whether something is mounted at path; a path that does not exist is not mounted.
+// Mounted reports whether something is mounted at path; false when path does not exist.
 func Mounted(path string) (bool, error) {
 	mounted, err := mountinfo.Mounted(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("looking for a mount at %q: %w", path, err)
+		return false, fmt.Errorf("checking for a mount at %q: %w", path, err)
 	}
 	return mounted, nil
 }
 
-// Tmpfs says how a tmpfs is mounted.
+// Tmpfs are the mount options of a tmpfs.
 type Tmpfs struct {
-	Size  int64 // in bytes; 0 for half of the memory
+	Size  int64 // in bytes; 0: half of the memory
 	Mode  fs.FileMode
-	Group *int64 // of the folder; nil: root
+	Group *int64 // of the root folder; nil: root
 	Flags uintptr
 }
 
-// MountTmpfs makes path and mounts a tmpfs there unless one is: mode and group are there from the
-// first moment. Where the kernel can (6.4 and later), its pages are kept out of swap.
+// MountTmpfs creates the folder path and mounts a tmpfs there, unless something is mounted already.
+// Mode and group apply from the first moment. From kernel 6.4 on, its pages are never swapped out.
 func MountTmpfs(path string, t Tmpfs) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("making mount point: %w", err)
@@ -61,8 +65,7 @@ func MountTmpfs(path string, t Tmpfs) error {
 	return nil
 }
 
-// MountMode has the options that tmpfs and hugetlbfs take for mode and group of their topmost
-// folder.
+// MountMode are the mount options of tmpfs and hugetlbfs for mode and group of their root folder.
 func MountMode(mode fs.FileMode, group *int64) string {
 	bits := uint32(mode.Perm())
 	if mode&fs.ModeSticky != 0 {
@@ -78,7 +81,7 @@ func MountMode(mode fs.FileMode, group *int64) string {
 	return options
 }
 
-// knowsNoswap goes by the version: an older kernel would log each attempt.
+// knowsNoswap checks the kernel's version, because older kernels log each attempt.
 func knowsNoswap() bool {
 	var name unix.Utsname
 	if unix.Uname(&name) != nil {
@@ -91,9 +94,8 @@ func knowsNoswap() bool {
 	return major > 6 || (major == 6 && minor >= 4)
 }
 
-// Unmount takes off everything that is mounted at path, the topmost first. Nothing there is no
-// error. A mount that is busy is detached: it goes away for everybody who looks now, and for good
-// with its last user.
+// Unmount unmounts everything that is mounted at path, the topmost mount first. It is no error if
+// nothing is. A busy mount is detached: it disappears at once, and is freed with its last user.
 func Unmount(path string) error {
 	parent, err := openParent(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -106,7 +108,8 @@ func Unmount(path string) error {
 	return unmount(parent, filepath.Base(path))
 }
 
-// unmount takes off what is mounted at name in a folder, which nobody can turn elsewhere meanwhile.
+// unmount unmounts what is mounted at name in a folder. The descriptor keeps others from
+// redirecting the path meanwhile.
 func unmount(parent *os.File, name string) error {
 	path := proc(parent) + "/" + name
 	for {
@@ -125,8 +128,8 @@ func unmount(parent *os.File, name string) error {
 	}
 }
 
-// MountsBelow lists mount points at and below path, deepest first, by their paths without links:
-// where path is reached by a link, the kernel's table has what the link leads to.
+// MountsBelow lists mount points at and below path, deepest first, as the kernel's mount table has
+// them: with links in path resolved.
 func MountsBelow(path string) ([]string, error) {
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -140,17 +143,17 @@ func MountsBelow(path string) ([]string, error) {
 		return nil, fmt.Errorf("listing mounts below %q: %w", path, err)
 	}
 	points := make([]string, 0, len(infos))
-	for i := len(infos) - 1; i >= 0; i-- { // the table has a mount before those on top of it
+	for i := len(infos) - 1; i >= 0; i-- { // the table lists a mount before those on top of it
 		points = append(points, infos[i].Mountpoint)
 	}
 	return points, nil
 }
 
-// unmountTries is how often the mounts below a folder are listed: containers may rename folders
-// between list and unmount.
+// unmountTries is how often the mounts below a folder are listed, since containers may rename
+// folders between list and unmount.
 const unmountTries = 8
 
-// UnmountBelow takes off every mount at and below path.
+// UnmountBelow unmounts everything at and below path.
 func UnmountBelow(path string) error {
 	var all error
 	for range unmountTries {
@@ -166,8 +169,8 @@ func UnmountBelow(path string) error {
 	return all
 }
 
-// unmountStrictly takes off what is mounted at a path of the kernel's mount table, if no part of it
-// has become a link since.
+// unmountStrictly unmounts a path from the kernel's mount table, unless a part of the path has
+// become a link since.
 func unmountStrictly(path string) error {
 	parent, err := openat2(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
@@ -177,15 +180,15 @@ func unmountStrictly(path string) error {
 	return unmount(parent, filepath.Base(path))
 }
 
-// MakeFolder makes a folder of the node's own with those above it. A link that leads nowhere is
-// refused, as the disk that it leads to may only be missing.
+// MakeFolder creates a folder of the node's own, with its parents. It refuses a dangling link,
+// because the disk behind the link may only be unmounted.
 func MakeFolder(path string, mode fs.FileMode) error {
 	to, err := os.Readlink(path)
 	if _, gone := os.Stat(path); err == nil && errors.Is(gone, fs.ErrNotExist) {
-		return fmt.Errorf("making folder %q: it is a link to %q, which does not exist: mount the disk that it is on, or make it", path, to)
+		return fmt.Errorf("making folder %q: it is a link to %q, which does not exist: mount its disk, or create it", path, to)
 	}
 	if err := os.MkdirAll(path, mode); err != nil {
-		return fmt.Errorf("making folder %q: %w: make it by hand, or name another", path, err)
+		return fmt.Errorf("making folder %q: %w: create it by hand, or configure another", path, err)
 	}
 	return nil
 }

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 )
 
-// WriteFile replaces a file whole or not at all, also when the power fails meanwhile: it writes a
-// temporary file beside it, flushes that to the disk, renames it, and flushes the folder, which
-// must exist. Only folders that no container can write are for it.
+// WriteFile replaces a file atomically and durably, even if the power fails meanwhile: it writes a
+// temporary file beside it, flushes it to disk, renames it, and flushes the folder, which must
+// exist. It is only for folders that no container can write to.
 func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -41,7 +41,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	return SyncDir(dir)
 }
 
-// SyncDir flushes the names in a folder to the disk.
+// SyncDir flushes the entries of a folder to disk.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

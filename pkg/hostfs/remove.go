@@ -12,23 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of a removal: of the levels that it holds open, and of how often it goes over a folder
-// that others fill meanwhile.
+// The bounds of a removal: how many levels it holds open, and how often it empties a folder that
+// others fill meanwhile.
 const (
 	removeDepth  = 128
 	removePasses = 100_000
 )
 
-// Remove deletes path and all below it, if nothing is mounted there: what is mounted is somebody's
-// data. It goes by descriptor, follows no link, and never crosses into another mount, also one that
-// is made while it is at work.
+// Remove deletes path and everything below it. It is an error if something is mounted there: that
+// is somebody's data. Remove works by descriptor, follows no link, and never enters another mount,
+// even one that is made meanwhile.
 func Remove(path string) error {
 	points, err := MountsBelow(path)
 	if err != nil {
 		return err
 	}
 	if len(points) > 0 {
-		return fmt.Errorf("removing %q: still mounted below it: %s; unmount it or end the program that holds it",
+		return fmt.Errorf("removing %q: still mounted below it: %s; unmount that, or end the program that uses it",
 			path, strings.Join(points, ", "))
 	}
 	parent, err := openParent(path)
@@ -46,14 +46,14 @@ func Remove(path string) error {
 	return nil
 }
 
-// remover is one removal. Folders that are too deep are moved up into the folder that is being
-// removed, so that no depth takes more descriptors than removeDepth.
+// remover is one removal. It moves folders that are too deep up into the removed folder, so that it
+// never holds more than removeDepth descriptors.
 type remover struct {
 	top    *os.File
 	raised int
 }
 
-// remove deletes what has that name in the folder at.
+// remove deletes name in the folder at.
 func (r *remover) remove(at *os.File, name string, depth int) error {
 	err := unix.Unlinkat(int(at.Fd()), name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -67,7 +67,7 @@ func (r *remover) remove(at *os.File, name string, depth int) error {
 	case errors.Is(openErr, fs.ErrNotExist):
 		return nil
 	case errors.Is(openErr, unix.ENOTDIR), errors.Is(openErr, unix.ELOOP):
-		return fmt.Errorf("deleting %q: %w", name, err) // a file that may not be deleted
+		return fmt.Errorf("deleting %q: %w", name, err) // a file that cannot be deleted
 	case errors.Is(openErr, unix.EXDEV):
 		return fmt.Errorf("deleting %q: something is mounted on it: unmount it first", name)
 	case openErr != nil:
@@ -89,7 +89,7 @@ func (r *remover) remove(at *os.File, name string, depth int) error {
 	return nil
 }
 
-// raise moves a folder up to where its removal has all levels before it again.
+// raise moves a folder up into the removed folder, from where its removal starts at the top.
 func (r *remover) raise(at *os.File, name string) error {
 	for {
 		r.raised++
@@ -104,8 +104,8 @@ func (r *remover) raise(at *os.File, name string) error {
 	}
 }
 
-// empty deletes all that is in dir. It lists the folder anew until nothing is left that it could
-// delete: file systems may leave names out of a list while others are deleted.
+// empty deletes the contents of dir. It lists the folder until it can delete nothing more: a file
+// system may omit names from a list while others are deleted.
 func (r *remover) empty(dir *os.File, depth int) error {
 	for range removePasses {
 		removed, err := r.pass(dir, depth)

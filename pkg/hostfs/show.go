@@ -10,21 +10,20 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 )
 
-// folderMode is that of the folder of every API volume, as kubelet has it: the files in it have
-// modes of their own.
+// folderMode is the mode of the folder, as in kubelet; the files in it have modes of their own.
 const folderMode fs.FileMode = 0o777
 
-// Folder says how the folder of an API volume is kept.
+// Folder is the folder of a volume whose files the agent writes.
 type Folder struct {
 	Path   string
 	Memory bool   // on a tmpfs, so that secrets never reach a disk
 	Group  *int64 // fsGroup
-	// Nested are folders that are to be there beside the files, for other volumes to be mounted on:
-	// containers may not make them, as they get the folder read-only.
+	// Nested are mount points for other volumes, beside the files. Containers cannot create them,
+	// because they get the folder read-only.
 	Nested []string
 }
 
-// Show makes the folder and lets it show exactly files; see WriteTree.
+// Show creates the folder and makes it show exactly files; see WriteTree.
 func Show(f Folder, files filetree.Files) (changed bool, err error) {
 	if err := f.make(); err != nil {
 		return false, err
@@ -36,7 +35,7 @@ func Show(f Folder, files filetree.Files) (changed bool, err error) {
 	return WriteTree(f.Path, Tree{Files: files, Folders: f.Nested, Prepare: prepare})
 }
 
-// make makes the folder. A tmpfs is sticky, as the kernel makes it when nobody says otherwise.
+// make creates the folder. A tmpfs is sticky, which is the kernel's default.
 func (f Folder) make() error {
 	mode := folderMode
 	if f.Memory {
@@ -54,7 +53,7 @@ func (f Folder) make() error {
 	return own(f.Path, mode, f.Group)
 }
 
-// own gives a folder of the node's own its mode and group, past the mask.
+// own sets mode and group of a folder, whatever the umask.
 func own(path string, mode fs.FileMode, group *int64) error {
 	found, err := openPath(path)
 	if err != nil {
@@ -69,8 +68,8 @@ func own(path string, mode fs.FileMode, group *int64) error {
 	return chmod(found, mode)
 }
 
-// Hide takes the folder away, mounted or not. What a pod mounted below it and left there is taken
-// off first, so that nothing behind those mounts is deleted.
+// Hide removes the folder, mounted or not. It first unmounts what a pod has mounted below it and
+// left there, so that nothing behind those mounts is deleted.
 func Hide(path string) error {
 	if err := UnmountBelow(path); err != nil {
 		return err

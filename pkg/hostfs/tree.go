@@ -12,8 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs/filetree"
 )
 
-// The folder of a tree looks so; what programs open are the links, and one rename of ..data changes
-// all of them at once:
+// The layout of a tree. Programs open the links, and one rename of ..data changes all of them at
+// once:
 //
 //	..v123456/app.conf    the newest contents
 //	..data -> ..v123456
@@ -24,18 +24,18 @@ const (
 	versionPrefix = "..v"
 )
 
-// Tree is what a folder is to show.
+// Tree is what a folder shows.
 type Tree struct {
 	Files filetree.Files
-	// Folders are to be there as well: below a folder that has files, or on their own.
+	// Folders are created beside the files, also below folders with files.
 	Folders []string
-	// Prepare, if not nil, is run when new contents are complete, before they can be seen.
+	// Prepare, if not nil, runs when new contents are complete, before they become visible.
 	Prepare func() error
 }
 
-// WriteTree makes dir show exactly the tree, all at once for whoever reads it, and says whether it
-// showed other files before. What an interrupted run left is swept; folders beside the tree, on
-// which something may be mounted, stay.
+// WriteTree makes dir show exactly the tree, atomically for its readers, and reports whether it
+// showed other files before. It removes what an interrupted run left behind. Other folders in dir
+// stay, because something may be mounted on them.
 func WriteTree(dir string, t Tree) (changed bool, err error) {
 	current, err := os.Readlink(filepath.Join(dir, dataLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -49,7 +49,7 @@ func WriteTree(dir string, t Tree) (changed bool, err error) {
 		return false, err
 	}
 	err = t.within(version)
-	if err == nil && current == "" { // there is nobody yet who could see them before the files
+	if err == nil && current == "" { // no reader yet could see them before the files
 		err = t.beside(dir)
 	}
 	if err == nil && t.Prepare != nil {
@@ -64,16 +64,15 @@ func WriteTree(dir string, t Tree) (changed bool, err error) {
 	return true, errors.Join(t.show(dir, filepath.Base(version)), sweep(dir, filepath.Base(version)))
 }
 
-// show makes what is missing: links to the version, and folders.
+// show creates missing links to the version, and missing folders.
 func (t Tree) show(dir, version string) error {
 	return errors.Join(link(dir, t.Files), t.within(filepath.Join(dir, version)), t.beside(dir))
 }
 
-// within makes the folders that are in a top-level folder with files: that one is a link to the
-// version.
+// within creates the folders below a top-level folder with files, which is a link to the version.
 func (t Tree) within(version string) error { return t.folders(version, true) }
 
-// beside makes the others.
+// beside creates the other folders.
 func (t Tree) beside(dir string) error { return t.folders(dir, false) }
 
 func (t Tree) folders(root string, withFiles bool) error {
@@ -89,7 +88,7 @@ func (t Tree) folders(root string, withFiles bool) error {
 	return nil
 }
 
-// makeFolders makes the folders of sub that are missing, readable by all past the mask.
+// makeFolders creates the missing folders of sub, readable by all whatever the umask.
 func makeFolders(root, sub string) error {
 	base, err := openPath(root)
 	if err != nil {
@@ -112,8 +111,8 @@ func tops(files filetree.Files) map[string]bool {
 	return found
 }
 
-// same compares names and contents, not modes: those are set at the first writing and may since
-// have been widened by fsGroup. No more of a file is read than it is to have.
+// same compares names and contents with files. It ignores modes, which fsGroup may have widened
+// since the files were written, and reads no more of a file than its expected length.
 func same(version string, files filetree.Files) bool {
 	found := 0
 	err := filepath.WalkDir(version, func(path string, d fs.DirEntry, err error) error {
@@ -176,18 +175,18 @@ func writeFile(version, name string, f filetree.File) error {
 func swap(dir, version string) error {
 	fresh := filepath.Join(dir, dataLinkNew)
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("sweeping %q: %w", fresh, err)
+		return fmt.Errorf("removing %q: %w", fresh, err)
 	}
 	if err := os.Symlink(version, fresh); err != nil {
 		return fmt.Errorf("linking new contents: %w", err)
 	}
 	if err := os.Rename(fresh, filepath.Join(dir, dataLink)); err != nil {
-		return fmt.Errorf("showing new contents: %w", err)
+		return fmt.Errorf("switching to new contents: %w", err)
 	}
 	return nil
 }
 
-// link makes a link for each top-level name, and takes away those whose name is gone.
+// link creates a link for each top-level name, and removes links of other names.
 func link(dir string, files filetree.Files) error {
 	want := tops(files)
 	var all error
@@ -197,7 +196,7 @@ func link(dir string, files filetree.Files) error {
 			continue
 		}
 		if info, err := os.Lstat(path); err == nil && info.IsDir() {
-			continue // a volume is mounted in it, which is more than a file that came later
+			continue // another volume is mounted in it: that takes precedence over a newer file
 		}
 		if err := os.Symlink(to, path); err != nil {
 			all = errors.Join(all, fmt.Errorf("linking %q: %w", top, err))
@@ -218,7 +217,7 @@ func link(dir string, files filetree.Files) error {
 	return all
 }
 
-// sweep removes every version but the one that is shown.
+// sweep removes every version but the shown one.
 func sweep(dir, shown string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

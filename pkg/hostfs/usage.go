@@ -7,16 +7,16 @@ import (
 	"io/fs"
 )
 
-// DiskUsage is how many bytes of the disk a file, or a folder with all that is in it, takes: what
-// is allocated, so that holes are free, a file with several names once, nothing that is mounted
-// below. Whatever goes away meanwhile does not count, and what is not there is 0. With an error, it
-// is what could be measured.
+// DiskUsage is how many bytes of the disk a file or a folder with its contents uses. It counts
+// allocated blocks, so that holes are free, and a file with several names once. It does not count
+// what is mounted below or disappears meanwhile. A path that does not exist uses 0. With an error,
+// the result is what could be measured.
 func DiskUsage(ctx context.Context, path string) (int64, error) {
 	var bytes int64
 	err := walk(ctx, path, func(e entry) error {
 		blocks := int64(e.stat.Blocks) * 512
-		// each of its names comes by, and is charged its share: to remember them all could take any
-		// memory
+		// Each name of a file counts its share: remembering all files could take any amount of
+		// memory.
 		if !e.dir() {
 			blocks /= int64(max(1, e.stat.Nlink))
 		}

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of a walk: folders deeper than maxDepth are left out with an error, names are read so
-// many at a time. Each level of a walk holds one descriptor.
+// The bounds of a walk: it skips folders deeper than maxDepth, with an error, and reads batch names
+// at a time. Each level of a walk holds one descriptor.
 const (
 	maxDepth = 1024
 	batch    = 64
@@ -20,8 +20,7 @@ const (
 
 var errTooDeep = fmt.Errorf("there are folders more than %d deep", maxDepth)
 
-// entry is something that a walk comes by. It is named from the descriptor of its folder, or is
-// what the descriptor refers to when name is "".
+// entry is a file or folder in a walk: name in the folder at, or at itself when name is "".
 type entry struct {
 	at   *os.File
 	name string
@@ -30,16 +29,15 @@ type entry struct {
 
 func (e entry) dir() bool { return e.stat.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// walker goes over a tree that others may be changing, renaming and linking meanwhile: by
-// descriptor, following no link and crossing into no other mount. What goes away under its hands
-// does not count.
+// walker goes over a tree that others may change, rename and link meanwhile: by descriptor, without
+// following links or entering other mounts. What disappears meanwhile does not count.
 type walker struct {
 	visit func(entry) error
 	top   unix.Statx_t
-	deep  bool // something was left out as it was too deep
+	deep  bool // a folder was skipped because it was too deep
 }
 
-// walk calls visit for root and all below it, what is in a folder before the folder itself.
+// walk calls visit for root and everything below it, for a folder after its contents.
 func walk(ctx context.Context, root string, visit func(entry) error) error {
 	found, err := openPath(root)
 	if err != nil {
@@ -61,12 +59,12 @@ func walk(ctx context.Context, root string, visit func(entry) error) error {
 		return err
 	}
 	if w.deep {
-		return fmt.Errorf("going through %q: %w", root, errTooDeep)
+		return fmt.Errorf("walking %q: %w", root, errTooDeep)
 	}
 	return nil
 }
 
-// folder goes over one folder and closes it.
+// folder visits a folder with its contents, and closes it.
 func (w *walker) folder(ctx context.Context, dir *os.File, stat *unix.Statx_t, depth int) error {
 	defer closing(dir)
 	for {
@@ -110,8 +108,8 @@ func (w *walker) entry(ctx context.Context, dir *os.File, name string, depth int
 	return w.folder(ctx, sub, &stat, depth+1)
 }
 
-// unlessGone takes it for nothing that an entry has gone, is no folder any more, or that something
-// has been mounted on it.
+// unlessGone drops the errors that mean that an entry was removed, is no longer a folder, or has
+// been mounted over.
 func unlessGone(err error) error {
 	for _, gone := range []error{fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP, unix.EXDEV} {
 		if errors.Is(err, gone) {
@@ -121,8 +119,8 @@ func unlessGone(err error) error {
 	return err
 }
 
-// statx asks the kernel alone: a file system of somebody else's that is mounted there is not asked,
-// as it might not answer.
+// statx answers from the kernel's cache: a network file system that is mounted there might not
+// answer.
 func statx(dir *os.File, name string, stat *unix.Statx_t) error {
 	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
 	at := 0
@@ -135,13 +133,13 @@ func statx(dir *os.File, name string, stat *unix.Statx_t) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("looking at %q: %w", name, err)
+			return fmt.Errorf("inspecting %q: %w", name, err)
 		}
 		return nil
 	}
 }
 
-// elsewhere says whether a is on another mount than b. Kernels before 5.8 tell only of other
+// elsewhere reports whether a is on another mount than b. Before kernel 5.8, it only sees other
 // devices.
 func elsewhere(a, b *unix.Statx_t) bool {
 	if a.Dev_major != b.Dev_major || a.Dev_minor != b.Dev_minor {

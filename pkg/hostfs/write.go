@@ -13,9 +13,8 @@ import (
 )
 
 // Write makes the file at path hold exactly data, with that mode. Containers may have the file
-// mounted and do to it what they like: it is changed in place, no more of it is read than data is
-// long, and what cannot be opened for writing, or is no regular file any more, makes way for a new
-// one.
+// mounted and write to it. So Write changes it in place, reads at most len(data) bytes of it, and
+// replaces it if it cannot be opened for writing or is no longer a regular file.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	found, err := openPath(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -30,7 +29,7 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 	}
 	defer closing(file)
 	if !holds(file, info.Size(), data) {
-		// The end is cut off last: who reads meanwhile never finds the file empty.
+		// Truncate last, so that a concurrent reader never finds the file empty.
 		if _, err := file.WriteAt(data, 0); err != nil {
 			return fmt.Errorf("writing %q: %w", path, err)
 		}
@@ -53,18 +52,18 @@ func holds(file *os.File, size int64, data []byte) bool {
 	return err == nil && bytes.Equal(have, data)
 }
 
-// replace puts a new file in the place of whatever is there, at once.
+// replace atomically replaces whatever is at path with a new file.
 func replace(path string, data []byte, mode fs.FileMode) error {
 	fresh := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("sweeping %q: %w", fresh, err)
+		return fmt.Errorf("removing %q: %w", fresh, err)
 	}
 	file, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, mode.Perm())
 	if err != nil {
 		return fmt.Errorf("making %q: %w", fresh, err)
 	}
 	_, err = file.Write(data)
-	err = errors.Join(err, fchmod(file, mode), file.Close()) // the mask took bits
+	err = errors.Join(err, fchmod(file, mode), file.Close()) // the umask removed bits
 	if err == nil {
 		err = os.Rename(fresh, path)
 	}
@@ -74,8 +73,7 @@ func replace(path string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// Touch makes an empty file with that mode unless there is a regular file already, which gets the
-// mode.
+// Touch creates an empty file with that mode. A regular file that exists already gets the mode.
 func Touch(path string, mode fs.FileMode) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode.Perm())
 	if err != nil {
@@ -102,7 +100,7 @@ func fchmod(file *os.File, mode fs.FileMode) error {
 	return nil
 }
 
-// Chmod sets the mode of what is at path; a link in its place is refused.
+// Chmod sets the mode of a file or folder; it refuses a link.
 func Chmod(path string, mode fs.FileMode) error {
 	found, err := openPath(path)
 	if err != nil {
@@ -112,8 +110,8 @@ func Chmod(path string, mode fs.FileMode) error {
 	return chmod(found, mode)
 }
 
-// chmod sets the mode of what a descriptor refers to. By /proc: what was opened only as a path
-// takes no fchmod.
+// chmod sets the mode of what a descriptor refers to, by way of /proc: an O_PATH descriptor does
+// not allow fchmod.
 func chmod(found *os.File, mode fs.FileMode) error {
 	info, err := found.Stat()
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
