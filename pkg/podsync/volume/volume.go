@@ -71,20 +71,20 @@ type Request struct {
 	Allocatable corev1.ResourceList
 }
 
-// Objects reads what volumes and environment name in the API, through a cache that watches what
-// pods on this node use.
+// Objects reads the API objects that volumes and environment variables name, through a cache that
+// watches what pods on this node use.
 type Objects interface {
 	// ConfigMap and Secret return the newest known object; a NotFound API error when there is none.
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
-	// Token returns a bound service-account token, cached until 80 % of its life.
+	// Token returns a bound service-account token, cached until 80 % of its lifetime.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, expirationSeconds int64) (string, error)
-	// Services returns the Services of the namespace and of "default"'s kubernetes, for the
-	// environment of containers.
+	// Services returns the Services of the namespace and default/kubernetes, for the environment of
+	// containers.
 	Services(namespace string) ([]*corev1.Service, error)
-	// Use says that a pod is about to be started from the objects that its spec names: they are
-	// watched from now on, and the first reading of each asks the API server, so that nothing from
-	// before the pod is served. It may be called again.
+	// Use announces a pod that is about to start. The objects that its spec names are watched from
+	// now on, and the first read of each asks the API server, so that the pod gets nothing older
+	// than itself. It may be called again.
 	Use(pod *corev1.Pod)
 	// Forget drops what only this pod used.
 	Forget(pod types.UID)

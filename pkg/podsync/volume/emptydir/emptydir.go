@@ -1,6 +1,6 @@
-// Package emptydir is EDGE: scratch folders of pods, on the disk, in memory (tmpfs) or in huge
-// pages (hugetlbfs). It writes the volume's folder, and never again once it is made: what is in it
-// is the pod's.
+// Package emptydir is EDGE: scratch folders of pods, on disk, in memory (tmpfs) or in huge pages
+// (hugetlbfs). It creates the volume's folder, and does not touch it again before it removes it:
+// the contents are the pod's.
 package emptydir
 
 import (
@@ -20,13 +20,13 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup/qos"
 )
 
-// mode of an empty folder: everybody's, as users of any id run in the pod.
+// mode lets everybody write to the folder, since containers run as users of any id.
 const mode fs.FileMode = 0o777
 
-// hugeMode is what the kernel gives a hugetlbfs when nobody says otherwise.
+// hugeMode is the kernel's default mode of a hugetlbfs.
 const hugeMode fs.FileMode = 0o755
 
-// unfinished marks a folder that is still being made; no volume's name has a "~".
+// unfinished is the suffix of a folder that is not complete yet; no name of a volume has a "~".
 const unfinished = "~new"
 
 // Plugin is a volume.Plugin; its zero value is ready.
@@ -38,14 +38,13 @@ func (Plugin) Name() string { return "kubernetes.io/empty-dir" }
 // Handles says whether the volume is an emptyDir.
 func (Plugin) Handles(v *corev1.Volume) bool { return v.EmptyDir != nil }
 
-// Mount makes the folder unless it is there.
+// Mount creates the folder unless it exists.
 func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	switch medium := r.Volume.EmptyDir.Medium; {
 	case medium == corev1.StorageMediumDefault:
 		return onDisk(r)
 	case medium == corev1.StorageMediumMemory:
-		// Sticky, as the kernel makes a tmpfs when nobody says otherwise, which is what kubelet's
-		// users have.
+		// Sticky, as with kubelet: it is the kernel's default for a tmpfs.
 		t := hostfs.Tmpfs{Size: size(r), Mode: grouped(mode|fs.ModeSticky, r.FSGroup), Group: r.FSGroup}
 		return mounted(r, func() error { return hostfs.MountTmpfs(r.Target, t) })
 	case strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePages)):
@@ -55,12 +54,13 @@ func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	}
 }
 
-// Unmount removes the folder with all that is in it.
+// Unmount removes the folder with its contents.
 func (Plugin) Unmount(_ context.Context, target string) error {
 	return errors.Join(hostfs.Hide(target), hostfs.Remove(target+unfinished))
 }
 
-// onDisk makes the folder under another name first, so that one that is seen is finished.
+// onDisk creates the folder under another name and renames it, so that a folder at the target is
+// complete.
 func onDisk(r volume.Request) (bool, error) {
 	if _, err := os.Lstat(r.Target); err == nil {
 		return false, nil
@@ -76,13 +76,13 @@ func onDisk(r volume.Request) (bool, error) {
 		return false, err
 	}
 	if err := os.Rename(fresh, r.Target); err != nil {
-		return false, fmt.Errorf("showing folder: %w", err)
+		return false, fmt.Errorf("renaming folder: %w", err)
 	}
 	return true, nil
 }
 
-// mounted mounts the volume unless it is: mode and group come with the mount, so that one that is
-// there is finished.
+// mounted mounts the volume unless it is mounted. Mode and group are mount options, so that a
+// mounted volume is complete.
 func mounted(r volume.Request, mount func() error) (bool, error) {
 	is, err := hostfs.Mounted(r.Target)
 	if err != nil || is {
@@ -91,7 +91,7 @@ func mounted(r volume.Request, mount func() error) (bool, error) {
 	return true, mount()
 }
 
-// grouped is the mode of a folder that fsGroup may write to.
+// grouped is the mode of a folder to which fsGroup may write.
 func grouped(mode fs.FileMode, group *int64) fs.FileMode {
 	if group == nil {
 		return mode
@@ -99,7 +99,7 @@ func grouped(mode fs.FileMode, group *int64) fs.FileMode {
 	return hostfs.GroupMode(mode|fs.ModeDir, false) &^ fs.ModeDir
 }
 
-// open lets everybody in, past the mask, and gives the folder to fsGroup.
+// open sets the mode whatever the umask, and gives the folder to fsGroup.
 func open(path string, group *int64) error {
 	if err := hostfs.Chmod(path, mode); err != nil {
 		return err
@@ -110,8 +110,8 @@ func open(path string, group *int64) error {
 	return hostfs.SetGroup(path, *group, false)
 }
 
-// size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and what the node can
-// give; 0 if none is known.
+// size is the size of a tmpfs in bytes: the least of sizeLimit, the pod's memory limit and the
+// node's allocatable memory; 0 if none is known.
 func size(r volume.Request) int64 {
 	least := r.Allocatable.Memory().Value()
 	if limit := qos.Total(r.Pod).Memory; limit > 0 && (least == 0 || limit < least) {
@@ -123,23 +123,23 @@ func size(r volume.Request) int64 {
 	return least
 }
 
-// mountHugePages: medium "HugePages" takes the one size that the pod asks for, "HugePages-2Mi"
-// names it.
+// mountHugePages mounts a hugetlbfs. The medium names the page size ("HugePages-2Mi"), or is
+// "HugePages" for the only size that the pod requests.
 func mountHugePages(r volume.Request) error {
 	page, ok := strings.CutPrefix(string(r.Volume.EmptyDir.Medium), string(corev1.StorageMediumHugePagesPrefix))
-	asked := qos.Total(r.Pod).HugePages
+	requested := qos.Total(r.Pod).HugePages
 	if !ok {
-		if len(asked) != 1 {
-			return fmt.Errorf("medium HugePages needs a pod that requests exactly one page size, it requests %d: name it, as in HugePages-2Mi",
-				len(asked))
+		if len(requested) != 1 {
+			return fmt.Errorf("medium HugePages needs a pod that requests exactly one page size, and this one requests %d: name the size, as in HugePages-2Mi",
+				len(requested))
 		}
-		for only := range asked {
+		for only := range requested {
 			page = only
 		}
 	}
 	q, err := resource.ParseQuantity(page)
 	if err != nil {
-		return fmt.Errorf("reading page size %q: %w", page, err)
+		return fmt.Errorf("parsing page size %q: %w", page, err)
 	}
 	if err := os.MkdirAll(r.Target, mode); err != nil {
 		return fmt.Errorf("making mount point: %w", err)
@@ -149,5 +149,5 @@ func mountHugePages(r volume.Request) error {
 	if err := unix.Mount("nodev", r.Target, "hugetlbfs", 0, options); err != nil {
 		return fmt.Errorf("mounting hugetlbfs (%s) at %q: %w", options, r.Target, err)
 	}
-	return hostfs.Chmod(r.Target, huge) // hugetlbfs takes no setgid for an option
+	return hostfs.Chmod(r.Target, huge) // hugetlbfs has no option for setgid
 }

@@ -1,5 +1,5 @@
-// Package hostpath is EDGE: files and folders of the host in pods. It checks their type and makes
-// the missing ones where the pod says so; it never removes anything.
+// Package hostpath is EDGE: files and folders of the host in pods. It checks their type and creates
+// missing ones if the volume says so; it never removes anything.
 package hostpath
 
 import (
@@ -24,14 +24,14 @@ func (Plugin) Name() string { return "kubernetes.io/host-path" }
 // Handles says whether the volume is a hostPath.
 func (Plugin) Handles(v *corev1.Volume) bool { return v.HostPath != nil }
 
-// Path is the host's own.
+// Path is the path on the host.
 func (Plugin) Path(v *corev1.Volume) string { return v.HostPath.Path }
 
 // Unmount does nothing: the path is not the pod's.
 func (Plugin) Unmount(context.Context, string) error { return nil }
 
-// Mount checks the path's type. With no type, and with DirectoryOrCreate, a missing path becomes a
-// folder.
+// Mount checks the type of the path, and creates a missing one if the type allows: a folder when
+// none is given.
 func (Plugin) Mount(_ context.Context, r volume.Request) (bool, error) {
 	path, kind := r.Volume.HostPath.Path, corev1.HostPathUnset
 	if r.Volume.HostPath.Type != nil {
@@ -55,7 +55,7 @@ func create(path string, kind corev1.HostPathType) (bool, error) {
 		}
 		return true, nil
 	case corev1.HostPathFileOrCreate:
-		// What another pod put there meanwhile is neither followed nor waited for; the next try
+		// Another pod may put a link or FIFO there meanwhile: the open fails, and the next Mount
 		// checks its type.
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NONBLOCK, 0o644)
 		if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/secret"
 )
 
-// defaultTokenSeconds is how long a token lives when the pod does not say.
+// defaultTokenSeconds is the lifetime of a token when the volume names none.
 const defaultTokenSeconds int64 = 3600
 
 // plugin makes the files of projected volumes.
@@ -77,8 +77,8 @@ func (p plugin) source(ctx context.Context, r volume.Request, s *corev1.VolumePr
 	}
 }
 
-// token is readable by its user alone where that user can be told: by fsGroup, or because all
-// containers run as one user.
+// token is the file of a service-account token. Only its user may read it if that user is known: by
+// fsGroup, or because all containers run as one user.
 func (p plugin) token(ctx context.Context, r volume.Request, s *corev1.ServiceAccountTokenProjection, mode int32) (filetree.Files, error) {
 	token, err := p.objects.Token(ctx, r.Pod, s.Audience, ptr.Deref(s.ExpirationSeconds, defaultTokenSeconds))
 	if err != nil {
@@ -92,7 +92,7 @@ func (p plugin) token(ctx context.Context, r volume.Request, s *corev1.ServiceAc
 	return files, files.Put(s.Path, file)
 }
 
-// onlyUser is the runAsUser that all containers have, nil if they differ or one has none.
+// onlyUser is the runAsUser of all containers; nil if they differ or one has none.
 func onlyUser(pod *corev1.Pod) *int64 {
 	var only *int64
 	for _, c := range podspec.Containers(pod) {

@@ -1,7 +1,7 @@
-// Package volumeset is EDGE: all volumes of all pods. It picks the plugin of each volume, knows
-// where volumes are, runs plugins one at a time for one volume, and takes down what a pod left by
-// what the host's folders tell, also for pods that it never heard of. It alone makes and removes
-// <root>/pods/<uid>/volumes.
+// Package volumeset is EDGE: all volumes of all pods. It picks the plugin of each volume, decides
+// where volumes are on the host, and calls plugins for one volume at a time. It finds the volumes
+// to unmount in the host's folders, so that it can also unmount those of unknown pods. It alone
+// creates and removes <root>/pods/<uid>/volumes.
 package volumeset
 
 import (
@@ -28,16 +28,17 @@ type Config struct {
 	Plugins []volume.Plugin
 	// Allocatable is what the node can give; nil: not known.
 	Allocatable func() corev1.ResourceList
-	// Use is told of each pod before its volumes are read, for caches of API objects; nil for none.
+	// Use is called with each pod before its volumes are mounted, for caches of API objects; nil:
+	// nothing is called.
 	Use func(pod *corev1.Pod)
 }
 
-// Set is ready for use by many at a time.
+// Set is for concurrent use.
 type Set struct {
 	config Config
 
 	mu    sync.Mutex
-	locks map[string]*lock // by target; an entry lives while somebody holds or waits for it
+	locks map[string]*lock // by target; an entry exists while it is held or waited for
 }
 
 type lock struct {
@@ -53,20 +54,20 @@ func New(c Config) (*Set, error) {
 	seen := map[string]bool{}
 	for _, p := range c.Plugins {
 		if seen[p.Name()] {
-			return nil, fmt.Errorf("making volume set: plugin %q is there twice", p.Name())
+			return nil, fmt.Errorf("making volume set: two plugins have the name %q", p.Name())
 		}
 		seen[p.Name()] = true
 	}
 	return &Set{config: c, locks: map[string]*lock{}}, nil
 }
 
-// Mount makes the pod's volume of that name ready; one that is ready is brought up to date.
+// Mount makes a volume of the pod ready, or brings it up to date.
 func (s *Set) Mount(ctx context.Context, pod *corev1.Pod, name string) error {
 	_, err := s.Refresh(ctx, pod, name)
 	return err
 }
 
-// Refresh is Mount that also says whether the contents changed.
+// Refresh is Mount, and reports whether the contents changed.
 func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, name string) (changed bool, err error) {
 	v, plugin, err := s.find(pod, name)
 	if err != nil {
@@ -101,7 +102,7 @@ func fsGroup(pod *corev1.Pod) *int64 {
 	return pod.Spec.SecurityContext.FSGroup
 }
 
-// Path is where the pod's volume of that name is on the host; made ready or not.
+// Path is where a volume of the pod is on the host, whether mounted or not.
 func (s *Set) Path(pod *corev1.Pod, name string) (string, error) {
 	v, plugin, err := s.find(pod, name)
 	if err != nil {
@@ -114,21 +115,20 @@ func (s *Set) path(uid types.UID, p volume.Plugin, v *corev1.Volume) string {
 	if pather, ok := p.(volume.Pather); ok {
 		return pather.Path(v)
 	}
-	return filepath.Join(s.folder(uid), strings.ReplaceAll(p.Name(), "/", "~"), v.Name)
+	return filepath.Join(s.folder(uid), folderName(p), v.Name)
 }
 
 func (s *Set) folder(uid types.UID) string {
 	return filepath.Join(s.config.Root, "pods", string(uid), "volumes")
 }
 
-// ReadOnly says whether the volume's contents are the node's to write alone, so that containers get
-// it read-only.
+// ReadOnly reports whether only the node writes to the volume, so that containers get it read-only.
 func (s *Set) ReadOnly(pod *corev1.Pod, name string) bool {
 	_, plugin, err := s.find(pod, name)
 	return err == nil && refreshes(plugin)
 }
 
-// Refreshable are the names of the pod's volumes whose contents may change.
+// Refreshable are the names of the pod's volumes that a later Mount may change.
 func (s *Set) Refreshable(pod *corev1.Pod) []string {
 	var names []string
 	for i := range pod.Spec.Volumes {
@@ -144,21 +144,21 @@ func refreshes(p volume.Plugin) bool {
 	return ok && r.Refreshes()
 }
 
-// Any says whether anything is left in the pod's volumes folder.
+// Any reports whether the host has any volume of the pod.
 func (s *Set) Any(uid types.UID) (bool, error) {
-	found, err := s.left(uid)
+	found, err := s.found(uid)
 	return len(found) > 0, err
 }
 
-// Unmount takes down every volume of a pod and removes the folder.
+// Unmount unmounts every volume of a pod that the host has, and removes their folder.
 func (s *Set) Unmount(ctx context.Context, uid types.UID) error {
-	found, err := s.left(uid)
+	found, err := s.found(uid)
 	if err != nil {
 		return err
 	}
 	var all error
-	for _, l := range found {
-		all = errors.Join(all, s.unmountOne(ctx, l))
+	for _, v := range found {
+		all = errors.Join(all, s.unmountOne(ctx, v))
 	}
 	if all != nil {
 		return all
@@ -166,25 +166,27 @@ func (s *Set) Unmount(ctx context.Context, uid types.UID) error {
 	return hostfs.Remove(s.folder(uid))
 }
 
-func (s *Set) unmountOne(ctx context.Context, l leftover) error {
-	unlock := s.lock(l.target)
+func (s *Set) unmountOne(ctx context.Context, v volumeOnHost) error {
+	unlock := s.lock(v.target)
 	defer unlock()
 	for _, p := range s.config.Plugins {
-		if strings.ReplaceAll(p.Name(), "/", "~") != l.kind {
+		if folderName(p) != v.kind {
 			continue
 		}
-		if err := p.Unmount(ctx, l.target); err != nil {
-			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", filepath.Base(l.target), err)
+		if err := p.Unmount(ctx, v.target); err != nil {
+			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", filepath.Base(v.target), err)
 		}
 		return nil
 	}
-	return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : no plugin for kind %q", filepath.Base(l.target), l.kind)
+	return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : no plugin for kind %q", filepath.Base(v.target), v.kind)
 }
 
-type leftover struct{ kind, target string }
+// volumeOnHost is a volume by its folder on the host. kind is the plugin's name as the folder has
+// it.
+type volumeOnHost struct{ kind, target string }
 
-func (s *Set) left(uid types.UID) ([]leftover, error) {
-	var found []leftover
+func (s *Set) found(uid types.UID) ([]volumeOnHost, error) {
+	var found []volumeOnHost
 	kinds, err := os.ReadDir(s.folder(uid))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -199,7 +201,7 @@ func (s *Set) left(uid types.UID) ([]leftover, error) {
 			return nil, fmt.Errorf("listing the pod's volumes: %w", err)
 		}
 		for _, v := range volumes {
-			found = append(found, leftover{kind: kind.Name(), target: filepath.Join(dir, v.Name())})
+			found = append(found, volumeOnHost{kind: kind.Name(), target: filepath.Join(dir, v.Name())})
 		}
 	}
 	return found, nil
@@ -228,6 +230,9 @@ func (s *Set) plugin(v *corev1.Volume) volume.Plugin {
 	return nil
 }
 
+// folderName is a plugin's name in paths on the host.
+func folderName(p volume.Plugin) string { return strings.ReplaceAll(p.Name(), "/", "~") }
+
 // kind is the name of the one field of the volume's source that is set, as in a manifest.
 func kind(v *corev1.Volume) string {
 	source := reflect.ValueOf(v.VolumeSource)
@@ -240,7 +245,7 @@ func kind(v *corev1.Volume) string {
 	return "none"
 }
 
-// lock makes work on one target go one after the other.
+// lock serializes work on one target.
 func (s *Set) lock(target string) (unlock func()) {
 	s.mu.Lock()
 	l := s.locks[target]

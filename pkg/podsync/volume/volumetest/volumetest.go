@@ -1,5 +1,5 @@
-// Package volumetest is a CONTRACT: the suite that every volume.Plugin passes, with what its tests
-// need: API objects in memory, and a mount namespace of the test's own.
+// Package volumetest is a CONTRACT: the suite that every volume.Plugin passes, with API objects in
+// memory and a mount namespace for tests.
 package volumetest
 
 import (
@@ -25,9 +25,9 @@ import (
 // inside marks the process that runs in the mount namespace.
 const inside = "VOLUMETEST_IN_MOUNT_NAMESPACE"
 
-// Main is for TestMain: it runs the tests in a mount namespace of their own, so that what they
-// mount is seen by nobody and goes away with them. Where that is not allowed, they are skipped with
-// a word.
+// Main is for TestMain. It runs the tests in their own mount namespace, so that their mounts are
+// seen by nobody else and end with them. Without the permission for that, it says so and skips the
+// tests.
 func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" {
 		return m.Run()
@@ -49,12 +49,12 @@ func Main(m *testing.M) int {
 	}
 }
 
-// Case is one volume that a plugin is to make.
+// Case is one volume that the plugin under test makes.
 type Case struct {
 	Plugin volume.Plugin
 	Pod    *corev1.Pod
 	Volume *corev1.Volume
-	// Change alters what the volume shows; nil for plugins whose contents are the pod's own.
+	// Change changes what the volume shows; nil for a plugin that does not refresh.
 	Change func()
 	// Foreign is a volume of another kind.
 	Foreign *corev1.Volume
@@ -71,7 +71,7 @@ func Run(t *testing.T, c Case) {
 		target = pather.Path(c.Volume)
 	}
 	if err := c.Plugin.Unmount(t.Context(), target); err != nil {
-		t.Errorf("unmounting what never was: %v", err)
+		t.Errorf("unmounting a volume that does not exist: %v", err)
 	}
 	if changed, err := c.Plugin.Mount(t.Context(), request); err != nil || (!changed && !elsewhere) {
 		t.Fatalf("mounting: changed %v, error %v", changed, err)
@@ -86,7 +86,7 @@ func Run(t *testing.T, c Case) {
 	unmount(t, c, target, elsewhere)
 }
 
-// identity checks name and choice.
+// identity checks Name and Handles.
 func identity(t *testing.T, c Case) {
 	t.Helper()
 	foreign := c.Foreign
@@ -101,7 +101,7 @@ func identity(t *testing.T, c Case) {
 	}
 }
 
-// unmount checks that nothing is left, and that doing it again is no error.
+// unmount checks that Unmount leaves nothing behind, and that repeating it is no error.
 func unmount(t *testing.T, c Case, target string, elsewhere bool) {
 	t.Helper()
 	for range 2 {
@@ -139,12 +139,12 @@ type Objects struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
 	services   []*corev1.Service
-	unread     int // how many readings of Services fail yet
+	unread     int // how many further reads of Services fail
 	used       map[types.UID]bool
 	tokens     int
 }
 
-// PutConfigMap adds or replaces one.
+// PutConfigMap adds or replaces a ConfigMap.
 func (o *Objects) PutConfigMap(c *corev1.ConfigMap) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -154,7 +154,7 @@ func (o *Objects) PutConfigMap(c *corev1.ConfigMap) {
 	o.configMaps[c.Namespace+"/"+c.Name] = c
 }
 
-// PutSecret adds or replaces one.
+// PutSecret adds or replaces a Secret.
 func (o *Objects) PutSecret(s *corev1.Secret) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -164,14 +164,14 @@ func (o *Objects) PutSecret(s *corev1.Secret) {
 	o.secrets[s.Namespace+"/"+s.Name] = s
 }
 
-// UnreadServices makes the next readings of Services fail, as before their first list.
+// UnreadServices makes the next reads of Services fail, as before their first list.
 func (o *Objects) UnreadServices(times int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.unread = times
 }
 
-// SetServices replaces all.
+// SetServices replaces all Services.
 func (o *Objects) SetServices(s []*corev1.Service) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -185,7 +185,7 @@ func (o *Objects) RenewTokens() {
 	o.tokens++
 }
 
-// ConfigMap returns one that was put.
+// ConfigMap returns a ConfigMap that was put.
 func (o *Objects) ConfigMap(_ context.Context, namespace, name string) (*corev1.ConfigMap, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -195,7 +195,7 @@ func (o *Objects) ConfigMap(_ context.Context, namespace, name string) (*corev1.
 	return nil, apierrors.NewNotFound(corev1.Resource("configmap"), name)
 }
 
-// Secret returns one that was put.
+// Secret returns a Secret that was put.
 func (o *Objects) Secret(_ context.Context, namespace, name string) (*corev1.Secret, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -205,14 +205,14 @@ func (o *Objects) Secret(_ context.Context, namespace, name string) (*corev1.Sec
 	return nil, apierrors.NewNotFound(corev1.Resource("secret"), name)
 }
 
-// Token returns a text that tells what it was asked for.
+// Token returns a text that names the arguments.
 func (o *Objects) Token(_ context.Context, pod *corev1.Pod, audience string, seconds int64) (string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return fmt.Sprintf("token %d of %s for %q, %d s", o.tokens, pod.UID, audience, seconds), nil
 }
 
-// Services returns what was set for the namespace, and default/kubernetes.
+// Services returns those of the namespace, and default/kubernetes.
 func (o *Objects) Services(namespace string) ([]*corev1.Service, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -239,14 +239,14 @@ func (o *Objects) Use(pod *corev1.Pod) {
 	o.used[pod.UID] = true
 }
 
-// Forget forgets it.
+// Forget forgets the pod.
 func (o *Objects) Forget(pod types.UID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.used, pod)
 }
 
-// Uses says whether the pod is remembered.
+// Uses reports whether the pod was used and not forgotten.
 func (o *Objects) Uses(pod types.UID) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
