@@ -227,7 +227,7 @@ func (p *pods) describe(r *summary.Report) {
 	for _, v := range p.loop.Snapshot() {
 		s := summary.Pod{
 			Namespace: v.Namespace, Name: v.Name, UID: string(v.UID), Phase: string(v.Status.Phase), Reason: v.Refused,
-			IP: v.Status.PodIP, Plan: v.Plan, UnderWay: v.UnderWay, WakeAt: v.WakeAt, LastError: v.LastError,
+			IP: v.Status.PodIP, Plan: v.Plan, UnderWay: v.Running, WakeAt: v.WakeAt, LastError: v.LastError,
 		}
 		for _, c := range v.Status.ContainerStatuses {
 			s.Total++

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -254,16 +253,16 @@ func (p *pods) makeLoop() error {
 	}); err != nil {
 		return err
 	}
-	edges, err := p.makeEdges()
+	executor, err := p.makeExecutor()
 	if err != nil {
 		return err
 	}
 	operations := podmetrics.NewOperations(a.registry)
 	p.loop, err = podsync.New(podsync.Config{
-		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Apply: edges,
-		Host: host{p.builder, p.objects, p.cgroups, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: terminationmessage.Reader{},
+		Sources: append([]podsync.Source{api, p.static}, a.options.Sources...), Sink: p.statuses(), Pods: p.runtime, Executor: executor, Claims: p.claims(),
+		Host: host{p.builder, p.runtime}, Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: a.events, Messages: terminationmessage.Reader{},
 		Admit: p.admit, Allocatable: p.allocatable, HostIPs: p.agent.addresses.List, SyncFrequency: c.Pods.SyncFrequency, RefreshInterval: c.Volumes.RefreshInterval,
-		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: func(a podplan.Action, took time.Duration, err error) { operations.Note(operationOf(a), took, err) }, Now: now, Log: p.log,
+		RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax, OnAction: operations.Note, Now: now, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -286,29 +285,6 @@ func (p *pods) makeNode() (err error) {
 		Events: p.agent.events, Now: p.agent.options.Now, Log: p.log,
 	})
 	return err
-}
-
-// operationOf is the CRI call of an action; "" for one that does not use the runtime.
-func operationOf(a podplan.Action) string {
-	switch a.(type) {
-	case podplan.StartSandbox:
-		return "run_podsandbox"
-	case podplan.RemoveSandbox:
-		return "remove_podsandbox"
-	case podplan.EnsureImage:
-		return "pull_image"
-	case podplan.StartContainer:
-		return "start_container"
-	case podplan.StopContainer:
-		return "stop_container"
-	case podplan.RemoveContainer:
-		return "remove_container"
-	case podplan.UpdateResources:
-		return "update_container_resources"
-	case podplan.RunHook:
-		return "exec_sync"
-	}
-	return ""
 }
 
 // running is what the runtime has of this node's pods.
@@ -365,8 +341,17 @@ func (p *pods) storage(ctx context.Context, pod *corev1.Pod) (pressure.Usage, er
 	return used, errors.Join(append(unknown, err)...)
 }
 
-// makeEdges makes what carries actions out.
-func (p *pods) makeEdges() (*podsync.Edges, error) {
+// claims are all that pods may hold on this host, by kind.
+func (p *pods) claims() map[podplan.Kind]podsync.Claims {
+	return map[podplan.Kind]podsync.Claims{
+		podplan.Volume: podsync.VolumeClaims{Volumes: mounts{p.volumes, p.builder}},
+		podplan.Cgroup: podsync.CgroupClaims{Cgroups: p.cgroups},
+		podplan.Folder: podsync.FolderClaims{Folders: p.builder},
+	}
+}
+
+// makeExecutor makes what carries actions out.
+func (p *pods) makeExecutor() (*podsync.Executor, error) {
 	c := p.config
 	secrets, err := podsync.NewAPISecrets(p.objects, p.log)
 	if err != nil {
@@ -387,9 +372,9 @@ func (p *pods) makeEdges() (*podsync.Edges, error) {
 	if err != nil {
 		return nil, err
 	}
-	return podsync.NewEdges(podsync.EdgesConfig{
-		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Host: host{p.builder, p.objects, p.cgroups, p.runtime},
-		Volumes: mounts{p.volumes, p.builder}, Hooks: hooks, Events: p.agent.events,
+	return podsync.NewExecutor(podsync.ExecutorConfig{
+		Runtime: p.runtime, Images: p.runtime, Puller: puller, Build: builder{p.builder}, Claims: p.claims(), Cgroups: p.cgroups,
+		Hooks: hooks, Events: p.agent.events,
 	})
 }
 
@@ -438,6 +423,11 @@ type mounts struct {
 	builder *containerconfig.Builder
 }
 
+// Mounted implements podsync.Volumes.
+func (m mounts) Mounted(_ context.Context, uid types.UID) (bool, error) {
+	return m.builder.Mounted(uid)
+}
+
 // Unmount implements podsync.Volumes.
 func (m mounts) Unmount(ctx context.Context, uid types.UID) error {
 	if err := m.builder.Release(uid); err != nil {
@@ -446,11 +436,9 @@ func (m mounts) Unmount(ctx context.Context, uid types.UID) error {
 	return m.Set.Unmount(ctx, uid)
 }
 
-// host is what is left of pods, and what API objects only they used.
+// host finds what the host holds for pods.
 type host struct {
 	*containerconfig.Builder
-	objects *objects.Objects
-	cgroups *cgroup.Tree
 	runtime *containerd.Runtime
 }
 
@@ -466,20 +454,4 @@ func (h host) Leftovers(ctx context.Context) ([]types.UID, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(left, func(uid types.UID) bool { return foreign[uid] }), nil
-}
-
-// ResizeCgroup implements podsync.Host.
-func (h host) ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error {
-	return h.cgroups.ResizePod(ctx, pod, widen)
-}
-
-// RemoveCgroup implements podsync.Host.
-func (h host) RemoveCgroup(ctx context.Context, pod runtime.PodRef) error {
-	return h.cgroups.RemovePod(ctx, pod.UID)
-}
-
-// Cleanup implements podsync.Host.
-func (h host) Cleanup(ctx context.Context, pod runtime.PodRef) error {
-	h.objects.Forget(pod.UID)
-	return h.Builder.Cleanup(ctx, pod)
 }

@@ -8,10 +8,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// announceBackOffs tells of each container that has come to wait for a back-off since the last
-// turn.
-func (l *Loop) announceBackOffs(t turn, s corev1.PodStatus) {
-	pod, seen := t.want.Pod, t.work.waiting
+// announceBackOffs announces each container that began to wait for a back-off since the last step.
+func (l *Loop) announceBackOffs(t step, s corev1.PodStatus) {
+	pod, seen := t.want.Pod, t.worker.waiting
 	for c := range podspec.Statuses(&s) {
 		reason := ""
 		if c.State.Waiting != nil {

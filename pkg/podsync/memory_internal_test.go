@@ -44,23 +44,24 @@ func TestCrashLoopCostsNoMemory(t *testing.T) {
 			})
 		}
 		rt.Sandbox = sandbox
-		turn := turn{entry: e, want: podplan.Want{UID: "u1", Pod: pod}, rt: rt, now: now}
-		have, err := l.observe(t.Context(), turn)
+		step := step{entry: e, want: podplan.Want{UID: "u1", Pod: pod}, rt: rt, now: now}
+		observed, err := l.observe(t.Context(), step)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &e.work.memory
-		m.Observe(turn.want, have, now)
 		for _, c := range rt.Containers { // whose signals and removals fail at first
-			m.Note(podplan.RunHook{Container: "app", ContainerID: c.ID, Kind: podspec.PreStop}, podplan.ActionResult{}, now)
-			m.Note(podplan.StopContainer{Container: "app", ContainerID: c.ID}, podplan.ActionResult{}, now)
-			m.Note(podplan.RemoveContainer{Container: "app", ContainerID: c.ID}, podplan.ActionResult{Err: context.DeadlineExceeded}, now)
+			e.worker.completed = append(e.worker.completed,
+				podplan.Completed{Action: podplan.RunHook{Container: "app", ContainerID: c.ID, Kind: podspec.PreStop}},
+				podplan.Completed{Action: podplan.StopContainer{Container: "app", ContainerID: c.ID}},
+				podplan.Completed{Action: podplan.RemoveContainer{Container: "app", ContainerID: c.ID}, ActionResult: podplan.ActionResult{Err: context.DeadlineExceeded}})
 		}
-		if kept := len(e.work.messages); kept > 2 || have.Messages[fmt.Sprint("app-", attempt)] == "" {
-			t.Fatalf("after %d restarts %d termination messages are kept: %q", attempt, kept, have.Messages)
+		l.plan(step, observed)
+		if kept := len(e.worker.messages); kept > 2 || observed.Messages[fmt.Sprint("app-", attempt)] == "" {
+			t.Fatalf("after %d restarts %d termination messages are kept: %q", attempt, kept, observed.Messages)
 		}
-		if len(m.Hooks) > 4 || len(m.Stops) > 4 || len(m.Removal) > 4 {
-			t.Fatalf("after %d restarts %d hooks, %d stops and %d removals are kept", attempt, len(m.Hooks), len(m.Stops), len(m.Removal))
+		s := &e.worker.state
+		if len(s.Hooks) > 4 || len(s.Stops) > 4 || len(s.Removals) > 4 {
+			t.Fatalf("after %d restarts %d hooks, %d stops and %d removals are kept", attempt, len(s.Hooks), len(s.Stops), len(s.Removals))
 		}
 	}
 }

@@ -1,21 +1,21 @@
 // Package podsync is a LOOP: it keeps the pods of this node as the sources want them. It owns one
 // worker per pod UID, and each step of a worker is
 //
-//	observe (runtime, host, probes) → podplan.Next (pure) → launch the plan's actions → status.Pod (pure) → sink
+//	observe (runtime, host, probes) → podplan.Step (pure) → launch the plan's actions → status.Pod (pure) → sink
 //
-// Actions run beside the worker, at most one for each Action.Key; their end wakes it. A worker is
-// also woken by its source, by the runtime, by the prober, and at the moment that the plan named.
-// It alone decides that an action is launched; what an action does is in apply.go.
+// Actions run beside the worker, at most one for each Action.Key; their end wakes it. A worker also
+// steps when its source, the runtime or the prober wakes it, and at the moment that the plan named.
+// The worker alone launches actions; the Executor carries them out, and holds no state.
 //
 // # A life
 //
 //	source emits ─► entry ─► admitted ─► running ─► ending ─► stopped ─► done
 //	                   └──── refused: Failed ─────────────────────────────┘
 //
-// A pod that the host has and no source knows gets an entry too; it is left alone until every
-// source has synced and is then ended. Once a plan says Stopped, what was observed is frozen, and
-// with it the status. When a plan says Done, a pod that is being deleted is handed to the sink's
-// Finish, and the entry goes when the source says Gone.
+// A pod that the host has and no source knows gets an entry too. The loop leaves it alone until
+// every source has synced, and then ends it. When a plan says Stopped, the worker freezes what it
+// has observed, and with it the status. When a plan says Done, the loop hands a pod that is being
+// deleted to the sink's Finish; the entry goes when the source says Gone.
 package podsync
 
 import (
@@ -43,8 +43,11 @@ type Config struct {
 	Sources []Source
 	Sink    StatusSink
 	Pods    runtime.Pods
-	Apply   Applier
-	Host    Host
+	// Executor carries out the actions.
+	Executor *Executor
+	Host     Host
+	// Claims are those of the Executor.
+	Claims  map[podplan.Kind]Claims
 	Volumes Volumes
 	Prober  Prober
 	Events  Events
@@ -53,21 +56,21 @@ type Config struct {
 	// Admit decides whether a pod that does not run yet may run beside the others; nil admits
 	// everything.
 	Admit func(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termination
-	// Allocatable is what the node's pods may request together, nil while it is not known; nil:
-	// everything fits.
+	// Allocatable is what the node's pods may request together; it returns nil while nobody knows.
+	// nil: everything fits.
 	Allocatable func() corev1.ResourceList
 	// HostIPs are the node's addresses, primary first.
 	HostIPs func() []netip.Addr
-	// SyncFrequency is how often a pod is looked at without an event; default 1 min.
+	// SyncFrequency is how often a worker steps without an event; default 1 min.
 	SyncFrequency time.Duration
-	// RefreshInterval is how often volumes whose contents may change are compared; default 1 min.
+	// RefreshInterval is how often volumes are refreshed whose contents may change; default 1 min.
 	RefreshInterval time.Duration
-	// RequestTimeout bounds every action that has no longer bound of its own; default 2 min.
+	// RequestTimeout is the limit of every action that has none of its own; default 2 min.
 	RequestTimeout time.Duration
 	// CrashMax is the longest back-off of a crash loop; default 5 min.
 	CrashMax time.Duration
-	// OnAction is told of every ended action, for metrics; nil: nobody is.
-	OnAction func(a podplan.Action, took time.Duration, err error)
+	// OnAction is called for every completed action with its name in metrics; nil: nothing is.
+	OnAction func(operation string, took time.Duration, err error)
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -88,10 +91,13 @@ type Loop struct {
 // New checks the configuration and makes a Loop.
 func New(c Config) (*Loop, error) {
 	switch {
-	case len(c.Sources) == 0, c.Sink == nil, c.Pods == nil, c.Apply == nil, c.Host == nil, c.Volumes == nil:
-		return nil, errors.New("making the pod loop: Sources, Sink, Pods, Apply, Host and Volumes are required")
+	case len(c.Sources) == 0, c.Sink == nil, c.Pods == nil, c.Executor == nil, c.Host == nil, c.Volumes == nil:
+		return nil, errors.New("making the pod loop: Sources, Sink, Pods, Executor, Host and Volumes are required")
 	case c.Prober == nil, c.Events == nil, c.Messages == nil, c.HostIPs == nil, c.Now == nil, c.Log == nil:
 		return nil, errors.New("making the pod loop: Prober, Events, Messages, HostIPs, Now and Log are required")
+	}
+	if err := checkClaims(c.Claims); err != nil {
+		return nil, fmt.Errorf("making the pod loop: %w", err)
 	}
 	if c.Admit == nil {
 		c.Admit = func(*corev1.Pod, []*corev1.Pod) *podspec.Termination { return nil }
@@ -108,10 +114,10 @@ func New(c Config) (*Loop, error) {
 		OnError: func(uid types.UID, err error) {
 			log := c.Log.Warn
 			if errors.Is(err, runtime.ErrUnavailable) {
-				log = c.Log.Debug // it befalls every pod, and is told of once by firstList
+				log = c.Log.Debug // for every pod; firstList logs it once
 			}
-			log("pod not looked at", "uid", uid, "error", err)
-			l.store.get(uid).fault(err, c.Now())
+			log("Pod step failed", "uid", uid, "err", err)
+			l.store.get(uid).fail(err, c.Now())
 		},
 	})
 	if err != nil {
@@ -128,8 +134,8 @@ func orDefault(d, fallback time.Duration) time.Duration {
 	return d
 }
 
-// Run runs the pods until ctx ends, and leaves the pods running. It first learns what the host has,
-// waiting for the runtime as long as it takes, so that nothing is reported before.
+// Run keeps the pods until ctx ends, and leaves them running. It first lists what the host has, and
+// waits for the runtime as long as it takes, so that it reports nothing before.
 func (l *Loop) Run(ctx context.Context) error {
 	hints, err := l.firstList(ctx)
 	if err != nil {
@@ -156,7 +162,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		})
 	}
 	parts.Go(func() { l.awaitSync(ctx) })
-	parts.Go(func() { l.beat(ctx) })
+	parts.Go(func() { l.heartbeat(ctx) })
 	parts.Go(func() { l.follow(ctx, hints) })
 	parts.Go(func() { _ = l.workers.Run(ctx) })
 
@@ -172,24 +178,24 @@ func (l *Loop) Run(ctx context.Context) error {
 	return err
 }
 
-// Wake has a pod looked at soon.
+// Wake makes a pod's worker step soon.
 func (l *Loop) Wake(uid types.UID) {
 	if l.store.get(uid) != nil {
 		l.workers.Wake(uid)
 	}
 }
 
-// Renew tells that an object that the pod names has changed, appeared or gone: soon the contents of
-// its volumes are compared, and what failed for want of the object is tried again.
+// Renew tells that an object that the pod names has changed, appeared or gone: its worker refreshes
+// volumes soon, and tries again what failed because of the object.
 func (l *Loop) Renew(uid types.UID, o podspec.ObjectRef) {
 	if e := l.store.get(uid); e != nil {
-		e.renewed(o)
+		e.change(o)
 		l.workers.Wake(uid)
 	}
 }
 
-// End ends a pod as Failed: eviction, node shutdown. The first outcome stays. It says whether the
-// pod was known.
+// End ends a pod as Failed: eviction, node shutdown. The first termination stays. It says whether
+// the pod was known.
 func (l *Loop) End(uid types.UID, o podspec.Termination) bool {
 	e := l.store.get(uid)
 	if e == nil {
@@ -200,9 +206,9 @@ func (l *Loop) End(uid types.UID, o podspec.Termination) bool {
 	return true
 }
 
-// LastSeen is when the loop last showed that it lives: at a step, or every ten seconds; the health
-// page compares it with the clock. Zero before the first time. It has its monotonic reading, so
-// that a clock that is set makes no loop look silent.
+// LastSeen is the loop's last heartbeat: at a step, or every ten seconds; the health page compares
+// it with the clock. Zero before the first one. It has its monotonic reading, so that a clock that
+// somebody sets makes no loop seem dead.
 func (l *Loop) LastSeen() time.Time {
 	if at := l.lastSeen.Load(); at != nil {
 		return *at
@@ -215,9 +221,9 @@ func (l *Loop) alive() {
 	l.lastSeen.Store(&now)
 }
 
-// beat shows that the loop lives while there is nothing to do. It takes the lock that everything
-// passes.
-func (l *Loop) beat(ctx context.Context) {
+// heartbeat shows that the loop lives while there is nothing to do. It takes the lock that every
+// step takes.
+func (l *Loop) heartbeat(ctx context.Context) {
 	for sleep.For(ctx, 10*time.Second) == nil {
 		l.store.uids()
 		l.alive()
@@ -234,9 +240,9 @@ func (l *Loop) emit(u podspec.Update) {
 	l.workers.Wake(u.UID)
 }
 
-// awaitSync waits until every source has synced and then has every pod looked at, for the orphans
-// among them. Sources tell of it by no event, and it happens once in the agent's life: so it is
-// asked for, ten times a second.
+// awaitSync waits until every source has synced and then wakes every worker, for the orphans among
+// the pods. Sources send no event for it, and it happens once in the agent's life: it asks them ten
+// times a second.
 func (l *Loop) awaitSync(ctx context.Context) {
 	for !l.allSynced() {
 		if sleep.For(ctx, 100*time.Millisecond) != nil {
@@ -262,14 +268,14 @@ func (l *Loop) wakeAll() {
 	}
 }
 
-// firstList learns what the host has; an error means that ctx ended.
+// firstList lists what the host has; an error means that ctx ended.
 func (l *Loop) firstList(ctx context.Context) (<-chan types.UID, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		hints, err := l.relist(ctx)
 		if err == nil {
 			return hints, nil
 		}
-		l.config.Log.Warn("waiting for the container runtime", "error", err)
+		l.config.Log.Warn("Waiting for the container runtime", "err", err)
 		if sleep.For(ctx, pause) != nil {
 			return nil, ctx.Err()
 		}
@@ -289,7 +295,7 @@ func (l *Loop) relist(ctx context.Context) (<-chan types.UID, error) {
 	}
 	left, err := l.config.Host.Leftovers(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("looking for what is left of pods: %w", err)
+		return nil, fmt.Errorf("looking for claims of pods: %w", err)
 	}
 	for _, p := range pods {
 		l.store.found(p.PodRef)

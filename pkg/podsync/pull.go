@@ -33,18 +33,18 @@ type PullerConfig struct {
 	Now   func() time.Time
 }
 
-// Puller makes images ready for containers. A pull that several pods ask for with the same
-// credentials is done once.
+// Puller makes images ready for containers. It pulls once what several pods need with the same
+// credentials.
 type Puller struct {
 	config PullerConfig
 	places *pullPlaces
 	limit  *rate.Limiter
 
 	mu    sync.Mutex
-	pulls map[string]*pull // under way, by reference and credentials
+	pulls map[string]*pull // running, by reference and credentials
 }
 
-// pull is one pull under way. It ends when nobody waits for it any more.
+// pull is one running pull. It is cancelled when nobody waits for it any more.
 type pull struct {
 	waiting int
 	cancel  context.CancelFunc
@@ -84,7 +84,7 @@ func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIm
 			return runtime.Image{}, p.failed(tell, "InvalidImageName", err)
 		}
 	}
-	if a.Policy != corev1.PullAlways {
+	if a.Pull != corev1.PullAlways {
 		image, err := p.config.Images.Image(ctx, a.Ref)
 		switch {
 		case err == nil:
@@ -95,7 +95,7 @@ func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIm
 			err = fmt.Errorf("Failed to inspect image %q: %w", a.Ref, err) //nolint:staticcheck // kubelet's words
 			tell(corev1.EventTypeWarning, "InspectFailed", err.Error())
 			return runtime.Image{}, p.failed(tell, "ImageInspectError", err)
-		case a.Policy == corev1.PullNever:
+		case a.Pull == corev1.PullNever:
 			err = fmt.Errorf("Container image %q is not present with pull policy of Never", a.Ref) //nolint:staticcheck // kubelet's words
 			tell(corev1.EventTypeWarning, "ErrImageNeverPull", err.Error())
 			return runtime.Image{}, p.failed(tell, "ErrImageNeverPull", err)
@@ -104,14 +104,14 @@ func (p *Puller) Ensure(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIm
 	return p.fetch(ctx, pod, a, tell)
 }
 
-// failed is the event and the error of an image that a container cannot have.
+// failed announces that a container cannot have its image, and returns the error with its reason.
 func (p *Puller) failed(tell func(eventType, reason, message string), reason string, err error) error {
 	err = podspec.WithReason(reason, err)
 	tell(corev1.EventTypeWarning, "Failed", "Error: "+podspec.ReasonOf(err, reason))
 	return err
 }
 
-// fetch pulls, together with others who want the same.
+// fetch pulls, together with others that need the same.
 func (p *Puller) fetch(ctx context.Context, pod *corev1.Pod, a podplan.EnsureImage, tell func(eventType, reason, message string)) (runtime.Image, error) {
 	began := p.config.Now()
 	credentials, missing := p.config.Secrets.Credentials(ctx, pod, a.Ref)
@@ -130,16 +130,16 @@ func (p *Puller) fetch(ctx context.Context, pod *corev1.Pod, a podplan.EnsureIma
 	return done.image, nil
 }
 
-// outcome of a pull, for one who waited for it.
-type outcome struct {
+// pulled is the end of a pull, for one who waited for it.
+type pulled struct {
 	image runtime.Image
 	took  time.Duration
 	err   error
 }
 
-// join waits for the pull of ref with these credentials, which it starts if none is under way. The
-// pull goes on while anyone waits for it.
-func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Credentials) outcome {
+// join waits for the pull of ref with these credentials, and starts it if none runs. The pull goes
+// on while anyone waits for it.
+func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Credentials) pulled {
 	key := pullKey(ref, credentials)
 	p.mu.Lock()
 	u := p.pulls[key]
@@ -164,7 +164,7 @@ func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Cre
 
 	select {
 	case <-u.done:
-		return outcome{u.image, u.took, u.err}
+		return pulled{u.image, u.took, u.err}
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
@@ -172,18 +172,18 @@ func (p *Puller) join(ctx context.Context, ref string, credentials []runtime.Cre
 	if u.waiting--; u.waiting == 0 {
 		last = true
 		if p.pulls[key] == u {
-			delete(p.pulls, key) // who comes now starts anew
+			delete(p.pulls, key) // a later one starts a pull of its own
 		}
 		u.cancel()
 	}
 	p.mu.Unlock()
 	if last {
-		<-u.done // nothing is left behind
+		<-u.done // it leaves nothing behind
 	}
-	return outcome{err: ctx.Err()}
+	return pulled{err: ctx.Err()}
 }
 
-// pull waits for its turn and pulls.
+// pull waits for a place and pulls.
 func (p *Puller) pull(ctx context.Context, ref string, credentials []runtime.Credentials) (runtime.Image, time.Duration, error) {
 	leave, err := p.places.enter(ctx, registryOf(ref))
 	if err != nil {
@@ -207,7 +207,7 @@ func registryOf(ref string) string {
 	return reference.Domain(named)
 }
 
-// pullKey tells pulls apart: an image that one pod may pull is not thereby given to another.
+// pullKey tells pulls apart: that one pod may pull an image does not give it to another.
 func pullKey(ref string, credentials []runtime.Credentials) string {
 	text, err := json.Marshal(credentials)
 	if err != nil {
@@ -217,7 +217,7 @@ func pullKey(ref string, credentials []runtime.Credentials) string {
 	return ref + "@" + hex.EncodeToString(sum[:])
 }
 
-// isImageID says that a reference is an image id, which is no name.
+// isImageID says that a reference is an image id, not a name.
 func isImageID(ref string) bool {
 	digits, found := strings.CutPrefix(ref, "sha256:")
 	_, err := hex.DecodeString(digits)

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// pullPlaces bounds the pulls at a time, in total and from each registry. A pull takes the place of
-// its registry first: those that queue for a registry that does not answer hold nothing that
-// another registry's pull needs.
+// pullPlaces limits how many pulls run at a time, in total and from each registry. A pull takes the
+// place of its registry first: pulls that queue for a registry that does not answer hold nothing
+// that another registry's pull needs.
 type pullPlaces struct {
 	total       places
 	perRegistry int
@@ -21,7 +21,7 @@ type registryPlaces struct {
 	users int // that hold a place or wait for one
 }
 
-// places are free while the channel takes one more; nil: there is no end of them.
+// places are free while the channel takes one more; nil: no limit.
 type places chan struct{}
 
 func newPlaces(n int) places {

@@ -10,35 +10,17 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// allocate makes the wanted pod one with the resources that it was given, and gives it what it asks
-// for where there is room. While one pod's ask is weighed nobody else's is, nor is a new pod
-// admitted.
-func (l *Loop) allocate(t *turn) {
-	m, pod := &t.work.memory, t.want.Pod
-	if pod == nil {
-		return
+// headroom is what the node has for a pod: what it has allocated to no other, and no pod waits for
+// that comes first.
+func (l *Loop) headroom(e *entry, pod *corev1.Pod) podplan.Headroom {
+	h := podplan.Headroom{Allocatable: l.config.Allocatable(), Used: l.store.used(e)}
+	for _, before := range l.store.waitingBefore(e, pod) {
+		h.Reserve(before.allocated, before.requests)
 	}
-	first := m.Resize.Given == nil
-	want := m.Allocate(t.want, t.rt, nil)
-	if first {
-		t.work.resize = m.Resize // what an earlier life of the agent told is not told again
-	}
-	if m.Resize.Asks(pod) {
-		l.store.admission.Lock()
-		defer l.store.admission.Unlock()
-		room := podplan.Room{Allocatable: l.config.Allocatable(), Used: l.store.used(t.entry)}
-		for _, before := range l.store.waitingBefore(t.entry, pod) {
-			room.Reserve(before.given, before.asks)
-		}
-		want = m.Allocate(t.want, t.rt, &room)
-	}
-	t.want = want
-	if t.keep(want.Pod, m.Resize.Pending.Reason == corev1.PodReasonDeferred) {
-		l.retryDeferred(t.entry)
-	}
+	return h
 }
 
-// used is what the other pods were given.
+// used is what the other pods were allocated.
 func (s *store) used(e *entry) corev1.ResourceList {
 	used := corev1.ResourceList{}
 	for _, other := range s.admittedPods(e) {
@@ -51,11 +33,11 @@ func (s *store) used(e *entry) corev1.ResourceList {
 	return used
 }
 
-// waiting is a pod that asks for more than there was room for.
-type waiting struct{ given, asks *corev1.Pod }
+// waiting is a pod that requests more than the node has.
+type waiting struct{ allocated, requests *corev1.Pod }
 
-// waitingBefore are the pods whose turn comes before this one's: by priority, then class, then who
-// asked first.
+// waitingBefore are the waiting pods that come before this one: by priority, then class, then who
+// requested first.
 func (s *store) waitingBefore(e *entry, pod *corev1.Pod) []waiting {
 	var list []waiting
 	for _, other := range s.all() {
@@ -63,13 +45,13 @@ func (s *store) waitingBefore(e *entry, pod *corev1.Pod) []waiting {
 			continue
 		}
 		other.mu.Lock()
-		if other.deferred && other.given != nil && podplan.ResizesBefore(other.update.Pod, pod) {
-			list = append(list, waiting{other.given, other.update.Pod})
+		if other.deferred && other.allocated != nil && podplan.ResizesBefore(other.update.Pod, pod) {
+			list = append(list, waiting{other.allocated, other.update.Pod})
 		}
 		other.mu.Unlock()
 	}
 	slices.SortFunc(list, func(a, b waiting) int {
-		if podplan.ResizesBefore(a.asks, b.asks) {
+		if podplan.ResizesBefore(a.requests, b.requests) {
 			return -1
 		}
 		return 1
@@ -77,23 +59,22 @@ func (s *store) waitingBefore(e *entry, pod *corev1.Pod) []waiting {
 	return list
 }
 
-// keep notes what the pod was given, and says whether that is less than before.
-func (e *entry) keep(given *corev1.Pod, deferred bool) (less bool) {
+// allocate keeps what the pod was allocated, and says whether that is less than before.
+func (e *entry) allocate(pod *corev1.Pod, deferred bool) (less bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.given != nil && e.given != given {
-		before := resource.PodRequests(e.given, resource.PodResourcesOptions{})
-		for name, q := range resource.PodRequests(given, resource.PodResourcesOptions{}) {
+	if e.allocated != nil && e.allocated != pod {
+		before := resource.PodRequests(e.allocated, resource.PodResourcesOptions{})
+		for name, q := range resource.PodRequests(pod, resource.PodResourcesOptions{}) {
 			old := before[name]
 			less = less || q.Cmp(old) < 0
 		}
 	}
-	e.given, e.deferred = given, deferred
+	e.allocated, e.deferred = pod, deferred
 	return less
 }
 
-// retryDeferred has the pods looked at that ask for more than there was room for: some has come
-// free.
+// retryDeferred wakes the pods that request more than the node had: some resources have come free.
 func (l *Loop) retryDeferred(by *entry) {
 	for _, e := range l.store.all() {
 		e.mu.Lock()
@@ -105,24 +86,24 @@ func (l *Loop) retryDeferred(by *entry) {
 	}
 }
 
-// announceResize tells of each step of a resize since the last turn, in kubelet's words.
-func (l *Loop) announceResize(t turn) {
-	was, is := t.work.resize, t.work.memory.Resize
-	t.work.resize = is
-	asks := t.mail.update.Pod
-	tell := func(kind, reason, prefix string, pod *corev1.Pod, generation int64, problem string) {
+// announceResize announces how far a resize has come since the last step, in kubelet's words.
+func (l *Loop) announceResize(t step) {
+	was, is := t.worker.announced, t.worker.state.Resize
+	t.worker.announced = is
+	requested := t.inbox.update.Pod
+	announce := func(kind, reason, prefix string, pod *corev1.Pod, generation int64, problem string) {
 		l.config.Events.Event(podspec.Reference(pod), kind, reason, podplan.ResizeMessage(prefix, pod, generation, problem))
 	}
 	if is.Generation != was.Generation {
-		tell(corev1.EventTypeNormal, "ResizeStarted", "Pod resize started", t.want.Pod, is.Generation, "")
+		announce(corev1.EventTypeNormal, "ResizeStarted", "Pod resize started", t.want.Pod, is.Generation, "")
 	}
 	if p := is.Pending; p.Reason != "" && (p.Reason != was.Pending.Reason || p.Generation != was.Pending.Generation) {
-		tell(corev1.EventTypeWarning, "Resize"+p.Reason, "Pod resize "+p.Reason, asks, p.Generation, p.Message)
+		announce(corev1.EventTypeWarning, "Resize"+p.Reason, "Pod resize "+p.Reason, requested, p.Generation, p.Message)
 	}
 	if f := is.Failure; f.Count > 0 && (f.Message != was.Failure.Message || is.Generation != was.Generation) {
-		tell(corev1.EventTypeWarning, "ResizeError", "Pod resize error", t.want.Pod, is.Generation, f.Message)
+		announce(corev1.EventTypeWarning, "ResizeError", "Pod resize error", t.want.Pod, is.Generation, f.Message)
 	}
 	if is.Generation != 0 && !is.InProgress() && (was.InProgress() || is.Generation != was.Generation) {
-		tell(corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed", t.want.Pod, is.Generation, "")
+		announce(corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed", t.want.Pod, is.Generation, "")
 	}
 }

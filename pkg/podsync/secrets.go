@@ -31,8 +31,8 @@ func NewAPISecrets(objects secretReader, log *slog.Logger) (*APISecrets, error) 
 	return &APISecrets{objects: objects, log: log}, nil
 }
 
-// Credentials reads the pod's imagePullSecrets. A secret that cannot be read is named, and the
-// others are used.
+// Credentials reads the pod's imagePullSecrets. It names those that it cannot read, and uses the
+// others.
 func (s *APISecrets) Credentials(ctx context.Context, pod *corev1.Pod, image string) (found []runtime.Credentials, missing []string) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *APISecrets) Credentials(ctx context.Context, pod *corev1.Pod, image str
 		}
 		logins, err := pullsecret.Parse(secret)
 		if err != nil {
-			s.log.Warn("image pull secret not understood", "pod", pod.Namespace+"/"+pod.Name, "secret", ref.Name, "error", err)
+			s.log.Warn("Image pull secret not understood", "pod", pod.Namespace+"/"+pod.Name, "secret", ref.Name, "error", err)
 			continue
 		}
 		entries = append(entries, logins...)

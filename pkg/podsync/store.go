@@ -19,11 +19,11 @@ type store struct {
 	entries map[types.UID]*entry
 	count   int // of entries ever made: their order
 	// admission is held while one pod is compared with the others, so that two never take the same
-	// room.
+	// resources.
 	admission sync.Mutex
 }
 
-// entry is one pod: a mailbox that anyone fills, and the state of its worker, which only steps
+// entry is one pod: an inbox that anyone fills, and the state of its worker, which only steps
 // touch.
 type entry struct {
 	uid   types.UID
@@ -33,16 +33,16 @@ type entry struct {
 	ref      runtime.PodRef
 	update   podspec.Update
 	known    bool // a source has told of it
-	outcome  *podspec.Termination
+	ended    *podspec.Termination
 	admitted bool
-	// as the pod was last seen with what it was given; nil before its first turn
-	given    *corev1.Pod
-	deferred bool // it asks for more than there was room for
-	results  []result
-	news     []podspec.ObjectRef // objects that the pod names and that have changed
-	view     View
+	// allocated is the pod of the last step, with what it was allocated; nil before the first step
+	allocated *corev1.Pod
+	deferred  bool // it requests more than the node has
+	results   []result
+	changed   []podspec.ObjectRef // objects that the pod names and that have changed
+	info      PodInfo
 
-	work work
+	worker worker
 }
 
 // result is an ended action.
@@ -91,7 +91,7 @@ func (s *store) ensureLocked(uid types.UID) *entry {
 	if e == nil {
 		s.count++
 		e = &entry{uid: uid, order: s.count, ref: runtime.PodRef{UID: uid}}
-		e.work.reset()
+		e.worker.reset()
 		s.entries[uid] = e
 	}
 	return e
@@ -107,8 +107,7 @@ func (s *store) found(ref runtime.PodRef) {
 	}
 }
 
-// put takes an update and says whether it should interrupt what is under way: an end, or a shorter
-// grace.
+// put takes an update and says whether it interrupts the running step: an end, or a shorter grace.
 func (s *store) put(u podspec.Update) (interrupt bool) {
 	if u.Gone && s.get(u.UID) == nil {
 		return false
@@ -152,7 +151,7 @@ func (s *store) sameName(e *entry) []*entry {
 	return found
 }
 
-// admittedPods are the pods whose room on the node is taken, e left out.
+// admittedPods are the pods that take resources of the node, without e.
 func (s *store) admittedPods(e *entry) []*corev1.Pod {
 	var pods []*corev1.Pod
 	for _, other := range s.all() {
@@ -160,9 +159,9 @@ func (s *store) admittedPods(e *entry) []*corev1.Pod {
 			continue
 		}
 		other.mu.Lock()
-		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesRoom() && !podspec.Terminal(pod.Status.Phase) {
-			if other.given != nil {
-				pod = other.given
+		if pod := other.update.Pod; other.known && !other.update.Gone && other.takesResources() && !podspec.Terminal(pod.Status.Phase) {
+			if other.allocated != nil {
+				pod = other.allocated
 			}
 			pods = append(pods, pod)
 		}
@@ -171,10 +170,10 @@ func (s *store) admittedPods(e *entry) []*corev1.Pod {
 	return pods
 }
 
-// takesRoom is asked with the lock held: a pod that was admitted, or runs since before the agent
-// started.
-func (e *entry) takesRoom() bool {
-	if e.outcome != nil {
+// takesResources says that the pod was admitted, or ran before the agent started. The caller holds
+// the lock.
+func (e *entry) takesResources() bool {
+	if e.ended != nil {
 		return false
 	}
 	return e.admitted || e.update.Pod.Status.Phase == corev1.PodRunning
@@ -186,26 +185,27 @@ func (e *entry) name() runtime.PodRef {
 	return e.ref
 }
 
-// mail is what has come in since the last step.
-type mail struct {
+// inbox is what has come in since the last step.
+type inbox struct {
 	ref      runtime.PodRef
 	update   podspec.Update
 	known    bool
-	outcome  *podspec.Termination
+	ended    *podspec.Termination
 	admitted bool
 	results  []result
-	news     []podspec.ObjectRef
+	changed  []podspec.ObjectRef
 }
 
-func (e *entry) take() mail {
+// take empties the inbox.
+func (e *entry) take() inbox {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	m := mail{
-		ref: e.ref, update: e.update, known: e.known, outcome: e.outcome, admitted: e.admitted,
-		results: e.results, news: e.news,
+	in := inbox{
+		ref: e.ref, update: e.update, known: e.known, ended: e.ended, admitted: e.admitted,
+		results: e.results, changed: e.changed,
 	}
-	e.results, e.news = nil, nil
-	return m
+	e.results, e.changed = nil, nil
+	return in
 }
 
 func (e *entry) deliver(r result) {
@@ -214,19 +214,19 @@ func (e *entry) deliver(r result) {
 	e.results = append(e.results, r)
 }
 
-func (e *entry) renewed(o podspec.ObjectRef) {
+func (e *entry) change(o podspec.ObjectRef) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !slices.Contains(e.news, o) {
-		e.news = append(e.news, o)
+	if !slices.Contains(e.changed, o) {
+		e.changed = append(e.changed, o)
 	}
 }
 
 func (e *entry) end(o podspec.Termination) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.outcome == nil {
-		e.outcome = &o
+	if e.ended == nil {
+		e.ended = &o
 	}
 }
 
@@ -236,29 +236,21 @@ func (e *entry) admit() {
 	e.admitted = true
 }
 
-// renew makes the entry that of a new life of the same UID, as when a manifest was taken away and
-// put back.
-func (e *entry) renew() {
+// restart begins a new life of the same UID: its manifest was removed and put back.
+func (e *entry) restart() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.outcome, e.admitted, e.news, e.results = nil, false, nil, nil
-	e.given, e.deferred = nil, false
-	e.work.reset()
+	e.ended, e.admitted, e.changed, e.results = nil, false, nil, nil
+	e.allocated, e.deferred = nil, false
+	e.worker.reset()
 }
 
-// fault notes an error of a step, for Snapshot. A nil entry is no fault.
-func (e *entry) fault(err error, now time.Time) {
+// fail keeps an error of a step or an action, for Snapshot. Of a nil entry it keeps none.
+func (e *entry) fail(err error, now time.Time) {
 	if e == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.view.LastError, e.view.LastErrorAt = err.Error(), now
-}
-
-// pod is the newest that its source told of; nil when none did.
-func (e *entry) pod() *corev1.Pod {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.update.Pod
+	e.info.LastError, e.info.LastErrorAt = err.Error(), now
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/podsync"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -340,34 +342,45 @@ func ref(pod *corev1.Pod) runtime.PodRef {
 	return runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
 }
 
-// host and vols are the roles whose method names meet others.
+// host, groups and vols are the roles whose method names meet others.
 type (
-	host struct{ *world }
-	vols struct{ *world }
+	host   struct{ *world }
+	groups struct{ *world }
+	vols   struct{ *world }
 )
 
 func (h host) Prepare(ctx context.Context, pod *corev1.Pod) error {
-	return h.try(ctx, func() { h.dirs[pod.UID], h.cgroups[pod.UID] = true, true })
+	return h.try(ctx, func() { h.dirs[pod.UID] = true })
 }
 
-func (h host) ResizeCgroup(ctx context.Context, pod *corev1.Pod, widen bool) error {
-	return h.try(ctx, func() {
-		h.resizes = append(h.resizes, map[bool]string{true: "widen ", false: "narrow "}[widen]+string(pod.UID))
-	})
-}
-
-func (h host) Residue(_ context.Context, pod runtime.PodRef) (podspec.Residue, error) {
+func (h host) HasFolder(uid types.UID) (bool, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return podspec.Residue{Volumes: len(h.volumes[pod.UID]) > 0, Dir: h.dirs[pod.UID], Cgroup: h.cgroups[pod.UID]}, nil
-}
-
-func (h host) RemoveCgroup(ctx context.Context, pod runtime.PodRef) error {
-	return h.try(ctx, func() { delete(h.cgroups, pod.UID) })
+	return h.dirs[uid], nil
 }
 
 func (h host) Cleanup(ctx context.Context, pod runtime.PodRef) error {
 	return h.try(ctx, func() { delete(h.dirs, pod.UID); delete(h.cgroups, pod.UID) })
+}
+
+func (g groups) EnsurePod(ctx context.Context, pod *corev1.Pod) error {
+	return g.try(ctx, func() { g.cgroups[pod.UID] = true })
+}
+
+func (g groups) ResizePod(ctx context.Context, pod *corev1.Pod, widen bool) error {
+	return g.try(ctx, func() {
+		g.resizes = append(g.resizes, map[bool]string{true: "widen ", false: "narrow "}[widen]+string(pod.UID))
+	})
+}
+
+func (g groups) RemovePod(ctx context.Context, uid types.UID) error {
+	return g.try(ctx, func() { delete(g.cgroups, uid) })
+}
+
+func (g groups) Pods() ([]types.UID, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.cgroups)), nil
 }
 
 func (h host) Leftovers(context.Context) ([]types.UID, error) {
@@ -398,6 +411,12 @@ func (v vols) Refreshable(pod *corev1.Pod) []string {
 		names = append(names, x.Name)
 	}
 	return names
+}
+
+func (v vols) Mounted(_ context.Context, uid types.UID) (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.volumes[uid]) > 0, nil
 }
 
 func (v vols) Unmount(ctx context.Context, uid types.UID) error {
@@ -493,14 +512,18 @@ func (w *world) start() (*podsync.Loop, func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	edges, err := podsync.NewEdges(podsync.EdgesConfig{
-		Runtime: w, Images: w, Puller: puller, Build: w, Host: host{w}, Volumes: vols{w}, Hooks: w, Events: w,
+	claims := map[podplan.Kind]podsync.Claims{
+		podplan.Volume: podsync.VolumeClaims{Volumes: vols{w}}, podplan.Cgroup: podsync.CgroupClaims{Cgroups: groups{w}},
+		podplan.Folder: podsync.FolderClaims{Folders: host{w}},
+	}
+	executor, err := podsync.NewExecutor(podsync.ExecutorConfig{
+		Runtime: w, Images: w, Puller: puller, Build: w, Claims: claims, Cgroups: groups{w}, Hooks: w, Events: w,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	loop, err := podsync.New(podsync.Config{
-		Sources: []podsync.Source{w.source}, Sink: w, Pods: w, Apply: edges, Host: host{w}, Volumes: vols{w}, Prober: w, Events: w,
+		Sources: []podsync.Source{w.source}, Sink: w, Pods: w, Executor: executor, Host: host{w}, Claims: claims, Volumes: vols{w}, Prober: w, Events: w,
 		Messages: w, Admit: w.admit, Allocatable: func() corev1.ResourceList { return w.allocatable }, HostIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
 		Now: time.Now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})

@@ -13,46 +13,41 @@ import (
 // mostSteps bounds a rehearsal; a pod needs a few more than it has init containers.
 const mostSteps = 1000
 
-// rehearse plays the pod's start on an empty host on which everything works at once: each entry are
-// the actions that are begun side by side when those of the entry before have ended. Init
+// rehearse plays the pod's start on an empty host on which everything succeeds at once: each entry
+// has the actions that begin side by side when those of the entry before have ended. Init
 // containers succeed, all others run on.
 func rehearse(want podplan.Want) [][]string {
-	now := time.Unix(0, 0).UTC() // no delay comes into it: nothing fails
-	host := podplan.Have{Runtime: runtime.Pod{PodRef: runtime.RefOf(want.Pod)}, Memory: &podplan.Memory{}, Probes: map[string]podspec.Probes{}}
+	now := time.Unix(0, 0).UTC() // nothing fails, so nothing is delayed
+	observed := podplan.Observed{Runtime: runtime.Pod{PodRef: runtime.RefOf(want.Pod)}, Probes: map[string]podspec.Probes{}}
+	var state podplan.State
 	var out [][]string
 	for range mostSteps {
-		host.Memory.Observe(want, host, now)
-		plan := podplan.Next(want, host, now)
+		var plan podplan.Plan
+		state, _, plan = podplan.Step(want, state, observed, now)
 		if len(plan.Actions) == 0 {
 			break
 		}
+		observed.Completed = nil
 		var begun []string
 		for _, a := range plan.Actions {
 			begun = append(begun, a.String())
-			play(want.Pod, &host, a, now)
-			host.Memory.Note(a, podplan.ActionResult{ImageID: "sha256:0"}, now)
+			var result podplan.ActionResult
+			observed, result = podplan.Simulate(want, observed, a, now)
+			observed.Completed = append(observed.Completed, podplan.Completed{Action: a, ActionResult: result})
 		}
+		goOn(want.Pod, &observed, now)
 		out = append(out, begun)
 	}
 	return out
 }
 
-// play has an action succeed.
-func play(pod *corev1.Pod, host *podplan.Have, a podplan.Action, now time.Time) {
-	switch a := a.(type) {
-	case podplan.StartSandbox:
-		host.Runtime.Sandbox = &runtime.Sandbox{ID: runtime.SandboxID(pod.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: now}
-	case podplan.StartContainer:
-		c := runtime.Container{
-			ID: runtime.ContainerID(pod.UID, a.Container, a.Attempt), Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, Recorded: runtime.Recorded{ImageDigest: a.ImageID},
-			SandboxID: host.Runtime.Sandbox.ID, State: runtime.Running, CreatedAt: now, StartedAt: now,
-		}
-		spec, role := podspec.Find(pod, a.Container)
-		c.SpecHash = podspec.SpecHash(spec)
-		if role == podspec.Init {
+// goOn has running init containers succeed, and the probes of all others.
+func goOn(pod *corev1.Pod, o *podplan.Observed, now time.Time) {
+	for i := range o.Runtime.Containers {
+		c := &o.Runtime.Containers[i]
+		if _, role := podspec.Find(pod, c.Name); role == podspec.Init && c.State == runtime.Running {
 			c.State, c.FinishedAt = runtime.Exited, now
 		}
-		host.Runtime.Containers = append(host.Runtime.Containers, c)
-		host.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
+		o.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
 	}
 }

@@ -113,9 +113,6 @@ func ParseUser(text string) (runtime.User, error) {
 // groups are the names of control groups alone.
 type groups struct{ cgroup.Layout }
 
-// EnsurePod implements containerconfig.Cgroups.
-func (groups) EnsurePod(context.Context, *corev1.Pod) error { return nil }
-
 // RemovePod implements containerconfig.Cgroups.
 func (groups) RemovePod(context.Context, types.UID) error { return nil }
 

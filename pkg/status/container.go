@@ -22,7 +22,7 @@ const (
 )
 
 // container is the status of one container.
-func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
+func (p *pod) container(c *podplan.ContainerView) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{Name: c.Spec.Name, Image: c.Spec.Image, Ready: p.containerReady(c)}
 	if c.Role != podspec.Ephemeral {
 		started := c.Started
@@ -38,7 +38,7 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 		s.RestartCount = c.Reported.RestartCount
 		s.Image, s.ImageID, s.ContainerID = c.Reported.Image, c.Reported.ImageID, c.Reported.ContainerID
 	}
-	if c.Latest == nil && p.memory.Resize.Pending.Reason != "" {
+	if c.Latest == nil && p.state.Resize.Pending.Reason != "" {
 		// What was given and is not what the spec asks for has no other place until there is a
 		// record of the container.
 		s.AllocatedResources, s.Resources = c.Spec.Resources.Requests.DeepCopy(), c.Spec.Resources.DeepCopy()
@@ -47,15 +47,15 @@ func (p *podView) container(c *podplan.Container) corev1.ContainerStatus {
 	return s
 }
 
-func (p *podView) containerReady(c *podplan.Container) bool {
+func (p *pod) containerReady(c *podplan.ContainerView) bool {
 	if c.Latest == nil {
 		return c.Ready(podspec.Probes{})
 	}
-	return c.Ready(p.have.Probes[c.Latest.ID])
+	return c.Ready(p.observed.Probes[c.Latest.ID])
 }
 
 // states are the container's present state and that of the end before it.
-func (p *podView) states(c *podplan.Container) (state, last corev1.ContainerState) {
+func (p *pod) states(c *podplan.ContainerView) (state, last corev1.ContainerState) {
 	if c.Latest == nil {
 		return p.statesFromReport(c)
 	}
@@ -85,9 +85,9 @@ func running(r *runtime.Container) corev1.ContainerState {
 
 // after are the states of a container whose newest attempt has ended. It shows that end until there
 // is a reason that it waits for.
-func (p *podView) after(c *podplan.Container, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
+func (p *pod) after(c *podplan.ContainerView, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
 	ended := corev1.ContainerState{Terminated: end}
-	if c.Standing != podplan.Restarting {
+	if c.State != podplan.Restarting {
 		return ended, last
 	}
 	if waiting, specific := p.waiting(c); specific {
@@ -97,7 +97,7 @@ func (p *podView) after(c *podplan.Container, end *corev1.ContainerStateTerminat
 }
 
 // lastState is the end before the newest attempt: by the host's record, else as it was reported.
-func (p *podView) lastState(c *podplan.Container) corev1.ContainerState {
+func (p *pod) lastState(c *podplan.ContainerView) corev1.ContainerState {
 	old := c.Reported
 	switch {
 	case c.Previous != nil && c.Previous.State == runtime.Exited:
@@ -117,7 +117,7 @@ func (p *podView) lastState(c *podplan.Container) corev1.ContainerState {
 }
 
 // statesFromReport are the states of a container of which the host has no record.
-func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.ContainerState) {
+func (p *pod) statesFromReport(c *podplan.ContainerView) (state, last corev1.ContainerState) {
 	waiting, _ := p.waiting(c)
 	state.Waiting = waiting
 	if c.Reported != nil {
@@ -126,7 +126,7 @@ func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.Con
 			end := &corev1.ContainerStateTerminated{
 				ExitCode: lostExitCode, Reason: reasonLost, Message: lostRunning, ContainerID: c.Reported.ContainerID,
 			}
-			if c.Standing == podplan.Restarting {
+			if c.State == podplan.Restarting {
 				return state, corev1.ContainerState{Terminated: end}
 			}
 			return corev1.ContainerState{Terminated: end}, c.Reported.LastTerminationState
@@ -144,10 +144,10 @@ func (p *podView) statesFromReport(c *podplan.Container) (state, last corev1.Con
 }
 
 // terminated tells how an attempt ended.
-func (p *podView) terminated(c *podplan.Container, r *runtime.Container) *corev1.ContainerStateTerminated {
+func (p *pod) terminated(c *podplan.ContainerView, r *runtime.Container) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
 		ExitCode: int32(r.ExitCode),
-		Message:  p.have.Messages[r.ID], ContainerID: podspec.StatusID(r.ID),
+		Message:  p.observed.Messages[r.ID], ContainerID: podspec.StatusID(r.ID),
 		StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(r.FinishedAt),
 	}
 	if r.StartedAt.IsZero() {
@@ -184,11 +184,11 @@ func reportedMessage(old *corev1.ContainerStatus, id string) string {
 
 // waiting is what the next attempt of a container waits for; specific says that it is more than its
 // turn.
-func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting, specific bool) {
+func (p *pod) waiting(c *podplan.ContainerView) (w *corev1.ContainerStateWaiting, specific bool) {
 	if old := p.stillTrue(c); old != nil {
 		return old, true
 	}
-	start, image := p.memory.Starts[c.Spec.Name], p.memory.Images[c.Spec.Name]
+	start, image := p.state.Starts[c.Spec.Name], p.state.Images[c.Spec.Name]
 	failed := &corev1.ContainerStateWaiting{Reason: start.Reason, Message: start.Message}
 	switch {
 	case start.Count > 0 && start.Attempt == c.Attempt:
@@ -199,7 +199,7 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 		return pullFailure(image, p.now), true
 	case c.Delay > 0: // until it has started
 		return p.crashing(c), true
-	case start.Count > 0 && c.Standing == podplan.Restarting:
+	case start.Count > 0 && c.State == podplan.Restarting:
 		return failed, true
 	}
 	return p.waitingForTurn(), false
@@ -207,31 +207,31 @@ func (p *podView) waiting(c *podplan.Container) (w *corev1.ContainerStateWaiting
 
 // stillTrue is what was reported of a waiting container, where the agent cannot know better: the
 // pod ends, or the agent was started anew and has tried nothing yet.
-func (p *podView) stillTrue(c *podplan.Container) *corev1.ContainerStateWaiting {
+func (p *pod) stillTrue(c *podplan.ContainerView) *corev1.ContainerStateWaiting {
 	if c.Reported == nil || c.Reported.State.Waiting == nil {
 		return nil
 	}
-	_, tried := p.memory.Images[c.Spec.Name]
-	_, started := p.memory.Starts[c.Spec.Name]
+	_, tried := p.state.Images[c.Spec.Name]
+	_, started := p.state.Starts[c.Spec.Name]
 	if p.Ends || c.Latest == nil && !tried && !started {
 		return c.Reported.State.Waiting.DeepCopy()
 	}
 	return nil
 }
 
-func (p *podView) crashing(c *podplan.Container) *corev1.ContainerStateWaiting {
+func (p *pod) crashing(c *podplan.ContainerView) *corev1.ContainerStateWaiting {
 	return &corev1.ContainerStateWaiting{Reason: podplan.ReasonCrash, Message: podplan.CrashMessage(p.Pod, c)}
 }
 
-func (p *podView) waitingForTurn() *corev1.ContainerStateWaiting {
+func (p *pod) waitingForTurn() *corev1.ContainerStateWaiting {
 	if len(p.Pod.Spec.InitContainers) > 0 {
 		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 	}
 	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 }
 
-func (p *podView) waitingForHook(c *podplan.Container) *corev1.ContainerStateWaiting {
-	if text := p.memory.Hooks[c.Latest.ID].PostStartError; text != "" {
+func (p *pod) waitingForHook(c *podplan.ContainerView) *corev1.ContainerStateWaiting {
+	if text := p.state.Hooks[c.Latest.ID].PostStartError; text != "" {
 		return &corev1.ContainerStateWaiting{Reason: "PostStartHookError", Message: text}
 	}
 	return p.waitingForTurn()
@@ -272,7 +272,7 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 
 // resources tells what was given to the container, and what it runs with: by its record, else by
 // what its cgroup was told.
-func resources(s *corev1.ContainerStatus, c *podplan.Container) {
+func resources(s *corev1.ContainerStatus, c *podplan.ContainerView) {
 	if c.Role == podspec.Ephemeral {
 		return
 	}

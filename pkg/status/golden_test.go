@@ -35,30 +35,29 @@ func write(t *testing.T, v any) []byte {
 	return data
 }
 
-// TestPod: in.pod.yaml is a pod with the status that the API holds, in.have.yaml what the host has,
-// in.want.yaml (if there) the rest of what is wanted. The plan is shown beside the status, since
-// both must follow from the same. Whole lives of pods are in podplan's testdata.
+// TestPod: in.pod.yaml is a pod with the status that the API holds, in.host.yaml what is observed
+// of it, with the state of an earlier step, in.want.yaml (if there) the rest of what is wanted.
+// The plan is shown beside the status, since both must follow from the same. Whole lives of pods
+// are in podplan's testdata.
 func TestPod(t *testing.T) {
 	golden.Run(t, "testdata/pod/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod
-		var have podplan.Have
+		var before struct {
+			podplan.Observed
+			State podplan.State // of an earlier step
+		}
 		var want podplan.Want
 		read(t, files["in.pod.yaml"], &pod)
-		read(t, files["in.have.yaml"], &have)
+		read(t, files["in.host.yaml"], &before)
 		read(t, files["in.want.yaml"], &want)
 		want.UID, want.Pod, want.Reported = pod.UID, &pod, pod.Status
-		if have.Memory == nil {
-			have.Memory = &podplan.Memory{}
-		}
-		want = have.Memory.Allocate(want, have.Runtime, nil)
-		have.Memory.Observe(want, have, now())
-		before := want.Reported.DeepCopy()
-		got := status.Pod(want, have, now())
-		if !equality.Semantic.DeepEqual(before, &want.Reported) {
+		reported := want.Reported.DeepCopy()
+		state, view, p := podplan.Step(want, before.State, before.Observed, now())
+		got := status.Pod(want, state, before.Observed, view, now())
+		if !equality.Semantic.DeepEqual(reported, &want.Reported) {
 			t.Error("the reported status was written to")
 		}
 		var plan strings.Builder
-		p := podplan.Next(want, have, now())
 		for _, a := range p.Actions {
 			fmt.Fprintln(&plan, a)
 		}
@@ -67,7 +66,9 @@ func TestPod(t *testing.T) {
 			fmt.Fprintf(&plan, "wake in %v\n", p.WakeAt.Sub(now()))
 		}
 		want.Reported = got
-		if again := status.Pod(want, have, now().Add(time.Second)); !p.Stopped && !equality.Semantic.DeepEqual(got, again) {
+		later := now().Add(time.Second)
+		state, view, _ = podplan.Step(want, state, before.Observed, later)
+		if again := status.Pod(want, state, before.Observed, view, later); !p.Stopped && !equality.Semantic.DeepEqual(got, again) {
 			t.Errorf("reported again, the status differs:\n%s", golden.LineDiff(string(write(t, got)), string(write(t, again))))
 		}
 		return map[string][]byte{"want.plan": []byte(plan.String()), "want.status.yaml": write(t, got)}

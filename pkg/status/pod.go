@@ -12,30 +12,27 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// podView is what the parts of a pod's status are made from.
-type podView struct {
-	podplan.View
-	want   podplan.Want
-	have   podplan.Have
-	memory *podplan.Memory
-	now    time.Time
+// pod is what the parts of a pod's status are made from.
+type pod struct {
+	podplan.PodView
+	want     *podplan.Want
+	state    *podplan.State
+	observed *podplan.Observed
+	now      time.Time
 }
 
-// Pod is the status to report of a pod; want.Pod is not nil. What the agent does not own in it
-// (conditions of others, resource claims) is as want.Reported has it, and so is whatever the agent
-// cannot know after a restart: readiness that was not probed yet, when conditions changed, the last
-// words of containers whose records are gone.
+// Pod is the status to report of a pod: of the view that podplan.Step has returned with the state;
+// view.Pod is not nil. Conditions of others and resource claims stay as want.Reported has them. So
+// does what the agent cannot know after a restart: readiness that was not probed yet, when
+// conditions changed, the termination messages of containers whose records are gone.
 //
 // A phase is terminal only when no container runs any more, and then for good.
-func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
-	p := podView{View: podplan.Look(want, have, now), want: want, have: have, memory: have.Memory, now: now}
-	if p.memory == nil {
-		p.memory = &podplan.Memory{}
-	}
+func Pod(want podplan.Want, state podplan.State, observed podplan.Observed, view podplan.PodView, now time.Time) corev1.PodStatus {
+	p := pod{PodView: view, want: &want, state: &state, observed: &observed, now: now}
 	s := *want.Reported.DeepCopy()
-	s.ObservedGeneration = want.Pod.Generation
+	s.ObservedGeneration = p.Pod.Generation
 	if s.QOSClass == "" {
-		s.QOSClass = podspec.QOS(want.Pod)
+		s.QOSClass = podspec.QOS(p.Pod)
 	}
 	s.Phase = p.phase()
 	s.Reason, s.Message = p.verdict(s.Phase)
@@ -43,7 +40,7 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 		s.Conditions = p.conditions(s.Phase, false)
 		return s
 	}
-	started := metav1.NewTime(podplan.StartTime(want, have, now))
+	started := metav1.NewTime(state.StartTime(&want.Reported, now))
 	s.StartTime = &started
 	p.addresses(&s)
 	s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = nil, nil, nil
@@ -66,13 +63,13 @@ func Pod(want podplan.Want, have podplan.Have, now time.Time) corev1.PodStatus {
 
 // podResources tells what was given to the pod as a whole, where it asks for something as such
 // (KEP-2837), and what its cgroup has: while that is being changed, what was told before.
-func (p *podView) podResources(s *corev1.PodStatus) {
+func (p *pod) podResources(s *corev1.PodStatus) {
 	r := p.Pod.Spec.Resources
 	if r == nil {
 		return
 	}
 	s.AllocatedResources = resource.PodRequests(p.Pod, resource.PodResourcesOptions{})
-	if s.Resources == nil || !p.memory.Resize.InProgress() {
+	if s.Resources == nil || !p.state.Resize.InProgress() {
 		s.Resources = r.DeepCopy()
 		s.Resources.Requests = s.AllocatedResources.DeepCopy()
 	}
@@ -80,24 +77,24 @@ func (p *podView) podResources(s *corev1.PodStatus) {
 
 // refused says that the pod failed before the node took it in: of such a pod nothing but the
 // verdict is reported.
-func (p *podView) refused() bool {
-	return p.want.Outcome != nil && p.have.Runtime.Empty() && p.want.Reported.StartTime == nil && len(p.want.Reported.ContainerStatuses) == 0
+func (p *pod) refused() bool {
+	return p.want.Termination != nil && p.observed.Runtime.Empty() && p.want.Reported.StartTime == nil && len(p.want.Reported.ContainerStatuses) == 0
 }
 
 // verdict is the pod's reason and message. Those of a pod that has ended stay.
-func (p *podView) verdict(phase corev1.PodPhase) (reason, message string) {
+func (p *pod) verdict(phase corev1.PodPhase) (reason, message string) {
 	old := p.want.Reported
 	switch {
 	case podspec.Terminal(old.Phase):
 		return old.Reason, old.Message
-	case p.Verdict == nil, phase == corev1.PodSucceeded:
+	case p.Termination == nil, phase == corev1.PodSucceeded:
 		return "", ""
 	}
-	return p.Verdict.Reason, p.Verdict.Message
+	return p.Termination.Reason, p.Termination.Message
 }
 
 // phase: see https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-phase.
-func (p *podView) phase() corev1.PodPhase {
+func (p *pod) phase() corev1.PodPhase {
 	if old := p.want.Reported.Phase; podspec.Terminal(old) {
 		return old
 	}
@@ -116,13 +113,13 @@ func (p *podView) phase() corev1.PodPhase {
 }
 
 // lastPhase is the phase of a pod that has stopped: Succeeded when every app container has.
-func (p *podView) lastPhase() corev1.PodPhase {
-	if p.Verdict != nil {
+func (p *pod) lastPhase() corev1.PodPhase {
+	if p.Termination != nil {
 		return corev1.PodFailed
 	}
 	for i := range p.Containers {
 		c := &p.Containers[i]
-		if c.Role == podspec.App && c.Standing != podplan.Succeeded || c.Role == podspec.Init && c.Standing == podplan.Failed {
+		if c.Role == podspec.App && c.State != podplan.Succeeded || c.Role == podspec.Init && c.State == podplan.Failed {
 			return corev1.PodFailed
 		}
 	}
@@ -130,14 +127,14 @@ func (p *podView) lastPhase() corev1.PodPhase {
 }
 
 // initDone says that the init containers are behind.
-func (p *podView) initDone() bool { return p.Initialized || len(p.initPending()) == 0 }
+func (p *pod) initDone() bool { return p.Initialized || len(p.initPending()) == 0 }
 
 // initPending names the init containers that are not through.
-func (p *podView) initPending() []string {
+func (p *pod) initPending() []string {
 	var names []string
 	for i := range p.Containers {
 		c := &p.Containers[i]
-		if c.Role == podspec.Init && c.Standing != podplan.Succeeded || c.Role == podspec.Sidecar && !c.Started {
+		if c.Role == podspec.Init && c.State != podplan.Succeeded || c.Role == podspec.Sidecar && !c.Started {
 			names = append(names, c.Spec.Name)
 		}
 	}
@@ -145,11 +142,11 @@ func (p *podView) initPending() []string {
 }
 
 // everRan says that an attempt of the container has run, its hook included.
-func everRan(c *podplan.Container) bool {
+func everRan(c *podplan.ContainerView) bool {
 	switch {
 	case c.Exit != nil || c.Previous != nil:
 		return true
-	case c.Standing == podplan.Running:
+	case c.State == podplan.Running:
 		return !c.HookPending
 	}
 	return c.Reported != nil && c.Reported.LastTerminationState.Terminated != nil
@@ -157,7 +154,7 @@ func everRan(c *podplan.Container) bool {
 
 // addresses fills in those of node and pod. A pod that has ended keeps the ones it had; one that
 // waits for a new sandbox has none.
-func (p *podView) addresses(s *corev1.PodStatus) {
+func (p *pod) addresses(s *corev1.PodStatus) {
 	if hosts := p.want.HostIPs; len(hosts) > 0 {
 		s.HostIP, s.HostIPs = hosts[0].String(), nil
 		for _, ip := range hosts {
@@ -165,7 +162,7 @@ func (p *podView) addresses(s *corev1.PodStatus) {
 		}
 	}
 	var ips []netip.Addr
-	sandbox := p.have.Runtime.Sandbox
+	sandbox := p.observed.Runtime.Sandbox
 	switch {
 	case p.Pod.Spec.HostNetwork:
 		ips = p.want.HostIPs

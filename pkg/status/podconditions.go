@@ -12,14 +12,14 @@ import (
 
 // conditions are the agent's own, then those of others as they are. Of a pod that was refused there
 // is only its disruption.
-func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondition {
+func (p *pod) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondition {
 	var own []corev1.PodCondition
 	if admitted {
 		containers := p.containersReady(phase)
 		own = append(own, p.readyToStart(), p.initialized(phase), p.ready(containers), containers,
 			corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 	}
-	if v := p.Verdict; v != nil && v.Disruption != "" {
+	if v := p.Termination; v != nil && v.Disruption != "" {
 		own = append(own, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: v.Disruption, Message: v.Message,
 		})
@@ -49,12 +49,12 @@ func (p *podView) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodC
 
 // resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that
 // each is about.
-func (p *podView) resize(phase corev1.PodPhase) []corev1.PodCondition {
+func (p *pod) resize(phase corev1.PodPhase) []corev1.PodCondition {
 	if p.Stopped || podspec.Terminal(phase) {
 		return nil
 	}
 	var out []corev1.PodCondition
-	r := &p.memory.Resize
+	r := &p.state.Resize
 	if r.Pending.Reason != "" {
 		out = append(out, corev1.PodCondition{
 			Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Pending.Reason, Message: r.Pending.Message,
@@ -70,7 +70,7 @@ func (p *podView) resize(phase corev1.PodPhase) []corev1.PodCondition {
 	return out
 }
 
-func (p *podView) reported(kind corev1.PodConditionType) *corev1.PodCondition {
+func (p *pod) reported(kind corev1.PodConditionType) *corev1.PodCondition {
 	for i := range p.want.Reported.Conditions {
 		if c := &p.want.Reported.Conditions[i]; c.Type == kind {
 			return c
@@ -86,12 +86,12 @@ func condition(kind corev1.PodConditionType, met bool) corev1.PodCondition {
 	return corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse}
 }
 
-func (p *podView) readyToStart() corev1.PodCondition {
-	sandbox := p.have.Runtime.Sandbox
+func (p *pod) readyToStart() corev1.PodCondition {
+	sandbox := p.observed.Runtime.Sandbox
 	return condition(corev1.PodReadyToStartContainers, sandbox != nil && sandbox.Ready && !p.Stopped)
 }
 
-func (p *podView) initialized(phase corev1.PodPhase) corev1.PodCondition {
+func (p *pod) initialized(phase corev1.PodPhase) corev1.PodCondition {
 	c := condition(corev1.PodInitialized, p.initDone())
 	switch {
 	case phase == corev1.PodSucceeded:
@@ -102,7 +102,7 @@ func (p *podView) initialized(phase corev1.PodPhase) corev1.PodCondition {
 	return c
 }
 
-func (p *podView) containersReady(phase corev1.PodPhase) corev1.PodCondition {
+func (p *pod) containersReady(phase corev1.PodPhase) corev1.PodCondition {
 	c := condition(corev1.ContainersReady, false)
 	switch phase {
 	case corev1.PodSucceeded:
@@ -130,7 +130,7 @@ func (p *podView) containersReady(phase corev1.PodPhase) corev1.PodCondition {
 }
 
 // ready is ContainersReady and the pod's readiness gates.
-func (p *podView) ready(containers corev1.PodCondition) corev1.PodCondition {
+func (p *pod) ready(containers corev1.PodCondition) corev1.PodCondition {
 	c := containers
 	c.Type = corev1.PodReady
 	if c.Status != corev1.ConditionTrue {

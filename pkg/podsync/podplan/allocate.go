@@ -12,33 +12,33 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Allocation is what the node has given a pod of what it asks for, where that may change while the
-// pod lives.
+// Allocation is what the node has allocated to a pod of what it requests, where that may change
+// while the pod lives. It is never written to.
 type Allocation struct {
-	// Pod are the sizes of the pod as a whole: Requests and Limits.
+	// Pod are the resources of the pod as a whole: Requests and Limits.
 	Pod podspec.Resources
 	// Containers are those of init and app containers by name.
 	Containers map[string]podspec.Resources
 }
 
-// Room is what there is for a pod on the node.
-type Room struct {
+// Headroom is what the node has for a pod.
+type Headroom struct {
 	Allocatable corev1.ResourceList // of the node; nil: not known, everything fits
-	Used        corev1.ResourceList // given to the other pods
+	Used        corev1.ResourceList // allocated to the other pods
 }
 
 // ResizeState is how far a change of a pod's resources is (KEP-1287):
 //
-//	asked for ─► given ─► in progress: widen the pod's cgroup ─► containers ─► narrow the pod's cgroup ─► done
-//	    └─► pending: Deferred until there is room, Infeasible until something else is asked for
+//	requested ─► allocated ─► in progress: widen the pod's cgroup ─► containers ─► narrow the pod's cgroup ─► done
+//	    └─► pending: Deferred until there is headroom, Infeasible until the pod requests something else
 //
-// It is one with what containers' records and the reported conditions say, from which a new agent
-// learns it.
+// Containers' records and the reported conditions say the same, so that a new agent learns it from
+// them.
 type ResizeState struct {
-	Given   *Allocation // nil: not known yet
-	Pending PendingResize
-	// Generation of the pod whose resources were given last by a resize, and that of the last
-	// resize that is complete.
+	Allocated *Allocation // nil: not known yet
+	Pending   PendingResize
+	// Generation of the pod whose resources a resize allocated last, and that of the last resize
+	// that is complete.
 	Generation, Done int64
 	// Widened and Narrowed are the generations for which that was done to the pod's cgroup.
 	Widened, Narrowed int64
@@ -46,18 +46,19 @@ type ResizeState struct {
 	Failure FailureState
 }
 
-// PendingResize is why the pod is not given what it asks for; without a Reason nothing pends.
+// PendingResize is why the pod is not allocated what it requests; without a Reason nothing is
+// pending.
 type PendingResize struct {
 	Reason, Message string
-	Generation      int64 // of the pod that asks
+	Generation      int64 // of the pod that requests it
 }
 
-// InProgress says that not everything that was given has been carried out.
+// InProgress says that not everything that was allocated is applied yet.
 func (r *ResizeState) InProgress() bool { return r.Generation != r.Done }
 
-// Asks says whether the pod asks for something else than it was given.
-func (r *ResizeState) Asks(pod *corev1.Pod) bool {
-	return pod != nil && r.Given != nil && !r.Given.fits(pod)
+// Requested says whether the pod requests other resources than it was allocated.
+func (r *ResizeState) Requested(pod *corev1.Pod) bool {
+	return pod != nil && r.Allocated != nil && !r.Allocated.is(pod)
 }
 
 func allocationOf(pod *corev1.Pod) *Allocation {
@@ -65,108 +66,116 @@ func allocationOf(pod *corev1.Pod) *Allocation {
 	if r := pod.Spec.Resources; r != nil {
 		a.Pod = podspec.Resizable(*r)
 	}
-	for _, c := range sized(pod) {
-		a.Containers[c.Name] = podspec.Resizable(c.Resources)
+	for role, c := range podspec.Containers(pod) {
+		if role != podspec.Ephemeral { // they have no resources
+			a.Containers[c.Name] = podspec.Resizable(c.Resources)
+		}
 	}
 	return a
 }
 
-// sized are the containers that have resources.
-func sized(pod *corev1.Pod) []*corev1.Container {
-	out := make([]*corev1.Container, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))
-	for role, c := range podspec.Containers(pod) {
-		if role != podspec.Ephemeral {
-			out = append(out, c)
-		}
+// is says that the pod requests just this.
+func (a *Allocation) is(pod *corev1.Pod) bool {
+	var own corev1.ResourceRequirements
+	if r := pod.Spec.Resources; r != nil {
+		own = *r
 	}
-	return out
-}
-
-// fits says that the pod asks for just this.
-func (a *Allocation) fits(pod *corev1.Pod) bool {
-	asked := allocationOf(pod)
-	if !a.Pod.Equal(asked.Pod) {
+	if !same(a.Pod, &own) {
 		return false
 	}
-	for name, s := range asked.Containers {
-		if given, ok := a.Containers[name]; ok && !given.Equal(s) {
+	for role, c := range podspec.Containers(pod) {
+		allocated, known := a.Containers[c.Name]
+		if role != podspec.Ephemeral && known && !same(allocated, &c.Resources) {
 			return false
 		}
 	}
 	return true
 }
 
-// into is the pod with what it was given.
+// same compares allocated resources with requested ones: 1 CPU is 1000m, and a missing resource is
+// 0.
+func same(a podspec.Resources, r *corev1.ResourceRequirements) bool {
+	for _, name := range podspec.ResizableNames() {
+		for _, pair := range [][2]corev1.ResourceList{{a.Requests, r.Requests}, {a.Limits, r.Limits}} {
+			allocated, requested := pair[0][name], pair[1][name]
+			if allocated.Cmp(requested) != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// into is the pod with what it was allocated.
 func (a *Allocation) into(pod *corev1.Pod) *corev1.Pod {
 	pod = pod.DeepCopy()
 	if pod.Spec.Resources != nil {
 		*pod.Spec.Resources = a.Pod.Into(*pod.Spec.Resources)
 	}
-	for _, c := range sized(pod) {
-		if s, ok := a.Containers[c.Name]; ok {
-			c.Resources = s.Into(c.Resources)
+	for role, c := range podspec.Containers(pod) {
+		if r, ok := a.Containers[c.Name]; ok && role != podspec.Ephemeral {
+			c.Resources = r.Into(c.Resources)
 		}
 	}
 	return pod
 }
 
-// Allocate says what the pod is to have: it returns want with the resources in Pod that the pod was
-// given. It gives what is asked for when that fits into room; a nil room decides nothing. It comes
-// before Observe. A pod that ends or is defined on this node is given nothing new; the latter is
-// replaced when its file changes.
-func (m *Memory) Allocate(want Want, host runtime.Pod, room *Room) Want {
-	r, pod := &m.Resize, want.Pod
+// allocate returns the wanted pod with the resources that it was allocated. It allocates what the
+// pod requests when that fits into the headroom. A pod that ends or is defined on this node is
+// allocated nothing new; the latter is replaced when its file changes.
+func (s *State) allocate(w *Want, o *Observed) *corev1.Pod {
+	r, pod := &s.Resize, w.Pod
 	if pod == nil {
-		return want
+		return nil
 	}
-	if want.Static {
-		r.Given = allocationOf(pod)
-	} else if r.Given == nil {
-		r.recall(want, host)
+	switch {
+	case r.Allocated == nil:
+		*r = RecallResize(*w, o.Runtime)
+	case w.Static && !r.Allocated.is(pod):
+		r.Allocated = allocationOf(pod)
 	}
-	if !r.Asks(pod) {
+	if !r.Requested(pod) {
 		r.Pending = PendingResize{}
-		return want
+		return pod
 	}
-	ends := pod.DeletionTimestamp != nil || want.Outcome != nil || podspec.Terminal(want.Reported.Phase)
-	if room != nil && !ends {
-		r.decide(pod, *room)
-		if !r.Asks(pod) {
-			return want
+	ends := pod.DeletionTimestamp != nil || w.Termination != nil || podspec.Terminal(w.Reported.Phase)
+	if o.Headroom != nil && !ends {
+		r.decide(pod, *o.Headroom)
+		if !r.Requested(pod) {
+			return pod
 		}
 	}
-	want.Pod = r.Given.into(pod)
-	return want
+	return r.Allocated.into(pod)
 }
 
-// decide gives the pod what it asks for, or says why not.
-func (r *ResizeState) decide(pod *corev1.Pod, room Room) {
-	reason, message := room.refuses(r.Given.into(pod), pod)
+// decide allocates what the pod requests, or says why not.
+func (r *ResizeState) decide(pod *corev1.Pod, h Headroom) {
+	reason, message := h.refuses(r.Allocated.into(pod), pod)
 	if reason != "" {
 		r.Pending = PendingResize{Reason: reason, Message: message, Generation: pod.Generation}
 		return
 	}
-	r.Given, r.Pending, r.Failure = allocationOf(pod), PendingResize{}, FailureState{}
+	r.Allocated, r.Pending, r.Failure = allocationOf(pod), PendingResize{}, FailureState{}
 	r.begin(pod.Generation)
 }
 
-// begin has everything that was given carried out.
+// begin starts to apply what was allocated.
 func (r *ResizeState) begin(generation int64) {
 	r.Generation = max(1, generation)
 	r.Done, r.Widened, r.Narrowed = 0, 0, 0
 }
 
-// refuses says why a pod may not have what it asks for, in kubelet's words; "" when it may. What
+// refuses says why a pod may not have what it requests, in kubelet's words; "" when it may. What
 // does not grow always fits.
-func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
-	if r.Allocatable == nil {
+func (h Headroom) refuses(has, requests *corev1.Pod) (reason, message string) {
+	if h.Allocatable == nil {
 		return "", ""
 	}
 	had := resource.PodRequests(has, resource.PodResourcesOptions{})
-	requests := resource.PodRequests(asks, resource.PodResourcesOptions{})
+	wanted := resource.PodRequests(requests, resource.PodResourcesOptions{})
 	for _, name := range podspec.ResizableNames() {
-		before, now := podspec.Units(name, had[name]), podspec.Units(name, requests[name])
-		capacity, used := podspec.Units(name, r.Allocatable[name]), podspec.Units(name, r.Used[name])
+		before, now := podspec.Units(name, had[name]), podspec.Units(name, wanted[name])
+		capacity, used := podspec.Units(name, h.Allocatable[name]), podspec.Units(name, h.Used[name])
 		switch {
 		case now <= before:
 		case now > capacity:
@@ -179,29 +188,28 @@ func (r Room) refuses(has, asks *corev1.Pod) (reason, message string) {
 	return reason, message
 }
 
-// Reserve takes what another pod that waits for room asks for out of it, if it fits: its turn comes
+// Reserve takes what another waiting pod requests out of the headroom, if it fits: that pod comes
 // first.
-func (r *Room) Reserve(has, asks *corev1.Pod) {
-	rest := Room{Allocatable: r.Allocatable, Used: r.Used.DeepCopy()}
-	requests := resource.PodRequests(has, resource.PodResourcesOptions{})
-	for name, q := range requests {
+func (h *Headroom) Reserve(has, requests *corev1.Pod) {
+	rest := Headroom{Allocatable: h.Allocatable, Used: h.Used.DeepCopy()}
+	for name, q := range resource.PodRequests(has, resource.PodResourcesOptions{}) {
 		sum := rest.Used[name]
 		sum.Sub(q)
 		rest.Used[name] = sum
 	}
-	if reason, _ := rest.refuses(has, asks); reason != "" {
+	if reason, _ := rest.refuses(has, requests); reason != "" {
 		return
 	}
-	for name, q := range resource.PodRequests(asks, resource.PodResourcesOptions{}) {
+	for name, q := range resource.PodRequests(requests, resource.PodResourcesOptions{}) {
 		sum := rest.Used[name]
 		sum.Add(q)
 		rest.Used[name] = sum
 	}
-	r.Used = rest.Used
+	h.Used = rest.Used
 }
 
-// ResizesBefore says whether the resize of a is weighed before that of b when both wait for room:
-// the higher priority, then Guaranteed before others, then the one that waits longer.
+// ResizesBefore says whether the resize of a is decided before that of b when both wait for
+// headroom: the higher priority first, then Guaranteed pods, then the one that waits longer.
 func ResizesBefore(a, b *corev1.Pod) bool {
 	if x, y := priority(a), priority(b); x != y {
 		return x > y
@@ -220,7 +228,7 @@ func priority(pod *corev1.Pod) int32 {
 	return *pod.Spec.Priority
 }
 
-// waitsSince is when the pod was told that it waits; zero when it was not.
+// waitsSince is since when the pod's status says that its resize is pending; zero when it does not.
 func waitsSince(pod *corev1.Pod) time.Time {
 	for i := range pod.Status.Conditions {
 		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodResizePending {
@@ -230,14 +238,17 @@ func waitsSince(pod *corev1.Pod) time.Time {
 	return time.Time{}
 }
 
-// recall learns what an earlier life of the agent gave the pod: what its containers were made with
-// or last given, as their records say; of those without a record, what the API was told. A resize
-// that was in progress goes on.
-func (r *ResizeState) recall(want Want, host runtime.Pod) {
-	pod := want.Pod
-	r.Given = allocationOf(pod)
-	for i := range want.Reported.Conditions {
-		c := &want.Reported.Conditions[i]
+// RecallResize is what an earlier life of the agent allocated to the wanted pod, and how far it was
+// with that: what the records of its containers say, and for those without a record what the API
+// was told. A resize that was in progress goes on. It is the ResizeState of a first step.
+func RecallResize(w Want, host runtime.Pod) ResizeState {
+	pod := w.Pod
+	r := ResizeState{Allocated: allocationOf(pod)}
+	if w.Static {
+		return r
+	}
+	for i := range w.Reported.Conditions {
+		c := &w.Reported.Conditions[i]
 		switch c.Type {
 		case corev1.PodResizePending:
 			r.Pending = PendingResize{Reason: c.Reason, Message: c.Message, Generation: c.ObservedGeneration}
@@ -249,20 +260,19 @@ func (r *ResizeState) recall(want Want, host runtime.Pod) {
 		}
 	}
 	if r.InProgress() && r.Generation == pod.Generation {
-		return // what it asks for was given, and is partly carried out
+		return r // what it requests was allocated, and is partly applied
 	}
-	for _, c := range sized(pod) {
-		if s, known := recordedSizes(host.Latest(c.Name)); known {
-			r.Given.Containers[c.Name] = podspec.Resources{Requests: s.Requests, Limits: s.Limits}
-			continue
-		}
-		if told := podspec.Status(&want.Reported, c.Name); told != nil && told.Resources != nil {
-			r.Given.Containers[c.Name] = podspec.Resizable(*told.Resources)
+	for name := range r.Allocated.Containers {
+		if had, known := recorded(host.Latest(name)); known {
+			r.Allocated.Containers[name] = podspec.Resources{Requests: had.Requests, Limits: had.Limits}
+		} else if told := podspec.Status(&w.Reported, name); told != nil && told.Resources != nil {
+			r.Allocated.Containers[name] = podspec.Resizable(*told.Resources)
 		}
 	}
+	return r
 }
 
-func recordedSizes(c *runtime.Container) (podspec.Resources, bool) {
+func recorded(c *runtime.Container) (podspec.Resources, bool) {
 	if c == nil {
 		return podspec.Resources{}, false
 	}

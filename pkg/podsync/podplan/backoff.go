@@ -19,8 +19,8 @@ const (
 	// killAgain is when SIGKILL is sent again to what still runs.
 	killAgain = 10 * time.Second
 	minGrace  = time.Second
-	// holdStatus is how long the end of a container that was replaced is told of together with its
-	// successor: what kubelet needs to notice either.
+	// holdStatus is how long the status waits for the successor of a container that was replaced:
+	// as long as kubelet takes to notice either.
 	holdStatus = time.Second
 	// ErrorShown is how long a failed pull shows its own reason before it shows that of its
 	// back-off.

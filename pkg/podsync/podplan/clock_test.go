@@ -52,7 +52,7 @@ func TestClockIsSet(t *testing.T) {
 		l := newLife(seed + 2_000_000)
 		l.onRealClock()
 		for range 120 {
-			l.look()
+			l.step()
 			if sleep := l.plan.WakeAt.Sub(l.now); !l.plan.WakeAt.IsZero() && sleep > longest(l.want.Pod) {
 				l.rule(true, "a plan sleeps for %s", sleep)
 			}
@@ -61,7 +61,7 @@ func TestClockIsSet(t *testing.T) {
 				l.set(time.Duration(l.rand.IntN(4*3600)-2*3600) * time.Second)
 			}
 		}
-		l.room = podplan.Room{}
+		l.headroom = podplan.Headroom{}
 		l.advance(10 * time.Minute)
 		for range 6 { // each init container takes a round
 			l.allAnswer()
@@ -76,12 +76,12 @@ func TestClockIsSet(t *testing.T) {
 }
 
 // crashed is a pod whose container ended at this moment by the record.
-func crashed(finished time.Time) (podplan.Want, podplan.Have) {
+func crashed(finished time.Time) (podplan.Want, podplan.Observed) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", Name: "p", Namespace: "ns"}}
 	pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	pod.Spec.Containers = []corev1.Container{{Name: "app", Image: "i"}}
 	sandbox := runtime.SandboxID("u", 0)
-	return podplan.Want{UID: "u", Pod: pod}, podplan.Have{Memory: &podplan.Memory{}, Runtime: runtime.Pod{
+	return podplan.Want{UID: "u", Pod: pod}, podplan.Observed{Runtime: runtime.Pod{
 		Sandbox: &runtime.Sandbox{ID: sandbox, Ready: true},
 		Containers: []runtime.Container{{
 			ID: "c0", Name: "app", SandboxID: sandbox, State: runtime.Exited, ExitCode: 1,
@@ -98,12 +98,12 @@ func TestRestartDoesNotWaitForTheClock(t *testing.T) {
 	for _, after := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
 		for _, delay := range []time.Duration{0, 40 * time.Second} {
 			now := time.Now()
-			want, have := crashed(now.Add(-after))
+			want, observed := crashed(now.Add(-after))
+			var state podplan.State
 			if delay > 0 {
-				have.Memory.Crashes = map[string]podplan.CrashState{"app": {Delay: delay, LastRestart: now.Add(-time.Minute)}}
+				state.Crashes = map[string]podplan.CrashState{"app": {Delay: delay, LastRestart: now.Add(-time.Minute)}}
 			}
-			have.Memory.Observe(want, have, now)
-			plan := podplan.Next(want, have, now)
+			state, _, plan := podplan.Step(want, state, observed, now)
 			if sleep := plan.WakeAt.Sub(now); !plan.WakeAt.IsZero() && sleep > delay {
 				t.Errorf("ended %s ago with a back-off of %s: looked at again in %s", after, delay, sleep)
 			}
@@ -112,7 +112,7 @@ func TestRestartDoesNotWaitForTheClock(t *testing.T) {
 			}
 			// Setting the clock once it is being waited for changes nothing.
 			for _, by := range []time.Duration{-2 * time.Hour, 2 * time.Hour} {
-				if again := podplan.Next(want, have, wallclock.Set(now, by)); fmt.Sprint(again.Actions) != fmt.Sprint(plan.Actions) || !again.WakeAt.Equal(plan.WakeAt) {
+				if _, _, again := podplan.Step(want, state, observed, wallclock.Set(now, by)); fmt.Sprint(again.Actions) != fmt.Sprint(plan.Actions) || !again.WakeAt.Equal(plan.WakeAt) {
 					t.Errorf("ended %s ago with a back-off of %s: the clock set by %s makes the plan\n%v of\n%v", after, delay, by, again, plan)
 				}
 			}
@@ -125,27 +125,26 @@ func TestRestartDoesNotWaitForTheClock(t *testing.T) {
 func TestDeadlinesDoNotFollowTheClock(t *testing.T) {
 	for _, by := range []time.Duration{-2 * time.Hour, 2 * time.Hour} {
 		start := time.Now()
-		want, have := crashed(start)
-		have.Runtime.Containers[0].State = runtime.Running
+		want, observed := crashed(start)
+		observed.Runtime.Containers[0].State = runtime.Running
 		want.Pod.Spec.ActiveDeadlineSeconds = new(int64(600))
 		want.Reported.StartTime = &metav1.Time{Time: start.Truncate(time.Second)}
-		m := have.Memory
-		m.Observe(want, have, start)
+		state, _, _ := podplan.Step(want, podplan.State{}, observed, start)
 		for at, ends := range map[time.Duration]bool{598 * time.Second: false, 602 * time.Second: true} {
 			now := wallclock.Set(start.Add(at), by)
-			if v := podplan.Look(want, have, now); v.Ends != ends {
+			if _, v, _ := podplan.Step(want, state, observed, now); v.Ends != ends {
 				t.Errorf("clock set by %s: after %s of 600 the pod ends: %v", by, at, v.Ends)
 			}
 		}
 
 		want.Pod.Spec.ActiveDeadlineSeconds = nil
 		want.Pod.DeletionTimestamp, want.Pod.DeletionGracePeriodSeconds = &metav1.Time{Time: start.Add(30 * time.Second)}, new(int64(30))
-		m.Observe(want, have, start)
-		m.Note(podplan.StopContainer{Container: "app", ContainerID: "c0"}, podplan.ActionResult{}, start)
+		observed.Completed = []podplan.Completed{{Action: podplan.StopContainer{Container: "app", ContainerID: "c0"}}}
+		state, _, _ = podplan.Step(want, state, observed, start)
+		observed.Completed = nil
 		for at, kills := range map[time.Duration]bool{29 * time.Second: false, 31 * time.Second: true} {
 			now := wallclock.Set(start.Add(at), by)
-			m.Observe(want, have, now)
-			if plan := podplan.Next(want, have, now); strings.Contains(fmt.Sprint(plan.Actions), "kill") != kills {
+			if _, _, plan := podplan.Step(want, state, observed, now); strings.Contains(fmt.Sprint(plan.Actions), "kill") != kills {
 				t.Errorf("clock set by %s: after %s of 30 the plan is %v", by, at, plan)
 			}
 		}

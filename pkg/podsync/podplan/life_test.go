@@ -107,9 +107,9 @@ func (p *player) change(word, first, rest string) error {
 	case "gone":
 		p.want.Pod = nil
 	case "outcome":
-		p.want.Outcome = &podspec.Termination{Reason: first, Message: rest}
+		p.want.Termination = &podspec.Termination{Reason: first, Message: rest}
 		if first == "Evicted" {
-			p.want.Outcome.Disruption = "TerminationByKubelet"
+			p.want.Termination.Disruption = "TerminationByKubelet"
 		}
 	case "image":
 		p.edit(func(pod *corev1.Pod) {
@@ -131,7 +131,7 @@ func (p *player) change(word, first, rest string) error {
 		}
 		p.ask(asked)
 	case "room":
-		return p.setRoom(strings.TrimSpace(first + " " + rest))
+		return p.setHeadroom(strings.TrimSpace(first + " " + rest))
 	case "debug":
 		p.edit(func(pod *corev1.Pod) {
 			var e corev1.EphemeralContainer
@@ -167,7 +167,7 @@ func (p *player) exits(word, name, codeText string) error {
 		p.instant[name] = code
 		return err
 	}
-	c := p.have.Runtime.Latest(name)
+	c := p.observed.Runtime.Latest(name)
 	if c == nil || c.State != runtime.Running {
 		return errors.New("it does not run")
 	}
@@ -176,12 +176,12 @@ func (p *player) exits(word, name, codeText string) error {
 }
 
 func (p *player) probe(name, rest string) error {
-	c := p.have.Runtime.Latest(name)
+	c := p.observed.Runtime.Latest(name)
 	if c == nil || c.State != runtime.Running {
 		return errors.New("it does not run")
 	}
 	kind, result, _ := strings.Cut(rest, " ")
-	r := p.have.Probes[c.ID]
+	r := p.observed.Probes[c.ID]
 	switch kind {
 	case "startup":
 		r.Startup = podspec.ProbeResult(result)
@@ -192,7 +192,7 @@ func (p *player) probe(name, rest string) error {
 	default:
 		return errors.New("unknown probe")
 	}
-	p.have.Probes[c.ID] = r
+	p.observed.Probes[c.ID] = r
 	return nil
 }
 

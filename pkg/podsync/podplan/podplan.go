@@ -1,12 +1,14 @@
-// Package podplan is PURE: the pod state machine. Next says, for what is wanted of a pod and what
-// the host has of it, which steps may be taken now, and when to look again. It reads nothing but
-// its arguments, has no clock, and waits for nothing: order is "not yet", so that every step it
-// returns may run side by side with the others. Nothing waits for the wall clock: see
-// podspec.OwnMoment.
+// Package podplan is PURE: the pod state machine. Step takes what is wanted of a pod, the state
+// that its last step returned, and what was observed on the host. It returns the new state, a view
+// of the pod for its status, and a plan: the actions that may start now, and when to step again.
+// Step reads nothing but its arguments and writes to none of them, has no clock, and waits for
+// nothing: order is "not yet", so all actions of a plan may run side by side. Nothing waits for the
+// wall clock: see podspec.OwnMoment.
+//
+// Each action has a file of its own, action_*.go; the kinds of claims are a table in claim.go.
 package podplan
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -17,218 +19,111 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Want is the newest that is wanted of a pod. It is never written to.
+// Want is the newest that is wanted of a pod.
 type Want struct {
 	UID types.UID
-	// Pod is nil when every source has synced and none knows the pod: whatever runs of it is ended
-	// and removed. Its resources are those that the pod was given, by Memory.Allocate.
+	// Pod is as its source has it; nil when every source has synced and none knows the pod: then
+	// its containers are ended and all that it holds is removed.
 	Pod *corev1.Pod
-	// Reported is the status that the API server holds, the seed for what the host cannot remember
-	// across a restart of the agent: readiness, start time, restart counts of removed containers.
+	// Reported is the status that the API server holds. It seeds what the host cannot tell after a
+	// restart of the agent: readiness, start time, restart counts of removed containers.
 	Reported corev1.PodStatus
-	// Outcome, when set, ends the pod as Failed whatever its containers do: refused at admission,
-	// evicted, node shutdown.
-	Outcome *podspec.Termination
-	HostIPs []netip.Addr // addresses of the node, primary first
+	// Termination, when set, ends the pod as Failed whatever its containers do.
+	Termination *podspec.Termination
+	HostIPs     []netip.Addr // addresses of the node, primary first
 	// CrashMax is the longest back-off of a crash loop on this node; 0: 300 s.
 	CrashMax time.Duration
 	// Static says that the pod is defined on this node: no API object to delete when it has ended.
 	Static bool
 }
 
-// Have is what the host has of a pod.
-type Have struct {
+// Observed is what the agent has observed of a pod.
+type Observed struct {
 	Runtime runtime.Pod
-	// Residue is what else is left of the pod on the host; only filled when the pod is ending or
-	// has ended.
-	Residue podspec.Residue
+	// Held are the kinds of claims that the host still holds for the pod. They are only observed
+	// for a pod that ends or has ended.
+	Held []Kind
 	// Probes has the newest results by container id.
 	Probes map[string]podspec.Probes
 	// Messages has the termination messages of exited containers by container id.
 	Messages map[string]string
-	// Busy has the keys (Action.Key) of the actions under way.
-	Busy map[string]bool
-	// Memory is what the host cannot hold; losing it is safe.
-	Memory *Memory
+	// Running has the keys (Action.Key) of the running actions.
+	Running map[string]bool
+	// Completed are the actions that have ended since the last step.
+	Completed []Completed
+	// Changed are the ConfigMaps and Secrets that changed, appeared or went since the last step.
+	Changed []podspec.ObjectRef
+	// Headroom is what the node has for the pod; nil: this step allocates nothing new.
+	Headroom *Headroom
 }
 
-// Action is one step that may be taken now.
-type Action interface {
-	fmt.Stringer // one line for people, stable: golden tests print it
-	// Key names what the action works on; no two actions with one key are under way at a time.
-	Key() string
-	action()
+// Completed is an action that has ended.
+type Completed struct {
+	Action Action
+	ActionResult
+	// Changed are the ConfigMaps and Secrets that changed while it ran, which it may have missed.
+	Changed []podspec.ObjectRef
 }
 
-// The actions.
-type (
-	// MountVolume makes one volume of the pod ready on the host; it is idempotent and also run
-	// after a restart of the agent.
-	MountVolume struct{ Volume string }
-	// StartSandbox pins the namespaces and sets up the network.
-	StartSandbox struct{ Attempt int }
-	// EnsureImage finds the container's image or pulls it, by its pull policy.
-	EnsureImage struct {
-		Container, Ref string
-		Attempt        int
-		Policy         corev1.PullPolicy
-	}
-	// StartContainer creates and starts one attempt.
-	StartContainer struct {
-		Container string
-		Attempt   int
-		ImageID   string
-		// Delay is the back-off from this start on; 0 for one that is no restart.
-		Delay time.Duration
-	}
-	// RunHook runs a lifecycle hook of a running container.
-	RunHook struct {
-		Container, ContainerID string
-		Kind                   podspec.HookKind
-		// Grace bounds a PreStop hook.
-		Grace time.Duration
-	}
-	// StopContainer signals: the image's stop signal, or SIGKILL with Kill.
-	StopContainer struct {
-		Container, ContainerID string
-		Kill                   bool
-		Message                string // why, for the Killing event
-	}
-	// UpdateResources changes the limits of a running container.
-	UpdateResources struct {
-		Container, ContainerID string
-		To                     string // podspec.Resources, as text
-	}
-	// ResizePod changes the limits of the pod's cgroup to what the pod was given: with Widen only
-	// those that grow.
-	ResizePod struct {
-		Generation int64 // of the resize that it is for
-		Widen      bool
-	}
-	// RemoveContainer removes one attempt's record, snapshot and pipes.
-	RemoveContainer struct{ Container, ContainerID string }
-	// RemoveSandbox tears down network and namespaces of one attempt.
-	RemoveSandbox struct{ Attempt int }
-	// UnmountVolumes unmounts and removes everything below the pod's volumes folder.
-	UnmountVolumes struct{}
-	// RemoveCgroup removes the cgroup of a pod that has ended and is kept for its logs; idempotent
-	// as all of them.
-	RemoveCgroup struct{}
-	// Cleanup removes the pod's cgroup, folder and logs.
-	Cleanup struct{}
-)
+// ActionResult is how an action ended. A successful EnsureImage sets ImageID.
+type ActionResult struct {
+	Err     error
+	ImageID string
+}
 
-// Plan is what may be done now.
+// Plan is what to do now.
 type Plan struct {
 	Actions []Action
-	// WakeAt is the next moment at which the answer could change with no event; zero for none.
+	// WakeAt is the next moment at which the plan could change without an event; zero for none.
 	WakeAt time.Time
-	// Stopped says that no container of an ending pod runs, or will: from here on the pod's status
-	// is final.
+	// Stopped says that no container of an ending pod runs or will run: from here on the pod's
+	// status is final.
 	Stopped bool
-	// Hold says that the status of this moment is not for the API: a container that was replaced
-	// has ended and its successor is being started. It is over at WakeAt at the latest.
+	// Hold says that this moment's status is not for the API: a container that was replaced has
+	// ended and its successor is being started. It is over at WakeAt at the latest.
 	Hold bool
-	// Done says that nothing is left on the host; the worker may end.
+	// Done says that the host holds nothing of the pod any more; its worker may end.
 	Done bool
 }
 
-// The String methods are what plans print as, in logs, in `nodeagent status` and in golden files.
-
-func (a MountVolume) String() string  { return "mount volume " + a.Volume }
-func (a StartSandbox) String() string { return fmt.Sprintf("start sandbox attempt %d", a.Attempt) }
-func (a EnsureImage) String() string {
-	return fmt.Sprintf("ensure image %s for %s attempt %d (%s)", a.Ref, a.Container, a.Attempt, a.Policy)
-}
-
-func (a StartContainer) String() string {
-	return fmt.Sprintf("start container %s attempt %d", a.Container, a.Attempt)
-}
-func (a RunHook) String() string { return fmt.Sprintf("run %s hook of %s", a.Kind, a.Container) }
-func (a StopContainer) String() string {
-	if a.Kill {
-		return fmt.Sprintf("kill container %s: %s", a.Container, a.Message)
+// Step moves a pod one step.
+//
+//	            claims  ┐
+//	LIVING      sandbox ┼─► init containers, one after the other ─► app containers ─► ended for good? ─┐
+//	            images  ┘     sidecars: on to the next once started     restarted by policy, back-off   │
+//	               ▲                                                             │                      │
+//	               └── remove sandbox ◄── every container stopped ◄── sandbox lost                      │
+//	                                                                                                    │
+//	   deleted, unknown to every source, refused, evicted, past its deadline, Succeeded or Failed ──────┤
+//	                                                                                                    ▼
+//	ENDING      preStop ─► stop signal ─► grace ─► SIGKILL; sidecars last, in reverse ─► Stopped
+//	                                                                                        │
+//	STOPPED     remove sandbox, unmount volumes, remove cgroup; records and logs stay ◄─────┤
+//	                                                                                        │ deleted or unknown
+//	REMOVED     … and remove containers ─► clean up ─► Done ◄───────────────────────────────┘
+//
+// Nothing leads back from ENDING: no container of such a pod is ever started. A plan does not name
+// an action whose key is that of a running one.
+func Step(w Want, s State, o Observed, now time.Time) (State, PodView, Plan) {
+	for _, c := range o.Completed {
+		c.Action.complete(&s, c.ActionResult, now)
+		if c.Err != nil {
+			s.renew(w.Pod, c.Changed)
+		}
 	}
-	return fmt.Sprintf("stop container %s: %s", a.Container, a.Message)
-}
-
-func (a UpdateResources) String() string {
-	return fmt.Sprintf("update resources of %s: %s", a.Container, a.To)
-}
-
-func (a ResizePod) String() string {
-	if a.Widen {
-		return fmt.Sprintf("widen the pod's cgroup for generation %d", a.Generation)
+	s.renew(w.Pod, o.Changed)
+	w.Pod = s.allocate(&w, &o)
+	s.observeTimes(&w, &o, now)
+	v := viewer{want: &w, state: &s, observed: &o, now: now}
+	view := v.view()
+	s.observe(&v, &view)
+	p := planner{viewer: v, view: &view, rules: rules()}
+	p.wakeAt(view.wake)
+	if view.Ends {
+		p.end()
+	} else {
+		p.live()
+		p.hold()
 	}
-	return fmt.Sprintf("narrow the pod's cgroup for generation %d", a.Generation)
+	return s, view, p.plan
 }
-
-func (a RemoveContainer) String() string {
-	return fmt.Sprintf("remove container %s %.12s", a.Container, a.ContainerID)
-}
-
-func (a RemoveSandbox) String() string {
-	return fmt.Sprintf("remove sandbox attempt %d", a.Attempt)
-}
-func (UnmountVolumes) String() string { return "unmount volumes" }
-func (RemoveCgroup) String() string   { return "remove cgroup" }
-func (Cleanup) String() string        { return "clean up" }
-
-// Key is one volume.
-func (a MountVolume) Key() string { return "volume/" + a.Volume }
-
-// Key is the sandbox, shared with its removal.
-func (StartSandbox) Key() string { return "sandbox" }
-
-// Key is one container's image.
-func (a EnsureImage) Key() string { return "image/" + a.Container }
-
-// Key is one container, whatever the attempt.
-func (a StartContainer) Key() string { return "container/" + a.Container }
-
-// Key is one hook of one attempt.
-func (a RunHook) Key() string { return "hook/" + string(a.Kind) + "/" + a.ContainerID }
-
-// Key is one attempt, for either signal.
-func (a StopContainer) Key() string { return "stop/" + a.ContainerID }
-
-// resizePrefix begins the keys of every step of a resize.
-const resizePrefix = "resize/"
-
-// Key is one attempt, whatever it is to have.
-func (a UpdateResources) Key() string { return resizePrefix + a.ContainerID }
-
-// Key is the pod's cgroup, for either step.
-func (ResizePod) Key() string { return resizePrefix + "pod" }
-
-// removePrefix begins the keys of removals of containers.
-const removePrefix = "remove/"
-
-// Key is one attempt.
-func (a RemoveContainer) Key() string { return removePrefix + a.ContainerID }
-
-// Key is the sandbox, shared with its start.
-func (RemoveSandbox) Key() string { return "sandbox" }
-
-// Key is all volumes.
-func (UnmountVolumes) Key() string { return "volumes" }
-
-// Key is shared with Cleanup, which removes the cgroup too.
-func (RemoveCgroup) Key() string { return "cleanup" }
-
-// Key is shared with RemoveCgroup.
-func (Cleanup) Key() string { return "cleanup" }
-
-func (MountVolume) action()     {}
-func (StartSandbox) action()    {}
-func (EnsureImage) action()     {}
-func (StartContainer) action()  {}
-func (RunHook) action()         {}
-func (StopContainer) action()   {}
-func (UpdateResources) action() {}
-func (ResizePod) action()       {}
-func (RemoveContainer) action() {}
-func (RemoveSandbox) action()   {}
-func (UnmountVolumes) action()  {}
-func (RemoveCgroup) action()    {}
-func (Cleanup) action()         {}

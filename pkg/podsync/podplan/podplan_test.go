@@ -59,7 +59,7 @@ func TestRestartPolicies(t *testing.T) {
 		own       *corev1.ContainerRestartPolicy
 		rules     []corev1.ContainerRestartRule
 		init      bool
-		zero, one podplan.Standing // after exit code 0 and 1
+		zero, one podplan.ContainerState // after exit code 0 and 1
 	}{
 		{pod: "Always", zero: again, one: again},
 		{pod: "OnFailure", zero: good, one: again},
@@ -74,7 +74,7 @@ func TestRestartPolicies(t *testing.T) {
 		{pod: "Never", own: &never, rules: rule("NotIn", 1), zero: again, one: bad},
 		{pod: "Always", init: true, own: &never, rules: rule("In", 2), zero: good, one: bad},
 	} {
-		for code, want := range []podplan.Standing{c.zero, c.one} {
+		for code, want := range []podplan.ContainerState{c.zero, c.one} {
 			one := corev1.Container{Name: "c", Image: "i", RestartPolicy: c.own, RestartPolicyRules: c.rules}
 			pod := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: c.pod, Containers: []corev1.Container{one}}}
 			if c.init {
@@ -87,10 +87,10 @@ func TestRestartPolicies(t *testing.T) {
 				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "zz"})
 				other = append(other, runtime.Container{ID: "zz", Name: "zz", SandboxID: "s", State: runtime.Running})
 			}
-			have := podplan.Have{Runtime: runtime.Pod{Sandbox: sandbox, Containers: append([]runtime.Container{{
+			observed := podplan.Observed{Runtime: runtime.Pod{Sandbox: sandbox, Containers: append([]runtime.Container{{
 				ID: "x", Name: "c", SandboxID: "s", State: runtime.Exited, ExitCode: code, FinishedAt: now,
 			}}, other...)}}
-			got := podplan.Look(podplan.Want{Pod: pod}, have, now).Containers[0].Standing
+			got := podplan.View(podplan.Want{Pod: pod}, podplan.State{}, observed, now).Containers[0].State
 			if got != want {
 				t.Errorf("%s: after exit code %d %s, want %s", describe(c.pod, c.own, c.init), code, got, want)
 			}
@@ -129,28 +129,28 @@ func TestNextAttempt(t *testing.T) {
 		"created elsewhere": {records: []runtime.Container{{Name: "c", Attempt: 3, State: runtime.Created, SandboxID: "old"}}, want: 4},
 		"record is newer":   {reported: reported(corev1.ContainerStatus{RestartCount: 1, State: ended}), records: []runtime.Container{{Name: "c", Attempt: 3, State: runtime.Exited}}, want: 4},
 	} {
-		have := podplan.Have{Runtime: runtime.Pod{Sandbox: sandbox, Containers: c.records}}
-		if got := podplan.NextAttempt(podplan.Want{Reported: c.reported}, have, "c"); got != c.want {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}
+		observed := podplan.Observed{Runtime: runtime.Pod{Sandbox: sandbox, Containers: c.records}}
+		view := podplan.View(podplan.Want{Pod: pod, Reported: c.reported}, podplan.State{}, observed, time.Now())
+		if got := view.Containers[0].Attempt; got != c.want {
 			t.Errorf("%s: attempt %d, want %d", name, got, c.want)
 		}
 	}
 }
 
-// One turn of a worker for a pod at rest: what each wake of each pod costs beside the runtime's
+// One step of a worker for a pod at rest: what each wake of each pod costs beside the runtime's
 // answer.
-func BenchmarkTurnOfPodAtRest(b *testing.B) {
+func BenchmarkStepOfPodAtRest(b *testing.B) {
 	l := newLife(3)
 	l.advance(10 * time.Minute)
 	for range 6 {
 		l.allAnswer()
 	}
-	have := l.have
-	have.Memory = &l.memory
+	want, state, observed := l.want, l.state, l.observed
 	b.ReportAllocs()
 	for b.Loop() {
-		l.memory.Observe(l.want, have, l.now)
-		_ = podplan.Next(l.want, have, l.now)
-		_ = status.Pod(l.want, have, l.now)
+		next, view, _ := podplan.Step(want, state, observed, l.now)
+		_ = status.Pod(want, next, observed, view, l.now)
 	}
-	b.ReportMetric(float64(len(l.have.Runtime.Containers)), "containers")
+	b.ReportMetric(float64(len(observed.Runtime.Containers)), "containers")
 }

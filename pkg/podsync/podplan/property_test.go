@@ -16,7 +16,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
 // life is one generated life: a pod and a source of choices, all from one seed.
@@ -31,6 +30,7 @@ func newLife(seed uint64) *life {
 	var log strings.Builder
 	l := &life{rand: r, log: &log}
 	l.host = newHost(l.pod(), func(format string, args ...any) { fmt.Fprintf(&log, format+"\n", args...) })
+	l.pureEvery = 8
 	for _, c := range specs(l.want.Pod) {
 		l.stubborn[c.Name] = l.chance(20)
 	}
@@ -98,12 +98,12 @@ func (l *life) spec(name string) corev1.Container {
 // event is one thing that happens: an action ends, well or not, time passes, a container ends, a
 // probe answers, the agent or the machine restarts.
 func (l *life) event() {
-	if len(l.flying) > 0 && l.chance(60) {
+	if len(l.running) > 0 && l.chance(60) {
 		l.failures = nil
 		if l.chance(10) {
 			l.failures = []failure{{err: l.failureOf()}}
 		}
-		l.finish(l.rand.IntN(len(l.flying)))
+		l.finish(l.rand.IntN(len(l.running)))
 		l.failures = nil
 		return
 	}
@@ -162,7 +162,7 @@ func (l *life) answer() {
 	if c == nil {
 		return
 	}
-	p := l.have.Probes[c.ID]
+	p := l.observed.Probes[c.ID]
 	results := []podspec.ProbeResult{podspec.ProbeSuccess, podspec.ProbeSuccess, podspec.ProbeSuccess, podspec.ProbeFailure}
 	result := results[l.rand.IntN(len(results))]
 	for _, spec := range specs(l.want.Pod) {
@@ -178,12 +178,12 @@ func (l *life) answer() {
 			p.Readiness = result
 		}
 	}
-	l.have.Probes[c.ID] = p
+	l.observed.Probes[c.ID] = p
 }
 
 func (l *life) anyRunning() *runtime.Container {
 	var ids []string
-	for _, c := range l.have.Runtime.Containers {
+	for _, c := range l.observed.Runtime.Containers {
 		if c.State == runtime.Running {
 			ids = append(ids, c.ID)
 		}
@@ -198,22 +198,20 @@ func (l *life) anyRunning() *runtime.Container {
 // of the old one: what was told of readiness, phase and restarts must be the same, since nothing
 // happened to the pod.
 func (l *life) restartAndCompare() {
-	l.look()
+	l.step()
 	replacing := false // that a container ends for a newer spec is known to the agent alone
-	for _, s := range l.memory.Stops {
+	for _, s := range l.state.Stops {
 		replacing = replacing || s.Replace
 	}
-	if len(l.plan.Actions)+len(l.flying) > 0 || l.frozen || replacing {
+	if len(l.plan.Actions)+len(l.running)+len(l.observed.Completed) > 0 || l.frozen || replacing {
 		l.restartAgent()
 		return
 	}
 	before := l.status
 	l.restartAgent()
-	have := l.have
-	have.Memory = &l.memory
-	want := l.memory.Allocate(l.want, have.Runtime, nil)
-	l.memory.Observe(want, have, l.now)
-	after := status.Pod(want, have, l.now)
+	l.observed.Headroom = nil
+	l.takeStep()
+	after := l.reported()
 	if a, b := told(before), told(after); a != b {
 		l.rule(true, "a restart of the agent changes the status from\n\t%s to\n\t%s", a, b)
 	}
@@ -243,20 +241,20 @@ func TestEveryLifeEnds(t *testing.T) {
 	for seed := range uint64(lives) {
 		l := newLife(seed)
 		for range 150 {
-			l.look()
+			l.step()
 			l.event()
 		}
 		l.log.WriteString("> deleted\n")
 		l.deletePod(int64(l.rand.IntN(40)))
 		for range 20 {
-			l.look()
+			l.step()
 			l.event()
 		}
 		if l.chance(20) {
 			l.want.Pod = nil
 		}
 		l.advance(5 * time.Minute)
-		l.rule(!l.plan.Done, "not done: %v; left: %+v", l.plan, l.have.Runtime)
+		l.rule(!l.plan.Done, "not done: %v; left: %+v", l.plan, l.observed.Runtime)
 		if len(l.wrong) > 0 {
 			pod, _ := json.Marshal(l.want.Pod)
 			t.Fatalf("seed %d:\n%s\nlife:\n%s\npod: %s", seed, strings.Join(l.wrong, "\n"), l.log, pod)
@@ -270,10 +268,10 @@ func TestEveryLifeSettles(t *testing.T) {
 	for seed := range uint64(250) {
 		l := newLife(seed + 1_000_000)
 		for range 100 {
-			l.look()
+			l.step()
 			l.event()
 		}
-		l.room = podplan.Room{}
+		l.headroom = podplan.Headroom{}
 		l.advance(10 * time.Minute)
 		for range 6 { // each init container takes a round
 			l.allAnswer()
@@ -289,14 +287,14 @@ func TestEveryLifeSettles(t *testing.T) {
 }
 
 func (l *life) allAnswer() {
-	for i := range l.have.Runtime.Containers {
-		c := &l.have.Runtime.Containers[i]
+	for i := range l.observed.Runtime.Containers {
+		c := &l.observed.Runtime.Containers[i]
 		switch {
 		case c.State != runtime.Running:
 		case strings.HasPrefix(c.Name, "init") && !l.sidecar(c.Name):
 			l.end(c, 0)
 		default:
-			l.have.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
+			l.observed.Probes[c.ID] = podspec.Probes{Startup: podspec.ProbeSuccess, Liveness: podspec.ProbeSuccess, Readiness: podspec.ProbeSuccess}
 		}
 	}
 	l.advance(10 * time.Minute)

@@ -2,6 +2,7 @@ package podplan
 
 import (
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -9,9 +10,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// resizing fills in which sizes a container was given last, and whether it runs with others than it
-// is to have.
-func (c *Container) resizing(pod *corev1.Pod) {
+// setResize fills in which resources the newest attempt has, and whether it runs with others than
+// it was allocated.
+func (c *ContainerView) setResize(pod *corev1.Pod) {
 	if c.Role == podspec.Ephemeral || c.Latest == nil || c.Latest.SpecResources == "" {
 		return
 	}
@@ -29,7 +30,7 @@ func (c *Container) resizing(pod *corev1.Pod) {
 }
 
 // resizeRestarts says that the container's resize policy asks for its restart.
-func (c *Container) resizeRestarts(pod *corev1.Pod) bool {
+func (c *ContainerView) resizeRestarts(pod *corev1.Pod) bool {
 	if !c.Resize || c.Role == podspec.Init {
 		return false
 	}
@@ -42,70 +43,64 @@ func (c *Container) resizeRestarts(pod *corev1.Pod) bool {
 	return false
 }
 
-// observeResize notes when a resize is complete: every running container has what it is to have,
-// and so has the pod's cgroup. A container may also come with what was given before, when it was
-// being started meanwhile.
-func (m *Memory) observeResize(v View, have Have) {
-	r, left := &m.Resize, false
-	for i := range v.Containers {
-		left = left || v.Containers[i].Resize
+// observeResize completes a resize when every running container has what it was allocated, and so
+// has the pod's cgroup. It begins one for a container that comes with what was allocated before,
+// because it was being started meanwhile.
+func (s *State) observeResize(v *viewer, view *PodView) {
+	r, open := &s.Resize, false
+	for i := range view.Containers {
+		open = open || view.Containers[i].Resize
 	}
-	if left && !r.InProgress() {
-		r.begin(v.Pod.Generation)
+	if open && !r.InProgress() {
+		r.begin(view.Pod.Generation)
 	}
-	for key := range have.Busy {
-		left = left || strings.HasPrefix(key, startPrefix) || strings.HasPrefix(key, resizePrefix)
+	for key := range v.observed.Running {
+		open = open || strings.HasPrefix(key, startPrefix) || strings.HasPrefix(key, resizePrefix)
 	}
-	if r.InProgress() && r.Narrowed == r.Generation && !left {
+	if r.InProgress() && r.Narrowed == r.Generation && !open {
 		r.Done, r.Failure = r.Generation, FailureState{}
 	}
 }
 
-// noteResize takes the outcome of a step of a resize in. What failed is shown until the resize is
-// complete.
-func (m *Memory) noteResize(a Action, r ActionResult, f FailureState) {
-	if r.Err != nil {
-		m.Resize.Failure, m.Resize.Failure.Reason = f, corev1.PodReasonError
-		return
+// fail counts a step of a resize that failed, and says whether it did. The status shows the failure
+// until the resize is complete.
+func (r *ResizeState) fail(result ActionResult, now time.Time) bool {
+	if result.Err != nil {
+		r.Failure = r.Failure.after(result.Err, "", now)
+		r.Failure.Reason = corev1.PodReasonError
 	}
-	if step, ok := a.(ResizePod); ok {
-		if step.Widen {
-			m.Resize.Widened = step.Generation
-		} else {
-			m.Resize.Narrowed = step.Generation
-		}
-	}
+	return result.Err != nil
 }
 
-// resize takes a living pod one step towards what it was given:
+// resize takes a living pod one step towards what it was allocated:
 //
 //	widen the pod's cgroup ─► containers that shrink ─► those that grow ─► narrow the pod's cgroup
 //
-// so that no container is ever limited to more than its pod. It says whether the pod's cgroup has
-// room for containers to be started.
+// so that no container is ever limited to more than its pod. It says whether the pod's cgroup is
+// wide enough for containers to start.
 func (p *planner) resize() bool {
-	r := p.memory.Resize
+	r := &p.state.Resize
 	if !r.InProgress() {
 		return true
 	}
 	hold := r.Failure.until(resizeInitial, resizeMax)
-	if p.busy(StartSandbox{}.Key()) {
-		return false // it makes the cgroup by what was given when it began
+	if p.running(sandboxKey) {
+		return false // it makes the cgroup by what was allocated when it began
 	}
 	if r.Widened != r.Generation {
 		p.doAfter(hold, ResizePod{Generation: r.Generation, Widen: true})
 		return false
 	}
 	var shrink, grow []Action
-	left := false
+	open := false
 	for i := range p.view.Containers {
 		c := &p.view.Containers[i]
 		if !c.Resize {
 			continue
 		}
-		left = true
-		if stop := p.memory.Stops[c.Latest.ID]; !stop.Since.IsZero() {
-			continue // it ends, and is started with what it is to have
+		open = true
+		if stop := p.state.Stops[c.Latest.ID]; !stop.Since.IsZero() {
+			continue // it ends, and starts with what it was allocated
 		}
 		wanted := podspec.ResourcesOf(p.view.Pod, c.Spec)
 		update := UpdateResources{Container: c.Spec.Name, ContainerID: c.Latest.ID, To: wanted.String()}
@@ -121,7 +116,7 @@ func (p *planner) resize() bool {
 	for _, a := range shrink {
 		p.doAfter(hold, a)
 	}
-	if !left && r.Narrowed != r.Generation && !p.busy(startPrefix) && !p.busy(resizePrefix) {
+	if !open && r.Narrowed != r.Generation && !p.running(startPrefix) && !p.running(resizePrefix) {
 		p.doAfter(hold, ResizePod{Generation: r.Generation})
 	}
 	return true

@@ -23,17 +23,18 @@ import (
 type host struct {
 	start, now time.Time
 	want       podplan.Want
-	have       podplan.Have
-	memory     podplan.Memory
+	observed   podplan.Observed
+	state      podplan.State
+	view       podplan.PodView
 	plan       podplan.Plan
 	status     corev1.PodStatus
 	told       corev1.PodStatus // the last that was sent to the API
 	frozen     bool
-	room       podplan.Room           // for this pod
-	given      *corev1.Pod            // with what it was given
+	headroom   podplan.Headroom       // for this pod
+	allocated  *corev1.Pod            // with what it was allocated
 	cgroup     *limits                // of the pod; nil while there is none
-	flying     []podplan.Action       // under way; finished by finish
-	madeFrom   map[string]*corev1.Pod // by key of an action under way: the pod when it was launched
+	running    []podplan.Action       // finish ends them
+	madeFrom   map[string]*corev1.Pod // by key of a running action: the pod when it began
 	failures   []failure
 	held       []string        // prefixes of actions that do not end by themselves
 	stubborn   map[string]bool // containers that ignore their stop signal
@@ -41,6 +42,8 @@ type host struct {
 	wrong      []string        // rules that were broken
 	log        func(format string, args ...any)
 	lastLine   string
+	steps      int
+	pureEvery  int // checkPure at every n-th step; 0: at every one
 }
 
 // failure makes actions fail whose text begins with prefix.
@@ -56,9 +59,9 @@ func newHost(pod *corev1.Pod, log func(string, ...any)) *host {
 	}
 	h.now = h.start
 	h.want = podplan.Want{UID: pod.UID, Pod: pod, Reported: pod.Status, HostIPs: []netip.Addr{netip.MustParseAddr("192.168.77.2")}}
-	h.have = podplan.Have{
+	h.observed = podplan.Observed{
 		Runtime: runtime.Pod{PodRef: runtime.PodRef{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}},
-		Probes:  map[string]podspec.Probes{}, Messages: map[string]string{}, Busy: map[string]bool{},
+		Probes:  map[string]podspec.Probes{}, Messages: map[string]string{}, Running: map[string]bool{},
 	}
 	return h
 }
@@ -69,41 +72,67 @@ func (h *host) rule(broken bool, format string, args ...any) {
 	}
 }
 
-// look is one turn of a worker: observe, plan, launch, report. It returns the actions launched.
-func (h *host) look() []podplan.Action {
-	have := h.have
-	have.Memory = &h.memory
-	want := h.memory.Allocate(h.want, have.Runtime, &h.room)
-	h.given = want.Pod
-	h.memory.Observe(want, have, h.now)
-	h.plan = podplan.Next(want, have, h.now)
-	if again := podplan.Next(want, have, h.now); fmt.Sprint(again) != fmt.Sprint(h.plan) {
-		h.rule(true, "a plan made twice differs: %v and %v", h.plan, again)
-	}
+// step is one step of a worker: observe, plan, launch, report. It returns the actions launched.
+func (h *host) step() []podplan.Action {
+	h.observed.Headroom = &h.headroom
+	h.takeStep()
 	h.rule(!h.plan.WakeAt.IsZero() && !h.plan.WakeAt.After(h.now), "asks to be woken in the past")
 	keys := map[string]bool{}
 	for _, a := range h.plan.Actions {
-		h.rule(keys[a.Key()] || h.have.Busy[a.Key()], "%s while its key is under way", a)
+		h.rule(keys[a.Key()] || h.observed.Running[a.Key()], "%s while an action of its key runs", a)
 		keys[a.Key()] = true
 		h.check(a)
 	}
 	if h.plan.Done {
-		h.rule(!h.have.Runtime.Empty() || h.have.Residue != podspec.Residue{}, "done while something is left")
+		h.rule(!h.observed.Runtime.Empty() || len(h.observed.Held) > 0, "done while something is left")
 	}
 	if !h.frozen && h.want.Pod != nil {
-		h.status = status.Pod(want, have, h.now)
+		h.status = h.reported()
 		h.frozen = h.plan.Stopped
 	}
 	h.launch()
 	return h.plan.Actions
 }
 
-// launch takes the plan's actions up, and shows them and what is reported.
+// takeStep takes the state one step, which must be pure: see checkPure.
+func (h *host) takeStep() {
+	h.steps++
+	if h.steps%max(1, h.pureEvery) == 0 {
+		h.checkPure()
+	}
+	h.state, h.view, h.plan = podplan.Step(h.want, h.state, h.observed, h.now)
+	h.allocated, h.observed.Completed = h.view.Pod, nil
+	_, _, again := podplan.Step(h.want, h.state, h.observed, h.now)
+	h.rule(fmt.Sprint(again) != fmt.Sprint(h.plan), "with nothing new the next plan differs: %v and %v", h.plan, again)
+}
+
+// checkPure notes when podplan.Step writes to its arguments, or answers differently when it is
+// asked the same again.
+func (h *host) checkPure() {
+	want, state, observed := deepCopy(h.want), deepCopy(h.state), deepCopy(h.observed)
+	next, view, plan := podplan.Step(h.want, h.state, h.observed, h.now)
+	h.rule(!reflect.DeepEqual(want, h.want), "a step writes to Want")
+	h.rule(!reflect.DeepEqual(state, h.state), "a step writes to State: %+v, was %+v", h.state, state)
+	h.rule(!reflect.DeepEqual(observed, h.observed), "a step writes to Observed: %+v, was %+v", h.observed, observed)
+	next2, view2, plan2 := podplan.Step(want, state, observed, h.now)
+	h.rule(!reflect.DeepEqual(next, next2), "a step taken twice makes two states: %+v and %+v", next, next2)
+	h.rule(!reflect.DeepEqual(view, view2), "a step taken twice makes two views: %+v and %+v", view, view2)
+	h.rule(!reflect.DeepEqual(plan, plan2), "a step taken twice makes two plans: %v and %v", plan, plan2)
+}
+
+// reported is the status of the last step.
+func (h *host) reported() corev1.PodStatus {
+	want := h.want
+	want.Pod = h.view.Pod
+	return status.Pod(want, h.state, h.observed, h.view, h.now)
+}
+
+// launch starts the plan's actions, and prints them and the status.
 func (h *host) launch() {
 	for _, a := range h.plan.Actions {
-		h.have.Busy[a.Key()] = true
-		h.madeFrom[a.Key()] = h.given
-		h.flying = append(h.flying, a)
+		h.observed.Running[a.Key()] = true
+		h.madeFrom[a.Key()] = h.allocated
+		h.running = append(h.running, a)
 		h.print(a.String())
 	}
 	line := summary(h.status)
@@ -131,13 +160,13 @@ func (h *host) print(line string) {
 	h.log("%6s  %s", h.now.Sub(h.start), line)
 }
 
-// settle looks and finishes actions until nothing more is planned or under way.
+// settle steps and finishes actions until nothing more is planned or runs.
 func (h *host) settle() {
 	for range 200 {
-		launched := len(h.look())
+		launched := len(h.step())
 		finished := 0
-		for i := 0; i < len(h.flying); {
-			if h.isHeld(h.flying[i]) {
+		for i := 0; i < len(h.running); {
+			if h.isHeld(h.running[i]) {
 				i++
 				continue
 			}
@@ -160,7 +189,7 @@ func (h *host) isHeld(a podplan.Action) bool {
 	return false
 }
 
-// advance lets time pass, and looks whenever the plan asked for it.
+// advance lets time pass, and steps whenever the plan asked for it.
 func (h *host) advance(d time.Duration) {
 	until := h.now.Add(d)
 	for range 10000 {
@@ -178,9 +207,9 @@ func (h *host) advance(d time.Duration) {
 
 // finish ends the action at an index: applied, or failed.
 func (h *host) finish(i int) {
-	a := h.flying[i]
-	h.flying = append(h.flying[:i:i], h.flying[i+1:]...)
-	delete(h.have.Busy, a.Key())
+	a := h.running[i]
+	h.running = append(h.running[:i:i], h.running[i+1:]...)
+	delete(h.observed.Running, a.Key())
 	var result podplan.ActionResult
 	for _, f := range h.failures {
 		if strings.HasPrefix(a.String(), f.prefix) {
@@ -190,7 +219,7 @@ func (h *host) finish(i int) {
 	if result.Err == nil || leavesRecord(result.Err) {
 		result = h.apply(a, result.Err)
 	}
-	h.memory.Note(a, result, h.now)
+	h.observed.Completed = append(h.observed.Completed, podplan.Completed{Action: a, ActionResult: result})
 }
 
 func leavesRecord(err error) bool {
@@ -200,8 +229,8 @@ func leavesRecord(err error) bool {
 
 // check notes what no plan may name.
 func (h *host) check(a podplan.Action) {
-	ending := h.want.Pod == nil || h.want.Pod.DeletionTimestamp != nil || h.want.Outcome != nil
-	sandbox := h.have.Runtime.Sandbox
+	ending := h.want.Pod == nil || h.want.Pod.DeletionTimestamp != nil || h.want.Termination != nil
+	sandbox := h.observed.Runtime.Sandbox
 	switch a := a.(type) {
 	case podplan.StartSandbox:
 		h.rule(ending, "%s for a pod that ends", a)
@@ -210,11 +239,11 @@ func (h *host) check(a podplan.Action) {
 		h.rule(ending, "%s for a pod that ends", a)
 		h.rule(sandbox == nil || !sandbox.Ready, "%s without a sandbox", a)
 		h.rule(a.ImageID == "", "%s without an image", a)
-		latest := h.have.Runtime.Latest(a.Container)
+		latest := h.observed.Runtime.Latest(a.Container)
 		h.rule(latest != nil && latest.State == runtime.Running, "%s while it runs", a)
 		h.rule(latest != nil && latest.State == runtime.Exited && a.Attempt <= latest.Attempt, "%s again", a)
 		h.checkOrder(a)
-	case podplan.RemoveSandbox, podplan.UnmountVolumes, podplan.Cleanup, podplan.RemoveCgroup:
+	case podplan.RemoveSandbox, podplan.ReleaseClaim:
 		h.rule(h.anyRuns(), "%s while containers run", a)
 	case podplan.RemoveContainer:
 		c := h.byID(a.ContainerID)
@@ -237,7 +266,7 @@ func (h *host) checkOrder(a podplan.StartContainer) {
 		if !isApp {
 			return
 		}
-		latest := h.have.Runtime.Latest(c.Name)
+		latest := h.observed.Runtime.Latest(c.Name)
 		h.rule(latest == nil, "%s before init container %s ran", a, c.Name)
 		if _, role := podspec.Find(h.want.Pod, c.Name); latest != nil && role == podspec.Init {
 			h.rule(latest.State != runtime.Exited || latest.ExitCode != 0, "%s before init container %s succeeded", a, c.Name)
@@ -247,19 +276,19 @@ func (h *host) checkOrder(a podplan.StartContainer) {
 
 // healthy says that nothing about a running container asks for its end.
 func (h *host) healthy(c *runtime.Container) bool {
-	p := h.have.Probes[c.ID]
-	stop := h.memory.Stops[c.ID]
-	sandbox := h.have.Runtime.Sandbox
+	p := h.observed.Probes[c.ID]
+	stop := h.state.Stops[c.ID]
+	sandbox := h.observed.Runtime.Sandbox
 	want := h.want
-	want.Pod = h.given
-	view := podplan.Look(want, podplan.Have{Runtime: h.have.Runtime, Memory: &h.memory}, h.now)
+	want.Pod = h.allocated
+	view := podplan.View(want, h.state, podplan.Observed{Runtime: h.observed.Runtime}, h.now)
 	return stop.Message == "" && !view.Ends && p.Liveness != podspec.ProbeFailure && p.Startup != podspec.ProbeFailure &&
-		sandbox != nil && sandbox.Ready && h.memory.Hooks[c.ID].PostStartError == ""
+		sandbox != nil && sandbox.Ready && h.state.Hooks[c.ID].PostStartError == ""
 }
 
 func (h *host) anyRuns() bool {
-	for i := range h.have.Runtime.Containers {
-		if h.have.Runtime.Containers[i].State == runtime.Running {
+	for i := range h.observed.Runtime.Containers {
+		if h.observed.Runtime.Containers[i].State == runtime.Running {
 			return true
 		}
 	}
@@ -267,99 +296,68 @@ func (h *host) anyRuns() bool {
 }
 
 func (h *host) byID(id string) *runtime.Container {
-	for i := range h.have.Runtime.Containers {
-		if h.have.Runtime.Containers[i].ID == id {
-			return &h.have.Runtime.Containers[i]
+	for i := range h.observed.Runtime.Containers {
+		if h.observed.Runtime.Containers[i].ID == id {
+			return &h.observed.Runtime.Containers[i]
 		}
 	}
 	return nil
 }
 
-// apply does what an action does. With an error, a container is left that never ran.
+// apply does what an action does: what podplan.Simulate says, but for containers that ignore their
+// stop signal and for limits, which nobody observes. With an error, it leaves the record of a
+// container that never ran.
 func (h *host) apply(a podplan.Action, err error) podplan.ActionResult {
-	result := podplan.ActionResult{Err: err}
-	rt := &h.have.Runtime
 	defer h.checkLimits(a)
+	var result podplan.ActionResult
 	switch a := a.(type) {
-	case podplan.UpdateResources, podplan.ResizePod:
-		h.resize(a)
-	case podplan.MountVolume:
-		h.have.Residue.Volumes, h.have.Residue.Dir = true, true
-	case podplan.StartSandbox:
-		h.have.Residue.Dir, h.have.Residue.Cgroup = true, true
-		l := limitsOf(h.madeFrom[a.Key()])
-		h.cgroup = &l
-		rt.Sandbox = &runtime.Sandbox{
-			ID: runtime.SandboxID(h.want.UID, a.Attempt), Attempt: a.Attempt, Ready: true, CreatedAt: h.now.Round(0),
-			IPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.244.0.%d", 5+a.Attempt))},
+	case podplan.StopContainer:
+		c := h.byID(a.ContainerID)
+		if c == nil || c.State != runtime.Running || !a.Kill && h.stubborn[c.Name] {
+			return result
 		}
-	case podplan.EnsureImage:
-		result.ImageID = "sha256:" + a.Ref
+		result = h.simulate(a)
+		delete(h.observed.Probes, a.ContainerID)
+	case podplan.StartSandbox:
+		result = h.simulate(a)
+		h.observed.Runtime.Sandbox.IPs = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.244.0.%d", 5+a.Attempt))}
 	case podplan.StartContainer:
 		h.startContainer(a, err)
-	case podplan.StopContainer:
-		if c := h.byID(a.ContainerID); c != nil && c.State == runtime.Running {
-			switch {
-			case a.Kill:
-				h.end(c, 137)
-			case !h.stubborn[c.Name]:
-				h.end(c, 143)
-			}
-		}
-	case podplan.RemoveContainer:
-		for i := range rt.Containers {
-			if rt.Containers[i].ID == a.ContainerID {
-				rt.Containers = append(rt.Containers[:i:i], rt.Containers[i+1:]...)
-				break
-			}
-		}
-	case podplan.RemoveSandbox:
-		rt.Sandbox = nil
-	case podplan.UnmountVolumes:
-		h.have.Residue.Volumes = false
-	case podplan.RemoveCgroup:
-		h.have.Residue.Cgroup, h.cgroup = false, nil
-	case podplan.Cleanup:
-		h.have.Residue, h.cgroup = podspec.Residue{}, nil
+	default:
+		result = h.simulate(a)
 	}
+	h.limit(a)
+	result.Err = err
 	return result
 }
 
-// create makes the record that the start of a container begins with; nil when the sandbox went
-// while it was under way.
-func (h *host) create(a podplan.StartContainer) *runtime.Container {
-	rt := &h.have.Runtime
-	id := runtime.ContainerID(h.want.UID, a.Container, a.Attempt)
-	if c := h.byID(id); c != nil || rt.Sandbox == nil {
-		return c
-	}
-	rt.Containers = append(rt.Containers, runtime.Container{
-		ID: id, Name: a.Container, Attempt: a.Attempt, ImageID: a.ImageID, Recorded: runtime.Recorded{ImageDigest: a.ImageID}, CreatedAt: h.now.Round(0), SandboxID: rt.Sandbox.ID, State: runtime.Created,
-	})
-	return &rt.Containers[len(rt.Containers)-1]
+func (h *host) simulate(a podplan.Action) (result podplan.ActionResult) {
+	want := h.want
+	want.Pod = h.madeFrom[a.Key()]
+	h.observed, result = podplan.Simulate(want, h.observed, a, h.now.Round(0)) // records have no monotonic reading
+	return result
 }
 
-// createSome takes every start that is under way as far as its record.
+// createSome takes every running start as far as its record.
 func (h *host) createSome() {
-	for _, a := range h.flying {
-		if start, ok := a.(podplan.StartContainer); ok {
-			h.create(start)
+	for _, a := range h.running {
+		start, ok := a.(podplan.StartContainer)
+		if !ok || h.byID(runtime.ContainerID(h.want.UID, start.Container, start.Attempt)) != nil {
+			continue
+		}
+		h.simulate(start)
+		if c := h.byID(runtime.ContainerID(h.want.UID, start.Container, start.Attempt)); c != nil {
+			c.State, c.StartedAt = runtime.Created, time.Time{}
 		}
 	}
 }
 
 func (h *host) startContainer(a podplan.StartContainer, err error) {
-	c := h.create(a)
+	h.simulate(a)
+	c := h.byID(runtime.ContainerID(h.want.UID, a.Container, a.Attempt))
 	if c == nil {
-		return
+		return // the sandbox went meanwhile
 	}
-	made := h.madeFrom[a.Key()]
-	for _, spec := range specs(made) {
-		if spec.Name == a.Container {
-			c.Image, c.SpecHash, c.SpecResources = spec.Image, podspec.SpecHash(&spec), podspec.ResourcesOf(made, &spec).String()
-		}
-	}
-	c.State, c.StartedAt = runtime.Running, h.now.Round(0)
 	if err != nil {
 		c.StartedAt, c.StartError = time.Time{}, err.Error()
 		h.end(c, 128)
@@ -372,7 +370,7 @@ func (h *host) startContainer(a podplan.StartContainer, err error) {
 func (h *host) end(c *runtime.Container, code int) {
 	// records have no monotonic reading
 	c.State, c.ExitCode, c.FinishedAt = runtime.Exited, code, h.now.Round(0)
-	delete(h.have.Probes, c.ID)
+	delete(h.observed.Probes, c.ID)
 }
 
 // specs are all containers of a pod, in order.
@@ -406,26 +404,26 @@ func (h *host) deletePod(grace int64) {
 // restartAgent forgets all that only the agent knew. What was under way is lost in the middle or
 // done unseen.
 func (h *host) restartAgent() {
-	h.memory = podplan.Memory{}
-	h.have.Probes, h.have.Busy = map[string]podspec.Probes{}, map[string]bool{}
-	h.flying = nil
+	h.state = podplan.State{}
+	h.observed.Probes, h.observed.Running, h.observed.Completed = map[string]podspec.Probes{}, map[string]bool{}, nil
+	h.running = nil
 }
 
 // reboot ends everything that runs and takes the namespaces.
 func (h *host) reboot() {
 	h.restartAgent()
 	h.loseSandbox()
-	for i := range h.have.Runtime.Containers {
-		if c := &h.have.Runtime.Containers[i]; c.State == runtime.Running {
+	for i := range h.observed.Runtime.Containers {
+		if c := &h.observed.Runtime.Containers[i]; c.State == runtime.Running {
 			h.end(c, 255)
 		}
 	}
 }
 
 func (h *host) loseSandbox() {
-	if s := h.have.Runtime.Sandbox; s != nil {
+	if s := h.observed.Runtime.Sandbox; s != nil {
 		lost := *s
 		lost.Ready = false
-		h.have.Runtime.Sandbox = &lost
+		h.observed.Runtime.Sandbox = &lost
 	}
 }

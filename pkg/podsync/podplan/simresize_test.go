@@ -17,6 +17,9 @@ import (
 type limits struct{ cpu, memory int64 }
 
 func limitsOf(pod *corev1.Pod) limits {
+	if pod == nil {
+		return limits{}
+	}
 	t := qos.Total(pod)
 	return limits{t.CPULimit, t.Memory}
 }
@@ -26,15 +29,17 @@ func (l limits) over(parent limits) bool {
 	return parent.cpu > 0 && l.cpu > parent.cpu || parent.memory > 0 && l.memory > parent.memory
 }
 
-// resize does what the steps of a resize do.
-func (h *host) resize(a podplan.Action) {
+// limit keeps the limits of the pod's cgroup.
+func (h *host) limit(a podplan.Action) {
+	wanted := limitsOf(h.madeFrom[a.Key()])
 	switch a := a.(type) {
-	case podplan.UpdateResources:
-		if c := h.byID(a.ContainerID); c != nil && c.State == runtime.Running {
-			c.SpecResources = a.To
+	case podplan.StartSandbox:
+		h.cgroup = &wanted
+	case podplan.ReleaseClaim:
+		if a.Kind == podplan.Cgroup || a.Kind == podplan.Folder {
+			h.cgroup = nil
 		}
 	case podplan.ResizePod:
-		wanted := limitsOf(h.madeFrom[a.Key()])
 		if h.cgroup == nil {
 			h.cgroup = &limits{}
 		}
@@ -54,8 +59,8 @@ func (h *host) resize(a podplan.Action) {
 // checkLimits notes a container that was limited to more than its pod: cgroup v1 refuses that for
 // CPU.
 func (h *host) checkLimits(a podplan.Action) {
-	for i := range h.have.Runtime.Containers {
-		c := &h.have.Runtime.Containers[i]
+	for i := range h.observed.Runtime.Containers {
+		c := &h.observed.Runtime.Containers[i]
 		s, known := podspec.ParseResources(c.SpecResources)
 		if c.State != runtime.Running || !known || h.cgroup == nil {
 			continue
@@ -87,13 +92,13 @@ func (h *host) ask(asked map[string]corev1.ResourceRequirements) {
 	})
 }
 
-// setRoom reads "cpu=1 memory=1Gi" and, behind a "used", what the other pods have.
-func (h *host) setRoom(text string) error {
-	h.room = podplan.Room{Allocatable: corev1.ResourceList{}, Used: corev1.ResourceList{}}
-	into := h.room.Allocatable
+// setHeadroom reads "cpu=1 memory=1Gi" and, behind a "used", what the other pods have.
+func (h *host) setHeadroom(text string) error {
+	h.headroom = podplan.Headroom{Allocatable: corev1.ResourceList{}, Used: corev1.ResourceList{}}
+	into := h.headroom.Allocatable
 	for field := range strings.FieldsSeq(text) {
 		if field == "used" {
-			into = h.room.Used
+			into = h.headroom.Used
 			continue
 		}
 		name, value, _ := strings.Cut(field, "=")
@@ -117,11 +122,11 @@ func (l *life) requirements() corev1.ResourceRequirements {
 // resizeSome has containers ask for other resources, or the room for them change.
 func (l *life) resizeSome() {
 	if l.chance(30) {
-		l.room = podplan.Room{}
+		l.headroom = podplan.Headroom{}
 		if l.chance(70) {
-			l.rule(l.setRoom(fmt.Sprintf("cpu=%dm memory=1Gi used cpu=%dm", l.rand.IntN(300), l.rand.IntN(200))) != nil, "no room can be set")
+			l.rule(l.setHeadroom(fmt.Sprintf("cpu=%dm memory=1Gi used cpu=%dm", l.rand.IntN(300), l.rand.IntN(200))) != nil, "no room can be set")
 		}
-		fmt.Fprintf(l.log, "> room %v\n", l.room)
+		fmt.Fprintf(l.log, "> room %v\n", l.headroom)
 		return
 	}
 	asked := map[string]corev1.ResourceRequirements{}
@@ -140,7 +145,7 @@ func (l *life) checkSizes() {
 		return
 	}
 	for _, spec := range specs(l.want.Pod) {
-		c := l.have.Runtime.Latest(spec.Name)
+		c := l.observed.Runtime.Latest(spec.Name)
 		if c == nil || c.State != runtime.Running {
 			continue
 		}

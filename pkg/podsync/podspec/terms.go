@@ -14,14 +14,6 @@ type Termination struct {
 	Disruption string
 }
 
-// Residue says what a pod still holds on the host beside its sandbox and containers.
-type Residue struct {
-	// Volumes and Cgroup are released when the pod has ended, Dir when it is deleted.
-	Volumes bool // any mount made for the pod: volumes, their subPaths, /dev/shm
-	Cgroup  bool // the pod's cgroup
-	Dir     bool // the pod's folder or its log folder
-}
-
 // HookKind tells the lifecycle hooks of a container apart.
 type HookKind string
 

@@ -74,11 +74,6 @@ type groups struct {
 	pods []types.UID
 }
 
-func (g *groups) EnsurePod(_ context.Context, pod *corev1.Pod) error {
-	g.pods = append(g.pods, pod.UID)
-	return nil
-}
-
 func (g *groups) RemovePod(_ context.Context, uid types.UID) error {
 	g.pods = slices.DeleteFunc(g.pods, func(u types.UID) bool { return u == uid })
 	return nil
@@ -301,7 +296,7 @@ spec:
 }
 
 // A pod's leavings are told, kept while volumes are there, and gone after Cleanup.
-func TestResidueAndCleanup(t *testing.T) {
+func TestMountedFolderAndCleanup(t *testing.T) {
 	b, ctx := newBed(t), context.Background()
 	pod := podFrom(t, `
 metadata: {name: web-0, namespace: shop, uid: u1}
@@ -311,18 +306,22 @@ spec:
 `)
 	// a name is not needed: the agent may never have heard of the pod
 	ref := runtime.PodRef{UID: "u1"}
-	wantResidue := func(want podspec.Residue) {
+	wantHeld := func(mounts, folder bool) {
 		t.Helper()
-		if got, err := b.Residue(ctx, ref); err != nil || got != want {
-			t.Errorf("residue %+v, %v, want %+v", got, err, want)
+		mounted, err := b.Mounted("u1")
+		must(t, err)
+		has, err := b.HasFolder("u1")
+		must(t, err)
+		if mounted != mounts || has != folder {
+			t.Errorf("mounted %v, folder %v; want %v, %v", mounted, has, mounts, folder)
 		}
 	}
-	wantResidue(podspec.Residue{})
+	wantHeld(false, false)
 	c, err := b.start(t, pod, "app", 0)
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Dir(c.LogPath), 0o755))
 	must(t, os.WriteFile(c.LogPath, nil, 0o600))
-	wantResidue(podspec.Residue{Volumes: true, Cgroup: true, Dir: true})
+	wantHeld(true, true)
 	if left, err := b.Leftovers(ctx); err != nil || !slices.Equal(left, []types.UID{"u1"}) {
 		t.Errorf("leftovers %v, %v", left, err)
 	}
@@ -333,16 +332,16 @@ spec:
 		t.Error("the pod's objects are not watched")
 	}
 	must(t, b.volumes.Unmount(ctx, "u1"))
-	wantResidue(podspec.Residue{Volumes: true, Cgroup: true, Dir: true}) // a subPath, /dev/shm
+	wantHeld(true, true) // a subPath, /dev/shm
 	must(t, b.Release("u1"))
 	if mounts, err := hostfs.MountsBelow(b.root); err != nil || len(mounts) > 0 {
 		t.Errorf("still mounted: %v, %v", mounts, err)
 	}
-	wantResidue(podspec.Residue{Cgroup: true, Dir: true})
+	wantHeld(false, true)
 	for range 2 {
 		must(t, b.Cleanup(ctx, ref))
 	}
-	wantResidue(podspec.Residue{})
+	wantHeld(false, false)
 	if left, err := b.Leftovers(ctx); err != nil || len(left) > 0 || b.objects.Uses("u1") {
 		t.Errorf("leftovers %v, %v; objects still watched: %v", left, err, b.objects.Uses("u1"))
 	}

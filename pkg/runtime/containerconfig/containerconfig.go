@@ -64,7 +64,6 @@ type Cgroups interface {
 	// driver.
 	PodPath(pod *corev1.Pod) string
 	ContainerPath(pod *corev1.Pod, id string) string
-	EnsurePod(ctx context.Context, pod *corev1.Pod) error
 	RemovePod(ctx context.Context, uid types.UID) error
 	Pods() ([]types.UID, error)
 }

@@ -14,22 +14,18 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // Prepare creates the pod's folder, log folder, cgroup and /dev/shm. Those that exist stay as they
 // are.
-func (b *Builder) Prepare(ctx context.Context, pod *corev1.Pod) error {
+func (b *Builder) Prepare(_ context.Context, pod *corev1.Pod) error {
 	b.config.Objects.Use(pod)
 	if err := os.MkdirAll(b.podDir(pod.UID), 0o750); err != nil {
 		return fmt.Errorf("making the pod's folder: %w", err)
 	}
 	if err := os.MkdirAll(b.logDir(runtime.RefOf(pod)), 0o755); err != nil {
 		return fmt.Errorf("making the pod's log folder: %w", err)
-	}
-	if err := b.config.Cgroups.EnsurePod(ctx, pod); err != nil {
-		return fmt.Errorf("making the pod's cgroup: %w", err)
 	}
 	if err := b.ensureShm(pod); err != nil {
 		return fmt.Errorf("making the pod's /dev/shm: %w", err)
@@ -67,25 +63,16 @@ func uidOfLogs(name string) types.UID {
 	return types.UID(parts[2])
 }
 
-// Residue says what is left of a pod beside sandbox and containers.
-func (b *Builder) Residue(_ context.Context, pod runtime.PodRef) (podspec.Residue, error) {
-	volumes, err := b.config.Volumes.Any(pod.UID)
-	if err != nil {
-		return podspec.Residue{}, err
-	}
-	logs, err := b.logDirs(pod.UID)
-	if err != nil {
-		return podspec.Residue{}, err
-	}
-	cgroups, err := b.config.Cgroups.Pods()
-	if err != nil {
-		return podspec.Residue{}, err
-	}
-	return podspec.Residue{
-		Volumes: volumes || exists(b.shmDir(pod.UID)) || exists(b.subPaths(pod.UID)),
-		Cgroup:  slices.Contains(cgroups, pod.UID),
-		Dir:     len(logs) > 0 || exists(b.podDir(pod.UID)),
-	}, nil
+// Mounted says whether anything is mounted for the pod: volumes, subPaths, /dev/shm.
+func (b *Builder) Mounted(uid types.UID) (bool, error) {
+	volumes, err := b.config.Volumes.Any(uid)
+	return volumes || exists(b.shmDir(uid)) || exists(b.subPaths(uid)), err
+}
+
+// HasFolder says whether the pod has a folder or a log folder.
+func (b *Builder) HasFolder(uid types.UID) (bool, error) {
+	logs, err := b.logDirs(uid)
+	return len(logs) > 0 || exists(b.podDir(uid)), err
 }
 
 func exists(path string) bool {
