@@ -61,7 +61,7 @@ func TestATaskThatIsMissedAtFirstIsNotLost(t *testing.T) {
 }
 
 // What a reconcile has listed may be old by the time that it comes to a container: a call that
-// starts or removes it holds the lock, and the container is looked at once that call has ended.
+// starts or removes it holds the lock, and the container is observed once that call has ended.
 func TestAReconcileLeavesACallAlone(t *testing.T) {
 	d := newDaemon(t)
 	r := d.runtime(time.Now)
@@ -156,7 +156,7 @@ func TestASilentSocket(t *testing.T) {
 	if _, err := Probe(t.Context(), d.address); err == nil {
 		t.Error("probing a silent socket succeeds")
 	}
-	if took := time.Since(began); took > 15*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 }

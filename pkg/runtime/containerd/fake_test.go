@@ -111,7 +111,7 @@ func (d *daemon) runtime(now func() time.Time) *Runtime {
 			if err != nil {
 				d.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			d.Error("Run does not end with its context")
 		}
 	})
@@ -130,7 +130,7 @@ func state(r *Runtime) runtime.State {
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > time.Minute {
 			t.Fatalf("never: %s", what)
 		}
 	}
