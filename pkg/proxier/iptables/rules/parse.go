@@ -13,7 +13,7 @@ import (
 
 // Parse reads the text of iptables-save or of iptables-restore into a Ruleset,
 // built-in chains included; counters and policies are left out. Parse of what
-// WriteTo wrote gives the same Ruleset, chains in the order of their names.
+// Bytes wrote gives the same Ruleset, chains in the order of their names.
 func Parse(text []byte) (*Ruleset, error) {
 	return parse(text, func(string, string) bool { return true })
 }

@@ -194,7 +194,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// byName is a ruleset's text with chains in the order of their names, as WriteTo declares them.
+// byName is a ruleset's text with chains in the order of their names, as Bytes declares them.
 func byName(r *Ruleset) string {
 	for _, t := range r.Tables {
 		slices.SortStableFunc(t.Chains, func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })

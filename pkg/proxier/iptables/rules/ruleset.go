@@ -2,13 +2,12 @@ package rules
 
 import (
 	"bytes"
-	"io"
 	"slices"
 	"strings"
 )
 
 // Ruleset is the whole state of our chains, or a change of it: a value that can be
-// printed, compared and applied. WriteTo writes it for `iptables-restore --noflush`.
+// printed, compared and applied.
 type Ruleset struct {
 	// Tables are in the order nat, filter, mangle; a change has only those that it
 	// changes, and may have filter before nat, or twice: see Diff.
@@ -36,14 +35,8 @@ type Chain struct {
 // Empty says that applying the ruleset would do nothing.
 func (r *Ruleset) Empty() bool { return r == nil || len(r.Tables) == 0 }
 
-// WriteTo writes the ruleset for `iptables-restore --noflush`: a chain that is
-// declared is emptied, a chain that is not is left alone.
-func (r *Ruleset) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(r.Bytes())
-	return int64(n), err
-}
-
-// Bytes is what WriteTo writes.
+// Bytes is the input of `iptables-restore --noflush`: a chain that is declared is emptied first, a
+// chain that is not is left alone.
 func (r *Ruleset) Bytes() []byte {
 	var b bytes.Buffer
 	b.Grow(r.size())
@@ -88,7 +81,7 @@ func (r *Ruleset) size() int {
 	return n
 }
 
-// String is what WriteTo writes.
+// String is Bytes as a string.
 func (r *Ruleset) String() string { return string(r.Bytes()) }
 
 // Rules counts the rules of a table.
