@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/node/pressure"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
 )
 
@@ -172,11 +173,11 @@ func (l *Loop) limitStorage(ctx context.Context) {
 
 // lives says that the pod has not ended, nor begun to.
 func (p Pod) lives() bool {
-	return p.DeletionTimestamp == nil && !p.Ended && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
+	return p.DeletionTimestamp == nil && !p.Ended && !podspec.Terminal(p.Status.Phase)
 }
 
 func (l *Loop) checkStorage(ctx context.Context, pod *corev1.Pod) {
-	c, name := l.config, pod.Namespace+"/"+pod.Name
+	c, name := l.config, podspec.Key(pod)
 	used, err := c.Storage(ctx, pod)
 	if ctx.Err() != nil {
 		return

@@ -1,5 +1,5 @@
-// Package summary is PURE: what `nodeagent status` shows. The daemon fills a Report and serves it
-// as JSON on a socket that only root can open; the command prints it on one screen.
+// Package summary is PURE: what `nodeagent status` shows. The agent fills a Report and serves it as
+// JSON on a socket that only root can open; the command prints it on one screen.
 package summary
 
 import (
@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// Report is the state of a running agent. Times are when things happened; durations are nanoseconds
-// in JSON.
+// Report is the state of a running agent. Durations are nanoseconds in JSON.
 type Report struct {
 	Version string    `json:"version"`
 	Node    Node      `json:"node"`
@@ -26,7 +25,7 @@ type Report struct {
 	Memory  int64     `json:"memory"` // resident bytes
 }
 
-// Node is the Node object's side.
+// Node is this node as the API server has it, with the agent's connections.
 type Node struct {
 	Name       string    `json:"name"`
 	Addresses  []string  `json:"addresses,omitempty"`
@@ -34,8 +33,8 @@ type Node struct {
 	Registered bool      `json:"registered"`
 	Ready      bool      `json:"ready"`
 	Message    string    `json:"message,omitempty"` // of the Ready condition
-	Lease      time.Time `json:"lease"`             // last renewal
-	Expires    time.Time `json:"expires"`           // of the client certificate
+	Lease      time.Time `json:"lease"`             // its last renewal
+	Expires    time.Time `json:"expires"`           // the client certificate does
 	Runtime    string    `json:"runtime,omitempty"`
 	Warnings   []string  `json:"warnings,omitempty"`
 }
@@ -67,13 +66,13 @@ type Proxy struct {
 	LastError string    `json:"lastError,omitempty"`
 }
 
-// Error is one line of the error log.
+// Error is one error from the log.
 type Error struct {
 	At   time.Time `json:"at"`
 	Text string    `json:"text"`
 }
 
-// shownErrors and shownPods bound the screen.
+// The most errors and pods that are printed.
 const (
 	shownErrors = 5
 	shownPods   = 40
@@ -99,7 +98,7 @@ func (r Report) Print(w io.Writer) error {
 	return p.err
 }
 
-// printer remembers the first error, so that each line need not look.
+// printer keeps the first error, so that the callers of line need not check.
 type printer struct {
 	w   io.Writer
 	err error
@@ -152,7 +151,7 @@ func (r Report) printPods(p *printer) {
 	if len(r.Pods) == 0 {
 		return
 	}
-	// Those that something is being done about come first: they are what one looks for.
+	// Pods with actions under way or errors come first: they are what people look for.
 	pods := slices.SortedStableFunc(slices.Values(r.Pods), func(a, b Pod) int { return cmp.Compare(b.busy(), a.busy()) })
 	p.line("")
 	p.line("NAMESPACE\tNAME\tREADY\tPHASE\tRESTARTS\tIP\tDOING")
@@ -164,7 +163,7 @@ func (r Report) printPods(p *printer) {
 		p.line("%s\t%s\t%d/%d\t%s\t%d\t%s\t%s", pod.Namespace, pod.Name, pod.Ready, pod.Total,
 			cmp.Or(pod.Reason, pod.Phase), pod.Restarts, cmp.Or(pod.IP, "-"), pod.doing(r.At))
 	}
-	// Below the table: a line of another shape would end its columns.
+	// Errors are below the table: a line of another shape would end its columns.
 	for _, pod := range pods[:min(len(pods), shownPods)] {
 		if pod.LastError != "" {
 			p.line("%s/%s: %s", pod.Namespace, pod.Name, pod.LastError)
@@ -180,7 +179,7 @@ func (p Pod) busy() int {
 	return n
 }
 
-// doing is what the worker has under way, else what it waits for.
+// doing names the actions under way, else when the next step is due.
 func (p Pod) doing(now time.Time) string {
 	if len(p.UnderWay) > 0 {
 		parts := make([]string, 0, len(p.UnderWay))
@@ -190,7 +189,7 @@ func (p Pod) doing(now time.Time) string {
 		return strings.Join(parts, ", ")
 	}
 	if !p.WakeAt.IsZero() && p.WakeAt.After(now) {
-		return "next look in " + short(p.WakeAt.Sub(now))
+		return "next step in " + short(p.WakeAt.Sub(now))
 	}
 	return "-"
 }
