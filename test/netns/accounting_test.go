@@ -34,8 +34,8 @@ ports: [{port: PORT}]
 endpoints: [{addresses: ["POD"], nodeName: me, conditions: {ready: true}}]
 `
 
-// TestAccounting: packets to a node port on 127.0.0.1 are counted, with rules that the kernel
-// prints as they were written; a counter that is not there is noticed beforehand.
+// TestAccounting: packets to a node port on 127.0.0.1 are counted, by rules that the kernel prints
+// as they were written; a missing counter is noticed beforehand.
 func TestAccounting(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {

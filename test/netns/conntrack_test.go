@@ -55,8 +55,8 @@ func udpVIP(f corev1.IPFamily) netip.AddrPort {
 	return netip.MustParseAddrPort("10.96.0.53:53")
 }
 
-// TestUDPFlowsFollowTheService: one socket that never closes, as a resolver's,
-// is answered by whoever stands behind the Service now.
+// TestUDPFlowsFollowTheService: a socket that stays open, like a resolver's, always gets its
+// answers from the Service's current endpoints.
 func TestUDPFlowsFollowTheService(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -93,9 +93,9 @@ func TestUDPFlowsFollowTheService(t *testing.T) {
 	}
 }
 
-// TestUDPFlowsOfServicesDeletedMeanwhile: the agent is down while a Service loses its endpoints,
-// or is deleted. The next one has never heard of it, but its rules are there, so the flow that
-// they began is ended; that of a Service that is still there goes on.
+// TestUDPFlowsOfServicesDeletedMeanwhile: while the agent is down, a Service loses its endpoints or
+// is deleted. The next agent does not know that Service, but finds its rules, and ends the flow
+// that they created. The flow of a remaining Service goes on.
 func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestUDPFlowsOfServicesDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// wantFrom asks until the answer comes from there; "" wants no answer.
+// wantFrom asks until the answer comes from there; "" wants none.
 func wantFrom(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	buf := make([]byte, 256)

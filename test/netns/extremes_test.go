@@ -32,7 +32,7 @@ func crowdAddress(f corev1.IPFamily, i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)})
 }
 
-// extreme is a Service with names as long as the API lets them be, a thousand endpoints and each
+// extreme is a Service with the longest names that the API allows, a thousand endpoints and every
 // kind of rule.
 func extreme(f corev1.IPFamily) *snapshot.Snapshot {
 	long := func(letter string) string { return strings.Repeat(letter, 63) }
@@ -70,8 +70,8 @@ func extreme(f corev1.IPFamily) *snapshot.Snapshot {
 	return snapshot.Build([]*corev1.Service{svc, sticky}, []*discoveryv1.EndpointSlice{slice, few}, proxiertest.NodeView(), f)
 }
 
-// TestExtremes: the longest names and a thousand endpoints are taken by every variant, understood
-// when read back, and spread over.
+// TestExtremes: every variant accepts the longest names and a thousand endpoints, Check understands
+// them when read back, and connections are spread over them.
 func TestExtremes(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
@@ -110,7 +110,7 @@ func TestExtremes(t *testing.T) {
 	}
 }
 
-// serveCrowd makes every address of the crowd answer, beyond the uplink.
+// serveCrowd answers at every address of the crowd, beyond the uplink.
 func (w *world) serveCrowd(t *testing.T) {
 	t.Helper()
 	var listener net.Listener
@@ -156,8 +156,8 @@ func scripts(t *testing.T, all map[string]string) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
-// TestTooOld: a program from before the lock of iptables-restore is not used, and the error says
-// which is needed.
+// TestTooOld: an iptables-restore without locking is refused, and the error says which version is
+// needed.
 func TestTooOld(t *testing.T) {
 	needRoot(t)
 	t.Setenv("PATH", "/nonexistent")
@@ -176,8 +176,8 @@ echo "iptables v1.4.7: option \"-w\" requires no argument" >&2; exit 2`,
 	}
 }
 
-// TestProgramFailsOnce: an iptables-restore that breaks down once costs one error, and the next
-// sync is whole.
+// TestProgramFailsOnce: an iptables-restore that fails once causes one error, and the next sync
+// writes everything.
 func TestProgramFailsOnce(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {

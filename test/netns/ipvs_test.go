@@ -18,9 +18,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 )
 
-// TestAddressesOfIPVS: what a kube-proxy in mode ipvs left but its virtual servers, which this
-// kernel need not know: an address is taken off as soon as no connection starts at it, and new
-// ones start at the node's own. test/e2e has the virtual servers.
+// TestAddressesOfIPVS: what a kube-proxy in mode ipvs leaves besides its virtual servers (the
+// kernel here need not know those; test/e2e has them): an address is removed as soon as no
+// connection uses it as its source, and new ones use the node's own.
 func TestAddressesOfIPVS(t *testing.T) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		t.Run(string(f), func(t *testing.T) {
@@ -46,7 +46,7 @@ PROGRAM -I INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IP
 PROGRAM -N KUBE-NODE-PORT
 PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT`, "PROGRAM", program), "PREFIX", prefix))
 
-			// As a program of the node that connected to the Service under kube-proxy: its own
+			// Like a program of the node that connected to the Service under kube-proxy: its source
 			// address is the Service's.
 			var old net.Conn
 			if err := in(w.node, func() (err error) {
@@ -79,7 +79,7 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 				t.Errorf("new connections to the Service start elsewhere: %s", got)
 			}
 			for _, from := range []proxiertest.Place{proxiertest.Client, proxiertest.Node} {
-				// Linux looks at ICMPv6 a second late
+				// Linux handles the ICMPv6 error a second late
 				if r := w.Connect(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(vip.Addr(), 9999)); r.Verdict == proxiertest.Landed || !w.v6() && r.Verdict != proxiertest.Rejected {
 					t.Errorf("a connection from %s to a port of the host at the Service's address: %v", from, r)
 				}
@@ -112,7 +112,7 @@ PROGRAM -I INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NO
 	}
 }
 
-// TestCleanupOfIPVSIsAtOnce, whatever is connected.
+// TestCleanupOfIPVSIsAtOnce, whatever connections exist.
 func TestCleanupOfIPVSIsAtOnce(t *testing.T) {
 	needRoot(t)
 	ns := newNS(t)
@@ -159,7 +159,7 @@ func extremeVIP(f corev1.IPFamily) netip.Addr {
 	return netip.MustParseAddr("10.96.7.7")
 }
 
-// listenOnNode takes connections and does nothing with them.
+// listenOnNode accepts connections and does nothing with them.
 func (w *world) listenOnNode(t *testing.T) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp", netip.AddrPortFrom(proxiertest.Address(proxiertest.Node, w.f), 0).String())

@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/localaddrs"
 )
 
-// TestAddressesAreFollowed: an address that comes or goes is heard of from the kernel, of either
+// TestAddressesAreFollowed: the kernel reports every address that is added or removed, of either
 // family.
 func TestAddressesAreFollowed(t *testing.T) {
 	needRoot(t)
@@ -75,7 +75,7 @@ ip link add br0 type bridge; ip addr add 192.0.2.7/24 dev br0; ip addr add 192.0
 	}
 }
 
-// TestFamilyThatIsOff: a machine without IPv6 is told from one that has it.
+// TestFamilyThatIsOff: a machine without IPv6 is recognised.
 func TestFamilyThatIsOff(t *testing.T) {
 	needRoot(t)
 	ns := newNS(t)

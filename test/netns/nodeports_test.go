@@ -30,9 +30,9 @@ ports: [{port: PORT}]
 endpoints: [{addresses: ["POD"], nodeName: me, conditions: {ready: true}}]
 `
 
-// TestNodePortAddresses: a program of the node that has a node port's number, on an address on
-// which node ports do not answer, is reached by everyone, whether the Service has endpoints or
-// not; and what the kernel prints of such rules is no drift.
+// TestNodePortAddresses: a program of the node that listens on a node port's number, at an address
+// where node ports do not answer, can be reached by everyone, whether the Service has endpoints or
+// not; and Check accepts what the kernel prints of such rules.
 func TestNodePortAddresses(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
@@ -98,7 +98,7 @@ func testNodePortAddresses(t *testing.T, f corev1.IPFamily) {
 		if (got.Verdict == proxiertest.Landed) != c.want.IsValid() || got.At != c.want {
 			t.Errorf("nodePortAddresses %s, endpoints %v, from %s to %s: %s at %s, want %s", c.ranges, c.endpoint, c.from, c.to, got.Verdict, got.At, c.otherwise)
 		}
-		// so that the next look reads everything
+		// so that the next Check reads everything
 		run(t, w.node, w.text("iptables", "ip6tables"), "-t", "mangle", "-N", "FOREIGN")
 		if drift, err := b.Check(t.Context()); err != nil || len(drift) > 0 {
 			t.Errorf("nodePortAddresses %s: drift of rules that nobody touched: %v, %v", c.ranges, drift, err)

@@ -1,6 +1,6 @@
-// Package netns tests the services half against the real kernel: every test
-// builds a small network of namespaces of its own and sends real connections
-// through the rules. It needs root and skips without it.
+// Package netns tests the services half with the real kernel: every test builds its own small
+// network of namespaces and sends real connections through the rules. It needs root and skips
+// without it.
 package netns
 
 import (
@@ -27,14 +27,14 @@ import (
 // dropTime is how long a connection waits before it counts as dropped.
 const dropTime = 400 * time.Millisecond
 
-// world is four namespaces: the node, two pods on its bridge, and beyond an
-// uplink everything else: the remote pod and the client.
+// world is four namespaces: the node, two pods on its bridge, and everything else (the remote pod
+// and the client) beyond an uplink.
 type world struct {
 	f                corev1.IPFamily
 	node, p1, p2, up vnetns.NsHandle
 }
 
-// in runs f in a namespace. The goroutine's thread goes back afterwards.
+// in runs f in a namespace and then returns the thread to its own.
 func in(ns vnetns.NsHandle, f func() error) error {
 	runtime.LockOSThread()
 	here, err := vnetns.Get()
@@ -101,13 +101,13 @@ func newWorld(t testing.TB, f corev1.IPFamily) *world {
 	w.serve(t, w.p1, proxiertest.Pod1)
 	w.serve(t, w.p2, proxiertest.Pod2)
 	w.serve(t, w.up, proxiertest.Remote)
-	w.settle(t)
+	w.waitConnected(t)
 	return w
 }
 
-// settle waits until every endpoint is reached directly: the kernel takes up
-// to a second to use a link that has just come up.
-func (w *world) settle(t testing.TB) {
+// waitConnected waits until every endpoint can be reached directly: the kernel needs up to a second
+// before it uses a new link.
+func (w *world) waitConnected(t testing.TB) {
 	t.Helper()
 	for _, p := range []proxiertest.Place{proxiertest.Pod1, proxiertest.Pod2, proxiertest.Remote} {
 		for _, from := range []proxiertest.Place{proxiertest.Node, proxiertest.Pod1, proxiertest.Pod2, proxiertest.Client} {
@@ -128,7 +128,7 @@ func (w *world) settle(t testing.TB) {
 
 func (w *world) v6() bool { return w.f == corev1.IPv6Protocol }
 
-// text chooses between the families.
+// text selects one text by family.
 func (w *world) text(v4, v6 string) string {
 	if w.v6() {
 		return v6
@@ -160,7 +160,7 @@ func address(link netlink.Link, text string) error {
 	return netlink.AddrAdd(link, a)
 }
 
-// makeNode: /proc/sys of a thread is that of its namespace.
+// makeNode relies on /proc/sys being that of the thread's namespace.
 func (w *world) makeNode() error {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: proxiertest.Bridge}}
 	if err := errors.Join(lo(), netlink.LinkAdd(bridge), address(bridge, w.gateway()), netlink.LinkSetUp(bridge)); err != nil {
@@ -171,7 +171,7 @@ func (w *world) makeNode() error {
 	return errors.Join(sysctl("net/ipv4/ip_forward", "1"), sysctl("net/ipv6/conf/all/forwarding", "1"))
 }
 
-// makePod joins a namespace to the bridge, in hairpin mode as the CNI plugin does.
+// makePod connects a namespace to the bridge, in hairpin mode like the CNI plugin.
 func (w *world) makePod(ns vnetns.NsHandle, p proxiertest.Place, host string) error {
 	if err := in(w.node, func() error {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: host}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
@@ -207,7 +207,7 @@ func route(link netlink.Link, to, via string) error {
 	return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: net.ParseIP(via)})
 }
 
-// makeUplink gives the other side the addresses of the client and the remote pod.
+// makeUplink adds the addresses of the client and the remote pod on the other side.
 func (w *world) makeUplink() error {
 	if err := in(w.node, func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(w.up)})
@@ -287,7 +287,7 @@ func (w *world) serve(t testing.TB, ns vnetns.NsHandle, p proxiertest.Place) {
 	}()
 }
 
-// answer goes on answering each line until the caller hangs up.
+// answer echoes each line until the caller hangs up.
 func answer(c net.Conn) {
 	defer c.Close()
 	lines := bufio.NewScanner(c)
@@ -335,7 +335,7 @@ func (w *world) dial(from proxiertest.Place, network string, to netip.AddrPort) 
 	return c, err
 }
 
-// Connect is proxiertest.World.
+// Connect implements proxiertest.World.
 func (w *world) Connect(t testing.TB, from proxiertest.Place, protocol corev1.Protocol, to netip.AddrPort) proxiertest.Result {
 	t.Helper()
 	c, err := w.dial(from, strings.ToLower(string(protocol)), to)

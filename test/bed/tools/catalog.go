@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The modules below test/tools that programs are built from.
+// The modules below test/tools, from which programs are built.
 const (
 	modKubernetes = "kubernetes"
 	modContainerd = "containerd"
@@ -20,13 +20,12 @@ const (
 // test/tools/kubernetes/go.mod.
 const KubernetesVersion = "v1.36.3"
 
-// program is one row of the catalog: how a program is built.
+// program says how to build a program.
 type program struct {
 	module string // folder below test/tools
 	pkg    string // import path
 	tags   string // build tags, comma separated
-	// needs a C compiler; linked statically all the same, so that it runs in images and other
-	// machines
+	// needs a C compiler, but is linked statically to run in images and on other machines
 	cgo  bool
 	test bool // the test binary of pkg instead of pkg
 	cni  bool // lives in a folder of its own, which is a node's CNI bin dir
@@ -65,7 +64,7 @@ func ControlPlane() []string {
 	return []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubeadm", "kubectl", "coredns"}
 }
 
-// Node names the programs of a node beside its agent: containerd, runc and the CNI plugins.
+// Node names the programs of a node other than its agent: containerd, runc and the CNI plugins.
 func Node() []string {
 	return append([]string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"}, CNI()...)
 }
@@ -92,8 +91,8 @@ func Names() []string {
 	return out
 }
 
-// ldflags strips symbols, which halves link time and size, and stamps the Kubernetes programs with
-// their version, without which they report v0.0.0 and refuse to work together.
+// ldflags strips symbols, which halves link time and size, and sets the version of the Kubernetes
+// programs, which otherwise report v0.0.0 and refuse to work together.
 func (p program) ldflags() string {
 	flags := []string{"-s", "-w"}
 	if p.module == modKubernetes {

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockPoll is how often a taken lock is tried again.
+// lockPoll is how often to retry a lock that is held.
 const lockPoll = 100 * time.Millisecond
 
-// Lock takes the file lock at path, waiting for another process or goroutine that has it, and
-// returns what gives it back. The kernel gives it back by itself when the process dies. The file
-// stays: removing it would let two holders in.
+// Lock takes the file lock at path, waiting for another process or goroutine that holds it, and
+// returns its unlock function. The kernel releases the lock when the process dies. The file stays:
+// removing it would allow two holders.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making folder for lock %q: %w", path, err)

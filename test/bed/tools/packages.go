@@ -31,7 +31,7 @@ func MissingPackages(ctx context.Context) ([]string, error) {
 	cmd := exec.CommandContext(ctx, "dpkg-query", append([]string{"-W", "-f", "${Package} ${db:Status-Status}\n"}, want...)...)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
-	// Exit status 1 says that some are unknown; the others are printed all the same.
+	// Exit status 1 means that some are unknown; the others are printed anyway.
 	if err != nil && !errors.As(err, &exit) {
 		return nil, fmt.Errorf("asking dpkg for installed packages (Debian or Ubuntu is needed): %w", err)
 	}
@@ -43,7 +43,7 @@ func MissingPackages(ctx context.Context) ([]string, error) {
 	}
 	var missing []string
 	for _, p := range want {
-		// On newer releases pkg-config is a name that pkgconf provides.
+		// On newer releases pkgconf provides pkg-config.
 		if have[p] || p == "pkg-config" && commandExists(p) {
 			continue
 		}

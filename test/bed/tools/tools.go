@@ -72,8 +72,8 @@ func (p Paths) Names() []string {
 	return out
 }
 
-// CacheDir is the folder that everything slow to make is kept in: $NODEAGENT_CACHE, else
-// nodeagent-bed in the user's cache folder.
+// CacheDir is the folder for everything that is slow to make: $NODEAGENT_CACHE, or nodeagent-bed in
+// the user's cache folder.
 func CacheDir() (string, error) {
 	if d := os.Getenv("NODEAGENT_CACHE"); d != "" {
 		return filepath.Abs(d)
@@ -85,8 +85,8 @@ func CacheDir() (string, error) {
 	return filepath.Join(base, "nodeagent-bed"), nil
 }
 
-// FindSource returns the root of the product's source tree: $NODEAGENT_SOURCE, else the nearest
-// folder at or above the working directory that holds test/tools.
+// FindSource returns the root of the product's source tree: $NODEAGENT_SOURCE, or the nearest
+// folder at or above the working directory that contains test/tools.
 func FindSource() (string, error) {
 	if d := os.Getenv("NODEAGENT_SOURCE"); d != "" {
 		return filepath.Abs(d)
@@ -119,8 +119,8 @@ func New(log io.Writer) (*Builder, error) {
 	return &Builder{Source: src, Cache: cache, Log: log}, nil
 }
 
-// Build makes the named programs, those that the cache lacks, and says where they are. An unknown
-// name is an error.
+// Build builds those of the named programs that the cache lacks, and returns their paths. An
+// unknown name is an error.
 func (b *Builder) Build(ctx context.Context, names ...string) (Paths, error) {
 	known := catalog()
 	byModule := map[string][]string{}
@@ -179,7 +179,7 @@ func (b *Builder) buildModule(ctx context.Context, module string, names []string
 	return nil
 }
 
-// subdir keeps CNI plugins apart, since a node's CNI bin dir holds nothing else.
+// subdir keeps CNI plugins apart, since a node's CNI folder holds nothing else.
 func subdir(name string) string {
 	if catalog()[name].cni {
 		return "cni"
@@ -187,13 +187,13 @@ func subdir(name string) string {
 	return "bin"
 }
 
-// groups splits names into those that one go command can build.
+// groups splits names into groups that one go command can build.
 func groups(names []string) [][]string {
 	by := map[string][]string{}
 	for _, n := range names {
 		p := catalog()[n]
 		k := p.tags + subdir(n)
-		// A package in its module's root has another name than the program, and a test binary
+		// A package in its module's root is not named like the program, and a test binary needs
 		// another command.
 		if p.test || filepath.Base(p.pkg) != n {
 			k = n
@@ -212,8 +212,8 @@ func groups(names []string) [][]string {
 	return out
 }
 
-// compile runs one go command for programs of like settings and moves the results into place at the
-// end, so that a build that was killed leaves nothing that looks finished.
+// compile runs one go command for programs with the same settings and moves the results into place
+// at the end, so that a killed build leaves nothing that looks complete.
 func (b *Builder) compile(ctx context.Context, src, dir string, names []string) error {
 	p := catalog()[names[0]]
 	started := time.Now()
@@ -256,7 +256,7 @@ func (b *Builder) compile(ctx context.Context, src, dir string, names []string) 
 	return nil
 }
 
-// runWithTicks runs a build and says every half minute that it still runs, since the Kubernetes
+// runWithTicks runs a build and logs every half minute that it still runs, since the Kubernetes
 // programs take minutes.
 func (b *Builder) runWithTicks(cmd *exec.Cmd, names []string, started time.Time) error {
 	var output strings.Builder
@@ -294,7 +294,7 @@ func (b *Builder) logf(format string, args ...any) {
 	}
 }
 
-// moduleKey names a state of a module: what changes here changes the programs.
+// moduleKey is a hash of a module's state: if it changes, the programs are built again.
 func moduleKey(ctx context.Context, src string) (string, error) {
 	version, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {
@@ -333,7 +333,7 @@ func (b *Builder) Product(ctx context.Context, names ...string) (string, error) 
 	var errs []error
 	for _, n := range names {
 		started := time.Now()
-		// The linker replaces the file rather than write into it, so a running program is not
+		// The linker replaces the file instead of writing into it, so running programs are not
 		// disturbed.
 		cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, n), "./cmd/"+n)
 		cmd.Dir = b.Source

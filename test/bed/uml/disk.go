@@ -21,27 +21,27 @@ import (
 //go:embed guest
 var guestFiles embed.FS
 
-// guestPackages make the Debian of a machine, beside debootstrap's minimum.
+// guestPackages are installed on a machine, in addition to debootstrap's minimum.
 var guestPackages = []string{
 	"systemd", "systemd-sysv", "dbus", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "nftables", "ethtool",
 	"ca-certificates", "procps", "util-linux", "e2fsprogs", "libseccomp2", "curl", "socat", "iputils-ping",
 }
 
-// kernelParts are the folders of modules that a node may ask for.
+// kernelParts are the folders of modules that a node may need.
 var kernelParts = []string{"net", "lib", "crypto", "arch", "fs/overlayfs", "fs/fuse", "fs/nfs", "fs/lockd", "drivers/net", "drivers/block"}
 
-// Disk says what a machine's disk holds beside Debian.
+// Disk describes a machine's disk, in addition to Debian.
 type Disk struct {
-	// program's name → static binary on this machine: containerd, containerd-shim-runc-v2, ctr and
-	// runc are wanted
+	// Programs maps names to static binaries on this machine: containerd, containerd-shim-runc-v2,
+	// ctr and runc are required
 	Programs map[string]string
 	CNI      string // folder of CNI plugins, copied to /opt/cni/bin
 	// OCI layout tars, imported into containerd's namespace k8s.io and unpacked
 	Images []string
 }
 
-// PrepareDisk returns an ext4 file for machines to copy, made once for the same content and kept in
-// cacheDir. It takes a minute or two the first time and milliseconds later.
+// PrepareDisk returns an ext4 file for machines to copy. It is made once for the same content and
+// kept in cacheDir, which takes a minute or two the first time.
 func PrepareDisk(ctx context.Context, cacheDir string, d Disk) (string, error) {
 	if err := d.validate(); err != nil {
 		return "", err
@@ -88,7 +88,7 @@ func (d Disk) validate() error {
 	return nil
 }
 
-// key names everything that the disk depends on.
+// key is a hash of everything that the disk depends on.
 func (d Disk) key(guestd, kernel string) (string, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintln(h, "5", kernel, debian.Key(guestPackages), kernelParts)
@@ -138,8 +138,8 @@ func hashFile(h io.Writer, path string) error {
 	return nil
 }
 
-// buildGuestd builds the command agent reproducibly, so that the disk's key does not change without
-// a reason.
+// buildGuestd builds the command agent reproducibly, so that the disk's key changes only for a
+// reason.
 func buildGuestd(ctx context.Context, dir string) (string, error) {
 	out := filepath.Join(dir, "guestd")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out,

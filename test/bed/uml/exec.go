@@ -28,7 +28,7 @@ type Command struct {
 	Stdout, Stderr io.Writer // nil: dropped
 }
 
-// Result is a finished command's outcome.
+// Result is what a finished command has returned.
 type Result struct {
 	Stdout, Stderr string
 	Code           int // exit code; 128+n for signal n
@@ -56,7 +56,7 @@ func (m *Machine) Output(ctx context.Context, args ...string) (string, error) {
 	return r.Stdout, nil
 }
 
-// Run runs a command as root in the machine and returns its exit code. When ctx ends first, the
+// Run runs a command as root in the machine and returns its exit code. If ctx ends first, the
 // command's process group is killed.
 func (m *Machine) Run(ctx context.Context, c Command) (int, error) {
 	conn, err := m.Dial(ctx, "tcp4", net.JoinHostPort(m.Address().String(), strconv.Itoa(wire.Port)))
@@ -169,7 +169,7 @@ func (m *Machine) CopyFrom(ctx context.Context, guestPath, localDir string) erro
 	return nil
 }
 
-// copied joins what went wrong at the two ends of a copy.
+// copied joins the errors of the two ends of a copy.
 func copied(here, there error, code int, msg fmt.Stringer) error {
 	if code != 0 {
 		there = errors.Join(there, fmt.Errorf("tar in the machine ended with %d", code))

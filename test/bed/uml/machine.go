@@ -24,7 +24,8 @@ const kernelProgram = "linux.uml"
 //go:embed boot.sh
 var bootScript string
 
-// bootLimit is how long a machine may take until its command agent answers; about 10 s are usual.
+// bootLimit is how long a machine may take until its command agent answers; it usually takes about
+// 10 s.
 const bootLimit = 4 * time.Minute
 
 // Options describe one machine.
@@ -140,7 +141,7 @@ func (m *Machine) Address() netip.Addr { return m.opts.Address.Addr() }
 // Console is the file that holds what the kernel and systemd printed, over all boots.
 func (m *Machine) Console() string { return filepath.Join(m.opts.Dir, "console.log") }
 
-// Boot powers a machine on that is off, and waits as Start does.
+// Boot powers on a machine that is off, and waits like Start.
 func (m *Machine) Boot(ctx context.Context) error {
 	m.mu.Lock()
 	err := m.powerOn()
@@ -160,7 +161,7 @@ func (m *Machine) powerOn() error {
 		return fmt.Errorf("opening console log: %w", err)
 	}
 	defer func() { _ = console.Close() }()
-	// umid folder of a machine that was cut off
+	// umid folder of a machine that lost its power
 	_ = os.RemoveAll(filepath.Join(m.opts.Dir, m.opts.Name))
 	boot := filepath.Join(m.opts.Dir, "boot")
 	if err := os.WriteFile(boot, []byte(bootScript), 0o755); err != nil {
@@ -186,7 +187,7 @@ func (m *Machine) powerOn() error {
 	return nil
 }
 
-// waitUp waits until the machine runs commands in a boot other than the one given, and containerd
+// waitUp waits until the machine runs commands, in another boot than the given one, and containerd
 // is active.
 func (m *Machine) waitUp(ctx context.Context, notBoot string) error {
 	err := waitFor(ctx, bootLimit, 200*time.Millisecond, func() error {
@@ -226,14 +227,14 @@ func (m *Machine) Reboot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rebooting machine %q: %w", m.opts.Name, err)
 	}
-	// The agent may be stopped before it has answered: whether the machine goes down is what
-	// counts.
+	// The agent may be stopped before it has answered; what counts is whether the machine goes
+	// down.
 	_, _ = m.Exec(ctx, "systemctl", "--no-block", "reboot")
 	return m.waitUp(ctx, before)
 }
 
-// PullPlug ends the machine as a power cut does: nothing is synced, no one is told. Pulling it
-// twice is no error.
+// PullPlug cuts the machine's power: nothing is synced and nobody is told. Doing it twice is no
+// error.
 func (m *Machine) PullPlug() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -278,14 +279,14 @@ func (m *Machine) Stop(ctx context.Context) error {
 	return m.Discard(ctx)
 }
 
-// Discard pulls the plug and removes the machine's tap and folder: the fast end, for tests that
-// have seen enough.
+// Discard cuts the power and removes the machine's tap and folder, for tests that need no orderly
+// end.
 func (m *Machine) Discard(ctx context.Context) error {
 	return errors.Join(m.PullPlug(), m.removeTap(context.WithoutCancel(ctx)), os.RemoveAll(m.opts.Dir))
 }
 
-// TestPrefix begins, before the process id, the names of the network namespace and the folder of
-// this package's own tests.
+// TestPrefix is the prefix, before the process id, of the network namespaces and folders of this
+// package's own tests.
 const TestPrefix = "umltest"
 
 // Sweep ends what a killed run left of the machine in dir, and removes dir. It knows the process by
@@ -312,8 +313,8 @@ func Sweep(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// isMachine says whether the process runs the kernel, or the script that starts it, of the machine
-// in dir.
+// isMachine reports whether the process runs the kernel, or the script that starts it, of the
+// machine in dir.
 func isMachine(pid int, dir string) bool {
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && strings.Contains(string(cmdline), "uml_dir="+dir+"\x00")

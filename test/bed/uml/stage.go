@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/debian"
 )
 
-// preparation is one disk in the making.
+// preparation is one disk being made.
 type preparation struct {
 	Disk
 	guestd, kernel, cache, tree string
@@ -36,12 +36,12 @@ func (p *preparation) run(ctx context.Context, disk string) error {
 		}
 	}
 	_ = os.Remove(disk)
-	// 6 GiB, sparse. Tables are written now, so that the machine's slow processor need not.
+	// 6 GiB, sparse. Tables are written now, because the machine's processor is slow.
 	return runQuiet(exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-N", "262144", "-J", "size=16",
 		"-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", p.tree, disk, "6G"))
 }
 
-// modules copies the kernel's modules that nodes need and indexes them.
+// modules copies the kernel modules that nodes need and indexes them.
 func (p *preparation) modules(ctx context.Context) error {
 	src, dst := filepath.Join("/usr/lib/uml/modules", p.kernel), filepath.Join(p.tree, "usr/lib/modules", p.kernel)
 	if err := os.MkdirAll(dst, 0o755); err != nil {
@@ -83,8 +83,8 @@ func (p *preparation) programs(ctx context.Context) error {
 	return runQuiet(exec.CommandContext(ctx, "cp", "-aL", p.CNI+"/.", filepath.Join(cni, "bin")))
 }
 
-// system writes units and settings. Timers, consoles and clocks that a test machine has no use for
-// are masked: they cost seconds of its one processor.
+// system writes units and settings. It masks timers, consoles and clocks that a test machine does
+// not need: they cost seconds of its only processor.
 func (p *preparation) system(context.Context) error {
 	for src, dst := range map[string]string{
 		"bed-setup.service": "etc/systemd/system/bed-setup.service", "bed-guestd.service": "etc/systemd/system/bed-guestd.service",
@@ -103,7 +103,7 @@ func (p *preparation) system(context.Context) error {
 		"etc/systemd/system/multi-user.target.wants/bed-guestd.service": "/etc/systemd/system/bed-guestd.service",
 		"etc/systemd/system/multi-user.target.wants/containerd.service": "/etc/systemd/system/containerd.service",
 		"etc/systemd/system/default.target":                             "/lib/systemd/system/multi-user.target",
-		// nf_tables of this kernel has no address families.
+		// nf_tables of this kernel supports no address families.
 		"etc/alternatives/iptables": "/usr/sbin/iptables-legacy", "etc/alternatives/iptables-save": "/usr/sbin/iptables-legacy-save",
 		"etc/alternatives/iptables-restore": "/usr/sbin/iptables-legacy-restore",
 		"etc/alternatives/ip6tables":        "/usr/sbin/ip6tables-legacy", "etc/alternatives/ip6tables-save": "/usr/sbin/ip6tables-legacy-save",
@@ -150,8 +150,7 @@ func (p *preparation) write(name, text string) error {
 	return nil
 }
 
-// images fills the tree's containerd with this machine's containerd: the same store, in seconds
-// instead of minutes.
+// images imports the images with this machine's containerd, which takes seconds instead of minutes.
 func (p *preparation) images(ctx context.Context) error {
 	if len(p.Images) == 0 {
 		return nil
@@ -167,7 +166,7 @@ func (p *preparation) images(ctx context.Context) error {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}
-	// A mount namespace of its own: nothing that containerd mounts outlives it.
+	// Its own mount namespace: nothing that containerd mounts outlives it.
 	daemon := exec.Command("unshare", "--mount", "--propagation", "private", "--net", p.Programs["containerd"], "--config", conf)
 	var log strings.Builder
 	daemon.Stdout, daemon.Stderr = &log, &log
@@ -203,7 +202,8 @@ func (p *preparation) images(ctx context.Context) error {
 	return nil
 }
 
-// waitFor calls ready until it returns nil; its last error is the answer when the time is over.
+// waitFor calls ready until it returns nil, or the limit is reached; then it returns the last
+// error.
 func waitFor(ctx context.Context, limit, pause time.Duration, ready func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// start boots a machine in a namespace of its own and ends both with the test.
+// start boots a machine in its own namespace and ends both with the test.
 func start(t *testing.T, d Disk) *Machine {
 	t.Helper()
 	if os.Getenv("NODEAGENT_BED") != "1" || os.Getuid() != 0 {
@@ -32,7 +32,7 @@ func start(t *testing.T, d Disk) *Machine {
 	}
 	t.Logf("disk after %v", time.Since(begin))
 
-	// By the name of both, bed.Sweep finds what is left of a killed test.
+	// By these names bed.Sweep finds what a killed test left.
 	ns := fmt.Sprintf("%s%d", TestPrefix, os.Getpid())
 	run(t, "ip", "netns", "add", ns)
 	t.Cleanup(func() { run(t, "ip", "netns", "delete", ns) })

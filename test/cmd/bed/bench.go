@@ -32,7 +32,7 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure nodeagent beside upstream's kubelet and kube-proxy, in one cluster made for it",
 		Long: `Starts a cluster of two nodes, one with nodeagent and one with upstream's kubelet and kube-proxy, and has both do the same
-in turns, each beginning every other time, so that whatever else the machine does hits both. The first turn of each warms what starts only once
+in rounds, each beginning every other time, so that whatever else the machine does hits both. The first round of each warms what starts only once
 and is not counted. Ratios mean more than seconds: those depend on the machine and on its load, which the report names.
 
   pod start       from the create call until a watcher sees the pod Ready; its image is on the node
@@ -151,13 +151,13 @@ func (b *bench) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(b.out, format+"\n", args...)
 }
 
-// turns calls do for both sides n times, the first of each time being the other one, after a turn
-// that is not counted.
-func (b *bench) turns(ctx context.Context, n int, do func(ctx context.Context, s *side, turn int) error) error {
-	for turn := range n + 1 {
+// rounds calls do for both sides n times, alternating which side comes first, after one round that
+// is not counted.
+func (b *bench) rounds(ctx context.Context, n int, do func(ctx context.Context, s *side, round int) error) error {
+	for round := range n + 1 {
 		for i := range b.sides {
-			s := b.sides[(turn+i)%2]
-			if err := do(ctx, s, turn-1); err != nil {
+			s := b.sides[(round+i)%2]
+			if err := do(ctx, s, round-1); err != nil {
 				return fmt.Errorf("measuring %s: %w", s.name, err)
 			}
 		}
@@ -165,14 +165,14 @@ func (b *bench) turns(ctx context.Context, n int, do func(ctx context.Context, s
 	return nil
 }
 
-// agentStarts measures from the start of the agent until its node, which is not known to the API
-// then, is Ready.
+// agentStarts measures from the start of the agent until its node, which the API does not know
+// before, is Ready.
 func (b *bench) agentStarts(ctx context.Context) error {
 	if b.starts == 0 {
 		return nil
 	}
 	b.say("starting the agents %d times", b.starts)
-	return b.turns(ctx, b.starts, func(ctx context.Context, s *side, turn int) error {
+	return b.rounds(ctx, b.starts, func(ctx context.Context, s *side, round int) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		for _, name := range s.agent {
@@ -197,7 +197,7 @@ func (b *bench) agentStarts(ctx context.Context) error {
 		}
 		for event := range watch.ResultChan() {
 			if n, ok := event.Object.(*corev1.Node); ok && event.Type != "DELETED" && nodeReady(n) {
-				if turn >= 0 {
+				if round >= 0 {
 					b.report.add(processStart, s, time.Since(started).Seconds())
 				}
 				return s.node.WaitReady(ctx, time.Minute) // gives it its pod CIDR
@@ -216,7 +216,7 @@ func nodeReady(n *corev1.Node) bool {
 	return false
 }
 
-// idleCost measures both at the same time, with no pod on them.
+// idleCost measures both sides at the same time, without pods.
 func (b *bench) idleCost(ctx context.Context) error {
 	b.say("doing nothing for %s", b.idle)
 	if err := sleep.For(ctx, b.rest); err != nil {
@@ -264,8 +264,8 @@ func (u *use) add(v bed.Usage) {
 	u.rss, u.pss, u.peak, u.cpu = u.rss+v.RSS, u.pss+v.PSS, u.peak+v.Peak, u.cpu+v.CPU
 }
 
-// cost of one side: of the agent, of what it brings along, and, once more, of the process that
-// programs Services.
+// cost is the cost of one side: of the agent, of what it brings along, and, again, of the process
+// that programs Services.
 type cost struct{ agent, runtime, proxy use }
 
 func (c cost) all() use {
@@ -273,7 +273,7 @@ func (c cost) all() use {
 	return use{a.rss + r.rss, a.pss + r.pss, a.peak + r.peak, a.cpu + r.cpu}
 }
 
-// costs reads both sides. What runs in the pods' own containers is not counted.
+// costs reads both sides, without the processes in the pods' containers.
 func (b *bench) costs() (out [2]cost, err error) {
 	for i, s := range b.sides {
 		all, err := s.node.Usage()

@@ -19,22 +19,22 @@ import (
 // benchNamespace is where the pods are.
 const benchNamespace = "default"
 
-// podLimit is the longest that a pod may take to start and end.
+// podLimit is the longest time that a pod may take to start and end.
 const podLimit = 2 * time.Minute
 
-// settle is the time from Ready to the deletion: a shell that is told to end before it has set its
-// trap does not end, as the first process of its namespace, and then the grace period would be
-// measured.
-const settle = time.Second
+// restBeforeDelete is the time from Ready to the deletion. As the first process of its namespace, a
+// shell ignores SIGTERM until it has set its trap; deleting it earlier would measure the grace
+// period.
+const restBeforeDelete = time.Second
 
-// benchPod is a pod that needs nothing but an image that the node has.
+// benchPod is a pod that needs only an image that the node has.
 func benchPod(s *side, name, group string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"bench": group}},
 		Spec: corev1.PodSpec{
 			NodeName:                      s.node.Name, // the scheduler is not measured
 			TerminationGracePeriodSeconds: new(int64(30)),
-			// It ends when told to, so that its deletion measures the agent and not the grace
+			// It exits on SIGTERM, so that its deletion measures the agent and not the grace
 			// period.
 			Containers: []corev1.Container{{Name: "c", Image: bed.Busybox, Command: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"}}},
 		},
@@ -47,9 +47,9 @@ func (b *bench) singlePods(ctx context.Context) error {
 		return nil
 	}
 	b.say("starting and deleting %d pods on each node, one after the other", b.pods)
-	return b.turns(ctx, b.pods, func(ctx context.Context, s *side, turn int) error {
-		ready, gone, err := b.onePod(ctx, benchPod(s, fmt.Sprintf("one-%s-%d", s.node.Name, turn+1), "one"))
-		if err == nil && turn >= 0 {
+	return b.rounds(ctx, b.pods, func(ctx context.Context, s *side, round int) error {
+		ready, gone, err := b.onePod(ctx, benchPod(s, fmt.Sprintf("one-%s-%d", s.node.Name, round+1), "one"))
+		if err == nil && round >= 0 {
 			b.report.add(podStart, s, ready.Seconds())
 			b.report.add(podDeletion, s, gone.Seconds())
 		}
@@ -80,7 +80,7 @@ func (b *bench) onePod(ctx context.Context, pod *corev1.Pod) (ready, gone time.D
 		}
 		if ready == 0 && isReady(p) {
 			ready = time.Since(started)
-			if err := sleep.For(ctx, settle); err != nil {
+			if err := sleep.For(ctx, restBeforeDelete); err != nil {
 				return 0, 0, err
 			}
 			started = time.Now()
@@ -98,20 +98,20 @@ func isReady(p *corev1.Pod) bool {
 	})
 }
 
-// burstPods measures many pods at once. After the last burst both nodes keep theirs until memory
-// was read.
+// burstPods measures many pods at once. Both nodes keep the pods of their last burst until memory
+// has been read.
 func (b *bench) burstPods(ctx context.Context) error {
 	if b.bursts == 0 {
 		return nil
 	}
 	b.say("starting and deleting %d times %d pods at once on each node", b.bursts, b.burst)
 	last := b.bursts - 1
-	err := b.turns(ctx, b.bursts, func(ctx context.Context, s *side, turn int) error {
+	err := b.rounds(ctx, b.bursts, func(ctx context.Context, s *side, round int) error {
 		before, err := b.costs()
 		if err != nil {
 			return err
 		}
-		took, err := b.startBurst(ctx, s, turn)
+		took, err := b.startBurst(ctx, s, round)
 		if err != nil {
 			return err
 		}
@@ -119,19 +119,19 @@ func (b *bench) burstPods(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if turn >= 0 {
+		if round >= 0 {
 			b.report.add(burstStart, s, took.Seconds())
 			i := slices.Index(b.sides[:], s)
 			b.report.add(burstCPU, s, (after[i].all().cpu - before[i].all().cpu).Seconds())
 		}
-		if turn == last {
+		if round == last {
 			return nil
 		}
-		if err := sleep.For(ctx, settle); err != nil {
+		if err := sleep.For(ctx, restBeforeDelete); err != nil {
 			return err
 		}
-		took, err = b.endBurst(ctx, s, turn)
-		if turn >= 0 {
+		took, err = b.endBurst(ctx, s, round)
+		if round >= 0 {
 			b.report.add(burstEnd, s, took.Seconds())
 		}
 		return err
@@ -157,11 +157,11 @@ func (b *bench) burstPods(ctx context.Context) error {
 	return nil
 }
 
-func burstName(s *side, turn int) string { return fmt.Sprintf("burst-%s-%d", s.node.Name, turn+1) }
+func burstName(s *side, round int) string { return fmt.Sprintf("burst-%s-%d", s.node.Name, round+1) }
 
-// startBurst creates the pods side by side and returns when the last is Ready.
-func (b *bench) startBurst(ctx context.Context, s *side, turn int) (time.Duration, error) {
-	group := burstName(s, turn)
+// startBurst creates the pods in parallel and returns when the last one is Ready.
+func (b *bench) startBurst(ctx context.Context, s *side, round int) (time.Duration, error) {
+	group := burstName(s, round)
 	seen := map[string]bool{}
 	return b.watchBurst(ctx, group, func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
@@ -181,9 +181,9 @@ func (b *bench) startBurst(ctx context.Context, s *side, turn int) (time.Duratio
 	})
 }
 
-// endBurst deletes the pods and returns when the last is gone.
-func (b *bench) endBurst(ctx context.Context, s *side, turn int) (time.Duration, error) {
-	group := burstName(s, turn)
+// endBurst deletes the pods and returns when the last one is gone.
+func (b *bench) endBurst(ctx context.Context, s *side, round int) (time.Duration, error) {
+	group := burstName(s, round)
 	gone := 0
 	return b.watchBurst(ctx, group, func(ctx context.Context) error {
 		return b.client.CoreV1().Pods(benchNamespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "bench=" + group})
@@ -195,7 +195,7 @@ func (b *bench) endBurst(ctx context.Context, s *side, turn int) (time.Duration,
 	})
 }
 
-// watchBurst acts, and measures from then until enough says so of the group's pods.
+// watchBurst calls act and measures until enough is satisfied with the group's pods.
 func (b *bench) watchBurst(ctx context.Context, group string, act func(context.Context) error, enough func(event string, p *corev1.Pod) bool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, podLimit)
 	defer cancel()

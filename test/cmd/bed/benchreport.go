@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// quantity is one thing that is measured.
+// quantity is one thing to measure.
 type quantity struct {
 	Name string `json:"name"`
 	Unit string `json:"unit"`
-	// Shares are the percentiles to tell; none: all values are told as their median.
+	// Shares are the percentiles to report; none reports the median.
 	Shares []float64 `json:"-"`
 }
 
 func seconds(name string, shares ...float64) quantity { return quantity{name, "s", shares} }
 func memory(name string) quantity                     { return quantity{name, "MiB", nil} }
 
-// What is measured. In pairs, the second is with what the agent brings along.
+// The quantities. In pairs, the second includes what the agent brings along.
 var (
 	processStart   = seconds("process start to node Ready")
 	podStart       = seconds("pod start", 0.5, 0.9, 0.99)
@@ -47,7 +47,7 @@ var (
 	endpointChange = seconds("Services: endpoint change to packets", 0.5, 0.9)
 )
 
-// freshFigure are those of a proxy that starts with all Services there and no rules.
+// freshFigure are the quantities of a proxy that starts with all Services and no rules.
 type freshFigure struct{ took, cpu, peak, rss quantity }
 
 func freshFigures(who string) freshFigure {
@@ -68,7 +68,7 @@ type report struct {
 	Rows   []row          `json:"rows"`
 }
 
-// measured has all values of one quantity, by side, in the order they were measured.
+// measured holds all values of one quantity by side, in order of measurement.
 type measured struct {
 	quantity
 	Of map[string][]float64 `json:"of"`
@@ -80,8 +80,8 @@ type row struct {
 	Unit      string  `json:"unit"`
 	NodeAgent float64 `json:"nodeagent"`
 	Upstream  float64 `json:"upstream"`
-	// Ratio is nodeagent's part of upstream's: below 1, nodeagent needs less. 0 when upstream's is
-	// 0.
+	// Ratio is nodeagent's value divided by upstream's: below 1, nodeagent needs less. 0 if
+	// upstream's is 0.
 	Ratio float64 `json:"ratio"`
 	Count int     `json:"count"` // values of each side
 }
@@ -110,7 +110,7 @@ func (r *report) add(q quantity, s *side, value float64) {
 	r.Values[i].Of[s.name] = append(r.Values[i].Of[s.name], value)
 }
 
-// rows make one line of each percentile.
+// rows returns one line for each percentile.
 func (m *measured) rows() []row {
 	shares := m.Shares
 	if len(shares) == 0 {

@@ -21,11 +21,11 @@ import (
 // probed is the Service through which connections are tried.
 const probed = "probed"
 
-// quiet is the time between two changes: neither proxy gathers changes for longer, so each change
+// quiet is the time between two changes. Neither proxy batches changes for longer, so each change
 // is the first one after a rest.
 const quiet = 3 * time.Second
 
-// manyServices measures the proxies with as many Services as was asked for.
+// manyServices measures the proxies with many Services.
 func (b *bench) manyServices(ctx context.Context) error {
 	if b.services == 0 {
 		return nil
@@ -61,19 +61,19 @@ func (b *bench) manyServices(ctx context.Context) error {
 		b.report.add(proxyRSS, s, mib(after[i].proxy.rss))
 	}
 	b.say("changing an endpoint %d times for each node", b.changes)
-	err = b.turns(ctx, b.changes, func(ctx context.Context, s *side, turn int) error {
-		return b.changeEndpoint(ctx, s, turn, address)
+	err = b.rounds(ctx, b.changes, func(ctx context.Context, s *side, round int) error {
+		return b.changeEndpoint(ctx, s, round, address)
 	})
 	if err != nil || b.fresh == 0 {
 		return err
 	}
 	b.say("starting the proxies with all Services there and no rules, %d times", b.fresh)
-	return b.turns(ctx, b.fresh, func(ctx context.Context, s *side, turn int) error { return b.fromNothing(ctx, s, turn, address) })
+	return b.rounds(ctx, b.fresh, func(ctx context.Context, s *side, round int) error { return b.fromNothing(ctx, s, round, address) })
 }
 
-// fromNothing starts a side's proxy on a node without a rule: nodeagent with both halves, and then
-// with its services half alone.
-func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address string) error {
+// fromNothing starts a side's proxy on a node without rules: nodeagent with both halves, then with
+// only its services half.
+func (b *bench) fromNothing(ctx context.Context, s *side, round int, address string) error {
 	proxy := s.node.Process(s.proxy)
 	if err := proxy.Stop(30 * time.Second); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address stri
 	if !ours {
 		whole.figures = append(whole.figures, freshProxy) // kube-proxy's stand beside both
 	}
-	err := b.oneFresh(ctx, s, turn, whole)
+	err := b.oneFresh(ctx, s, round, whole)
 	if err != nil || !ours {
 		return err
 	}
@@ -91,7 +91,7 @@ func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address stri
 		return err
 	}
 	var alone *bed.Process
-	err = b.oneFresh(ctx, s, turn, freshStart{address: address, figures: []freshFigure{freshProxy}, start: func() (p *bed.Process, err error) {
+	err = b.oneFresh(ctx, s, round, freshStart{address: address, figures: []freshFigure{freshProxy}, start: func() (p *bed.Process, err error) {
 		alone, err = bed.NodeAgent{Dir: b.programs}.StartProxy(ctx, s.node)
 		return alone, err
 	}})
@@ -104,7 +104,7 @@ func (b *bench) fromNothing(ctx context.Context, s *side, turn int, address stri
 	return proxy.Start()
 }
 
-// freshStart is a proxy to be started on a node without rules.
+// freshStart is a proxy to start on a node without rules.
 type freshStart struct {
 	address string // to be reached
 	figures []freshFigure
@@ -112,7 +112,7 @@ type freshStart struct {
 }
 
 // oneFresh flushes all tables and measures a start.
-func (b *bench) oneFresh(ctx context.Context, s *side, turn int, f freshStart) error {
+func (b *bench) oneFresh(ctx context.Context, s *side, round int, f freshStart) error {
 	flush := s.node.Command(ctx, "iptables-restore")
 	flush.Stdin = strings.NewReader("*nat\nCOMMIT\n*filter\nCOMMIT\n*mangle\nCOMMIT\n")
 	if out, err := flush.CombinedOutput(); err != nil {
@@ -138,7 +138,7 @@ func (b *bench) oneFresh(ctx context.Context, s *side, turn int, f freshStart) e
 	if err != nil || i < 0 {
 		return errors.Join(err, fmt.Errorf("reading what %q on %q uses: it does not run", p.Name(), s.node.Name))
 	}
-	if turn < 0 {
+	if round < 0 {
 		return nil
 	}
 	for _, q := range f.figures {
@@ -209,7 +209,7 @@ func endpoints(addresses ...string) []discoveryv1.Endpoint {
 // changeEndpoint takes the probed Service's endpoint away and gives it back, and measures that on
 // one side while the other's proxy is stopped, so that the two do not take the processors from each
 // other.
-func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address string) error {
+func (b *bench) changeEndpoint(ctx context.Context, s *side, round int, address string) error {
 	if _, err := b.setProbed(ctx, false); err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func (b *bench) changeEndpoint(ctx context.Context, s *side, turn int, address s
 	if err := errors.Join(err, thaw()); err != nil {
 		return err
 	}
-	if turn >= 0 {
+	if round >= 0 {
 		b.report.add(endpointChange, s, at.Sub(started).Seconds())
 	}
 	_, err = other.until(ctx, address, true)

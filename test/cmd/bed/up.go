@@ -86,8 +86,8 @@ func (o upOptions) run(ctx context.Context) error {
 // start starts the cluster and waits until its nodes are Ready.
 func (o upOptions) start(ctx context.Context, builder *tools.Builder) (*bed.Cluster, error) {
 	var kind bed.Kind = bed.Peer{}
-	// Everything is built before the cluster starts, so that a compiler's error comes first. Images
-	// wait for a network where programs wait for a processor.
+	// Everything is built before the cluster starts, so that compile errors come first. Images wait
+	// for a network while programs wait for a processor.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		o.say("assembling the sample's image")
@@ -146,7 +146,7 @@ func (o upOptions) deploy(ctx context.Context, c *bed.Cluster) error {
 	}
 	node := c.Nodes()[0]
 	for _, url := range []string{"http://" + ip + "/", "http://" + node.IP.String() + ":30080/"} {
-		// Rules follow the endpoints by a moment.
+		// Rules follow the endpoints after a moment.
 		var answer string
 		for range 50 {
 			if answer, err = node.Output(ctx, "busybox", "timeout", "2", "wget", "-qO-", url); err == nil {
@@ -162,8 +162,7 @@ func (o upOptions) deploy(ctx context.Context, c *bed.Cluster) error {
 	return nil
 }
 
-// wrapper is where `bed up` leaves a kubectl that is ready to use, below the source tree: each
-// cluster has its own.
+// wrapper is the path of a ready-made kubectl below the source tree; each cluster has its own.
 func wrapper(id string) string {
 	if id == defaultID {
 		return "bin/kubectl"

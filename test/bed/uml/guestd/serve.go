@@ -59,8 +59,8 @@ func answer(ctx context.Context, c net.Conn, token string) {
 	out.send(wire.KindExit, wire.ExitCode(code))
 }
 
-// runCommand runs one command in a process group of its own. The reader of the connection notices
-// when the caller hangs up.
+// runCommand runs one command in its own process group. The connection's reader notices when the
+// caller hangs up.
 func runCommand(ctx context.Context, q wire.Request, in io.Reader, out *frames) (int, error) {
 	cmd := exec.CommandContext(ctx, q.Args[0], q.Args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -81,7 +81,7 @@ func runCommand(ctx context.Context, q wire.Request, in io.Reader, out *frames) 
 	go func() {
 		for {
 			k, b, err := wire.Read(in)
-			// the caller has hung up, or the command is over and the connection closed
+			// the caller has hung up, or the command has ended and the connection is closed
 			if err != nil {
 				if !over.Load() {
 					_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)

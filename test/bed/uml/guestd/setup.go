@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// setup names the machine and gives vec0 its address. Modules that a node needs are loaded here,
-// because the kernel's own loading on demand does not cover sysctls such as
+// setup sets the machine's host name and the address of vec0. It loads the modules that a node
+// needs, because the kernel does not load them on demand for sysctls such as
 // bridge-nf-call-iptables.
 func setup(ctx context.Context, opts map[string]string) error {
 	var errs []error
@@ -36,8 +36,8 @@ func setup(ctx context.Context, opts map[string]string) error {
 	return errors.Join(append(errs, clockSpeed())...)
 }
 
-// clockSpeed binds a copy of /proc/cpuinfo with a clock speed over the real one, which has none:
-// upstream's kubelet, as a peer, does not start without.
+// clockSpeed bind-mounts a copy of /proc/cpuinfo with a clock speed, which the real one lacks:
+// upstream's kubelet does not start without.
 func clockSpeed() error {
 	b, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

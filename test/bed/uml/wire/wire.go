@@ -18,7 +18,7 @@ import (
 	"io"
 )
 
-// Kind says what a frame carries.
+// Kind says what a frame holds.
 type Kind byte
 
 // The kinds of frame.
@@ -34,7 +34,7 @@ const (
 // MaxFrame bounds a frame's payload in bytes.
 const MaxFrame = 1 << 20
 
-// Port is where the agent listens in the machine.
+// Port is the port of the agent in the machine.
 const Port = 1022
 
 // Request is one command to run in the machine as root.
