@@ -1,9 +1,15 @@
 // Package agent is WIRING: it makes every part of the daemon from one configuration and runs them
-// in one group. It alone names concrete parts; it decides nothing. It is a library:
-// an embedder, a fork or a test passes parts of its own as values in Options.
+// in one group. It alone names concrete parts and decides nothing. It is a library: an embedder, a
+// fork or a test passes parts of its own as values in Options.
 //
-//	wiring           who is given what            agent.go, pods.go, services.go, api.go
-//	order of truth   Node registered → first lease → sources synced → first service rules → READY=1
+//	shared.go      what several halves use: clients, informers, events, metrics registries
+//	pods.go        the pods half           services.go   the services half
+//	node.go        the node half, the Node object and its lease
+//	api.go         what answers questions: the node API, health, `nodeagent status`
+//
+// The parts are a list (Agent.parts); its order has no meaning. A part that needs another one waits
+// for it. The agent is ready, and tells systemd so, once every part that can say so is ready:
+// Node registered, lease renewed, every pod source read, Services of the node's family programmed.
 package agent
 
 import (
@@ -11,70 +17,61 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 
-	"github.com/nodeagent/nodeagent/pkg/apiclient"
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap/unit"
 	"github.com/nodeagent/nodeagent/pkg/config"
-	"github.com/nodeagent/nodeagent/pkg/node/facts"
+	"github.com/nodeagent/nodeagent/pkg/node/footprint"
 	"github.com/nodeagent/nodeagent/pkg/podsync"
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
-	"github.com/nodeagent/nodeagent/pkg/proxier/modes"
-	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/sleep"
 	"github.com/nodeagent/nodeagent/pkg/status/errorlog"
-	"github.com/nodeagent/nodeagent/pkg/status/report"
 	"github.com/nodeagent/nodeagent/pkg/version"
 )
 
-// Options are what an agent is made from. Config, Identity and Log are required; MakeFolders has
-// made Config's folders.
+// Options are what an agent is made from. Config, Identity and Log are required. Config's folders
+// must exist: MakeFolders makes them.
 type Options struct {
 	Config   *config.Config
-	Identity *bootstrap.Credentials // of Identity
+	Identity *bootstrap.Credentials // Identity finds or gets them
 	Log      *slog.Logger
 	Now      func() time.Time // default time.Now
-	// Backend replaces the proxy's: it makes what programs one address family.
+	// Runtime runs the containers in place of containerd. The agent asserts the optional powers of
+	// package runtime. A runtime brings its own pod network.
+	Runtime runtime.Runtime
+	// Backend makes what programs the Services of one address family, in place of that of the proxy
+	// mode.
 	Backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
-	// Volumes and Sources are added to the agent's own.
+	// Volumes and Sources come in addition to the agent's own.
 	Volumes []volume.Plugin
 	Sources []podsync.Source
 }
 
-// Agent is one node's agent.
-type Agent struct {
-	options  Options
-	config   *config.Config
-	log      *slog.Logger
-	errors   *errorlog.Handler
-	started  time.Time
-	registry *prometheus.Registry // of the node API: kubelet's series
-	proxied  *prometheus.Registry // of the proxy's metrics port: kube-proxy's
-	ports    *server.Ports
-	// addresses are the node's own
-	addresses *facts.NodeIPs
-
-	identity *bootstrap.Credentials
-	rotator  *bootstrap.Rotator
-	serving  *bootstrap.Serving
-	clients  *apiclient.Clients
-	watched  *apiclient.Informers
-	events   *report.Events
-	node     *report.Node
-	lease    *report.Lease
-	pods     *pods     // nil: off
-	services *services // nil: off
+// part is one thing that runs as long as the agent does.
+type part struct {
+	name  string
+	run   func(ctx context.Context) error
+	ready func() bool // nil: nothing waits for it
 }
 
-// Identity is the node's identity: the kubeconfig's, or, when there is none yet or its certificate
-// has expired, a new one by the bootstrap kubeconfig, waited for until ctx ends.
+// Agent is one node's agent.
+type Agent struct {
+	parts    []part
+	notifier unit.Notifier
+	log      *slog.Logger
+	now      func() time.Time
+	started  time.Time
+}
+
+// Identity returns the node's identity: the kubeconfig's, or, when there is none yet or its
+// certificate has expired, a new one by the bootstrap kubeconfig. It waits until ctx ends.
 func Identity(ctx context.Context, c *config.Config, log *slog.Logger) (*bootstrap.Credentials, error) {
 	return bootstrap.Ensure(ctx, bootstrap.EnsureConfig{
 		Kubeconfig: c.Identity.Kubeconfig, BootstrapKubeconfig: c.Identity.BootstrapKubeconfig, CA: c.Identity.ClusterCA,
@@ -86,7 +83,7 @@ func Identity(ctx context.Context, c *config.Config, log *slog.Logger) (*bootstr
 	})
 }
 
-// New makes every part. Nothing is contacted and nothing on the host is changed before Run.
+// New makes every part. It contacts nobody and changes nothing on the host.
 func New(o Options) (*Agent, error) {
 	if o.Config == nil || o.Identity == nil || o.Log == nil {
 		return nil, errors.New("making the agent: Config, Identity and Log are required")
@@ -96,105 +93,81 @@ func New(o Options) (*Agent, error) {
 	}
 	errs := errorlog.New(o.Log.Handler())
 	o.Log = slog.New(errs)
-	a := &Agent{options: o, config: o.Config, log: o.Log, errors: errs, started: o.Now(), registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), ports: new(server.Ports)}
-	a.addresses = &facts.NodeIPs{Given: o.Config.Node.IPs, MaxAge: o.Config.Node.StatusUpdateFrequency, Now: o.Now, Log: o.Log}
-	registerBoth(a.registry, a.proxied, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, step := range []func() error{a.makeIdentity, a.makeCertificates, a.makeNode, a.makeServices, a.makePods} {
-		if err := step(); err != nil {
-			return nil, err
-		}
-	}
-	return a, nil
-}
-
-// makeIdentity makes the clients, and what they watch.
-func (a *Agent) makeIdentity() error {
-	c := a.config
-	a.identity = a.options.Identity
-	var err error
-	requests := apiclient.NewRequests()
-	registerBoth(a.registry, a.proxied, requests.Collector())
-	a.identity.Observe(func(q bootstrap.Request) { requests.Count(q.Code, q.Method, q.Host) })
-	a.clients, err = apiclient.NewClients(apiclient.ClientsConfig{
-		Connect: func(l apiclient.Limits) *rest.Config {
-			return a.identity.Config(bootstrap.Options{
-				UserAgent: version.UserAgent(), ContentType: c.API.ContentType, QPS: l.QPS, Burst: l.Burst, Timeout: l.Timeout,
-			})
-		},
-		Main: apiclient.Limits{QPS: c.API.QPS, Burst: c.API.Burst}, Events: apiclient.Limits{QPS: c.API.EventQPS, Burst: c.API.EventBurst},
-		LeaseDuration: c.Node.LeaseDuration,
-	})
+	s, err := newShared(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a.events = report.NewEvents(a.clients.Events, c.Node.Name, a.log)
-	a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{
-		Client: a.clients.Main, NodeName: c.Node.Name, Resync: c.Proxy.ResyncPeriod, Slices: c.Proxy.Mode != config.ProxyOff, Log: a.log,
-	})
-	return err
-}
-
-// makeNode makes the lease; the reporter of the node follows once the pods half can be asked for
-// its facts.
-func (a *Agent) makeNode() error {
-	var err error
-	a.lease, err = report.NewLease(report.LeaseConfig{
-		Client: a.clients.Lease, NodeName: a.config.Node.Name, Duration: a.config.Node.LeaseDuration, Clock: realClock(),
-		NodeUID: func() types.UID { return a.node.UID() },
-	})
-	return err
+	certs, err := newCertificates(s, o.Identity)
+	if err != nil {
+		return nil, err
+	}
+	machinery, err := newMachinery(s, o.Runtime) // nil: no pods half
+	if err != nil {
+		return nil, err
+	}
+	object, err := newNodeObject(s, machinery)
+	if err != nil {
+		return nil, err
+	}
+	services, err := newServicesHalf(s, o.Backend) // nil: no services half
+	if err != nil {
+		return nil, err
+	}
+	pods, err := newPodsHalf(s, o, podsNeeds{machinery, object.reporter, services.endpoints()})
+	if err != nil {
+		return nil, err
+	}
+	loop, err := newNodeLoop(s, object.reporter, pods)
+	if err != nil {
+		return nil, err
+	}
+	status := &statusReport{shared: s, identity: o.Identity, certs: certs, node: object, pods: pods, services: services, errors: errs, started: o.Now()}
+	api, err := newAPI(s, certs, pods, status)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{
+		parts:    slices.Concat(s.parts(), certs.parts(), object.parts(), machinery.parts(), pods.parts(), loop, servicesParts(s, services), api),
+		notifier: unit.Notifier{Healthy: pods.healthy, Log: o.Log}, log: o.Log, now: o.Now, started: o.Now(),
+	}, nil
 }
 
 // Run runs the agent until ctx ends. Pods and rules stay as they are then.
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	run := func(name string, part func(context.Context) error) {
+	for _, p := range append(slices.Clone(a.parts), part{"systemd watchdog", a.notifier.Run, nil}, part{"readiness", a.announce, nil}) {
 		g.Go(func() error {
-			if err := part(ctx); err != nil {
-				return fmt.Errorf("running the %s: %w", name, err)
+			if err := p.run(ctx); err != nil {
+				return fmt.Errorf("running the %s: %w", p.name, err)
 			}
 			return nil
 		})
 	}
-	run("event recorder", a.events.Run)
-	run("node reporter", a.node.Run)
-	run("node lease", a.runLease)
-	run("informers", a.watched.Run)
-	run("certificate rotation", a.rotator.Run)
-	if a.pods != nil {
-		run("pods", a.pods.Run)
-	}
-	if a.services != nil {
-		run("services", a.services.Run)
-	} else if a.config.Network.UtilChains {
-		run("iptables hint", func(ctx context.Context) error { modes.WriteHint(ctx, a.log); return nil })
-	}
-	if err := a.runPages(run); err != nil {
-		run("pages", func(context.Context) error { return err })
-	}
-	run("readiness", a.announce)
 	return g.Wait()
 }
 
-// runLease renews the lease from the moment that the node exists: its owner is the Node.
-func (a *Agent) runLease(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-a.node.Registered():
+// announce tells systemd when every part is ready.
+func (a *Agent) announce(ctx context.Context) error {
+	for slices.ContainsFunc(a.parts, func(p part) bool { return p.ready != nil && !p.ready() }) {
+		if sleep.For(ctx, 50*time.Millisecond) != nil {
+			return nil
+		}
 	}
-	return a.lease.Run(ctx)
+	a.log.Info("Ready", "took", a.now().Sub(a.started).Round(time.Millisecond))
+	if err := footprint.ReleaseStartup(); err != nil {
+		a.log.Warn("Memory that only the start needed was not released", "err", err)
+	}
+	return a.notifier.Ready()
 }
 
-// makeServices makes the services half, unless it is off.
-func (a *Agent) makeServices() error {
-	if a.config.Proxy.Mode == config.ProxyOff {
-		return nil
+// after has a part run once another one is ready.
+func after(ready <-chan struct{}, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ready:
+			return run(ctx)
+		}
 	}
-	var err error
-	a.services, err = newServices(servicesConfig{
-		Config: a.config, Watched: a.watched, Addresses: a.addresses.List, Backend: a.options.Backend, Registry: a.proxied, Events: a.events,
-		Ports: a.ports, Log: a.log, Now: a.options.Now,
-	})
-	return err
 }

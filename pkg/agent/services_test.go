@@ -23,27 +23,33 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 )
 
-// testServices is a services half that watches nothing yet.
-func testServices(t *testing.T, mode config.ProxyMode, log *slog.Logger, events record.EventRecorder) *services {
+// testShared is what a services half needs of others. It watches nothing yet.
+func testShared(t *testing.T, mode config.ProxyMode, log *slog.Logger) shared {
 	t.Helper()
-	c := &config.Config{}
+	c, client := &config.Config{}, fake.NewClientset()
 	c.Proxy.Mode, c.Node.Name, c.Proxy.IPTables.MasqueradeBit = mode, "n1", 14
-	w, err := apiclient.NewInformers(apiclient.InformersConfig{Client: fake.NewClientset(), NodeName: "n1", Resync: time.Hour, Slices: true, Log: log})
+	w, err := apiclient.NewInformers(apiclient.InformersConfig{Client: client, NodeName: "n1", Resync: time.Hour, Slices: true, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServices(servicesConfig{
-		Config: c, Watched: w, Addresses: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("10.0.0.1")} },
-		Registry: prometheus.NewRegistry(), Events: events, Ports: new(server.Ports), Log: log, Now: time.Now,
-	})
+	return shared{
+		config: c, informers: w, addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Now: time.Now},
+		registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(), events: report.NewEvents(client, "n1", log),
+		ports: new(server.Ports), log: log, now: time.Now,
+	}
+}
+
+func testServices(t *testing.T, s shared) *servicesHalf {
+	t.Helper()
+	half, err := newServicesHalf(s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return half
 }
 
 // get asks the proxy's metrics port.
-func (s *services) get(path string) (int, string) {
+func (s *servicesHalf) get(path string) (int, string) {
 	w := httptest.NewRecorder()
 	s.pages().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	return w.Code, w.Body.String()
@@ -55,7 +61,9 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 	for _, mode := range []config.ProxyMode{config.ProxyIPTables, config.ProxyIPVS, config.ProxyNFTables} {
 		var log bytes.Buffer
 		events := record.NewFakeRecorder(10)
-		s := testServices(t, mode, slog.New(slog.NewTextHandler(&log, nil)), events)
+		sh := testShared(t, mode, slog.New(slog.NewTextHandler(&log, nil)))
+		sh.events.EventRecorder = events
+		s := testServices(t, sh)
 		want := `nodeagent_proxy_mode{asked="` + string(mode) + `",programmed="iptables"} 1`
 		if _, body := s.get("/metrics"); !strings.Contains(body, want) {
 			t.Errorf("no %s in:\n%s", want, body)
@@ -81,23 +89,13 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 // TestSeriesAreOnOnePort: those of the proxy are on its own port, what both of kubelet and
 // kube-proxy have is on both.
 func TestSeriesAreOnOnePort(t *testing.T) {
-	log, client := slog.New(slog.DiscardHandler), fake.NewClientset()
-	a := &Agent{
-		options: Options{Now: time.Now}, config: &config.Config{}, log: log, registry: prometheus.NewRegistry(), proxied: prometheus.NewRegistry(),
-		ports: new(server.Ports), addresses: &facts.NodeIPs{Given: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Now: time.Now}, events: report.NewEvents(client, "n1", log),
-	}
+	s := testShared(t, config.ProxyIPTables, slog.New(slog.DiscardHandler))
 	requests := apiclient.NewRequests()
 	requests.Count("200", "GET", "h")
-	registerBoth(a.registry, a.proxied, requests.Collector())
-	podmetrics.NewOperations(a.registry).Note("run_podsandbox", time.Second, nil)
-	var err error
-	if a.watched, err = apiclient.NewInformers(apiclient.InformersConfig{Client: client, NodeName: "n1", Resync: time.Hour, Slices: true, Log: log}); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.makeServices(); err != nil {
-		t.Fatal(err)
-	}
-	for port, r := range map[string]*prometheus.Registry{"10250": a.registry, "10249": a.proxied} {
+	s.registerBoth(requests.Collector())
+	podmetrics.NewOperations(s.registry).Note("run_podsandbox", time.Second, nil)
+	testServices(t, s)
+	for port, r := range map[string]*prometheus.Registry{"10250": s.registry, "10249": s.proxied} {
 		families, err := r.Gather()
 		if err != nil {
 			t.Fatal(err)

@@ -77,7 +77,7 @@ type Config struct {
 	// Storage measures a pod's use of the disk. Beside an error it returns what could be measured.
 	Storage func(ctx context.Context, pod *corev1.Pod) (pressure.Usage, error)
 	// Evict ends a pod as Failed.
-	Evict  func(uid types.UID, e pressure.Eviction)
+	Evict  func(uid types.UID, t podspec.Termination)
 	Events Events
 	Now    func() time.Time
 	Log    *slog.Logger
@@ -192,7 +192,7 @@ func (l *Loop) checkStorage(ctx context.Context, pod *corev1.Pod) {
 	c.Log.Info("Evicting a pod that exceeds its limits of local storage", "pod", name, "uid", pod.UID, "message", e.Message)
 	c.Events.Event(pod, corev1.EventTypeWarning, e.Reason, e.Message)
 	l.evictions.WithLabelValues(e.Signal).Inc()
-	c.Evict(pod.UID, *e)
+	c.Evict(pod.UID, e.Termination)
 }
 
 // Health describes runtime and network for Config.Health; nil checks are left out.

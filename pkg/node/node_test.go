@@ -17,6 +17,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/node"
 	"github.com/nodeagent/nodeagent/pkg/node/pressure"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // world is what a node loop observes and does.
@@ -30,7 +31,7 @@ type world struct {
 	pods        []node.Pod
 	measured    map[types.UID]int
 	used        int64
-	evicted     map[types.UID]pressure.Eviction
+	evicted     map[types.UID]podspec.Termination
 	events      []string
 }
 
@@ -49,7 +50,7 @@ func (w *world) Event(o kruntime.Object, _, reason, _ string) {
 }
 
 func (w *world) config() node.Config {
-	w.measured, w.evicted = map[types.UID]int{}, map[types.UID]pressure.Eviction{}
+	w.measured, w.evicted = map[types.UID]int{}, map[types.UID]podspec.Termination{}
 	return node.Config{
 		Health: func(context.Context) string { return w.health }, Changed: func() { w.reports++ },
 		Pods: func() []node.Pod { return w.pods }, Allocatable: func() corev1.ResourceList { return w.allocatable }, Cgroups: w,
@@ -58,7 +59,7 @@ func (w *world) config() node.Config {
 			w.measured[pod.UID]++
 			return pressure.Usage{Files: w.used}, errors.New("a volume is not mounted")
 		},
-		Evict:  func(uid types.UID, e pressure.Eviction) { w.evicted[uid] = e },
+		Evict:  func(uid types.UID, t podspec.Termination) { w.evicted[uid] = t },
 		Events: w, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -108,7 +109,7 @@ func TestStorageLimits(t *testing.T) {
 		w.used = 1<<20 + 1
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if e := w.evicted["a"]; len(w.evicted) != 1 || e.Reason != "Evicted" || e.Signal != pressure.Pod || len(w.events) != 1 || w.events[0] != "a Evicted" {
+		if e := w.evicted["a"]; len(w.evicted) != 1 || e.Reason != "Evicted" || len(w.events) != 1 || w.events[0] != "a Evicted" {
 			t.Errorf("evicted %+v, events %v", w.evicted, w.events)
 		}
 	})

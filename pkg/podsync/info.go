@@ -54,11 +54,11 @@ func (l *Loop) Snapshot() []PodInfo {
 	return infos
 }
 
-// Pods returns the pods that sources know, each with the status that was last computed for it.
+// Pods returns the pods that sources have, each with the status that was last computed for it.
 func (l *Loop) Pods() []*corev1.Pod {
 	var pods []*corev1.Pod
 	for _, v := range l.Snapshot() {
-		if v.Pod != nil {
+		if v.Pod != nil && !v.Gone {
 			pods = append(pods, v.WithStatus())
 		}
 	}

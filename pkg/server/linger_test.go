@@ -19,6 +19,7 @@ import (
 
 // bigOutput are streams of a process that writes much and ends at once with code 0.
 type bigOutput struct {
+	noStreams
 	size    int64
 	written chan struct{} // closed when all was handed over
 }
@@ -81,7 +82,7 @@ func TestASlowClientGetsTheWholeOutput(t *testing.T) {
 		for _, path := range []string{"/exec/ns/pod/c?command=x&output=1", "/attach/ns/pod/c?output=1"} {
 			t.Run(name+path, func(t *testing.T) {
 				t.Parallel()
-				streams := &bigOutput{size, make(chan struct{})}
+				streams := &bigOutput{noStreams{}, size, make(chan struct{})}
 				done := make(chan struct{})
 				handler := newServer(t, "create proxy", streams)
 				s := httptest.NewTLSServer(signalDone(handler, done))

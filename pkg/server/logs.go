@@ -26,12 +26,12 @@ type target struct {
 
 // target finds the pod of a request; if there is none, it answers the request.
 func (s *Server) target(w http.ResponseWriter, r *http.Request) (target, bool) {
-	pod, observed, ok := s.config.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
-	if !ok || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {
+	pod := s.config.Pods.Named(r.PathValue("namespace"), r.PathValue("pod"))
+	if pod == nil || (r.PathValue("uid") != "" && string(pod.UID) != r.PathValue("uid")) {
 		http.Error(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
 		return target{}, false
 	}
-	return target{pod, observed, r.PathValue("container")}, true
+	return target{pod, s.runs(r.Context(), pod.UID), r.PathValue("container")}, true
 }
 
 // containerLogs serves a container's log; the parameters are PodLogOptions' of the API.
@@ -63,7 +63,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	id := c.ID
 	o.Ended = func() bool {
-		observed := s.config.Pods.Observed(t.pod.UID)
+		observed := s.runs(r.Context(), t.pod.UID)
 		now := observed.Latest(t.container)
 		return now == nil || now.ID != id || now.State == runtime.Exited
 	}

@@ -29,13 +29,17 @@ import (
 
 // Pods are the pods of this node.
 type Pods interface {
-	// Pod returns the pod with its newest status and what the runtime has of it; false if there is
-	// none.
-	Pod(namespace, name string) (*corev1.Pod, runtime.Pod, bool)
+	// Named returns the pod with its newest status; nil if there is none.
+	Named(namespace, name string) *corev1.Pod
 	// Pods returns all of them with their newest statuses.
 	Pods() []*corev1.Pod
-	// Observed returns what the runtime has of a pod.
-	Observed(uid types.UID) runtime.Pod
+}
+
+// Runtime is what the node API uses of the container runtime.
+type Runtime interface {
+	runtime.Streams
+	// Get returns what runs of a pod, from memory.
+	Get(ctx context.Context, uid types.UID) (runtime.Pod, error)
 }
 
 // LogReader copies a container's log file to the writers, which may be the same one.
@@ -46,7 +50,7 @@ type Config struct {
 	Listen  netip.AddrPort
 	Ports   *Ports // may be nil
 	Pods    Pods
-	Streams runtime.Streams
+	Runtime Runtime
 	Logs    LogReader
 	Auth    Authenticator
 	Access  Authorizer
@@ -79,8 +83,8 @@ type Server struct {
 // New checks the configuration and opens nothing.
 func New(c Config) (*Server, error) {
 	switch {
-	case c.Pods == nil, c.Streams == nil, c.Logs == nil, c.Auth == nil, c.Access == nil, c.Certificate == nil, c.Now == nil, c.Log == nil:
-		return nil, errors.New("making the node API: Pods, Streams, Logs, Auth, Access, Certificate, Now and Log are required")
+	case c.Pods == nil, c.Runtime == nil, c.Logs == nil, c.Auth == nil, c.Access == nil, c.Certificate == nil, c.Now == nil, c.Log == nil:
+		return nil, errors.New("making the node API: Pods, Runtime, Logs, Auth, Access, Certificate, Now and Log are required")
 	}
 	if c.MinVersion < tls.VersionTLS12 {
 		c.MinVersion = tls.VersionTLS12
@@ -219,12 +223,12 @@ func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
 }
 
 // runningPods lists the pods with a running container, as the runtime reports them.
-func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.config.Pods.Pods() {
-		have := s.config.Pods.Observed(p.UID)
+		observed := s.runs(r.Context(), p.UID)
 		running := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
-		for _, c := range have.Containers {
+		for _, c := range observed.Containers {
 			if c.State == runtime.Running {
 				running.Spec.Containers = append(running.Spec.Containers, corev1.Container{Name: c.Name, Image: c.ImageID})
 			}
@@ -234,6 +238,15 @@ func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	s.json(w, list)
+}
+
+// runs is what runs of a pod.
+func (s *Server) runs(ctx context.Context, uid types.UID) runtime.Pod {
+	pod, err := s.config.Runtime.Get(ctx, uid)
+	if err != nil {
+		s.config.Log.Error("Runtime did not say what runs of a pod", "uid", uid, "err", err)
+	}
+	return pod
 }
 
 func (s *Server) json(w http.ResponseWriter, v any) {

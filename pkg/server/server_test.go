@@ -179,22 +179,23 @@ func TestTokenAnswersExpire(t *testing.T) {
 // fakePods is one pod whose container has run.
 type fakePods struct{}
 
-func (fakePods) Pod(ns, name string) (*corev1.Pod, runtime.Pod, bool) {
+func (fakePods) Named(ns, name string) *corev1.Pod {
 	if ns != "ns" || name != "pod" {
-		return nil, runtime.Pod{}, false
+		return nil
 	}
 	return &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
-			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
-		}, runtime.Pod{Containers: []runtime.Container{
-			{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"},
-		}}, true
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "late"}}},
+	}
 }
-func (f fakePods) Observed(types.UID) runtime.Pod { _, have, _ := f.Pod("ns", "pod"); return have }
-func (f fakePods) Pods() []*corev1.Pod            { p, _, _ := f.Pod("ns", "pod"); return []*corev1.Pod{p} }
+func (f fakePods) Pods() []*corev1.Pod { return []*corev1.Pod{f.Named("ns", "pod")} }
 
-// noStreams runs commands that exit with the number of their words.
+// noStreams has one running container, and runs commands that exit with the number of their words.
 type noStreams struct{}
+
+func (noStreams) Get(context.Context, types.UID) (runtime.Pod, error) {
+	return runtime.Pod{Containers: []runtime.Container{{ID: "id", Name: "c", State: runtime.Running, LogPath: "/log"}}}, nil
+}
 
 func (noStreams) Exec(_ context.Context, _ string, x runtime.ExecConfig) (int, error) {
 	_, err := fmt.Fprint(x.IO.Stdout, x.Command)
@@ -210,12 +211,12 @@ func signalDone(h http.Handler, done chan<- struct{}) http.Handler {
 	})
 }
 
-func newServer(t *testing.T, allow string, streams runtime.Streams) http.Handler {
+func newServer(t *testing.T, allow string, streams Runtime) http.Handler {
 	t.Helper()
 	asked := 0
 	client := apiServer(allow, &asked)
 	s, err := New(Config{
-		Pods: fakePods{}, Streams: streams, Debugging: true, Profiling: true, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Pods: fakePods{}, Runtime: streams, Debugging: true, Profiling: true, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Logs: func(_ context.Context, path string, o runtime.LogOptions, w, _ io.Writer) error {
 			_, err := io.WriteString(w, path+" "+o.Stream)
 			return err

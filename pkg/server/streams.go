@@ -41,7 +41,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
+	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Runtime}
 	remotecommand.ServeExec(l, r, streams, t.pod.Name, string(t.pod.UID), id, r.URL.Query()["command"], o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 	l.finish(r.Context(), streams.served, s.config.Now)
@@ -53,7 +53,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Streams}
+	l, streams := &lingering{ResponseWriter: w}, &streamer{streams: s.config.Runtime}
 	remotecommand.ServeAttach(l, r, streams, t.pod.Name, string(t.pod.UID), id, o,
 		s.config.StreamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 	l.finish(r.Context(), streams.served, s.config.Now)
@@ -71,7 +71,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	}
 	cmd := strings.Fields(r.URL.Query().Get("cmd")) // as in kubelet: words, no shell
 	out := &flushing{w: w, c: http.NewResponseController(w)}
-	code, err := s.config.Streams.Exec(r.Context(), id, runtime.ExecConfig{Command: cmd, IO: runtime.IO{Stdout: out, Stderr: out}})
+	code, err := s.config.Runtime.Exec(r.Context(), id, runtime.ExecConfig{Command: cmd, IO: runtime.IO{Stdout: out, Stderr: out}})
 	switch {
 	case err != nil && !out.written:
 		http.Error(w, err.Error(), http.StatusInternalServerError)

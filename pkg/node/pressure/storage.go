@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 // The limits of a pod, by the names that kubelet's metric has for them: sizeLimit of an emptyDir,
@@ -23,9 +25,8 @@ const (
 
 // Eviction says why and how a pod is ended.
 type Eviction struct {
-	Signal          string // the limit that was exceeded
-	Reason, Message string
-	Grace           time.Duration
+	Signal string // the limit that was exceeded
+	podspec.Termination
 }
 
 // systemCritical is the least priority of pods that are never evicted
@@ -91,7 +92,8 @@ func CheckStorage(pod *corev1.Pod, used Usage) *Eviction {
 
 // evicted gives the pod one second: it goes on filling the disk meanwhile.
 func evicted(signal, format string, args ...any) *Eviction {
-	return &Eviction{Signal: signal, Reason: "Evicted", Message: fmt.Sprintf(format, args...), Grace: time.Second}
+	grace := time.Second
+	return &Eviction{signal, podspec.Termination{Reason: "Evicted", Message: fmt.Sprintf(format, args...), Grace: &grace}}
 }
 
 // podLimit is what all containers may use together, if one of them has a limit.

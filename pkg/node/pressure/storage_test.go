@@ -1,6 +1,7 @@
 package pressure_test
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/pkg/node/pressure"
+	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
 const mi = 1 << 20
@@ -43,8 +45,9 @@ func TestCheck(t *testing.T) {
 		"memory is no disk":   {spec: scratch, used: pressure.Usage{Volumes: bytes{"m": 4 * mi}}},
 	} {
 		e := pressure.CheckStorage(podOf(t, c.spec), c.used)
-		want := pressure.Eviction{Signal: c.limit, Reason: "Evicted", Message: c.message, Grace: time.Second}
-		if (e == nil) != (c.limit == "") || e != nil && *e != want {
+		grace := time.Second
+		want := pressure.Eviction{Signal: c.limit, Termination: podspec.Termination{Reason: "Evicted", Message: c.message, Grace: &grace}}
+		if (e == nil) != (c.limit == "") || e != nil && !reflect.DeepEqual(*e, want) {
 			t.Errorf("%s: got %+v, want %+v", name, e, want)
 		}
 	}

@@ -71,6 +71,14 @@ func (n *Node) Changed() {
 // not be written to.
 func (n *Node) Current() *corev1.Node { return n.current.Load() }
 
+// Allocatable is what pods may request together; nil before registration.
+func (n *Node) Allocatable() corev1.ResourceList {
+	if node := n.current.Load(); node != nil {
+		return node.Status.Allocatable
+	}
+	return nil
+}
+
 // Deleted says that somebody deleted the Node while the agent was running.
 func (n *Node) Deleted() bool { return n.deleted.Load() }
 
