@@ -123,7 +123,7 @@ storage-driver-host storage-driver-password storage-driver-table storage-driver-
 func ignoredWhy(flag string) string {
 	switch name := strings.TrimPrefix(flag, "--"); {
 	case strings.HasPrefix(name, "image-credential-provider"):
-		return "credential provider plugins are not there yet: images of a registry that needs them are pulled with the pods' own pull secrets only"
+		return "credential provider plugins are not implemented yet: images of a registry that needs them are pulled with the pods' own pull secrets only"
 	case name == "pod-infra-container-image":
 		return "there is no pause container"
 	case strings.HasPrefix(name, "maximum-dead"), name == "minimum-container-ttl-duration":

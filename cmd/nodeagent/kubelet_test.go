@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
 
 func runAsKubelet(t *testing.T, args ...string) (string, error) {
@@ -32,14 +35,20 @@ func TestKubeletVersion(t *testing.T) {
 	}
 }
 
-// TestKubeletFlags: every flag of kubelet's is known, unknown ones are not; --version keeps the
-// daemon from starting.
+// TestKubeletFlags: every flag of kubelet is known, and none that has a field is without effect;
+// unknown ones are refused; --version keeps the daemon from starting.
 func TestKubeletFlags(t *testing.T) {
 	known := strings.Fields(kubeletFlags + ignoredBools + ignoredValues + " containerd-namespace")
 	fs := kubeletCommand().Flags()
 	for _, name := range known {
-		if fs.Lookup(name) == nil {
+		f := fs.Lookup(name)
+		if f == nil {
 			t.Errorf("--%s is not known", name)
+			continue
+		}
+		_, dropped := f.Value.(*ignored)
+		if listed := strings.Contains(" "+strings.Join(strings.Fields(ignoredBools+ignoredValues), " ")+" ", " "+name+" "); dropped != listed {
+			t.Errorf("--%s is dropped: %v, listed as such: %v", name, dropped, listed)
 		}
 	}
 	if len(known) < 120 {
@@ -63,6 +72,14 @@ func TestKubeletFlags(t *testing.T) {
 	for _, name := range ignoredFlags(c.Flags()) {
 		if ignoredWhy(name) == "" {
 			t.Errorf("nothing says why %s has no effect", name)
+		}
+	}
+	// a flag that a field can say must set that field, and not be dropped
+	for name := range strings.FieldsSeq(ignoredBools + ignoredValues) {
+		for field := range reflect.TypeFor[kubeletv1beta1.KubeletConfiguration]().Fields() {
+			if strings.EqualFold(field.Name, strings.ReplaceAll(name, "-", "")) {
+				t.Errorf("--%s has no effect, and KubeletConfiguration has a field %s", name, field.Name)
+			}
 		}
 	}
 	for _, bad := range [][]string{{"--no-such-flag"}, {"--version", "--container-runtime=remote"}, {"--version", "serve"}, {"--max-pods=many"}} {

@@ -13,8 +13,8 @@ func proxyCommand() *cobra.Command {
 	cleanup := &cobra.Command{
 		Use:   "cleanup [flags of run]",
 		Short: "Remove the rules for Services, including those of a kube-proxy",
-		Long: `Remove the rules for Services from this machine, those that a kube-proxy left in iptables, nftables or
-IPVS included. Rules of other programs stay. Connections through IPVS end. Stop the daemon first, or it writes them again; "nodeagent run" makes them anew.`,
+		Long: `Remove the rules for Services from this machine, including those of a kube-proxy in iptables, nftables or IPVS. Rules of other
+programs stay. Connections through IPVS end. Stop the daemon first, since it would write its rules again.`,
 		Example: "  systemctl stop nodeagent && nodeagent proxy cleanup",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {

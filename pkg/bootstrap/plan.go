@@ -296,7 +296,7 @@ func settingSteps(observed Observed, c Config, changed bool) []Step {
 	if read {
 		steps = append(steps, Step{
 			PhaseSettings, ReadSettings, c.Files.Settings,
-			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "this cluster's settings are not there yet",
+			"GET kube-system configmaps kubelet-config, kube-proxy, service kube-dns", "0644", "there are none of this cluster yet",
 		})
 	}
 	if c.Files.Env != "" && c.Env != "" && observed.Env != c.Env {

@@ -14,12 +14,12 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-// The checks below record what is wrong under the field's path, and return something usable, so
-// that one run finds all.
+// The checks below record errors under the field's path and return a usable value, so that one run
+// finds all errors.
 
 func (d *documents) path(field, given, otherwise string) string {
 	p := or(given, otherwise)
-	if given != "" && !filepath.IsAbs(p) { // what it was derived from has been blamed already
+	if given != "" && !filepath.IsAbs(p) { // the path from which it is derived has an error already
 		d.bad(field, "must be an absolute path, is %q", p)
 	}
 	if strings.ContainsRune(p, 0) {
@@ -31,8 +31,8 @@ func (d *documents) path(field, given, otherwise string) string {
 	return filepath.Clean(p)
 }
 
-// beside is path for the fields in which kubelet takes a path that is relative to the folder of the
-// file that says it.
+// beside is path for fields in which kubelet accepts a path relative to the folder of the
+// configuration file.
 func (d *documents) beside(field, given, otherwise string) string {
 	if file, line := splitPlace(d.where(field)); given != "" && line > 0 && !filepath.IsAbs(given) && filepath.IsAbs(file) {
 		given = filepath.Join(filepath.Dir(file), given)
@@ -49,8 +49,8 @@ func (d *documents) address(field, text string) netip.Addr {
 	return a
 }
 
-// parseAddr takes what kubelet and kube-proxy take: leading zeros of an IPv4 address too, which are
-// decimal.
+// parseAddr accepts what kubelet and kube-proxy accept, including leading zeros, which are
+// decimal, in an IPv4 address.
 func parseAddr(text string) (netip.Addr, bool) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return a.Unmap(), a.Zone() == ""
@@ -78,7 +78,7 @@ func (d *documents) prefix(field, text string) netip.Prefix {
 	return netip.PrefixFrom(a, bits).Masked()
 }
 
-// listen makes the zero AddrPort, off, of port 0.
+// listen returns the zero AddrPort, off, for port 0.
 func (d *documents) listen(field string, a netip.Addr, port int32) netip.AddrPort {
 	if port < 0 || port > 65535 {
 		d.bad(field, "must be 1 to 65535, is %d", port)
@@ -111,7 +111,7 @@ func (d *documents) addressPort(field, text string, otherwise netip.AddrPort) ne
 	return netip.AddrPortFrom(a, uint16(port))
 }
 
-// apart refuses two pages on one port: only the first would be served.
+// apart refuses two pages on one port, of which only the first would be served.
 func (d *documents) apart(pages []page) {
 	for i, b := range pages {
 		for _, a := range pages[:i] {
@@ -126,7 +126,7 @@ func (d *documents) apart(pages []page) {
 	}
 }
 
-// page is what listens, and the field that says where.
+// page is an address to listen on, and its field.
 type page struct {
 	field string
 	at    netip.AddrPort
@@ -173,7 +173,7 @@ func (d *documents) domain(name string) {
 	}
 }
 
-// containerdName checks a name that containerd takes as an identifier.
+// containerdName checks an identifier of containerd.
 func (d *documents) containerdName(field, name string) string {
 	ok := len(name) <= 76
 	for part := range strings.FieldsFuncSeq(name, func(r rune) bool { return strings.ContainsRune("._-", r) }) {
@@ -196,7 +196,7 @@ func (d *documents) interfaceName(field, name, mode string) {
 	}
 }
 
-// cipherSuites leaves out what kubelet takes and crypto/tls calls insecure.
+// cipherSuites leaves out suites that kubelet accepts and crypto/tls calls insecure.
 func (d *documents) cipherSuites(names []string) []string {
 	field := kindKubelet + ".tlsCipherSuites"
 	var good []string
@@ -216,7 +216,7 @@ func (d *documents) cipherSuites(names []string) []string {
 	return good
 }
 
-// minVersion is the oldest TLS that is spoken: 1.2 for whatever is older.
+// minVersion is the oldest accepted version of TLS, at least 1.2.
 func (d *documents) minVersion(name string) string {
 	field := kindKubelet + ".tlsMinVersion"
 	switch name {

@@ -1,8 +1,8 @@
 // Package config is EDGE: it reads files and flags into the one typed configuration of the agent.
 //
 // It reads KubeletConfiguration, KubeProxyConfiguration and NodeAgentConfiguration documents and
-// flags, and writes nothing. A Config is made by Load, is defaulted and validated once there, and
-// is never changed afterwards: every component receives the sub-struct that it needs and trusts it.
+// flags, and writes nothing. Load makes a Config, sets its defaults and validates it. Nothing
+// changes it afterwards: every component gets the sub-struct that it needs and trusts it.
 package config
 
 import (
@@ -33,18 +33,18 @@ type Config struct {
 	Log      Log
 }
 
-// Node says how this machine presents itself to the cluster.
+// Node is what this machine reports of itself to the cluster.
 type Node struct {
 	// Name is the Node object's name: --hostname-override, else the lower-cased host name. A DNS
 	// subdomain.
 	Name string
-	// IPs are the node's addresses, at most one per family, the first one primary. Empty: found
-	// from the default route. The unspecified address alone, as kubelet has it: found, of that
-	// family if there is one.
+	// IPs are the node's addresses, at most one per family, the first one primary. Empty: the
+	// address of the default route. As in kubelet, the unspecified address alone means the same,
+	// preferably of that family.
 	IPs []netip.Addr
-	// Labels are set on registration, besides the well-known ones.
+	// Labels are set at registration, besides the well-known ones.
 	Labels map[string]string
-	// Taints are set on registration only.
+	// Taints are set at registration only.
 	Taints []corev1.Taint
 	// ProviderID is spec.providerID.
 	ProviderID string
@@ -54,11 +54,11 @@ type Node struct {
 	Register bool
 	// StatusUpdateFrequency is how often the status is computed; default 10s.
 	StatusUpdateFrequency time.Duration
-	// StatusReportFrequency is how often an unchanged status is sent all the same; default 5m.
+	// StatusReportFrequency is how often an unchanged status is sent; default 5m.
 	StatusReportFrequency time.Duration
-	// LeaseDuration is the lease's life, renewed at a quarter of it; default 40s.
+	// LeaseDuration is the lease's; the lease is renewed after a quarter of it; default 40s.
 	LeaseDuration time.Duration
-	// MaxPods is the capacity "pods"; default 110. PodsPerCore, when over 0, lowers it.
+	// MaxPods is the capacity "pods"; default 110. PodsPerCore, if over 0, is another limit.
 	MaxPods, PodsPerCore int
 	// MaxImages is how many images status.images lists; default 50, -1 for all.
 	MaxImages int
@@ -66,13 +66,12 @@ type Node struct {
 	FailSwapOn bool
 }
 
-// Identity is what the agent proves itself with.
+// Identity is the agent's identity at the API server.
 type Identity struct {
 	// Kubeconfig is the agent's kubeconfig; default /etc/kubernetes/kubelet.conf. Written by
 	// bootstrap.
 	Kubeconfig string
-	// BootstrapKubeconfig is used once to get the first certificate, when Kubeconfig does not
-	// exist.
+	// BootstrapKubeconfig gets the first certificate if Kubeconfig does not exist.
 	BootstrapKubeconfig string
 	// CertDir holds kubelet-client-current.pem and the serving certificate; default <root>/pki.
 	CertDir string
@@ -90,7 +89,7 @@ type Identity struct {
 type Paths struct {
 	// Root is kubelet's root folder, named by CSI drivers and DaemonSets; default /var/lib/kubelet.
 	Root string
-	// Run holds sockets, namespaces and FIFOs that need not survive a reboot; default
+	// Run holds sockets, namespaces and FIFOs, none of which survives a reboot; default
 	// /run/nodeagent.
 	Run string
 	// PodLogs is the folder of container logs; default /var/log/pods.
@@ -99,17 +98,17 @@ type Paths struct {
 	ContainerLogs string
 	// StaticPods is the folder of static pod manifests; empty: none.
 	StaticPods string
-	// Pump is the program that writes container logs; default nodeagent-pump beside the agent's own
-	// binary.
+	// Pump is the program that writes container logs; default nodeagent-pump beside the agent's
+	// program.
 	Pump string
-	// StatusSocket is where `nodeagent status` asks the daemon; default <run>/status.sock.
+	// StatusSocket is the socket of `nodeagent status`; default <run>/status.sock.
 	StatusSocket string
 }
 
 // API are the limits of the connection to the API server.
 type API struct {
-	// QPS and Burst limit requests, and those for pods' statuses by themselves once more (not the
-	// lease and the Node's status); default 50 and 100. QPS below 0: no limit.
+	// QPS and Burst limit requests; default 50 and 100. Requests for pods' statuses have the same
+	// limits for themselves; the lease and the Node's status have none. QPS below 0: no limit.
 	QPS   float32
 	Burst int
 	// ContentType is the wire encoding; default application/vnd.kubernetes.protobuf.
@@ -126,28 +125,29 @@ type Pods struct {
 	// ClusterDNS and ClusterDomain make resolv.conf for dnsPolicy ClusterFirst; default none.
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
-	// ResolvConf is the host's resolver file; default /etc/resolv.conf, empty: none.
+	// ResolvConf is the host's resolver file; default /etc/resolv.conf; empty: none.
 	ResolvConf string
-	// SyncFrequency is how often a pod is looked at without an event; default 1m.
+	// SyncFrequency is how often a pod is synced without an event; default 1m.
 	SyncFrequency time.Duration
-	// FileCheckFrequency is how often the static pod folder is read; default 20s.
+	// FileCheckFrequency is how often the folder of static pods is read; default 20s.
 	FileCheckFrequency time.Duration
-	// PidsLimit is the most processes of a pod; default -1 for the machine's limit.
+	// PidsLimit is the most processes of a pod; default -1: the machine's limit.
 	PidsLimit int64
 	// CPUCFSQuota enforces CPU limits; default true. CPUCFSQuotaPeriod defaults to 100ms.
 	CPUCFSQuota       bool
 	CPUCFSQuotaPeriod time.Duration
-	// SeccompDefault uses RuntimeDefault where a pod says nothing; default false.
+	// SeccompDefault uses RuntimeDefault for pods without a seccomp profile; default false.
 	SeccompDefault bool
 	// AllowedUnsafeSysctls are names or prefixes with "*" that pods may set beyond the safe ones.
 	AllowedUnsafeSysctls []string
 	// CrashMax is the longest back-off of a crash loop; default 5m.
 	CrashMax time.Duration
-	// RequestTimeout bounds every runtime call but pull, logs, exec and attach; default 2m.
+	// RequestTimeout bounds every call of the runtime except pull, logs, exec and attach; default
+	// 2m.
 	RequestTimeout time.Duration
 }
 
-// Images is pulling.
+// Images is how images are pulled.
 type Images struct {
 	// PullQPS and PullBurst limit pulls; default 5 and 10. PullQPS 0: no limit.
 	PullQPS   float32
@@ -155,16 +155,16 @@ type Images struct {
 	// MaxParallel is the most pulls at a time; default 10, 1 with serializeImagePulls: true.
 	MaxParallel int
 	// MaxPerRegistry is the most pulls at a time from one registry; default a quarter less than
-	// MaxParallel, so that one registry that does not answer never takes the places of all others.
+	// MaxParallel, so that a registry that does not answer cannot block the pulls from others.
 	MaxPerRegistry int
-	// PullProgressDeadline cancels a pull whose registry sends nothing for so long; default 5m, 0:
-	// never.
+	// PullProgressDeadline cancels a pull for which the registry has sent nothing for so long;
+	// default 5m; 0: never.
 	PullProgressDeadline time.Duration
 }
 
-// Volumes is the volume half of pods.
+// Volumes is how pods' volumes are kept up to date.
 type Volumes struct {
-	// RefreshInterval is how often configMap, secret and projected volumes are compared;
+	// RefreshInterval is how often configMap, secret and projected volumes are refreshed; default
 	// SyncFrequency.
 	RefreshInterval time.Duration
 }
@@ -177,8 +177,8 @@ type Runtime struct {
 	Namespace string
 	// Snapshotter; default: overlayfs.
 	Snapshotter string
-	// Handlers map a RuntimeClass handler to its runtime; "" is the default handler, always
-	// present.
+	// Handlers map a RuntimeClass handler to its runtime. "" is the default handler, which always
+	// exists.
 	Handlers map[string]Handler
 	// RegistryConfigDir is containerd's hosts.toml folder; default /etc/containerd/certs.d.
 	RegistryConfigDir string
@@ -190,7 +190,7 @@ type Runtime struct {
 	LogMaxFiles int
 }
 
-// Handler is one way to run a container.
+// Handler is the runtime of a RuntimeClass handler.
 type Handler struct {
 	// Type is containerd's runtime name; default io.containerd.runc.v2.
 	Type string `json:"type,omitempty"`
@@ -202,7 +202,8 @@ type Handler struct {
 type Network struct {
 	// CNIBinDirs are searched for plugins in order; default /opt/cni/bin.
 	CNIBinDirs []string
-	// CNIConfDir holds the network list, first in lexical order wins; default /etc/cni/net.d.
+	// CNIConfDir holds the network configurations, of which the first by name is used; default
+	// /etc/cni/net.d.
 	CNIConfDir string
 	// CNICacheDir is libcni's result cache; default /var/lib/cni/cache.
 	CNICacheDir string
@@ -210,24 +211,24 @@ type Network struct {
 	UtilChains bool
 }
 
-// Cgroups says where pods' cgroups hang and how they are limited.
+// Cgroups is where pods' cgroups are and how they are limited.
 type Cgroups struct {
 	// Driver is "cgroupfs" (default) or "systemd".
 	Driver string
-	// Root is the cgroup under which kubepods hangs; default "/".
+	// Root is the parent of kubepods; default "/".
 	Root string
-	// PerQOS makes burstable and besteffort levels; default true.
+	// PerQOS makes a cgroup for each of the classes burstable and besteffort; default true.
 	PerQOS bool
-	// FailV1 refuses to start on cgroup v1. Default false, unlike kubelet's true: v1 is warned
-	// about instead.
+	// FailV1 refuses to start on cgroup v1. Default false, with a warning on v1; kubelet's is
+	// true.
 	FailV1 bool
-	// SingleProcessOOMKill kills one process only on cgroup v2; default false there.
+	// SingleProcessOOMKill kills only one process of a container on cgroup v2; default false.
 	SingleProcessOOMKill bool
 	// OOMScoreAdj of the agent itself; default -999.
 	OOMScoreAdj int
 }
 
-// Reserved is what is taken from capacity before pods get it.
+// Reserved is the part of capacity that pods do not get.
 type Reserved struct {
 	// System and Kube are subtracted from capacity.
 	System, Kube corev1.ResourceList
@@ -240,7 +241,8 @@ type Eviction struct {
 	// Hard defaults to memory.available 100Mi, nodefs.available 10%, imagefs.available 15%,
 	// nodefs.inodesFree 5%.
 	Hard map[string]string
-	// TransitionPeriod is how long a pressure condition stays; default 5m.
+	// TransitionPeriod is how long a pressure condition stays after the pressure ended; default
+	// 5m.
 	TransitionPeriod time.Duration
 }
 
@@ -250,45 +252,45 @@ type Server struct {
 	Enabled bool
 	// Listen is address and port; default 0.0.0.0:10250.
 	Listen netip.AddrPort
-	// Healthz is address and port; default 127.0.0.1:10248, zero: off.
+	// Healthz is address and port; default 127.0.0.1:10248; zero: off.
 	Healthz netip.AddrPort
-	// CertFile and KeyFile are a serving certificate given by the user; empty: CertDir's.
+	// CertFile and KeyFile are the user's serving certificate; empty: that in CertDir.
 	CertFile, KeyFile string
 	// CipherSuites (names) and MinVersion ("VersionTLS12") as crypto/tls has them; empty: its
 	// defaults, at least 1.2.
 	CipherSuites []string
 	MinVersion   string
-	// Debugging serves logs, exec, attach, port-forward; default true.
+	// Debugging serves logs, exec, attach and port-forward; default true.
 	Debugging bool
 	// Profiling serves /debug/pprof; default true. Contention adds block profiles.
 	Profiling, Contention bool
 	// SystemLogs serves /logs; default true.
 	SystemLogs bool
-	// StreamIdle closes an idle exec or port-forward; default 4h.
+	// StreamIdle is after how long an idle exec or port-forward is closed; default 4h.
 	StreamIdle time.Duration
 }
 
-// Auth is who may call Server.
+// Auth says who may call Server.
 type Auth struct {
-	// ClientCAFile signs client certificates; empty: Identity.ClusterCA, as soon as that exists.
+	// ClientCAFile holds the CAs of client certificates; empty: Identity.ClusterCA, as soon as
+	// that exists.
 	ClientCAFile string
-	// Anonymous lets requests in as system:anonymous; default false.
+	// Anonymous accepts requests without credentials as system:anonymous; default false.
 	Anonymous bool
-	// Webhook checks bearer tokens by TokenReview; default true. WebhookTTL caches answers; default
-	// 2m.
+	// Webhook checks bearer tokens by TokenReview; default true. WebhookTTL is how long the
+	// answers are cached; default 2m.
 	Webhook    bool
 	WebhookTTL time.Duration
 	// AlwaysAllow allows everything; default false: SubjectAccessReview.
 	AlwaysAllow bool
-	// AllowTTL and DenyTTL cache its answers; default 5m and 30s.
+	// AllowTTL and DenyTTL are how long its answers are cached; default 5m and 30s.
 	AllowTTL, DenyTTL time.Duration
 }
 
-// ProxyMode is the backend of the services half.
+// ProxyMode is a mode of the services half.
 type ProxyMode string
 
-// The modes that kube-proxy has, and off. Those but iptables are not there yet: iptables stands in
-// for them.
+// The modes of kube-proxy, and off. Only iptables is implemented yet; it stands in for the others.
 const (
 	ProxyOff      ProxyMode = "off"
 	ProxyIPTables ProxyMode = "iptables"
@@ -296,8 +298,8 @@ const (
 	ProxyNFTables ProxyMode = "nftables"
 )
 
-// Programmed is the mode whose rules this version writes where m is asked for. A mode that is not
-// there yet must not keep pods from running: the same Services are served by another one.
+// Programmed is the mode that this version programs if m is configured. A mode that is not
+// implemented yet must not keep pods from running, so another one serves the same Services.
 func (m ProxyMode) Programmed() ProxyMode {
 	if m == ProxyOff {
 		return m
@@ -305,17 +307,17 @@ func (m ProxyMode) Programmed() ProxyMode {
 	return ProxyIPTables
 }
 
-// Fallback says that another mode is programmed than m; "": it is not so.
+// Fallback says that another mode than m is programmed; "": m is.
 func (m ProxyMode) Fallback() string {
 	if p := m.Programmed(); p != m {
-		return "proxy mode " + string(m) + " is not there yet: Services are programmed in mode " + string(p)
+		return "proxy mode " + string(m) + " is not implemented yet: Services are programmed in mode " + string(p)
 	}
 	return ""
 }
 
 // Proxy is the services half.
 type Proxy struct {
-	// Mode is what was asked for: off, iptables (default), ipvs or nftables.
+	// Mode is the configured mode: off, iptables (default), ipvs or nftables.
 	Mode     ProxyMode
 	IPTables IPTables
 	IPVS     IPVS
@@ -333,37 +335,38 @@ type Proxy struct {
 	Healthz netip.AddrPort
 	// Metrics is /metrics, /proxyMode and /configz; default 127.0.0.1:10249, zero: off.
 	Metrics netip.AddrPort
-	// BindHardFail makes a port that is in use fatal; default false.
+	// BindHardFail ends the agent if a port of the proxy is in use; default false.
 	BindHardFail bool
 	// Profiling serves /debug/pprof on Metrics; default false.
 	Profiling bool
 	// ResyncPeriod of the informers; default 15m.
 	ResyncPeriod time.Duration
-	// LocalEndpoints leaves out pods of this node as soon as it knows that they are not ready or
-	// end; default true.
+	// LocalEndpoints removes pods of this node from Services as soon as the agent knows that they
+	// are not ready or terminate; default true.
 	LocalEndpoints bool
 }
 
 // IPTables is proxy mode iptables.
 type IPTables struct {
-	// MasqueradeBit is the fwmark bit for packets to masquerade, 0..31; default 14.
+	// MasqueradeBit is the fwmark bit of packets to masquerade, 0 to 31; default 14.
 	MasqueradeBit int
 	// MasqueradeAll masquerades all traffic to cluster IPs; default false.
 	MasqueradeAll bool
 	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default false, unlike kube-proxy: it needs
 	// route_localnet, which lets neighbours of the node send packets to 127.0.0.1 (CVE-2020-8558).
 	LocalhostNodePorts bool
-	// MinSyncPeriod gathers changes; default 1s. SyncPeriod looks for drift; default 30s.
+	// MinSyncPeriod is the shortest time between two syncs; default 1s. SyncPeriod is how often
+	// the rules are checked; default 30s.
 	MinSyncPeriod, SyncPeriod time.Duration
 }
 
-// IPVS is what a kube-proxy in mode ipvs may have left behind.
+// IPVS is how to clean up after a kube-proxy in mode ipvs.
 type IPVS struct {
-	// ExcludeCIDRs are left alone.
+	// ExcludeCIDRs are addresses of virtual servers that must stay.
 	ExcludeCIDRs []netip.Prefix
 }
 
-// Conntrack are the sysctls kube-proxy sets; 0 leaves a value alone.
+// Conntrack are kube-proxy's sysctls; 0: do not set one.
 type Conntrack struct {
 	// MaxPerCore and Min bound nf_conntrack_max; default 32768 and 131072.
 	MaxPerCore, Min int

@@ -11,7 +11,7 @@ import (
 // KubeProxyGroup is the key of KubeProxyConfiguration in kube-proxy's /configz.
 const KubeProxyGroup = "kubeproxy.config.k8s.io"
 
-// KubeProxyConfiguration is the document that gives this configuration, defaults filled in. Fields
+// KubeProxyConfiguration is the document that results in this configuration, with defaults. Fields
 // without effect here are empty.
 func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfiguration {
 	p := &c.Proxy
@@ -55,7 +55,7 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 	return out
 }
 
-// small is a number that came from an int32.
+// small converts a number that came from an int32.
 func small(n int) *int32 { return new(int32(n)) } //nolint:gosec // see above
 
 func texts(prefixes []netip.Prefix) []string {

@@ -16,7 +16,7 @@ import (
 // KubeletKey is the key of KubeletConfiguration in kubelet's /configz.
 const KubeletKey = "kubeletconfig"
 
-// KubeletConfiguration is the document that gives this configuration, defaults filled in. Fields
+// KubeletConfiguration is the document that results in this configuration, with defaults. Fields
 // without effect here are empty.
 func (c *Config) KubeletConfiguration() *kubeletv1beta1.KubeletConfiguration {
 	k := &kubeletv1beta1.KubeletConfiguration{}

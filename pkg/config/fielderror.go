@@ -43,7 +43,7 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// byPlace sorts errors as an editor would walk through them: by file, then line.
+// byPlace sorts errors by file, then line.
 func (e Errors) byPlace() Errors {
 	slices.SortStableFunc(e, func(a, b FieldError) int {
 		fileA, lineA := splitPlace(a.Where)
@@ -62,7 +62,7 @@ func splitPlace(where string) (file string, line int) {
 	return where[:i], line
 }
 
-// sortNotes puts notes into the order in which an editor would walk through them.
+// sortNotes sorts notes by file, then line.
 func sortNotes(notes []Note) []Note {
 	slices.SortStableFunc(notes, func(a, b Note) int {
 		fileA, lineA := splitPlace(a.Where)
@@ -72,14 +72,13 @@ func sortNotes(notes []Note) []Note {
 	return notes
 }
 
-// Note is a field that was set and is not taken as it stands: it has no effect here, another value
-// is used, or it is not known.
+// Note is a field that was set and is not used as it is: it has no effect here, another value is
+// used, or it is unknown.
 type Note struct {
 	// Where is "file:line" or "--flag"; Field is its full path, the kind first; Fate is what
-	// becomes of it and Why the reason.
+	// happens to the field and Why is the reason.
 	Where, Field, Fate, Why string
-	// Mistake: kubelet and kube-proxy go on after this, and so does the agent, but it can hardly be
-	// meant.
+	// Mistake: kubelet, kube-proxy and the agent accept this, but it is probably not intended.
 	Mistake bool
 }
 
@@ -87,10 +86,10 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s: %s %s: %s", n.Where, n.Field, n.Fate, n.Why)
 }
 
-// noEffect is the fate of a known field that nobody acts on.
+// noEffect is the Fate of a known field without effect.
 const noEffect = "has no effect"
 
-// hintField looks for what the user may have meant: a name like it here, the same name deeper down
+// hintField finds what the user may have meant: a similar name here, or the same name deeper down
 // or in another kind.
 func hintField(path, name string, t reflect.Type) string {
 	fields := map[string]reflect.Value{}
@@ -131,7 +130,7 @@ func hintNames(name string, known []string) string {
 	return ""
 }
 
-// Nearest is the name that is most like the one given; "" when none is much like it.
+// Nearest is the known name most similar to the given one; "" if none is similar.
 func Nearest(name string, known []string) string {
 	best, near := 1+max(min(2, len(name)/2), len(name)/3), ""
 	for _, k := range known {

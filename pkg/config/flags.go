@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Flags are what the command line says. They win over files.
+// Flags are those of the command line. They win over files.
 type Flags struct {
 	paths []string
 	given []assignment
@@ -23,11 +23,11 @@ type assignment struct {
 
 type flagDef struct {
 	name, path, usage string
-	parse             func(string) (any, error) // nil: text, read as the field's type wants it
+	parse             func(string) (any, error) // nil: text, read as the field's type
 }
 
-// flagTable maps each flag to the field that it sets; names are kubelet's and kube-proxy's where
-// those have them.
+// flagTable maps each flag to the field that it sets. The names are those of kubelet and
+// kube-proxy, if these have such a flag.
 func flagTable() []flagDef {
 	var all []flagDef
 	for _, s := range flagSections() {
@@ -36,7 +36,7 @@ func flagTable() []flagDef {
 	return all
 }
 
-// flagSection is what a help shows under one heading.
+// flagSection is what help shows under one heading.
 type flagSection struct {
 	heading string
 	flags   []flagDef
@@ -72,7 +72,7 @@ func nodeFlags() []flagDef {
 func identityFlags() []flagDef {
 	return []flagDef{
 		{"kubeconfig", kindAgent + ".paths.kubeconfig", "kubeconfig of this node (default /etc/kubernetes/kubelet.conf)", nil},
-		{"bootstrap-kubeconfig", kindAgent + ".paths.bootstrapKubeconfig", "kubeconfig that gets the first certificate when --kubeconfig is missing", nil},
+		{"bootstrap-kubeconfig", kindAgent + ".paths.bootstrapKubeconfig", "kubeconfig that gets the first certificate if --kubeconfig is missing", nil},
 		{"cert-dir", kindAgent + ".paths.certDir", "folder of certificates (default ROOT/pki)", nil},
 		{"cluster-ca", kindAgent + ".paths.clusterCA", "CA file that join writes (default /etc/kubernetes/pki/ca.crt)", nil},
 		{"rotate-certificates", kindKubelet + ".rotateCertificates", "renew the client certificate (default true)", boolean},
@@ -87,14 +87,14 @@ func podsFlags() []flagDef {
 		{"cluster-domain", kindKubelet + ".clusterDomain", "domain of the cluster's DNS", nil},
 		{"pod-manifest-path", kindKubelet + ".staticPodPath", "folder of static pods", nil},
 		{"cgroup-driver", kindKubelet + ".cgroupDriver", "cgroupfs or systemd (default cgroupfs)", nil},
-		{"cgroup-root", kindKubelet + ".cgroupRoot", "cgroup under which kubepods hangs (default /)", nil},
+		{"cgroup-root", kindKubelet + ".cgroupRoot", "parent cgroup of kubepods (default /)", nil},
 	}
 }
 
 func servicesFlags() []flagDef {
 	return []flagDef{
 		{"proxier", kindAgent + ".proxier", "services half: on or off (default on)", nil},
-		{"proxy-mode", kindProxy + ".mode", "iptables (default); ipvs and nftables are not there yet, iptables stands in for them", nil},
+		{"proxy-mode", kindProxy + ".mode", "iptables (default); it stands in for ipvs and nftables, which are not implemented yet", nil},
 		{"cluster-cidr", kindProxy + ".clusterCIDR", "the pods' addresses, one CIDR per family", nil},
 		{"proxy-healthz-bind-address", kindProxy + ".healthzBindAddress", "address:port of the proxy's /healthz (default 0.0.0.0:10256)", nil},
 		{"proxy-metrics-bind-address", kindProxy + ".metricsBindAddress", "address:port of the proxy's /metrics (default 127.0.0.1:10249)", nil},
@@ -107,7 +107,7 @@ func containerFlags() []flagDef {
 		{"container-runtime-endpoint", kindKubelet + ".containerRuntimeEndpoint", "as --containerd-address, with unix://", nil},
 		{"containerd-namespace", kindAgent + ".containerd.namespace", "containerd namespace (default k8s.io)", nil},
 		{"snapshotter", kindAgent + ".containerd.snapshotter", "containerd snapshotter (default overlayfs)", nil},
-		{"allow-foreign-pods", kindAgent + ".containerd.allowForeignPods", "start pods although a kubelet's still run by containerd's CRI plugin (default false)", boolean},
+		{"allow-foreign-pods", kindAgent + ".containerd.allowForeignPods", "start pods although containerd's CRI plugin still runs a kubelet's pods (default false)", boolean},
 		{"cni-bin-dir", kindAgent + ".cni.binDirs", "folders of CNI plugins, comma-separated (default /opt/cni/bin)", list},
 		{"cni-conf-dir", kindAgent + ".cni.confDir", "folder of CNI configuration (default /etc/cni/net.d)", nil},
 		{"cni-cache-dir", kindAgent + ".cni.cacheDir", "folder of CNI results (default /var/lib/cni/cache)", nil},
@@ -144,7 +144,7 @@ func logFlags() []flagDef {
 	}
 }
 
-// AddFlags defines the flags. Values are checked by Load, with the files'.
+// AddFlags defines the flags. Load checks their values together with those of files.
 func (f *Flags) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.paths, "config", nil, "configuration file or folder of files; may be given several times, later wins")
 	for _, s := range flagSections() {
@@ -168,7 +168,7 @@ func (f *Flags) addFlag(fs *pflag.FlagSet, def flagDef) {
 // Paths are the values of --config.
 func (f *Flags) Paths() []string { return f.paths }
 
-// Args are the flags as given, in order, for a unit's environment file. No flag holds a secret.
+// Args are the given flags in order, for a unit's environment file. No flag holds a secret.
 func (f *Flags) Args() []string {
 	var args []string
 	for _, p := range f.paths {
@@ -233,13 +233,13 @@ func (f *Flags) apply(d *documents) {
 	}
 }
 
-// addsUp names the flags that kubelet's users give several times for a list of several things.
+// addsUp reports whether a flag, given several times, makes one list, as in kubelet.
 func addsUp(flag string) bool {
 	return slices.Contains([]string{"--cluster-dns", "--allowed-unsafe-sysctls", "--tls-cipher-suites", "--enforce-node-allocatable"}, flag)
 }
 
-// replaces names the flags whose whole value stands for the file's: a threshold of the file beside
-// those of the flag would not be kubelet's.
+// replaces reports whether a flag replaces the whole map of a file, as in kubelet, rather than
+// adding to it.
 func replaces(flag string) bool {
 	return slices.Contains([]string{
 		"--eviction-hard", "--eviction-soft", "--eviction-soft-grace-period", "--eviction-minimum-reclaim", "--kube-reserved", "--system-reserved",

@@ -8,9 +8,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// AddKubeletFlags defines the rest of kubelet's flags (1.36, cmd/kubelet/app/options) that a field
-// of its document can say: the flag sets that field. They are not shown in a help: a file says the
-// same.
+// AddKubeletFlags defines the rest of kubelet's flags (1.36, cmd/kubelet/app/options) that have a
+// field in KubeletConfiguration: each sets its field. Help does not show them, since a file can
+// set the same.
 func (f *Flags) AddKubeletFlags(fs *pflag.FlagSet) {
 	for _, def := range kubeletFlagTable() {
 		f.addFlag(fs, def)
@@ -18,8 +18,8 @@ func (f *Flags) AddKubeletFlags(fs *pflag.FlagSet) {
 	}
 }
 
-// kubeletFlagTable maps each flag to the field of KubeletConfiguration that it sets, whether that
-// has an effect or not.
+// kubeletFlagTable maps each flag to the field of KubeletConfiguration that it sets, whether the
+// field has an effect or not.
 func kubeletFlagTable() []flagDef {
 	defs := append(kubeletNodeFlags(), kubeletServerFlags()...)
 	for i := range defs {

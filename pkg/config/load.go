@@ -11,12 +11,12 @@ import (
 	"strings"
 )
 
-// maxFile is more than any configuration needs and less than an accident holds.
+// maxFile is the largest configuration file, in bytes: more than any configuration needs.
 const maxFile = 1 << 20
 
 // Load reads the files and folders of --config and the flags, and the machine's name. It returns
-// the configuration, defaulted and validated, and notes on what was given and is not taken as it
-// stands. The error is an Errors, or of reading a file.
+// the configuration, defaulted and validated, and notes on settings that are not used as they are.
+// The error is an Errors, or that of reading a file.
 func Load(f *Flags) (Config, []Note, error) {
 	sources, err := Read(f.paths)
 	if err != nil {
@@ -33,14 +33,14 @@ func Load(f *Flags) (Config, []Note, error) {
 	return Resolve(sources, f, Host{Hostname: name, Executable: self})
 }
 
-// Resolve is Load without effects.
+// Resolve is Load for texts that have been read.
 func Resolve(sources []Source, f *Flags, h Host) (Config, []Note, error) {
 	d := parse(sources)
 	f.apply(d)
 	undecoded := d.errs
 	d.errs = nil
 	c := d.resolve(h)
-	// its place has been blamed: a field that did not decode is not blamed for its default too
+	// there is an error for this place already: a field that did not decode has only its default
 	for _, e := range undecoded {
 		d.errs = slices.DeleteFunc(d.errs, func(other FieldError) bool { return other.Where == e.Where })
 	}
@@ -92,7 +92,7 @@ func readFile(file string) (Source, error) {
 	return Source{Name: file, Data: data}, nil
 }
 
-// unreadable is an error of the configuration: its file is wrong, or the flag that names it.
+// unreadable is the error for a file that cannot be read.
 func unreadable(path string, err error) Errors {
 	var cause *fs.PathError
 	if errors.As(err, &cause) {

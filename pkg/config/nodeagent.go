@@ -7,16 +7,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeAgentConfiguration (nodeagent.dev/v1alpha1) says what neither KubeletConfiguration nor
-// KubeProxyConfiguration can.
+// NodeAgentConfiguration (nodeagent.dev/v1alpha1) has the settings that neither
+// KubeletConfiguration nor KubeProxyConfiguration has.
 type NodeAgentConfiguration struct {
 	metav1.TypeMeta `json:",inline"`
 
 	// Pods and Proxier switch one half off.
 	Pods    Switch `json:"pods,omitempty"`
 	Proxier Switch `json:"proxier,omitempty"`
-	// LocalEndpoints on: Services leave out pods of this node from the moment that they are not
-	// ready or end, without waiting for the API to say so.
+	// LocalEndpoints on: Services do not use pods of this node from the moment that they are not
+	// ready or terminate, without waiting for the API server.
 	LocalEndpoints Switch `json:"localEndpoints,omitempty"`
 
 	// NodeName, NodeIPs and NodeLabels are what --hostname-override, --node-ip and --node-labels
@@ -25,16 +25,16 @@ type NodeAgentConfiguration struct {
 	NodeIPs    []string          `json:"nodeIPs,omitempty"`
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
 
-	// CloudProvider is "external" where a cloud controller manager sets the Node up: it registers
-	// with the taint node.cloudprovider.kubernetes.io/uninitialized, and the addresses that the
-	// controller gives it stay.
+	// CloudProvider is "external" if a cloud controller manager sets the Node up: the Node
+	// registers with the taint node.cloudprovider.kubernetes.io/uninitialized, and the agent keeps
+	// the addresses that the controller sets.
 	CloudProvider string `json:"cloudProvider,omitempty"`
 
-	// ImagePullProgressDeadline cancels a pull whose registry sends nothing for so long; default
-	// 5m, 0s: never.
+	// ImagePullProgressDeadline cancels a pull for which the registry has sent nothing for so
+	// long; default 5m; 0s: never.
 	ImagePullProgressDeadline *metav1.Duration `json:"imagePullProgressDeadline,omitempty"`
-	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as maxParallelImagePulls
-	// does those from all; default a quarter less than that.
+	// MaxParallelImagePullsPerRegistry bounds the pulls from one registry, as
+	// maxParallelImagePulls bounds all; default a quarter less than that.
 	MaxParallelImagePullsPerRegistry *int32 `json:"maxParallelImagePullsPerRegistry,omitempty"`
 
 	Containerd ContainerdConfiguration `json:"containerd,omitempty"`
@@ -49,8 +49,7 @@ type ContainerdConfiguration struct {
 	Snapshotter       string             `json:"snapshotter,omitempty"`
 	RegistryConfigDir string             `json:"registryConfigDir,omitempty"`
 	Handlers          map[string]Handler `json:"handlers,omitempty"`
-	// AllowForeignPods has the agent start pods although containerd's CRI plugin still runs pods of
-	// a kubelet.
+	// AllowForeignPods starts pods although containerd's CRI plugin still runs pods of a kubelet.
 	AllowForeignPods bool `json:"allowForeignPods,omitempty"`
 }
 
@@ -74,7 +73,7 @@ type PathsConfiguration struct {
 	StatusSocket        string `json:"statusSocket,omitempty"`
 }
 
-// Switch is on, off or unset (as if on).
+// Switch is on, off or unset, which means on.
 type Switch string
 
 // UnmarshalJSON accepts on, off, true, false, and YAML's booleans.

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// withoutEffect says what happens instead of a known field that the agent does not act on.
-// `nodeagent config check` lists those that are set. A field that neither changes Config nor stands
-// here fails TestEveryFieldCounts; a field of Config that nobody reads fails TestConfigIsRead in
-// internal/layers.
+// withoutEffect says what happens instead of a known field that has no effect here. `nodeagent
+// config check` lists those that are set. TestEveryFieldCounts fails for a field that neither
+// changes Config nor is listed here; TestConfigIsRead in internal/layers fails for a field of
+// Config that nobody reads.
 func withoutEffect(path string) (why string, ok bool) {
 	kind, field, _ := strings.Cut(path, ".")
 	switch kind {
@@ -20,8 +20,8 @@ func withoutEffect(path string) (why string, ok bool) {
 	return why, why != ""
 }
 
-// asItIs are values of fields without effect that say what is so anyway: there is nothing to tell
-// of them.
+// asItIs reports whether a field without effect has the value that describes what the agent does:
+// it needs no note.
 func asItIs(path, value string) bool {
 	_, field, _ := strings.Cut(path, ".")
 	return slices.Contains(map[string][]string{
@@ -36,31 +36,31 @@ func asItIs(path, value string) bool {
 func kubeletWithoutEffect(field string) string {
 	switch field {
 	case "staticPodURL", "staticPodURLHeader", "httpCheckFrequency":
-		return "static pods come from a folder only (staticPodPath)"
+		return "static pods are read from a folder only (staticPodPath)"
 	case "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "reservedMemory", "memoryManagerPolicy",
 		"topologyManagerPolicy", "topologyManagerScope", "topologyManagerPolicyOptions", "qosReserved":
-		return "cpu, memory and topology policies are not there yet: as policy none"
+		return "cpu, memory and topology policies are not implemented yet: as with policy none"
 	case "evictionSoft", "evictionSoftGracePeriod", "evictionMinimumReclaim", "evictionMaxPodGracePeriod":
-		return "pods are not evicted for node pressure yet; evictionHard makes conditions, and is taken from what pods may use"
+		return "pods are not evicted for node pressure yet; evictionHard sets the node's conditions and is subtracted from what pods may use"
 	case "imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent":
-		return "images are not collected yet"
+		return "unused images are not removed yet"
 	case "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority":
-		return "the node's shutdown is not waited with for pods yet: drain it first"
+		return "the node's shutdown does not wait for pods yet: drain the node first"
 	case "runOnce":
 		return "the agent is a daemon"
 	case "maxOpenFiles":
-		return "the unit's LimitNOFILE says it"
+		return "the unit's LimitNOFILE sets it"
 	case "protectKernelDefaults":
 		return "kernel settings are not checked"
 	case "iptablesMasqueradeBit", "iptablesDropBit":
-		return "the proxy's masqueradeBit is the only one (KubeProxyConfiguration iptables.masqueradeBit)"
+		return "only the proxy has a masqueradeBit (KubeProxyConfiguration iptables.masqueradeBit)"
 	case "featureGates":
 		return "the agent behaves as Kubernetes 1.36 with its default gates"
 	}
 	return cgroupsWithoutEffect(field)
 }
 
-// cgroupsWithoutEffect are fields of kubelet's about cgroups, the network and volumes.
+// cgroupsWithoutEffect is for kubelet's fields about cgroups, the network and volumes.
 func cgroupsWithoutEffect(field string) string {
 	switch field {
 	case "memorySwap.swapBehavior":
@@ -76,40 +76,40 @@ func cgroupsWithoutEffect(field string) string {
 	case "kubeletCgroups", "systemCgroups":
 		return "the agent stays in the cgroup that its unit gives it, and moves no other program"
 	case "userNamespaces.idsPerPod":
-		return "user namespaces are not there yet"
+		return "user namespaces are not implemented yet"
 	case "podCIDR":
-		return "the API server and the CNI configuration say it"
+		return "the API server and the CNI configuration decide it"
 	case "hairpinMode":
-		return "the CNI configuration says it (hairpinMode of the plugin bridge)"
+		return "the CNI configuration decides it (hairpinMode of the plugin bridge)"
 	case "enableControllerAttachDetach":
-		return "volumes by CSI are not there yet; the Node says that the controller attaches them"
+		return "CSI volumes are not implemented yet; the Node says that the controller attaches volumes"
 	case "volumePluginDir":
-		return "FlexVolumes are not there"
+		return "FlexVolumes are not supported"
 	case "volumeStatsAggPeriod":
 		return "volumes are not measured for /stats/summary yet"
 	}
 	return moreWithoutEffect(field)
 }
 
-// moreWithoutEffect is the last part of kubelet's fields.
+// moreWithoutEffect is for the rest of kubelet's fields.
 func moreWithoutEffect(field string) string {
 	switch field {
 	case "readOnlyPort":
 		return "the node's API has no port without authentication: use port (10250)"
 	case "containerLogMaxWorkers", "containerLogMonitorInterval":
-		return "logs are rotated by their writer, at the exact size"
+		return "the log pump rotates logs at the exact size"
 	case "configMapAndSecretChangeDetectionStrategy":
-		return "config maps and secrets are watched"
+		return "ConfigMaps and Secrets are watched"
 	case "showHiddenMetricsForVersion":
 		return "there are no hidden metrics"
 	case "kernelMemcgNotification":
 		return "memory pressure is read from the kernel anyway"
 	case "enableSystemLogQuery", "enableDebugFlagsHandler":
-		return "that handler is not there"
+		return "the node's API has no such page"
 	case "imageServiceEndpoint":
-		return "images are containerd's own"
+		return "containerd manages images, too"
 	case "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist":
-		return "pull credentials are not verified again yet"
+		return "for an image that is present already, pull credentials are not verified yet"
 	case "tlsCurvePreferences":
 		return "crypto/tls chooses its curves"
 	}
@@ -119,7 +119,7 @@ func moreWithoutEffect(field string) string {
 func prefixWithoutEffect(field string) string {
 	switch {
 	case strings.HasPrefix(field, "tracing."):
-		return "traces are not exported"
+		return "the agent exports no traces"
 	case strings.HasPrefix(field, "logging.flushFrequency"), field == "logging.vmodule",
 		strings.HasPrefix(field, "logging.options."):
 		return "the agent's log is one stream, unbuffered"
@@ -134,11 +134,11 @@ func proxyWithoutEffect(field string) string {
 	case "showHiddenMetricsForVersion":
 		return "there are no hidden metrics"
 	case "hostnameOverride":
-		return "both halves have one node name (--hostname-override)"
+		return "both halves use one node name (--hostname-override)"
 	case "portRange":
 		return "kube-proxy ignores it too"
 	case "oomScoreAdj":
-		return "the agent has one (KubeletConfiguration oomScoreAdj)"
+		return "the agent has one oomScoreAdj (that of KubeletConfiguration)"
 	case "windowsRunAsService":
 		return "this is Linux"
 	case "logging.format", "logging.verbosity":
@@ -152,9 +152,9 @@ func proxyWithoutEffect(field string) string {
 	case strings.HasPrefix(field, "winkernel."):
 		return "this is Linux"
 	case strings.HasPrefix(field, "ipvs."):
-		return "proxy mode ipvs is not there yet"
+		return "proxy mode ipvs is not implemented yet"
 	case strings.HasPrefix(field, "nftables."):
-		return "it counts with proxy mode nftables only"
+		return "it is used with proxy mode nftables only"
 	}
 	return prefixWithoutEffect(field)
 }

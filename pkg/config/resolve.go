@@ -17,14 +17,14 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
-// Host is what the configuration takes from the machine.
+// Host are the machine's values that the configuration uses.
 type Host struct {
-	// Hostname is the kernel's; Executable the path of the running program.
+	// Hostname is the kernel's; Executable is the path of the running program.
 	Hostname, Executable string
 }
 
-// Documents with a zero where kubelet has a default mean the default: kubeadm writes zeros for all
-// it does not set.
+// A zero where kubelet has a default means the default: kubeadm writes zeros for all that it does
+// not set.
 
 func or[T comparable](v, otherwise T) T {
 	var zero T
@@ -34,7 +34,7 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
-// sorted keeps the order of errors the same from run to run.
+// sorted gives errors the same order in each run.
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func deref[T any](p *T, otherwise T) T {
@@ -55,7 +55,7 @@ func period(d *metav1.Duration, otherwise time.Duration) time.Duration {
 	return d.Duration
 }
 
-// resolve turns the documents into the configuration. What cannot be goes to d.errs.
+// resolve turns the documents into the configuration. It records errors in d.errs.
 func (d *documents) resolve(h Host) Config {
 	var c Config
 	d.identity(&c)
@@ -116,7 +116,7 @@ func (d *documents) api(c *Config) {
 		EventQPS:    float32(deref(k.EventRecordQPS, 50)),
 		EventBurst:  int(or(k.EventBurst, 100)),
 	}
-	// kubelet would send whatever it is told
+	// kubelet accepts any content type
 	if t := c.API.ContentType; t != protobuf && t != "application/json" {
 		d.note(kindKubelet+".contentType", "is "+protobuf+" here", "the agent speaks that and application/json")
 		c.API.ContentType = protobuf
@@ -161,7 +161,7 @@ func (d *documents) pods(c *Config) {
 	c.Volumes = Volumes{RefreshInterval: c.Pods.SyncFrequency}
 }
 
-// noLimit is -1 for all that means no limit to kubelet.
+// noLimit is -1 for all values that mean no limit to kubelet.
 func noLimit(n int64) int64 {
 	if n <= 0 {
 		return -1
@@ -185,8 +185,8 @@ const (
 	defaultPullProgressDeadline = 5 * time.Minute // containerd's image_pull_progress_timeout
 )
 
-// pulls are how many images are pulled at a time. Unlike kubelet's, the default is not one: a
-// registry that does not answer must not hold up what comes from others.
+// pulls resolves how many images are pulled at a time. Unlike kubelet's, the default is not one: a
+// registry that does not answer must not block pulls from others.
 func (d *documents) pulls(c *Config) {
 	k, where := &d.kubelet, kindKubelet+".maxParallelImagePulls"
 	serialize := deref(k.SerializeImagePulls, false)
@@ -207,8 +207,8 @@ func (d *documents) pulls(c *Config) {
 	}
 }
 
-// perRegistry is how many of n pulls at a time one registry may have: a quarter, at least one, is
-// left to others.
+// perRegistry is how many of n pulls at a time may be from one registry: all but a quarter, at
+// least one, which is for others.
 func perRegistry(n int) int { return max(1, n-max(1, n/4)) }
 
 func (d *documents) runtime(c *Config) {
@@ -240,17 +240,17 @@ const runcType = "io.containerd.runc.v2"
 
 func (d *documents) handler(field, name string, h Handler) {
 	if m := validation.IsDNS1123Label(name); name != "" && len(m) > 0 {
-		d.bad(field, "%q is not the name of a handler, as a RuntimeClass has it: %s", name, m[0])
+		d.bad(field, "%q is not a valid name of a RuntimeClass handler: %s", name, m[0])
 	}
 	if h.Type != "" && !filepath.IsAbs(h.Type) && strings.Count(h.Type, ".") < 2 {
-		d.bad(join(field, "type"), "must be a runtime of containerd's such as %s, or the path of a shim, is %q", runcType, h.Type)
+		d.bad(join(field, "type"), "must be a containerd runtime such as %s, or the path of a shim, is %q", runcType, h.Type)
 	}
 	if strings.ContainsRune(h.Binary, '/') {
 		d.path(join(field, "binary"), h.Binary, "")
 	}
 }
 
-// logSize is when a log is rotated; below 0 it never is.
+// logSize is the size at which a log is rotated; below 0: never.
 func (d *documents) logSize(text string) int64 {
 	q, err := resource.ParseQuantity(or(text, "10Mi"))
 	size, whole := q.AsInt64()
@@ -307,7 +307,7 @@ func (d *documents) reserved(c *Config) {
 	if k.SystemReservedCgroup != "" || k.KubeReservedCgroup != "" {
 		d.bad(where, "cannot be given together with systemReservedCgroup or kubeReservedCgroup")
 	}
-	// as kubelet: the list stands for both amounts
+	// as in kubelet, the list replaces both amounts
 	delete(c.Reserved.Kube, corev1.ResourceCPU)
 	c.Reserved.System[corev1.ResourceCPU] = *resource.NewQuantity(int64(cpus.Size()), resource.DecimalSI)
 }

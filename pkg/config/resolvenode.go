@@ -30,7 +30,7 @@ func (d *documents) node(c *Config, h Host) {
 		MaxImages:             int(deref(k.NodeStatusMaxImages, 50)),
 		FailSwapOn:            deref(k.FailSwapOn, true),
 	}
-	// as kubelet: with an update frequency given and no report frequency, they are the same
+	// as in kubelet, an update frequency without a report frequency is both
 	report := 5 * time.Minute
 	if k.NodeStatusUpdateFrequency.Duration != 0 {
 		report = k.NodeStatusUpdateFrequency.Duration
@@ -52,14 +52,15 @@ func (d *documents) node(c *Config, h Host) {
 			continue
 		}
 		if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
-			d.bad(kindAgent+".nodeIPs", "%s is no address that other nodes reach: give one of an interface of this machine, or none", a)
+			d.bad(kindAgent+".nodeIPs", "%s is not an address that other nodes can reach: give one of an interface of this machine, or none", a)
 		}
 	}
 	d.labels(c.Node.Labels)
 	d.taints(c.Node.Taints)
 }
 
-// cloud is whether an external cloud provider sets the Node up. Pods wait for that, by a taint.
+// cloud resolves whether an external cloud provider sets the Node up. A taint keeps pods away
+// until then.
 func (d *documents) cloud(c *Config) {
 	provider := d.agent.CloudProvider
 	c.Node.ExternalCloud = provider == "external"
@@ -71,10 +72,10 @@ func (d *documents) cloud(c *Config) {
 	}
 }
 
-// cloudTaint is taken off by the cloud controller manager, when it has set the Node up.
+// cloudTaint is removed by the cloud controller manager when it has set the Node up.
 const cloudTaint = "node.cloudprovider.kubernetes.io/uninitialized"
 
-// labels refuses those that the API server's NodeRestriction would refuse later, with a less clear
+// labels refuses labels that the API server's NodeRestriction would refuse later with a less clear
 // message.
 func (d *documents) labels(labels map[string]string) {
 	for _, name := range sorted(labels) {
@@ -92,7 +93,7 @@ func (d *documents) labels(labels map[string]string) {
 	}
 }
 
-// nodeMaySet follows KEP-279: of the kubernetes.io and k8s.io labels only these.
+// nodeMaySet follows KEP-279: of labels under kubernetes.io and k8s.io a node may set only these.
 func nodeMaySet(name string) bool {
 	prefix, _, ok := strings.Cut(name, "/")
 	if !ok || !under(prefix, "kubernetes.io") && !under(prefix, "k8s.io") {
@@ -137,7 +138,7 @@ func (d *documents) eviction(c *Config) {
 	d.thresholds(where, k.EvictionHard)
 	for signal, v := range hard {
 		switch {
-		case v == "0%", v == "100%": // as kubelet: there is no threshold
+		case v == "0%", v == "100%": // as in kubelet: no threshold
 			delete(hard, signal)
 		case signal == "allocatableMemory.available":
 			d.note(join(where, signal), noEffect, "it follows from memory.available")
@@ -214,7 +215,7 @@ func (d *documents) log(c *Config) {
 	d.oneOf(kindKubelet+".logging.format", c.Log.Format, "text", "json")
 }
 
-// listening compares what listens.
+// listening refuses addresses that exclude each other.
 func (d *documents) listening(c *Config) {
 	var pages []page
 	if c.Server.Enabled && c.Pods.Enabled {
@@ -227,7 +228,7 @@ func (d *documents) listening(c *Config) {
 	d.apart(pages)
 }
 
-// primaryFamily says which wildcard address the proxy's pages listen on.
+// primaryFamily decides on which wildcard address the proxy's pages listen.
 func primaryFamily(c *Config) netip.Addr {
 	if len(c.Node.IPs) > 0 && c.Node.IPs[0].Is6() {
 		return netip.IPv6Unspecified()

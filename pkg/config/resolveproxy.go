@@ -9,7 +9,7 @@ import (
 	kubeproxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
 )
 
-// The ways to tell traffic that starts on this node from the rest, besides NodeCIDR.
+// The ways to recognize traffic of this node's pods, besides NodeCIDR.
 const (
 	localClusterCIDR = "ClusterCIDR"
 	localBridge      = "BridgeInterface"
@@ -41,16 +41,16 @@ func (d *documents) services(c *Config) {
 		c.Proxy.Mode = ProxyOff
 	}
 	if !d.agent.Proxier.On() && !d.agent.Pods.On() {
-		d.bad(kindAgent+".proxier", "is off and pods is off: nothing is left to do")
+		d.bad(kindAgent+".proxier", "is off and pods is off, too: there is nothing to do")
 	}
 	d.oneOf(kindProxy+".mode", string(c.Proxy.Mode), string(ProxyIPTables), string(ProxyIPVS), string(ProxyNFTables), string(ProxyOff))
 	if c.Proxy.Mode.Fallback() != "" {
-		d.note(kindProxy+".mode", "is iptables here", "mode "+string(c.Proxy.Mode)+" is not there yet")
+		d.note(kindProxy+".mode", "is iptables here", "mode "+string(c.Proxy.Mode)+" is not implemented yet")
 	}
 	d.localTraffic(c)
 }
 
-// nodePortAddresses are CIDRs, or primary alone, which is the default of mode nftables.
+// nodePortAddresses are CIDRs, or only the word primary, which is the default of mode nftables.
 func (d *documents) nodePortAddresses() []string {
 	given := d.proxy.NodePortAddresses
 	if len(given) == 0 && d.proxy.Mode == "nftables" {
@@ -62,7 +62,7 @@ func (d *documents) nodePortAddresses() []string {
 	var ranges []string
 	for _, a := range given {
 		if a == "primary" {
-			d.bad(kindProxy+".nodePortAddresses", "says primary and something else: give it alone, or CIDRs")
+			d.bad(kindProxy+".nodePortAddresses", "has primary and something else: give primary alone, or CIDRs")
 			continue
 		}
 		if p := d.prefix(kindProxy+".nodePortAddresses", a); p.IsValid() {
@@ -94,7 +94,7 @@ func (d *documents) localTraffic(c *Config) {
 	}
 }
 
-// iptables are the settings of the rules; where mode nftables is asked for, those of that mode.
+// iptables resolves the settings of the rules: those of mode nftables if that is configured.
 func (d *documents) iptables() IPTables {
 	n := d.proxy.NFTables
 	own := d.rules("iptables", d.proxy.IPTables)
@@ -122,8 +122,8 @@ func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesC
 	return i
 }
 
-// ipvs reads what is left alone of another program's IPVS; the rest is for a mode that is not
-// there.
+// ipvs resolves which virtual servers are another program's. Its other fields are for a mode that
+// is not implemented yet.
 func (d *documents) ipvs() IPVS {
 	var i IPVS
 	for _, text := range d.proxy.IPVS.ExcludeCIDRs {

@@ -14,7 +14,7 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
 
-// Source is the text of one configuration file and the name to blame in errors.
+// Source is the text of one configuration file and its name for errors.
 type Source struct {
 	Name string
 	Data []byte
@@ -42,7 +42,7 @@ type documents struct {
 	errs   Errors
 }
 
-// target is the document of a kind and the API version it must say.
+// target is the document of a kind and the API version that it must have.
 func (d *documents) target(kind string) (any, string, bool) {
 	switch kind {
 	case kindKubelet:
@@ -55,8 +55,8 @@ func (d *documents) target(kind string) (any, string, bool) {
 	return nil, "", false
 }
 
-// parse decodes every document of the sources. All errors are collected: a user mends a file once,
-// not once per line.
+// parse decodes every document of the sources. It collects all errors, so that a user can correct
+// a file at once.
 func parse(sources []Source) *documents {
 	d := &documents{origin: map[string]string{}}
 	for _, s := range sources {
@@ -89,7 +89,7 @@ func syntaxError(file string, err error) FieldError {
 
 func at(file string, line int) string { return fmt.Sprintf("%s:%d", file, line) }
 
-// document decodes one YAML document into the kind that it says it is.
+// document decodes one YAML document of any kind.
 func (d *documents) document(file string, n *yaml.Node) {
 	if n.Kind == yaml.DocumentNode {
 		if len(n.Content) == 0 {
@@ -136,7 +136,7 @@ func header(n *yaml.Node) (version, kind string) {
 	return version, kind
 }
 
-// assign sets one field from a flag, by the same rules as a file does.
+// assign sets one field from a flag, by the same rules as a field in a file.
 func (d *documents) assign(flag, path string, value any) {
 	var n yaml.Node
 	if err := n.Encode(value); err != nil {
@@ -155,7 +155,7 @@ func (d *documents) assign(flag, path string, value any) {
 	w.value(root, reflect.ValueOf(into).Elem(), kind)
 }
 
-// forget takes a field's value back: a flag's whole value comes in its place.
+// forget resets a field, whose whole value a flag replaces.
 func (d *documents) forget(path string) {
 	kind, rest, _ := strings.Cut(path, ".")
 	into, _, _ := d.target(kind)
@@ -188,7 +188,7 @@ func (d *documents) where(path string) string {
 	return "default"
 }
 
-// note records a value that is not taken as it stands.
+// note records a value that is not used as it is.
 func (d *documents) note(path, fate, why string) {
 	n := Note{Where: d.where(path), Field: path, Fate: fate, Why: why}
 	if !slices.Contains(d.notes, n) {
@@ -196,7 +196,7 @@ func (d *documents) note(path, fate, why string) {
 	}
 }
 
-// bad records an impossible value.
+// bad records an invalid value.
 func (d *documents) bad(path, problem string, args ...any) {
 	_, field, _ := strings.Cut(path, ".")
 	e := FieldError{Where: d.where(path), Field: field, Problem: fmt.Sprintf(problem, args...)}

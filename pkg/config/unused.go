@@ -8,8 +8,9 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
 
-// unused checks the fields that have no effect yet: a file that kubelet or kube-proxy would refuse
-// is refused here too, or it would break the day that they have.
+// unused checks the fields that have no effect yet. A value that kubelet or kube-proxy would
+// refuse is an error here, too: otherwise the file would become invalid on the day that the field
+// gets its effect.
 func (d *documents) unused() {
 	d.unusedImages()
 	d.unusedEviction()
@@ -53,7 +54,7 @@ func (d *documents) unusedImages() {
 	}
 }
 
-// either is the first of two fields that was given, for what is wrong with both.
+// either is the first of two fields that was given, for an error about both.
 func (d *documents) either(one, other string) string {
 	if d.given(one) {
 		return one
@@ -131,25 +132,25 @@ func (d *documents) unusedReserved() {
 		seen[e] = true
 		switch reserved := strings.TrimSuffix(e, "-compressible"); {
 		case reserved == "system-reserved" && k.SystemReservedCgroup == "":
-			d.bad(where, "says %s, but systemReservedCgroup is empty", e)
+			d.bad(where, "has %s, but systemReservedCgroup is empty", e)
 		case reserved == "kube-reserved" && k.KubeReservedCgroup == "":
-			d.bad(where, "says %s, but kubeReservedCgroup is empty", e)
+			d.bad(where, "has %s, but kubeReservedCgroup is empty", e)
 		}
 		if e != "none" && !deref(k.CgroupsPerQOS, true) {
-			d.bad(where, "says %s, but cgroupsPerQOS is false: use [none]", e)
+			d.bad(where, "has %s, but cgroupsPerQOS is false: use [none]", e)
 		}
 	}
 	if seen["none"] && len(seen) > 1 {
-		d.bad(where, "says none and something else")
+		d.bad(where, "has none and something else")
 	}
 	for _, r := range []string{"system-reserved", "kube-reserved"} {
 		if seen[r] && seen[r+"-compressible"] {
-			d.bad(where, "says both %s and %s-compressible", r, r)
+			d.bad(where, "has both %s and %s-compressible", r, r)
 		}
 	}
 }
 
-// unusedIPVS looks at what kube-proxy would look at: only in mode ipvs.
+// unusedIPVS checks these fields as kube-proxy does: only in mode ipvs.
 func (d *documents) unusedIPVS() {
 	if d.proxy.Mode != "ipvs" {
 		return

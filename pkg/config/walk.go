@@ -12,12 +12,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds the work that aliases in a document can ask for.
+// maxNodes bounds the work that aliases in a document can cause.
 const maxNodes = 50_000
 
-// walker decodes a YAML tree into a typed value, with the rules of encoding/json tags, and
-// remembers where each field was set. It exists because the decoders at hand lose line numbers
-// before they know field names.
+// walker decodes a YAML tree into a typed value, by the rules of encoding/json tags, and records
+// where each field was set. Other decoders lose line numbers before they know field names.
 type walker struct {
 	docs   *documents
 	where  func(*yaml.Node) string
@@ -68,16 +67,16 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// note reports a field without effect, but not when it says what is so anyway: a zero where no
-// pointer tells it from nothing (kubeadm writes zeros for all that it does not set), or one of
-// asItIs.
+// note records a field without effect, unless its value changes nothing: a zero where no pointer
+// distinguishes it from an unset field (kubeadm writes zeros for all that it does not set), or one
+// of asItIs.
 func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
 	chosen := v.Kind() == reflect.Pointer
 	for v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
 	}
 	if v.Kind() == reflect.Struct && !decodesItself(v) {
-		return // its fields speak for themselves
+		return // its fields get notes of their own
 	}
 	zero := v.IsZero() || (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.Len() == 0
 	// a quantity of "0"
@@ -93,8 +92,8 @@ func (w *walker) note(n *yaml.Node, v reflect.Value, path, why string) {
 	}
 }
 
-// twice says whether a field that is given a second time is taken: kubelet and kube-proxy take the
-// last one.
+// twice reports whether the second value of a field is used: kubelet and kube-proxy use the last
+// one.
 func (w *walker) twice(key *yaml.Node, path string) bool {
 	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
 		w.fail(key, path, "", "is given twice")
@@ -104,8 +103,9 @@ func (w *walker) twice(key *yaml.Node, path string) bool {
 	return true
 }
 
-// unknown leaves a field out of a kubelet's or kube-proxy's document, as these do: it may be of a
-// newer version, and an upgrade must not stop a node. In the agent's own document it is a mistake.
+// unknown ignores an unknown field of KubeletConfiguration or KubeProxyConfiguration with a note:
+// it may be of a newer version, and an upgrade must not stop a node. In NodeAgentConfiguration it
+// is an error.
 func (w *walker) unknown(key *yaml.Node, path, hint string) {
 	if kind, _, _ := strings.Cut(path, "."); kind == kindAgent {
 		w.fail(key, path, hint, "is not a known field")
@@ -159,8 +159,8 @@ func (w *walker) mapping(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// pairs yields the keys of a mapping with their values, merge keys resolved, and reports keys given
-// twice.
+// pairs yields the keys of a mapping with their values, including those of merge keys, and reports
+// keys that are given twice.
 func (w *walker) pairs(n *yaml.Node, path string) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
 		seen := map[string]bool{}
@@ -217,10 +217,10 @@ func (w *walker) scalar(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	switch v.Kind() {
-	// as sigs.k8s.io/yaml has it: an unquoted number is a string where one is wanted
+	// as in sigs.k8s.io/yaml, an unquoted number is a string where one is expected
 	case reflect.String:
 		v.SetString(n.Value)
-	case reflect.Bool: // the decoder knows yes, no, on, off of YAML 1.1
+	case reflect.Bool: // the decoder accepts yes, no, on, off of YAML 1.1
 		var b bool
 		if err := n.Decode(&b); err != nil {
 			w.fail(n, path, "", "must be true or false, is %q", n.Value)
@@ -232,7 +232,7 @@ func (w *walker) scalar(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// leaf decodes a value through JSON, as types with an UnmarshalJSON of their own expect.
+// leaf decodes a value through JSON, for types with an UnmarshalJSON.
 func (w *walker) leaf(n *yaml.Node, v reflect.Value, path string) {
 	var x any
 	if err := n.Decode(&x); err != nil {
@@ -249,7 +249,7 @@ func (w *walker) leaf(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// plainCause leaves out what the sentence has said already.
+// plainCause is the cause, unless the message says it already.
 func plainCause(err error) string {
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
