@@ -12,7 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
 )
 
-// One pod's groups made and removed, in every hierarchy of the machine.
+// One pod's groups are made and removed in every hierarchy of the machine.
 func BenchmarkPod(b *testing.B) {
 	root := fmt.Sprintf("/nodeagenttest%d", os.Getpid())
 	tree, err := cgroup.New(cgroup.Config{Layout: cgroup.Layout{Root: root, PerQOS: true}, Log: slog.New(slog.DiscardHandler)})

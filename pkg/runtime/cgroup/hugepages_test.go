@@ -14,9 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// TestHugePagesOfAPod: what a pod may take is written to its own group, and every size that it does
-// not ask for is closed to it. Folders stand in for the groups, since few machines have the
-// controller.
+// TestHugePagesOfAPod: the pod's group gets its limits, and 0 for every size that the pod does not
+// ask for. Folders take the place of cgroups, because few machines have the controller.
 func TestHugePagesOfAPod(t *testing.T) {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{
 		{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi"), "memory": resource.MustParse("1Gi")}}},

@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// An archive has pods.yaml (a list); want has names and limits of each, and the levels' shares.
+// An archive has pods.yaml (a list); want has each group's name and limits, and the levels' shares.
 func TestPlan(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pods []*corev1.Pod

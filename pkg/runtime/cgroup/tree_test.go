@@ -20,8 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/cgroup"
 )
 
-// The tree is written to the real hierarchies, below a root of the test's own: v1 or v2, whichever
-// the machine has.
+// The tree is written to the machine's real hierarchies, v1 or v2, below the test's own root.
 func TestTreeOnTheKernel(t *testing.T) {
 	root := fmt.Sprintf("/nodeagenttest%d", os.Getpid())
 	t.Run("cgroupfs", func(t *testing.T) { onTheKernel(t, cgroup.Layout{Root: root, PerQOS: true}) })
@@ -89,7 +88,7 @@ func onTheKernel(t *testing.T, layout cgroup.Layout) {
 	must(t, tree.RemovePod(ctx, pod.UID)) // removing what is gone is no error
 }
 
-// straggler runs a process in the pod's cgroup, in one below it as a container's is.
+// straggler runs a process below the pod's cgroup, like a container's.
 func straggler(t *testing.T, v2 bool, dir string) *exec.Cmd {
 	t.Helper()
 	below := filepath.Join("/sys/fs/cgroup/memory", dir, "c0ffee")
@@ -160,7 +159,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// resizeOnTheKernel changes CPU and memory in opposite directions, first what grows, then the rest.
+// resizeOnTheKernel changes CPU and memory in opposite directions: first the limits that grow, then
+// the rest.
 func resizeOnTheKernel(t *testing.T, tree *cgroup.Tree, pod *corev1.Pod) {
 	ctx, dir := context.Background(), tree.Dir(tree.Pod(pod))
 	limits := func(cpu, memory string) {
@@ -197,7 +197,7 @@ func resizeOnTheKernel(t *testing.T, tree *cgroup.Tree, pod *corev1.Pod) {
 	must(t, tree.RemovePod(ctx, gone.UID))
 }
 
-// A limit below what is used is refused before the kernel is asked, which on v2 would begin to
+// A limit below current usage is refused before the kernel gets it, which on v2 would start to
 // kill.
 func TestResizeBelowUsage(t *testing.T) {
 	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagenttest%du", os.Getpid()), PerQOS: true}
@@ -228,8 +228,8 @@ func TestResizeBelowUsage(t *testing.T) {
 	_ = stray.Wait()
 }
 
-// TestTwoAgentsShareKubepods: what one of two agents takes off the machine is its own, never the
-// other's pods or the levels that it uses.
+// TestTwoAgentsShareKubepods: an agent removes only its own groups, never the other agent's pods or
+// the levels that it uses.
 func TestTwoAgentsShareKubepods(t *testing.T) {
 	layout := cgroup.Layout{Root: fmt.Sprintf("/nodeagent-test-owners-%d", os.Getpid()), PerQOS: true}
 	agent := func(root string) *cgroup.Tree {

@@ -7,8 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// What stands between a pod's turn and its first container, but for the runtime, cgroups and the
-// network.
+// The agent's own work before a pod's first container starts, without runtime, cgroups and network.
 func BenchmarkStart(b *testing.B) {
 	bed := newBed(b)
 	pod := podFrom(b, `

@@ -119,7 +119,7 @@ func podFrom(t testing.TB, text string) *corev1.Pod {
 	return &pod
 }
 
-// start does what the pod loop does before a container: prepare, mount, build.
+// start does what the pod loop does before it starts a container: prepare, mount, build.
 func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (runtime.ContainerConfig, error) {
 	t.Helper()
 	ctx := context.Background()
@@ -188,7 +188,7 @@ spec:
 	}
 }
 
-// Each failure has kubelet's reason and words.
+// Each failure has kubelet's reason and text.
 func TestConfigErrors(t *testing.T) {
 	b := newBed(t)
 	b.objects.PutConfigMap(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "conf"}})
@@ -295,7 +295,7 @@ spec:
 	}
 }
 
-// A pod's leavings are told, kept while volumes are there, and gone after Cleanup.
+// A pod's residue is reported, kept while volumes exist, and gone after Cleanup.
 func TestMountedFolderAndCleanup(t *testing.T) {
 	b, ctx := newBed(t), context.Background()
 	pod := podFrom(t, `
@@ -304,7 +304,7 @@ spec:
   volumes: [{name: scratch, emptyDir: {}}]
   containers: [{name: app, image: app, terminationMessagePath: /msg, volumeMounts: [{name: scratch, mountPath: /data, subPath: a}]}]
 `)
-	// a name is not needed: the agent may never have heard of the pod
+	// no name is needed: the agent may never have seen the pod
 	ref := runtime.PodRef{UID: "u1"}
 	wantHeld := func(mounts, folder bool) {
 		t.Helper()

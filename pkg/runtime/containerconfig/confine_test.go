@@ -11,7 +11,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// labels stand in for a machine's SELinux.
+// labels is a fake SELinux.
 type labels struct {
 	off   bool
 	files []string // relabelled
@@ -28,7 +28,7 @@ func (l *labels) Relabel(path, label string) error {
 	return nil
 }
 
-// armor stands in for a kernel's profiles.
+// armor is a fake AppArmor.
 type armor struct {
 	asked []string
 	err   error

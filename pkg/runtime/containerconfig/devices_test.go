@@ -7,7 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// A disk is attached after the agent has started: a privileged container that starts then has it.
+// A disk is attached after the agent has started: a privileged container that starts later gets it.
 func TestDevicesAreThoseOfTheStart(t *testing.T) {
 	b := newBed(t)
 	there := []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}}

@@ -14,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
-// A container makes its /etc/hosts larger than the machine's memory and ends: its next start takes
-// no memory, and puts it right.
+// A container makes its /etc/hosts larger than the machine's memory and exits: the next start takes
+// no memory and restores the file.
 func TestPodFilesAreHostile(t *testing.T) {
 	b := newBed(t)
 	pod := podFrom(t, `
@@ -73,7 +73,7 @@ spec: {containers: [{name: app}]}
 	}
 }
 
-// What containers write to those files takes up room that is the pod's; holes take none.
+// What containers write to those files counts as the pod's disk usage; holes do not.
 func TestWritableFilesCount(t *testing.T) {
 	b := newBed(t)
 	pod := podFrom(t, `

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestResolverFileIsGoneForAMoment: a container of a pod that runs is started again with what the
-// pod has, and the pod follows when the node's file is there again. A pod that never had one is not
-// started without.
+// TestResolverFileIsGoneForAMoment: a running pod keeps its resolver file for restarts of its
+// containers, and follows once the node's file is back. A pod that never had one does not start
+// without.
 func TestResolverFileIsGoneForAMoment(t *testing.T) {
 	b := newBed(t)
 	resolv := filepath.Join(b.root, "resolv.conf")

@@ -18,8 +18,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig"
 )
 
-// look tells from inside what the spec asked for. Each line is "what: value".
-const look = `
+// inspect prints, from inside, what the spec asked for. Each line is "what: value".
+const inspect = `
 echo "user: $(id -u):$(id -g)" "groups: $(id -G)"
 echo "pwd: $(pwd)"
 echo "env: $GREETING $PATH"
@@ -40,8 +40,8 @@ echo "pid: $$"
 echo -n "last words" > /dev/termination-log
 `
 
-// A real runc runs what is built. It needs runc (NODEAGENT_RUNC, or in PATH) and a static busybox
-// in PATH.
+// A real runc runs the spec that is built. The test needs runc (NODEAGENT_RUNC, or in PATH) and a
+// static busybox in PATH.
 func TestRunc(t *testing.T) {
 	runc, shell := program(t, os.Getenv("NODEAGENT_RUNC"), "runc"), program(t, "", "busybox")
 	b := newBed(t)
@@ -83,8 +83,8 @@ spec:
     - {name: conf, mountPath: /etc/app.conf, subPath: app.conf}
     - {name: conf, mountPath: /conf}
     securityContext: `+c.security+"\n")
-			// a single "$" may be the pod spec's own
-			pod.Spec.Containers[0].Args[0] = strings.ReplaceAll(look, "$", "$$")
+			// a single "$" may be meant for the pod spec's own expansion
+			pod.Spec.Containers[0].Args[0] = strings.ReplaceAll(inspect, "$", "$$")
 			built, err := b.start(t, pod, "app", 0)
 			must(t, err)
 			got := run(t, runc, shell, built.Spec, built.ID())
@@ -113,7 +113,7 @@ func program(t *testing.T, path, name string) string {
 	return path
 }
 
-// run makes a bundle of a root with a shell, and returns what the container printed.
+// run makes a bundle with a shell as its root and returns the container's output.
 func run(t *testing.T, runc, shell string, spec *specs.Spec, id string) string {
 	t.Helper()
 	bundle := t.TempDir()

@@ -7,8 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestServicesAreWaitedFor: a pod that the agent meets before its first reading of Services is
-// started with their variables, and not refused.
+// TestServicesAreWaitedFor: a pod that starts before the agent's first list of Services gets their
+// variables instead of an error.
 func TestServicesAreWaitedFor(t *testing.T) {
 	b := newBed(t)
 	b.objects.SetServices([]*corev1.Service{{

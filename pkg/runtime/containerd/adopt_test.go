@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// A container that ends while containerd's disk is full has ended, and that is recorded once there
-// is room again.
+// A container exits while containerd's disk is full: it is reported as exited, and recorded once
+// the disk has room.
 func TestAnEndThatCannotBeRecordedYet(t *testing.T) {
 	d := newDaemon(t)
 	r := d.runtime(time.Now)
@@ -43,8 +43,8 @@ func TestAnEndThatCannotBeRecordedYet(t *testing.T) {
 	}
 }
 
-// containerd is asked again before a container is given up: after a reconnect the first answer may
-// be too early.
+// A container is given up only after containerd was asked again: right after a reconnect the first
+// answer may be too early.
 func TestATaskThatIsMissedAtFirstIsNotLost(t *testing.T) {
 	d := newDaemon(t)
 	d.hidden = 1
@@ -53,15 +53,15 @@ func TestATaskThatIsMissedAtFirstIsNotLost(t *testing.T) {
 	if got := d.label(labelExitCode); got != "" {
 		t.Errorf("a container that runs was recorded as ended with %s", got)
 	}
-	// Lost for good, it is.
+	// Now it is lost for good.
 	d.with(func() { d.task = nil })
 	close(d.ended)
 	d.cut <- struct{}{}
 	until(t, "the end is recorded", func() bool { return d.label(labelExitCode) != "" })
 }
 
-// What a reconcile has listed may be old by the time that it comes to a container: a call that
-// starts or removes it holds the lock, and the container is observed once that call has ended.
+// The list of a reconcile may be outdated when it gets to a container: a call that starts or
+// removes it holds the lock, and the container is observed once that call has ended.
 func TestAReconcileLeavesACallAlone(t *testing.T) {
 	d := newDaemon(t)
 	r := d.runtime(time.Now)
@@ -88,7 +88,7 @@ func TestAReconcileLeavesACallAlone(t *testing.T) {
 	}
 }
 
-// notReady checks that the runtime says so, in time, in words that do not change.
+// notReady checks that Ready fails in time with these words, the same in each call.
 func notReady(t *testing.T, r *Runtime, words string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -110,7 +110,7 @@ func TestAHungDaemonIsNotReady(t *testing.T) {
 	until(t, "ready again", func() bool { return r.Ready(t.Context()) == nil })
 }
 
-// containerd's disk hangs: it answers from memory, but what is to be written never is.
+// containerd's disk hangs: it answers reads from memory, but writes never return.
 func TestADaemonWithAHungDiskIsNotReady(t *testing.T) {
 	var late atomic.Int64
 	d := newDaemon(t)
@@ -132,7 +132,7 @@ func TestADaemonWithAHungDiskIsNotReady(t *testing.T) {
 	until(t, "ready again", func() bool { return r.Ready(t.Context()) == nil })
 }
 
-// Something accepts connections and never says a word.
+// The socket accepts connections and never answers.
 func TestASilentSocket(t *testing.T) {
 	d := &daemon{TB: t, address: filepath.Join(t.TempDir(), "s")}
 	l, err := net.Listen("unix", d.address)
@@ -161,8 +161,8 @@ func TestASilentSocket(t *testing.T) {
 	}
 }
 
-// A kubelet's pods still run, by containerd's CRI plugin: nothing is begun beside them, and it goes
-// on once they are gone.
+// Pods of a kubelet still run in containerd's CRI plugin: the agent does not start beside them, and
+// starts once they are gone.
 func TestNothingBeginsBesideForeignPods(t *testing.T) {
 	d := newDaemon(t)
 	d.foreign = true
@@ -181,7 +181,7 @@ func TestNothingBeginsBesideForeignPods(t *testing.T) {
 	}
 	d.with(func() { d.foreign = false })
 	until(t, "it goes on", func() bool { return r.Ready(t.Context()) == nil && state(r) == runtime.Running })
-	// What CRI starts once this agent has begun does not end anything.
+	// CRI pods that appear once this agent has started change nothing.
 	d.with(func() { d.foreign = true })
 	d.cut <- struct{}{}
 	until(t, "the stream is cut", func() bool { return !r.view.current() })

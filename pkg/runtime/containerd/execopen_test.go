@@ -10,8 +10,8 @@ import (
 	agentruntime "github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// TestOutputDoesNotEndBeforeItBegins: whoever reads the pipe of a command's output before the shim
-// has opened it waits for it.
+// TestOutputDoesNotEndBeforeItBegins: reading the pipe of a command's output waits if the shim has
+// not opened it yet.
 func TestOutputDoesNotEndBeforeItBegins(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	base := t.TempDir()

@@ -28,7 +28,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// daemon is a containerd with one container, "c0" of pod "u", whose faults a test chooses.
+// daemon is a containerd with one container, "c0" of pod "u", and faults that a test sets.
 type daemon struct {
 	testing.TB
 	mu      sync.Mutex
@@ -78,7 +78,7 @@ func newDaemon(t testing.TB) *daemon {
 	return d
 }
 
-// with changes the daemon.
+// with changes the daemon under its lock.
 func (d *daemon) with(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -118,7 +118,7 @@ func (d *daemon) runtime(now func() time.Time) *Runtime {
 	return r
 }
 
-// state is what the runtime says of the container; "" when it does not know it.
+// state is the container's state in the runtime; "" if the runtime does not know it.
 func state(r *Runtime) runtime.State {
 	p, err := r.Get(context.Background(), "u")
 	if err != nil || p.Latest("app") == nil {
@@ -276,7 +276,7 @@ func (e stream) Subscribe(_ *eventsapi.SubscribeRequest, s eventsapi.Events_Subs
 	}
 }
 
-// nothing is a network and a log pump that do nothing.
+// nothing implements the network and the log pump without doing anything.
 type nothing struct{}
 
 func (nothing) Setup(context.Context, string, string, runtime.SandboxConfig) ([]netip.Addr, error) {

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// containerd refuses labels that are too long, and protobuf what is no UTF-8: the failed start
+// containerd refuses labels that are too long, and protobuf refuses invalid UTF-8: the failed start
 // would not be recorded.
 func TestLabelsHoldAnyError(t *testing.T) {
 	for _, text := range []string{strings.Repeat("é", 4096), "x" + strings.Repeat("é", 4096), "exec \xff\xfe: not found"} {

@@ -16,8 +16,8 @@ type registryFunc func(*http.Request) (*http.Response, error)
 
 func (f registryFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// slowBody gives a byte after each pause and then, unless it ends, nothing more until the request
-// is given up.
+// slowBody returns a byte after each pause and then, unless it ends, nothing until the request is
+// cancelled.
 type slowBody struct {
 	ctx   context.Context
 	every time.Duration
@@ -57,7 +57,7 @@ func TestAPullWithoutProgressIsCancelled(t *testing.T) {
 	})
 	for name, c := range map[string]struct {
 		registry registryFunc
-		// before the request, when nothing is asked of a registry: layers are unpacked
+		// before the request, while no request is open: layers are unpacked
 		pause    time.Duration
 		deadline time.Duration
 		after    time.Duration // of the cancellation; 0: there is none

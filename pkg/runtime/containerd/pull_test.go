@@ -9,8 +9,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/pullsecret"
 )
 
-// TestCredentialsReachTheRegistry: what a pull secret says of an image is what its registry gets,
-// and no other host.
+// TestCredentialsReachTheRegistry: the credentials of an image go to its registry and to no other
+// host.
 func TestCredentialsReachTheRegistry(t *testing.T) {
 	for _, c := range []struct{ server, image, host, user string }{
 		{"*.example.com", "team.example.com/app:1", "team.example.com", "u"},

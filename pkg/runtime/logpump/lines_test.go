@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump"
 )
 
-// TestALineWithoutEndIsNotHeld: what a pod with the logs' folder mounted writes there costs the
-// agent no memory, whichever way the log is read, and entries beside it are printed.
+// TestALineWithoutEndIsNotHeld: whatever a pod writes to a mounted log folder costs the agent no
+// memory, however the log is read, and entries next to it are printed.
 func TestALineWithoutEndIsNotHeld(t *testing.T) {
 	const size = 256 << 20
 	entry := func(text string) string { return "2026-01-02T03:04:05Z stdout F " + text + "\n" }
@@ -25,7 +25,7 @@ func TestALineWithoutEndIsNotHeld(t *testing.T) {
 			older += ".gz"
 		}
 		writeWithHole(t, older, compress, size, entry("one")+entry("two"), "\n"+entry("three"))
-		// The current file ends in a hole, as truncate(1) makes one.
+		// The current file ends in a hole, as truncate(1) makes.
 		if err := os.WriteFile(path, []byte(entry("four")), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +52,7 @@ func TestALineWithoutEndIsNotHeld(t *testing.T) {
 	}
 }
 
-// writeWithHole writes a file whose middle is zeros, without having it in memory.
+// writeWithHole writes a file with zeros in the middle without holding it in memory.
 func writeWithHole(t *testing.T, path string, compress bool, zeros int, before, after string) {
 	t.Helper()
 	f, err := os.Create(path)

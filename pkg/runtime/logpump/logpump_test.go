@@ -26,7 +26,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/wire"
 )
 
-// pumpEnv makes this test program the pump: `logs` starts it detached, as the real program does.
+// pumpEnv makes this test program act as the pump: `logs` starts it detached, like the real
+// program.
 const pumpEnv = "LOGPUMP_TEST_SOCKET"
 
 func TestMain(m *testing.M) {
@@ -58,8 +59,8 @@ func TestMain(m *testing.M) {
 	pump.New("test", time.Now).Serve(context.Background(), l)
 }
 
-// rig is a pump and one container's pipes, with this test as the shim: it keeps both ends open, as
-// the real one does.
+// rig is a pump and one container's pipes. The test acts as the shim and keeps both ends open, like
+// the real one.
 type rig struct {
 	*testing.T
 	dir    string
@@ -126,7 +127,7 @@ func (r *rig) openShim(path string) *os.File {
 	return w
 }
 
-// end is the container's end: the shim lets go.
+// end is the container's exit: the shim closes the pipes.
 func (r *rig) end() {
 	r.Helper()
 	for _, f := range r.shim {
@@ -139,7 +140,7 @@ func (r *rig) end() {
 	}
 }
 
-// pumpPid asks the pump who it is.
+// pumpPid asks the pump for its pid.
 func (r *rig) pumpPid() int {
 	conn, err := dial(filepath.Join(r.dir, "sock"))
 	if err != nil {
@@ -346,8 +347,7 @@ func TestAKilledPumpIsReplaced(t *testing.T) {
 	}
 	stop()
 	r.end()
-	// The pipes keep what is not in the log, also what came when the container ended while no pump
-	// ran.
+	// The pipes keep what is not in the log, even if the container exited while no pump ran.
 	text := r.read(runtime.LogOptions{})
 	for i := range 3000 {
 		if line := fmt.Sprintf("line %06d\n", i); !strings.Contains(text, line) {
@@ -377,7 +377,7 @@ func TestAKilledPumpLosesNoHalfLine(t *testing.T) {
 // patience is far more than anything here takes, so that a busy machine fails no test.
 const patience = time.Minute
 
-// until waits for what must happen soon.
+// until polls until ok returns true.
 func (r *rig) until(what string, ok func() bool) {
 	r.Helper()
 	for began := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -429,7 +429,7 @@ func TestALogThatCannotBeWrittenHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// writeCounting writes numbered lines as a container would, and returns when told to.
+// writeCounting writes numbered lines in the background; stop waits for the last one.
 func (r *rig) writeCounting(lines int) (stop func()) {
 	done := make(chan struct{})
 	go func() {

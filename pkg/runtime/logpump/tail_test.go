@@ -16,8 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/crilog"
 )
 
-// entries makes a log of both streams, in which lines are in pieces between those of the other
-// stream.
+// randomEntries makes a log of both streams, in which pieces of lines alternate with the other
+// stream's.
 func randomEntries(r *rand.Rand, n int) []crilog.Entry {
 	var all []crilog.Entry
 	for i := range n {
@@ -30,8 +30,8 @@ func randomEntries(r *rand.Rand, n int) []crilog.Entry {
 	return all
 }
 
-// lastLines is what the last lines are, said slowly: number the lines of each stream, by where they
-// end.
+// lastLines is a slow, obvious way to find the last lines: it numbers the lines of each stream by
+// where they end.
 func lastLines(all []crilog.Entry, stream crilog.Stream, lines int) string {
 	line, open := make([]int, len(all)), map[crilog.Stream]int{}
 	total := 0
@@ -112,7 +112,7 @@ func TestTheLastLineMayBeLong(t *testing.T) {
 	}
 }
 
-// writingWriter makes the log grow with each piece that is read, as a busy container does.
+// writingWriter appends to the log with each piece that is read, like a busy container.
 type writingWriter struct {
 	bytes.Buffer
 	write func()

@@ -16,9 +16,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/ocispec"
 )
 
-// An archive has pod.yaml, maybe in.yaml (what is resolved: the keys of ocispec.Input, for every
-// container of the pod), and maybe show (one JSON path a line: only these parts are printed). want
-// has one section a container.
+// An archive has pod.yaml, optionally in.yaml (what is resolved: the fields of ocispec.Input, for
+// every container of the pod), and optionally show (one JSON path a line: only these parts are
+// printed). want has one section a container.
 func TestBuild(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod
@@ -53,14 +53,14 @@ func base() ocispec.Input {
 	}
 }
 
-// capsOnly stands for the default profile: what is derived shows what it was derived from.
+// capsOnly is a fake default profile that shows what it was derived from.
 func capsOnly(spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{
 		{Names: []string{fmt.Sprintf("for_%d_capabilities", len(spec.Process.Capabilities.Bounding))}, Action: specs.ActAllow},
 	}}, nil
 }
 
-// show prints the wanted parts: scalars on a line, lists an element a line.
+// show prints the requested parts: a scalar on its line, a list with one element a line.
 func show(t *testing.T, out *strings.Builder, spec *specs.Spec, paths []string) {
 	t.Helper()
 	raw, err := json.Marshal(spec)

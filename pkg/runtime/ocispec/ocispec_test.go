@@ -30,7 +30,7 @@ func TestExpand(t *testing.T) {
 		"$(A":          "$(A",
 		"$(A $(B)":     "$(A $(B)",
 		"$()":          "$()",
-		"$(X)":         "$(B)", // what is put in is not looked at again
+		"$(X)":         "$(B)", // what is inserted is not expanded again
 		"100$":         "100$",
 		"$(A)$":        "one$",
 		"bash -c 'x$'": "bash -c 'x$'",
@@ -41,8 +41,8 @@ func TestExpand(t *testing.T) {
 	}
 }
 
-// Text that names nothing known and has no "$$" is never changed, and expanding never fails or
-// loses what is around.
+// Text without known names and without "$$" stays the same, and expanding neither fails nor loses
+// the text around.
 func FuzzExpand(f *testing.F) {
 	for _, s := range []string{"$(A)", "$$(A)", "$(", "a$(A)b$", "$($(A))"} {
 		f.Add(s)
@@ -80,8 +80,7 @@ func TestUserString(t *testing.T) {
 	}
 }
 
-// The default profile that the product uses lets through what the container's capabilities need,
-// and no more.
+// The product's default profile allows what the container's capabilities need, and no more.
 func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 	allowed := func(privileged corev1.Capability) map[string]bool {
 		in := base()
@@ -106,7 +105,7 @@ func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 	if plain := allowed(""); !plain["read"] || plain["mount"] || plain["reboot"] {
 		t.Errorf("the default set: read %v, mount %v, reboot %v", plain["read"], plain["mount"], plain["reboot"])
 	}
-	// Sockets of families that reach the hypervisor (40) or the kernel's ciphers (38) are refused.
+	// Socket families that reach the hypervisor (40) or the kernel's ciphers (38) are refused.
 	in := base()
 	in.Pod, in.Container = &corev1.Pod{}, &corev1.Container{Name: "a", SecurityContext: &corev1.SecurityContext{
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
@@ -122,7 +121,7 @@ func TestRuntimeDefaultFollowsCapabilities(t *testing.T) {
 	}
 }
 
-// socketFamilies are those that rules of socket(2) let through one by one.
+// socketFamilies lists those that rules for socket(2) allow one by one.
 func socketFamilies(s *specs.LinuxSeccomp) map[uint64]bool {
 	found := map[uint64]bool{}
 	for _, rule := range s.Syscalls {
@@ -141,7 +140,7 @@ func socketFamilies(s *specs.LinuxSeccomp) map[uint64]bool {
 	return found
 }
 
-// Build is a function: the same input gives the same spec, and its input is left as it was.
+// Build is a function: the same input gives the same spec, and the input stays unchanged.
 func TestBuildLeavesItsInputAlone(t *testing.T) {
 	in := base()
 	in.Annotations = map[string]string{"a": "b"}

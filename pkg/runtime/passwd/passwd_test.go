@@ -26,7 +26,7 @@ func TestLookup(t *testing.T) {
 		"65534:65534": {UID: 65534, GID: 65534, Home: "/"},
 		"4242":        {UID: 4242, Home: "/"},
 		"nohome":      {UID: 5, GID: 5, Name: "nohome", Home: "/"},
-		// a name of digits is a name first
+		// a name that consists of digits is looked up as a name first
 		"1234": {UID: 77, GID: 77, Name: "1234", Home: "/n"},
 		":10":  {GID: 10, Name: "root", Home: "/root", Groups: []uint32{0}},
 	} {

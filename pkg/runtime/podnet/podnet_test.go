@@ -16,8 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// plugin is a CNI plugin as a shell script: it notes what it is asked, and answers what the files
-// beside it say.
+// plugin is a CNI plugin as a shell script: it records its calls, and answers as the files beside
+// it say.
 const plugin = `#!/bin/sh
 d=$(dirname "$0")
 in=$(cat)
@@ -144,14 +144,14 @@ func TestSetupAndTeardown(t *testing.T) {
 			t.Errorf("the plugin was not given %s: %s", part, calls[0])
 		}
 	}
-	// Again, as after a crash: what the first left is removed first.
+	// Once more, as after a crash: Setup first removes what the first one left.
 	if _, err := r.Setup(t.Context(), r.path("ns"), "s1", config()); err != nil {
 		t.Fatal(err)
 	}
 	if got := verbs(r.calls()); !slices.Equal(got, []string{"DEL", "ADD"}) {
 		t.Errorf("a second setup calls %v, want DEL and ADD", got)
 	}
-	// The network's configuration is gone, and so is the namespace: DEL has what ADD had.
+	// The network's configuration and the namespace are gone: DEL uses ADD's request.
 	os.Remove(r.path("net.d/10.conflist"))
 	os.Remove(r.path("ns"))
 	if err := r.Teardown(t.Context(), r.path("ns"), "s1", config()); err != nil {
@@ -182,7 +182,7 @@ func TestAFailedSetupIsUndoneUntilThatSucceeds(t *testing.T) {
 			t.Error("a failed DEL is no error")
 		}
 	}
-	// By then the network is another one: DEL is asked with what ADD had.
+	// The network has changed meanwhile: DEL uses ADD's request.
 	r.write("net.d/10.conflist", strings.Replace(goodConf, `"net"`, `"other"`, 1), 0o644)
 	os.Remove(r.path("bin/fail-DEL"))
 	if err := r.Teardown(t.Context(), "/x", "s1", config()); err != nil {
@@ -204,8 +204,7 @@ func TestAFailedSetupIsUndoneUntilThatSucceeds(t *testing.T) {
 	}
 }
 
-// The agent dies while plugins of ADD run: the next one knows of the sandbox, and of what was asked
-// for.
+// The agent dies while plugins of ADD run: the next agent knows the sandbox and the request.
 func TestASetupThatWasCutOffIsUndone(t *testing.T) {
 	r := newRig(t)
 	r.write("net.d/10.conflist", goodConf, 0o644)
@@ -240,7 +239,7 @@ func TestASetupThatWasCutOffIsUndone(t *testing.T) {
 	if all, err := next.Attached("/run/pods"); err != nil || all["s1"] != "/run/pods/u1/net" {
 		t.Errorf("the next agent knows of %v, %v", all, err)
 	}
-	// also when it has lost the sandbox's id
+	// even without the sandbox's id
 	if err := next.Teardown(t.Context(), "/run/pods/u1/net", "another", config()); err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +251,7 @@ func TestASetupThatWasCutOffIsUndone(t *testing.T) {
 	}
 }
 
-// Nothing is known of an ADD: DEL is asked with the network in use.
+// There is no saved request: DEL uses the network in use.
 func TestTeardownOfAnUnknownSandbox(t *testing.T) {
 	r := newRig(t)
 	if err := r.Teardown(t.Context(), "/x", "s1", config()); err != nil {

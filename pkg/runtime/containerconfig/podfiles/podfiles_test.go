@@ -13,8 +13,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/containerconfig/podfiles"
 )
 
-// An archive has pod.yaml, maybe node.yaml (the node's settings) and hosts (the node's own file);
-// want has the three files.
+// An archive has pod.yaml and optionally node.yaml (the node's settings) and hosts (the node's
+// file); want has the three files.
 func TestFiles(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		var pod corev1.Pod
@@ -42,8 +42,8 @@ func TestFiles(t *testing.T) {
 	})
 }
 
-// Whatever a resolver file holds, what is composed from it keeps the limits, and reads back as it
-// is.
+// Whatever a resolver file contains, the pod's file keeps the limits and parses to the same
+// content.
 func FuzzResolvConf(f *testing.F) {
 	f.Add("nameserver 1.1.1.1\nsearch a b.\noptions ndots:2 rotate\n")
 	f.Add("search " + strings.Repeat("x", 300) + " " + strings.Repeat("long.example ", 200))

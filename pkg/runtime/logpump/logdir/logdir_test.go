@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestNext: each rotated file comes after those before it, whatever happens to the clock, and also
-// for a pump that was started meanwhile, since it asks the folder.
+// TestNext: each rotated file sorts after earlier ones, whatever happens to the clock, and for a
+// new pump too, since Next reads the folder.
 func TestNext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	summer, winter := time.FixedZone("CEST", 2*3600), time.FixedZone("CET", 3600)

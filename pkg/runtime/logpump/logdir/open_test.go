@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime/logpump/logdir"
 )
 
-// TestOpenFollowsNobody: a pod that has the folder of logs mounted leads neither reader nor writer
-// to another file, and holds nobody up.
+// TestOpenFollowsNobody: a pod that mounts the log folder can neither lead reader or writer to
+// another file nor block them.
 func TestOpenFollowsNobody(t *testing.T) {
 	dir := t.TempDir()
 	secret, link, fifo, folder, plain := filepath.Join(dir, "secret"), filepath.Join(dir, "0.log"), filepath.Join(dir, "1.log"), filepath.Join(dir, "2.log"), filepath.Join(dir, "3.log")
