@@ -59,10 +59,12 @@ func TestMissingIptablesIsLookedForAgain(t *testing.T) {
 			return nil
 		})
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if got := h.Status(); len(got) != 2 || got[0].Err == nil || !strings.Contains(got[0].Err.Error(), "not found") {
 			t.Errorf("the health of the family is %+v", got)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(tries) != 4 || tries[1] != time.Second || tries[2] != 3*time.Second || tries[3] != 7*time.Second {
 			t.Errorf("it was looked for after %v", tries)
 		}
@@ -89,6 +91,7 @@ func TestEveryFamilyIsProgrammed(t *testing.T) {
 				return nil
 			})
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			mu.Lock()
 			if len(made) != 1 || made[0] != corev1.IPv4Protocol {
 				t.Errorf("on a node of %s these were made: %v", primary, made)
@@ -100,6 +103,7 @@ func TestEveryFamilyIsProgrammed(t *testing.T) {
 				t.Errorf("primary: %v: it is logged %d times that IPv6 is not supported", primary, logged)
 			}
 			time.Sleep(2 * time.Minute)
+			synctest.Wait()
 			mu.Lock()
 			if len(made) != 2 {
 				t.Errorf("after ip6tables was installed these were made: %v", made)

@@ -286,7 +286,7 @@ func (l *Loop) observe(ctx context.Context) {
 			continue
 		}
 		if err := o.Synced(ctx, l.seen[i], l.last); err != nil {
-			l.c.Log.Error("Following up on programmed Services failed", "family", l.c.Family, "err", err)
+			l.c.Log.Error("Work after a sync of Services failed", "family", l.c.Family, "err", err)
 			continue
 		}
 		l.seen[i] = l.last
