@@ -30,7 +30,7 @@ func files(pairs ...string) filetree.Files {
 	return f
 }
 
-// content is what a program sees below dir, following links, without what begins with "..".
+// content is what a program sees below dir through links, without names that begin with "..".
 func content(t *testing.T, dir string) string {
 	t.Helper()
 	var lines []string
@@ -80,7 +80,7 @@ func TestWriteTreeShowsAddsChangesAndDrops(t *testing.T) {
 	}
 }
 
-// What a run left that was killed half way, anywhere, is swept by the next.
+// The next run removes what a killed run left behind.
 func TestWriteTreeSweepsWhatACrashLeft(t *testing.T) {
 	dir := t.TempDir()
 	_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "1")})
@@ -99,7 +99,7 @@ func TestWriteTreeSweepsWhatACrashLeft(t *testing.T) {
 	}
 }
 
-// A failed preparation leaves what was shown.
+// When Prepare fails, the old contents stay.
 func TestWriteTreeKeepsTheOldWhenTheNewFails(t *testing.T) {
 	dir := t.TempDir()
 	_, err := hostfs.WriteTree(dir, hostfs.Tree{Files: files("a", "1")})
@@ -179,7 +179,7 @@ func TestBindBeneath(t *testing.T) {
 			t.Errorf("%q: %q, %v", sub, data, err)
 		}
 	}
-	must(t, hostfs.BindBeneath(root, "new/deep", target)) // in place of the file
+	must(t, hostfs.BindBeneath(root, "new/deep", target)) // replaces the file
 	info, err := os.Stat(filepath.Join(root, "new", "deep"))
 	if err != nil || info.Mode() != os.ModeDir|os.ModeSetgid|0o770 {
 		t.Errorf("the new folder: %v, %v", info.Mode(), err)
@@ -221,11 +221,11 @@ func TestRemoveRefusesMounts(t *testing.T) {
 	must(t, hostfs.Remove(filepath.Join(base, "dir")))
 }
 
-// A mount that a process has open goes away all the same.
+// A mount that a process has open is unmounted all the same.
 func TestUnmountBusy(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "busy")
 	must(t, hostfs.MountTmpfs(dir, hostfs.Tmpfs{Size: 1 << 20, Mode: 0o755}))
-	must(t, hostfs.MountTmpfs(dir, hostfs.Tmpfs{Size: 1 << 20, Mode: 0o755})) // again is not twice
+	must(t, hostfs.MountTmpfs(dir, hostfs.Tmpfs{Size: 1 << 20, Mode: 0o755})) // a second mount changes nothing
 	file, err := os.Create(filepath.Join(dir, "open"))
 	must(t, err)
 	defer file.Close()

@@ -19,10 +19,10 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// huge is larger than any machine's memory; as a hole it takes nothing of the disk.
+// huge is larger than any machine's memory; as a hole it uses no disk.
 const huge = 4096 << 30
 
-// within fails the test when f does not come back, or takes more memory than a small file could.
+// within fails the test when f does not return, or uses more memory than a small file needs.
 func within(t *testing.T, what string, f func()) {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -40,7 +40,7 @@ func within(t *testing.T, what string, f func()) {
 	}
 }
 
-// hostile makes what a container may leave in the place of a file.
+// hostile makes everything that a container may put in a file's place.
 func hostile(t *testing.T, dir, outside string) map[string]string {
 	t.Helper()
 	paths := map[string]string{}
@@ -60,7 +60,7 @@ func hostile(t *testing.T, dir, outside string) map[string]string {
 	return paths
 }
 
-// Whatever stands in the place of a file is neither waited for, nor followed, nor read whole.
+// Reading never waits for, follows, or completely reads what is in a file's place.
 func TestReadsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "secret")
@@ -93,8 +93,7 @@ func TestReadsAreBounded(t *testing.T) {
 	}
 }
 
-// A file of the node's is what the node wrote, whatever was in its place, and nothing else is
-// written to.
+// Write replaces whatever is in a file's place, and writes to nothing else.
 func TestWritePutsRight(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "canary")
@@ -122,8 +121,8 @@ func TestWritePutsRight(t *testing.T) {
 	}
 }
 
-// Containers have the file mounted, so that it is changed in place; what somebody holds a lease on
-// is replaced, not waited for.
+// Containers have the file mounted, so Write changes it in place; a file with a lease on it is
+// replaced without waiting.
 func TestWriteInPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	must(t, hostfs.Write(path, []byte("a longer text"), 0o644))
@@ -144,8 +143,8 @@ func TestWriteInPlace(t *testing.T) {
 	}
 }
 
-// A root folder that is a link, as when /var/lib/kubelet is on a disk for data: the kernel's table
-// has the resolved paths.
+// The root folder is a link, as when /var/lib/kubelet is on a data disk: the kernel's mount table
+// has resolved paths.
 func TestRemoveByALinkedFolder(t *testing.T) {
 	dir := t.TempDir()
 	disk, link, data := filepath.Join(dir, "disk"), filepath.Join(dir, "kubelet"), filepath.Join(dir, "data")
@@ -168,7 +167,7 @@ func TestRemoveByALinkedFolder(t *testing.T) {
 	}
 }
 
-// Somebody mounts below a folder while it is being removed: nothing behind the mount is touched.
+// Somebody mounts below a folder during its removal: nothing behind the mount is deleted.
 func TestRemoveBesideMounts(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
@@ -242,8 +241,8 @@ func TestDeepFolders(t *testing.T) {
 	}
 }
 
-// While a container swaps a folder for a link and back, what the link leads to is neither given
-// away nor measured nor removed.
+// While a container swaps a folder for a link and back, nothing behind the link changes owner, is
+// measured or removed.
 func TestWalksFollowNobody(t *testing.T) {
 	dir := t.TempDir()
 	volume, outside := filepath.Join(dir, "volume"), filepath.Join(dir, "outside")
@@ -289,7 +288,7 @@ func TestWalksFollowNobody(t *testing.T) {
 	}
 }
 
-// What is mounted below a volume is another volume's: it is not given to the group.
+// What is mounted below a volume belongs to another volume: its group does not change.
 func TestSetGroupStaysInItsMount(t *testing.T) {
 	dir := t.TempDir()
 	volume, other := filepath.Join(dir, "volume"), filepath.Join(dir, "other")
@@ -308,7 +307,7 @@ func TestSetGroupStaysInItsMount(t *testing.T) {
 	}
 }
 
-// A mount in a folder that has become a link meanwhile is not looked for where the link leads.
+// A mount in a folder that has become a link meanwhile is not unmounted behind the link.
 func TestUnmountFollowsNobody(t *testing.T) {
 	dir := t.TempDir()
 	pod, outside := filepath.Join(dir, "pod"), filepath.Join(dir, "outside")
@@ -342,8 +341,8 @@ func TestUnmountFollowsNobody(t *testing.T) {
 	must(t, hostfs.UnmountBelow(outside))
 }
 
-// kubelet evaluates links on the host: one that is absolute, or goes up and comes back, is fine as
-// long as it ends in the volume.
+// Like kubelet, hostfs resolves links as on the host: a link may be absolute, or leave the volume
+// and come back, as long as it ends in the volume.
 func TestBindBeneathByAbsoluteLinks(t *testing.T) {
 	dir := t.TempDir()
 	real := filepath.Join(dir, "real")

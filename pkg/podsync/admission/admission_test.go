@@ -15,8 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podsysctl"
 )
 
-// TestAdmit reads node.yaml (one node for the archive), other*.yaml (pods that run) and pod-*.yaml
-// (each asked by itself), and prints one verdict a pod.
+// TestAdmit reads node.yaml, other*.yaml (pods that run) and pod-*.yaml (pods to admit, each on its
+// own), and prints one result for each pod.
 func TestAdmit(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		node := admission.Node{Object: read[corev1.Node](t, files["node.yaml"]), OS: "linux", AllowedUnsafeSysctls: strings.Fields(string(files["sysctls"]))}

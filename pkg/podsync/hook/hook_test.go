@@ -23,7 +23,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// shell runs commands by what they are called.
+// shell answers commands by their name.
 type shell struct{ ran []string }
 
 func (s *shell) Exec(_ context.Context, containerID string, x runtime.ExecConfig) (int, error) {

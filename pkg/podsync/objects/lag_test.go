@@ -17,8 +17,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 )
 
-// TestTokenOfANewPod: the server's caches know the pod, its service account or its authorization
-// later than the agent, or still have the pod that had its name before.
+// TestTokenOfANewPod: the server's caches learn of the pod, its service account or its
+// authorization later than the agent, or still have an earlier pod of the same name.
 func TestTokenOfANewPod(t *testing.T) {
 	for name, behind := range map[string]error{
 		"no pod":             apierrors.NewNotFound(corev1.Resource("pod"), "p-u1"),
@@ -58,8 +58,8 @@ func TestTokenOfANewPod(t *testing.T) {
 	}
 }
 
-// TestTokenOutlivesClocks: a token is renewed by the life that it was given, whatever this
-// machine's clock says of its end.
+// TestTokenOutlivesClocks: a token is renewed by its lifetime, whatever this machine's clock says
+// about its expiry.
 func TestTokenOutlivesClocks(t *testing.T) {
 	for _, ahead := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
 		b := newBed(t)
@@ -84,8 +84,8 @@ func TestTokenOutlivesClocks(t *testing.T) {
 	}
 }
 
-// TestAppearanceIsTold: an object that appears between the reading that missed it and the first
-// answer of the watch is news.
+// TestAppearanceIsTold: an object that is created between the read that missed it and the first
+// list of the watch is reported as changed.
 func TestAppearanceIsTold(t *testing.T) {
 	b := newBed(t)
 	b.Use(pod("u1"))
@@ -104,9 +104,9 @@ func TestAppearanceIsTold(t *testing.T) {
 	}
 }
 
-// TestRestoredFromABackup: the server's store was set back, so that what is new has lower versions
-// than what is held. New pods are served what the server has, and the watch begins anew, for the
-// old one waits for versions that will not come.
+// TestRestoredFromABackup: the server's store was restored, so that new objects have lower versions
+// than cached ones. New pods get what the server has, and the watch starts over, because the old
+// one waits for versions that will not come.
 func TestRestoredFromABackup(t *testing.T) {
 	maps := corev1.SchemeGroupVersion.WithResource("configmaps")
 	b := newBed(t, conf("900", "before"))

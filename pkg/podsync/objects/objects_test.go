@@ -28,7 +28,7 @@ import (
 
 var _ volume.Objects = (*objects.Objects)(nil)
 
-// bed is a cache over a server whose watches say only what the test lets them.
+// bed is a cache over a fake server whose watches deliver only what the test sends.
 type bed struct {
 	*objects.Objects
 	client *fake.Clientset
@@ -67,7 +67,7 @@ func newBed(t *testing.T, initial ...runtime.Object) *bed {
 	return b
 }
 
-// run starts it, and checks at the end of the test that it stops with everything that it started.
+// run starts the cache, and checks at the end of the test that all its goroutines have stopped.
 func (b *bed) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -126,8 +126,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// The server has something newer than the watch has told: a pod that was there goes on with what it
-// has, a new one is served what is true now.
+// The server has something newer than the watch has delivered: an old pod keeps what it has, a new
+// one gets what the server has.
 func TestANewPodIsServedNothingStale(t *testing.T) {
 	b := newBed(t, conf("1", "one"))
 	b.run(t)
@@ -141,7 +141,7 @@ func TestANewPodIsServedNothingStale(t *testing.T) {
 		before := b.gets.Load()
 		return b.value(t) == "one" && b.gets.Load() == before
 	})
-	b.Use(pod("u1")) // again is nothing new
+	b.Use(pod("u1")) // a second Use changes nothing
 	if got := b.value(t); got != "one" {
 		t.Errorf("the old pod: got %q", got)
 	}
@@ -197,7 +197,7 @@ func TestWhatIsImmutableIsNotWatched(t *testing.T) {
 		t.Fatalf("got %q", got)
 	}
 	select {
-	case w := <-b.events: // it may have begun before the answer came
+	case w := <-b.events: // it may have started before the answer came
 		eventually(t, "the end of the watch", w.IsStopped)
 	case <-time.After(50 * time.Millisecond):
 	}
@@ -232,7 +232,7 @@ func TestForgetEndsTheWatchWithItsLastUser(t *testing.T) {
 	}
 }
 
-// Without a watch everything can be read all the same.
+// Without a watch, every read works all the same.
 func TestWithoutRun(t *testing.T) {
 	b := newBed(t, conf("1", "one"))
 	b.Use(pod("u1"))

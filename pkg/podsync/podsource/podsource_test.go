@@ -26,7 +26,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// sink gathers updates as text.
+// sink collects updates as text.
 type sink struct {
 	mu    sync.Mutex
 	lines []string
@@ -50,7 +50,7 @@ func (s *sink) emit(u podspec.Update) {
 	s.last[u.Pod.Name] = u
 }
 
-// take returns what came since the last time, sorted.
+// take returns the updates since the last call, sorted.
 func (s *sink) take() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,7 +64,7 @@ func apiPod(name, version string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name), ResourceVersion: version}}
 }
 
-// server is an API server that lists and watches as the test says.
+// server is a fake API server that lists and watches what the test sets.
 type server struct {
 	mu      sync.Mutex
 	fail    error
@@ -72,7 +72,7 @@ type server struct {
 	watcher *watch.FakeWatcher
 	lists   int
 	seen    string   // the field selector of the last list
-	asked   []string // the version that each list asked for at least
+	asked   []string // the least version that each list requested
 }
 
 func (s *server) client() *fake.Clientset {
@@ -152,14 +152,14 @@ func TestAPIListsWatchesAndForgivesOutages(t *testing.T) {
 		s.send(func(w *watch.FakeWatcher) { w.Modify(apiPod("a", "3")) })
 		settle(time.Second, "a")
 
-		// The watch is too old, and lists fail: nothing is said about any pod.
+		// The watch has expired, and lists fail: no pod is reported.
 		s.set(errors.New("etcd is away"))
 		s.send(func(w *watch.FakeWatcher) {
 			gone := apierrors.NewResourceExpired("too old resource version").Status()
 			w.Error(&gone)
 		})
 		settle(10*time.Minute, "")
-		// A complete list at last: b was deleted meanwhile, a is as it was, c is new.
+		// A list succeeds: b was deleted meanwhile, a is unchanged, c is new.
 		s.set(nil, *apiPod("a", "3"), *apiPod("c", "4"))
 		settle(2*time.Minute, "b gone, c")
 		s.send(func(w *watch.FakeWatcher) { w.Delete(apiPod("c", "5")) })
@@ -171,7 +171,7 @@ func TestAPIListsWatchesAndForgivesOutages(t *testing.T) {
 	})
 }
 
-// static is a static source that is not run: its parts are called one by one.
+// static is a static source that does not run: the test calls its parts.
 func static(t *testing.T, dir string, client *fake.Clientset, now func() time.Time) (*Static, *sink) {
 	t.Helper()
 	c := StaticConfig{Dir: dir, NodeName: "n1", Now: now, Log: slog.New(slog.DiscardHandler), Interval: 50 * time.Millisecond}
@@ -195,8 +195,8 @@ func manifest(t *testing.T, dir, file, name, image string) {
 	}
 }
 
-// TestFirstListIsTrue: what the first list lacks is ended as an orphan, so that it is read from the
-// store, and not from a cache that may be behind.
+// TestFirstListIsTrue: pods that the first list lacks are ended as orphans. So the list must come
+// from the store, and not from a cache that may be stale.
 func TestFirstListIsTrue(t *testing.T) {
 	outside := time.Now()
 	synctest.Test(t, func(t *testing.T) {
@@ -302,8 +302,7 @@ func TestStaticSeesChangesAtOnce(t *testing.T) {
 	}
 }
 
-// mirrored is a static source whose mirrors go to a fake API server and come back as a watch would
-// bring them.
+// mirrored is a static source whose mirrors go to a fake API server, and come back as from a watch.
 type mirrored struct {
 	*Static
 	t      *testing.T
@@ -391,7 +390,7 @@ func TestMirrorOfAnEndingPodIsLeftToItsEnd(t *testing.T) {
 	if pods := m.pods(); len(pods) != 1 || pods[0].UID != old.UID {
 		t.Fatalf("the mirror of a pod that is ending was touched: %+v", pods)
 	}
-	// Whoever writes statuses has finished it.
+	// The status writer has finished it.
 	if err := m.client.CoreV1().Pods(old.Namespace).Delete(t.Context(), old.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -400,7 +399,7 @@ func TestMirrorOfAnEndingPodIsLeftToItsEnd(t *testing.T) {
 	if pods := m.pods(); len(pods) != 1 || pods[0].UID == old.UID || pods[0].Annotations[MirrorAnnotation] == old.Annotations[MirrorAnnotation] {
 		t.Errorf("the changed pod has no mirror of its own: %+v", pods)
 	}
-	// Nobody finishes the next one: at last it is removed here.
+	// Nobody finishes the next one: in the end the source deletes it.
 	if err := os.Remove(filepath.Join(m.dir, "a.yaml")); err != nil {
 		t.Fatal(err)
 	}

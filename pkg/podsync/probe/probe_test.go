@@ -24,7 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// lab answers exec checks by what the command names, and remembers what happened when.
+// lab answers exec checks by the command's name, and records what happened when.
 type lab struct {
 	t      *testing.T
 	prober *Prober
@@ -107,7 +107,7 @@ func (l *lab) run() func() {
 	}
 }
 
-func settle(d time.Duration) {
+func advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
@@ -147,7 +147,7 @@ func TestInitialDelayDoesNotWaitForTheClock(t *testing.T) {
 		pod, have := probedPod(corev1.Container{ReadinessProbe: command("ready", func(p *corev1.Probe) { p.InitialDelaySeconds = 7 })})
 		have.Containers[0].StartedAt = time.Now().Add(2 * time.Hour).Round(0)
 		l.prober.Sync(pod, have)
-		settle(10 * time.Second)
+		advance(10 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("after ten seconds with an initial delay of seven: %q", r)
 		}
@@ -160,21 +160,21 @@ func TestReadinessFollowsThresholdsAndDelay(t *testing.T) {
 		defer l.run()()
 		pod, have := probedPod(corev1.Container{ReadinessProbe: command("ready", func(p *corev1.Probe) { p.InitialDelaySeconds, p.SuccessThreshold = 7, 2 })})
 		l.prober.Sync(pod, have)
-		l.prober.Sync(pod, have) // twice is once
-		settle(8 * time.Second)
+		l.prober.Sync(pod, have) // a second Sync changes nothing
+		advance(8 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.NotProbed {
 			t.Errorf("after one success of two: %q", r)
 		}
-		settle(10 * time.Second)
+		advance(10 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess || l.woken != 1 {
 			t.Errorf("after two successes: %q, woken %d times", r, l.woken)
 		}
 		l.answer("ready", 1, "no")
-		settle(20 * time.Second)
+		advance(20 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("after two failures of three: %q", r)
 		}
-		settle(10 * time.Second)
+		advance(10 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.ProbeFailure || l.woken != 2 {
 			t.Errorf("after three failures: %q, woken %d times", r, l.woken)
 		}
@@ -198,17 +198,17 @@ func TestStartupHoldsTheOthersBack(t *testing.T) {
 			LivenessProbe: command("live"), ReadinessProbe: command("ready"),
 		})
 		l.prober.Sync(pod, have)
-		settle(time.Minute)
+		advance(time.Minute)
 		if len(l.called("live"))+len(l.called("ready")) != 0 {
 			t.Error("a probe ran before the container had started")
 		}
 		l.answer("startup", 0, "")
-		settle(10 * time.Second)
+		advance(10 * time.Second)
 		if r := l.prober.Results(id); r.Startup != podspec.ProbeSuccess || r.Readiness != podspec.ProbeSuccess || r.Liveness != podspec.ProbeSuccess {
 			t.Errorf("at once after the startup: %+v", r)
 		}
 		before := len(l.called("startup"))
-		settle(time.Hour)
+		advance(time.Hour)
 		if len(l.called("startup")) != before {
 			t.Error("the startup probe ran again after it had succeeded")
 		}
@@ -223,7 +223,7 @@ func TestFailedLivenessIsTheLast(t *testing.T) {
 		grace := int64(5)
 		pod, have := probedPod(corev1.Container{LivenessProbe: command("live", func(p *corev1.Probe) { p.TerminationGracePeriodSeconds = &grace })})
 		l.prober.Sync(pod, have)
-		settle(time.Hour)
+		advance(time.Hour)
 		r := l.prober.Results(id)
 		if r.Liveness != podspec.ProbeFailure || r.Message != "dead" || r.Grace == nil || *r.Grace != 5 || len(l.called("live")) != 3 {
 			t.Errorf("%+v after %d checks", r, len(l.called("live")))
@@ -233,7 +233,7 @@ func TestFailedLivenessIsTheLast(t *testing.T) {
 		have.Containers = append(have.Containers, runtime.Container{ID: "container-2", Name: "app", Attempt: 1, State: runtime.Running, StartedAt: time.Now()})
 		l.answer("live", 0, "")
 		l.prober.Sync(pod, have)
-		settle(time.Second)
+		advance(time.Second)
 		if r := l.prober.Results("container-2"); r.Liveness != podspec.ProbeSuccess {
 			t.Errorf("the next attempt: %+v", r)
 		}
@@ -249,20 +249,20 @@ func TestEndingPodKeepsReadinessOnly(t *testing.T) {
 		defer l.run()()
 		pod, have := probedPod(corev1.Container{LivenessProbe: command("live"), ReadinessProbe: command("ready")})
 		l.prober.Sync(pod, have)
-		settle(15 * time.Second)
+		advance(15 * time.Second)
 		now := metav1.Now()
 		pod.DeletionTimestamp = &now
 		l.answer("live", 1, "")
 		l.answer("ready", 1, "")
 		l.prober.Sync(pod, have)
-		settle(time.Minute)
+		advance(time.Minute)
 		if r := l.prober.Results(id); r.Liveness != podspec.ProbeSuccess || r.Readiness != podspec.ProbeFailure {
 			t.Errorf("%+v", r)
 		}
 		have.Containers[0].State = runtime.Exited
 		l.prober.Sync(pod, have)
 		before := len(l.called("ready"))
-		settle(time.Hour)
+		advance(time.Hour)
 		if len(l.called("ready")) != before {
 			t.Error("a container that has ended is still checked")
 		}
@@ -278,7 +278,7 @@ func TestAgentRestartSpreadsChecksAndBelievesInStarted(t *testing.T) {
 		l := newLab(t, nil)
 		defer l.run()()
 		l.prober.Sync(pod, have)
-		settle(time.Minute)
+		advance(time.Minute)
 		if len(l.called("startup")) != 0 {
 			t.Error("the startup probe of a container that had started was run again")
 		}
@@ -306,12 +306,12 @@ func TestTimeoutFailsAndErrorsDoNotCount(t *testing.T) {
 			LivenessProbe: command("slow", func(p *corev1.Probe) { p.FailureThreshold = 1 }), ReadinessProbe: command("broken"),
 		})
 		l.prober.Sync(pod, have)
-		settle(2 * time.Second)
+		advance(2 * time.Second)
 		r := l.prober.Results(id)
 		if r.Liveness != podspec.ProbeFailure || !strings.Contains(r.Message, `command timed out: ["slow"] timed out after 1s`) {
 			t.Errorf("after a timeout: %+v", r)
 		}
-		settle(time.Minute)
+		advance(time.Minute)
 		if r := l.prober.Results(id).Readiness; r != podspec.NotProbed {
 			t.Errorf("a check that could not be made counted as %q", r)
 		}
@@ -334,7 +334,7 @@ func TestTimeoutFailsAndErrorsDoNotCount(t *testing.T) {
 	})
 }
 
-// gather lists the counters, one a line.
+// gather lists the counters, one per line.
 func gather(t *testing.T, r *prometheus.Registry) []string {
 	t.Helper()
 	families, err := r.Gather()
@@ -364,19 +364,19 @@ func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 			pod.UID, have.Containers[0].ID = types.UID(fmt.Sprint(i)), fmt.Sprint(i)
 			l.prober.Sync(pod, have)
 		}
-		settle(500 * time.Millisecond)
+		advance(500 * time.Millisecond)
 		for i := range 40 {
 			if r := l.prober.Results(fmt.Sprint(i)).Readiness; r != podspec.ProbeSuccess {
 				t.Fatalf("container %d: readiness %q beside hung probes of others", i, r)
 			}
 		}
-		// The second check, at 10 s, finds the first one's process still there: it fails in its own
-		// time, and starts none.
-		settle(11 * time.Second)
+		// The second check, at 10 s, finds that the first one's process still exists: it times out
+		// and starts none.
+		advance(11 * time.Second)
 		if n := len(l.called("unkillable")); n != 40 {
 			t.Errorf("%d processes were started beside hung ones, want 40", n)
 		}
-		settle(11 * time.Second)
+		advance(11 * time.Second)
 		r := l.prober.Results("7")
 		if r.Liveness != podspec.ProbeFailure {
 			t.Errorf("three checks timed out, and liveness is %q", r.Liveness)
@@ -384,7 +384,7 @@ func TestAHungCommandHoldsUpItsOwnProbeOnly(t *testing.T) {
 		if r.Readiness != podspec.ProbeSuccess {
 			t.Errorf("readiness is %q", r.Readiness)
 		}
-		settle(time.Minute) // the last processes go
+		advance(time.Minute) // the last processes end
 	})
 }
 
@@ -399,7 +399,7 @@ func TestTheExitCodeCountsThoughTheOutputGoesOn(t *testing.T) {
 		}
 		pod, have := probedPod(corev1.Container{ReadinessProbe: command("background")})
 		l.prober.Sync(pod, have)
-		settle(2 * time.Second)
+		advance(2 * time.Second)
 		if r := l.prober.Results(id).Readiness; r != podspec.ProbeSuccess {
 			t.Errorf("a command that exited with 0 made readiness %q", r)
 		}

@@ -14,7 +14,7 @@ func secret(text string) *corev1.Secret {
 	return &corev1.Secret{Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(text)}}
 }
 
-// config has one login for each server; the user is called as the server is.
+// config has one login for each server, whose user has the server's name.
 func config(servers ...string) string {
 	var parts []string
 	for _, s := range servers {
@@ -54,7 +54,7 @@ func TestFor(t *testing.T) {
 		if (len(found) == 1) != c.match {
 			t.Errorf("server %s for image %s: %d credentials, want match %v", c.server, c.image, len(found), c.match)
 		}
-		// Whom the credentials are sent to: a host, never a pattern or an address.
+		// The credentials are sent to a host, never to a pattern or a URL.
 		if host, _, _ := strings.Cut(c.image, "/"); len(found) == 1 && found[0].Server != host {
 			t.Errorf("server %s for image %s: the credentials are for %q", c.server, c.image, found[0].Server)
 		}

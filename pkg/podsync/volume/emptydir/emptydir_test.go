@@ -32,8 +32,8 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// Everybody may write; with fsGroup the folder is the group's and new files as well; a second mount
-// leaves the pod's changes.
+// Everybody may write; with fsGroup, the folder and new files belong to the group; a second Mount
+// keeps the pod's changes.
 func TestModeAndGroup(t *testing.T) {
 	group := int64(2000)
 	for medium, mode := range map[corev1.StorageMedium]os.FileMode{
@@ -93,8 +93,8 @@ func TestMemorySize(t *testing.T) {
 	}
 }
 
-// What the pod itself mounted in its folder and left there does not keep the folder, and is not
-// deleted with it.
+// A mount that the pod made in its folder and left there does not keep the folder from being
+// removed, and what is behind the mount is not deleted.
 func TestUnmountWithMountsOfThePod(t *testing.T) {
 	dir := t.TempDir()
 	r := volume.Request{Pod: &corev1.Pod{}, Volume: of("", ""), Target: filepath.Join(dir, "v")}

@@ -56,7 +56,7 @@ func TestSuite(t *testing.T) {
 	volumetest.Run(t, volumetest.Case{Plugin: plugin, Pod: pod(), Volume: account(), Change: objects.RenewTokens})
 }
 
-// A token is its user's alone where the user can be told.
+// Only its user may read a token, if that user is known.
 func TestTokenMode(t *testing.T) {
 	id := func(v int64) *int64 { return &v }
 	for name, c := range map[string]struct {

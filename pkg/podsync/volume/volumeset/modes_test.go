@@ -21,11 +21,11 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/volume/volumetest"
 )
 
-// TestModes has what kubelet 1.36 gives to every kind of volume: "mode uid:gid" of the volume's
-// folder and of what is in it, without and with fsGroup 2000. In a pod with a policy of
-// OnRootMismatch it is the same: kubelet's own kinds do not heed it.
+// TestModes compares every kind of volume with kubelet 1.36: "mode uid:gid" of the volume's folder
+// and its contents, without and with fsGroup 2000. The policy OnRootMismatch changes nothing:
+// kubelet's own kinds ignore it.
 func TestModes(t *testing.T) {
-	old := syscall.Umask(0o077) // systemd's is 0022; no mask may matter
+	old := syscall.Umask(0o077) // systemd's is 0022; the umask must not matter
 	defer syscall.Umask(old)
 	m := func(mode int32) *int32 { return &mode }
 	items := []corev1.KeyToPath{{Key: "a", Path: "a"}, {Key: "a", Path: "deep/own", Mode: m(0o600)}}
@@ -34,7 +34,7 @@ func TestModes(t *testing.T) {
 		{Path: "deep/own", Mode: m(0o600), FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}},
 	}
 	token := []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}
-	// What is in all volumes that show two files with default modes.
+	// The contents of all volumes that show two files with default modes.
 	const files, ofGroup = "a 0644 0:0, deep 0755 0:0, deep/own 0600 0:0", "a 0644 0:2000, deep 2755 0:2000, deep/own 0640 0:2000"
 	const closed, closedOfGroup = "a 0400 0:0, deep 0755 0:0, deep/own 0600 0:0", "a 0440 0:2000, deep 2755 0:2000, deep/own 0640 0:2000"
 	for name, c := range map[string]struct {
@@ -117,7 +117,7 @@ func TestModes(t *testing.T) {
 
 func ptr(n int64) *int64 { return &n }
 
-// shown mounts a volume and tells what a container sees of it.
+// shown mounts a volume and describes what a container sees.
 func shown(t *testing.T, source corev1.VolumeSource, user, group *int64) (folder, inside string) {
 	t.Helper()
 	set, pod := withAll(t)
@@ -178,8 +178,8 @@ func withAll(t *testing.T) (*volumeset.Set, *corev1.Pod) {
 	return set, pod
 }
 
-// Other volumes may be mounted below one that containers get read-only: the folders for that are
-// there, beside the files and in place of a file, and stay when the contents change.
+// Other volumes may be mounted below a read-only volume: it has the mount points, beside files and
+// in place of a file, and keeps them when the contents change.
 func TestNestedMounts(t *testing.T) {
 	for kind, source := range map[string]corev1.VolumeSource{
 		"configMap": {ConfigMap: &corev1.ConfigMapVolumeSource{

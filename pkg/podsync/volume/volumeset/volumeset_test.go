@@ -56,8 +56,8 @@ func pod(root string) *corev1.Pod {
 	}
 }
 
-// From the first mount to the last folder, and by a second set that has never heard of the pod, as
-// after a restart.
+// A pod's volumes from the first Mount to the last Unmount, which a second set does that does not
+// know the pod, as after a restart.
 func TestLife(t *testing.T) {
 	root, ctx := t.TempDir(), context.Background()
 	objects := &volumetest.Objects{}
@@ -109,7 +109,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// What no plugin knows is left, and said.
+// A volume of an unknown kind stays, with an error.
 func TestUnmountOfAnUnknownKind(t *testing.T) {
 	root := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(root, "pods/u2/volumes/example.com~disk/data"), 0o755))
