@@ -54,7 +54,7 @@ func (l *Loop) Snapshot() []PodInfo {
 	return infos
 }
 
-// Pods returns the pods that sources have, each with the status that was last computed for it.
+// Pods returns the pods that sources have, each with its newest status.
 func (l *Loop) Pods() []*corev1.Pod {
 	var pods []*corev1.Pod
 	for _, v := range l.Snapshot() {
@@ -65,9 +65,8 @@ func (l *Loop) Pods() []*corev1.Pod {
 	return pods
 }
 
-// Named returns the pod of that name that its source has, with the status that was last computed
-// for it; nil if there is none. An earlier pod of the name, which was deleted by force and is still
-// being ended, is not it.
+// Named returns the pod of that name that its source has, with its newest status; nil if there is
+// none. It never returns an earlier pod of the name that was deleted by force and still ends.
 func (l *Loop) Named(namespace, name string) *corev1.Pod {
 	for _, e := range l.store.all() {
 		if v := e.snapshot(); v.Pod != nil && !v.Gone && v.Namespace == namespace && v.Name == name {
@@ -77,9 +76,9 @@ func (l *Loop) Named(namespace, name string) *corev1.Pod {
 	return nil
 }
 
-// WithStatus is a copy of the view's pod with the computed status in it.
+// WithStatus is a copy of the pod with its newest status.
 func (v PodInfo) WithStatus() *corev1.Pod {
-	pod := *v.Pod // the parts that are shared are never written to
+	pod := *v.Pod // nobody writes to the parts that they share
 	if !v.StepAt.IsZero() {
 		pod.Status = v.Status
 	}

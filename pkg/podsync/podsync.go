@@ -282,8 +282,8 @@ func (l *Loop) firstList(ctx context.Context) (<-chan types.UID, error) {
 	}
 }
 
-// relist watches the runtime and makes an entry for every pod that the host has. The watch comes
-// first, so that nothing that happens between the two is missed.
+// relist watches the runtime and makes an entry for every pod that the host has. It watches first,
+// so that it misses nothing that happens between the two.
 func (l *Loop) relist(ctx context.Context) (<-chan types.UID, error) {
 	hints, err := l.config.Pods.Watch(ctx)
 	if err != nil {
@@ -307,7 +307,8 @@ func (l *Loop) relist(ctx context.Context) (<-chan types.UID, error) {
 	return hints, nil
 }
 
-// follow turns the runtime's hints into wakes, and lists again whenever the watch ends.
+// follow wakes the workers of pods that the runtime hints at, and lists again whenever the watch
+// ends.
 func (l *Loop) follow(ctx context.Context, hints <-chan types.UID) {
 	for ctx.Err() == nil {
 		select {

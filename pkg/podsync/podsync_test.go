@@ -36,7 +36,7 @@ func TestPodStartsIsReportedAndEnds(t *testing.T) {
 		w.source.sync()
 		pod := testPod("u1")
 		w.add(pod)
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		s := w.newest("u1")
 		if s.Phase != corev1.PodRunning || condition(s, corev1.PodReady) != corev1.ConditionTrue || s.PodIP != "10.244.0.9" {
 			t.Fatalf("status after 5 minutes: %+v\n%s", s, w.log)
@@ -45,7 +45,7 @@ func TestPodStartsIsReportedAndEnds(t *testing.T) {
 			t.Errorf("the container was started %d times", n)
 		}
 		pod = w.remove(pod, 30)
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if left := w.left(); left != "" {
 			t.Errorf("left after the end:\n%s%s", left, w.log)
 		}
@@ -57,7 +57,7 @@ func TestPodStartsIsReportedAndEnds(t *testing.T) {
 			t.Errorf("termination message %q", m)
 		}
 		w.gone(pod)
-		settle(time.Minute)
+		elapse(time.Minute)
 		if views := loop.Snapshot(); len(views) != 0 {
 			t.Errorf("entries are left of a pod that is gone: %+v", views)
 		}
@@ -70,9 +70,9 @@ func TestFastStartIsNotDelayed(t *testing.T) {
 		_, stop := w.start()
 		defer stop()
 		w.source.sync()
-		settle(time.Second)
+		elapse(time.Second)
 		w.add(testPod("u1"))
-		settle(60 * time.Millisecond) // of which starting the container takes 50
+		elapse(60 * time.Millisecond) // of which starting the container takes 50
 		if s := w.newest("u1"); s.Phase != corev1.PodRunning {
 			t.Errorf("not running after 60 ms: %+v\n%s", s, w.log)
 		}
@@ -89,7 +89,7 @@ func TestReplacedContainerIsToldWithItsSuccessor(t *testing.T) {
 		w.source.sync()
 		pod := testPod("u1")
 		w.add(pod)
-		settle(time.Minute)
+		elapse(time.Minute)
 		pod = pod.DeepCopy()
 		pod.Spec.Containers[0].Image = "app:2"
 		w.mu.Lock()
@@ -97,7 +97,7 @@ func TestReplacedContainerIsToldWithItsSuccessor(t *testing.T) {
 		w.statuses["u1"] = nil
 		w.mu.Unlock()
 		w.add(pod)
-		settle(time.Minute)
+		elapse(time.Minute)
 		if s := w.newest("u1"); len(s.ContainerStatuses) != 1 || s.ContainerStatuses[0].RestartCount != 1 {
 			t.Fatalf("the container was not replaced: %+v\n%s", s, w.log)
 		}
@@ -129,15 +129,15 @@ func TestOrphansWaitForEverySource(t *testing.T) {
 		w.dirs["old"], w.dirs["older"] = true, true // of older only its folder is left
 		loop, stop := w.start()
 		defer stop()
-		settle(time.Minute)
+		elapse(time.Minute)
 		w.hint("old") // something happens to it
 		loop.Wake("older")
-		settle(10 * time.Minute)
+		elapse(10 * time.Minute)
 		if len(w.signals) > 0 || len(w.pods) != 1 || len(w.dirs) != 2 {
 			t.Fatalf("an orphan was touched before the source had synced: %v %s", w.signals, w.log)
 		}
 		w.source.sync()
-		settle(10 * time.Minute)
+		elapse(10 * time.Minute)
 		if left := w.left(); left != "" {
 			t.Errorf("orphans are left:\n%s%s", left, w.log)
 		}
@@ -160,13 +160,13 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 			pods[pod.UID] = pod
 			w.add(pod)
 		}
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		w.mu.Lock()
 		for uid := range pods {
 			w.probes[runtime.ContainerID(uid, "app", 0)] = podspec.Probes{Readiness: podspec.ProbeSuccess}
 		}
 		w.mu.Unlock()
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		stop()
 		if w.mu.Lock(); len(w.starts) != 20 {
 			t.Fatalf("%d starts of 20 containers", len(w.starts))
@@ -189,12 +189,12 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 
 		_, stop = w.start()
 		defer stop()
-		settle(time.Minute) // the API server is slow
+		elapse(time.Minute) // the API server is slow
 		for _, pod := range pods {
 			w.add(pod)
 		}
 		w.source.sync()
-		settle(10 * time.Minute)
+		elapse(10 * time.Minute)
 		if len(w.starts) != 20 || len(w.signals) != 0 {
 			t.Errorf("the restart started %v, signalled %v", w.starts[20:], w.signals)
 		}
@@ -223,9 +223,9 @@ func TestDeletionCancelsAPull(t *testing.T) {
 		w.source.sync()
 		pod := testPod("u1", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "huge:1" })
 		w.add(pod)
-		settle(time.Minute)
+		elapse(time.Minute)
 		pod = w.remove(pod, 30)
-		settle(time.Second)
+		elapse(time.Second)
 		if _, done := w.finished["u1"]; !done || w.left() != "" {
 			t.Errorf("a second after its deletion a pulling pod is not gone: finished %v, left %s\n%s", done, w.left(), w.log)
 		}
@@ -233,7 +233,7 @@ func TestDeletionCancelsAPull(t *testing.T) {
 			t.Errorf("the cancelled pull was announced as failed: %v", w.events)
 		}
 		w.gone(pod)
-		settle(time.Second)
+		elapse(time.Second)
 	})
 }
 
@@ -248,12 +248,12 @@ func TestPullIsSharedAndOthersDoNotWait(t *testing.T) {
 			w.add(testPod(fmt.Sprint("pull", i), func(p *corev1.Pod) { p.Spec.Containers[0].Image = "huge:1" }))
 		}
 		w.add(testPod("local"))
-		settle(time.Minute)
+		elapse(time.Minute)
 		if w.newest("local").Phase != corev1.PodRunning {
 			t.Error("a pod with a local image waits for another's pull")
 		}
 		close(w.pulling)
-		settle(time.Minute)
+		elapse(time.Minute)
 		if w.pulls != 1 {
 			t.Errorf("5 pods made %d pulls of one image", w.pulls)
 		}
@@ -285,7 +285,7 @@ func TestRefusedPodFailsAndGoes(t *testing.T) {
 		for i := range 3 {
 			w.add(testPod(fmt.Sprint("u", i)))
 		}
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		running := 0
 		for i := range 3 {
 			uid := types.UID(fmt.Sprint("u", i))
@@ -306,7 +306,7 @@ func TestRefusedPodFailsAndGoes(t *testing.T) {
 			t.Errorf("no event of the refusal in %q", w.events)
 		}
 		w.remove(refused, 0)
-		settle(time.Minute)
+		elapse(time.Minute)
 		if s, ok := w.finished[refused.UID]; !ok || s.Phase != corev1.PodFailed {
 			t.Errorf("the refused pod was not finished: %v %+v", ok, s)
 		}
@@ -326,16 +326,16 @@ func TestNewPodIsNotPreferredToThoseThatRun(t *testing.T) {
 		w.source.sync()
 		old := testPod("old")
 		w.add(old)
-		settle(time.Minute)
+		elapse(time.Minute)
 		stop()
 		w.source = &source{updates: make(chan podspec.Update, 100)}
 		_, stop = w.start()
 		defer stop()
 		w.add(testPod("new")) // the list has the new one first
-		settle(time.Second)
+		elapse(time.Second)
 		w.add(old)
 		w.source.sync()
-		settle(time.Minute)
+		elapse(time.Minute)
 		if o, n := w.newest("old"), w.newest("new"); o.Phase != corev1.PodRunning || n.Phase != corev1.PodFailed {
 			t.Errorf("the old one is %s, the new one %s", o.Phase, n.Phase)
 		}
@@ -349,9 +349,9 @@ func TestCompletedPodKeepsOnlyWhatLogsNeed(t *testing.T) {
 		defer stop()
 		w.source.sync()
 		w.add(testPod("u1", func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }))
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		w.exit(runtime.ContainerID("u1", "app", 0), 0)
-		settle(10 * time.Minute)
+		elapse(10 * time.Minute)
 		if s := w.newest("u1"); s.Phase != corev1.PodSucceeded {
 			t.Errorf("phase %s", s.Phase)
 		}
@@ -375,17 +375,17 @@ func TestChangedStaticPodWaitsForItsPredecessor(t *testing.T) {
 			return m
 		}
 		w.source.updates <- podspec.Update{UID: "hash1", Pod: first, Static: true, Mirror: mirror(first)}
-		settle(time.Minute)
+		elapse(time.Minute)
 		if w.newest("mirror-of-hash1").Phase != corev1.PodRunning {
 			t.Fatalf("the mirror shows %+v\n%s", w.newest("mirror-of-hash1"), w.log)
 		}
 		w.source.updates <- podspec.Update{UID: "hash1", Pod: first, Static: true, Gone: true, Mirror: mirror(first)}
 		w.source.updates <- podspec.Update{UID: "hash2", Pod: second, Static: true}
-		settle(100 * time.Millisecond)
+		elapse(100 * time.Millisecond)
 		if w.count(&w.starts, "hash2") != 0 {
 			t.Error("the second began while the first was there")
 		}
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if w.count(&w.starts, "hash2") != 1 {
 			t.Errorf("the second did not start: %v\n%s", w.starts, w.log)
 		}
@@ -406,11 +406,11 @@ func TestManifestPutBackWhileItsPodEnds(t *testing.T) {
 		w.source.sync()
 		pod := testPod("hash", func(p *corev1.Pod) { p.Spec.Containers[0].Name = "stubborn" })
 		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true}
-		settle(time.Minute)
+		elapse(time.Minute)
 		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true, Gone: true}
-		settle(5 * time.Second)
+		elapse(5 * time.Second)
 		w.source.updates <- podspec.Update{UID: "hash", Pod: pod, Static: true}
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if n := w.count(&w.starts, "hash/stubborn/0"); n != 2 {
 			t.Errorf("started %v, want its first attempt twice\n%s", w.starts, w.log)
 		}
@@ -427,7 +427,7 @@ func TestRuntimeOutage(t *testing.T) {
 		defer stop()
 		w.source.sync()
 		w.add(testPod("u1"))
-		settle(70 * time.Second) // the pod was just looked at as it is once a minute
+		elapse(70 * time.Second) // the pod was just looked at as it is once a minute
 		before := len(w.starts)
 		id := runtime.ContainerID("u1", "app", 0)
 		go func() {
@@ -436,7 +436,7 @@ func TestRuntimeOutage(t *testing.T) {
 		}()
 		w.cut(10 * time.Second)
 		// the restart's back-off, and the pause between two tries to reach the runtime
-		settle(16 * time.Second)
+		elapse(16 * time.Second)
 		if len(w.starts) != before+1 {
 			t.Errorf("the container that ended unseen was not restarted: %v\n%s", w.starts, w.log)
 		}
@@ -456,13 +456,13 @@ func TestCrashesBackOffAndAreAnnounced(t *testing.T) {
 		w.source.sync()
 		w.add(testPod("u1"))
 		for attempt := range 4 {
-			settle(6 * time.Minute)
+			elapse(6 * time.Minute)
 			w.exit(runtime.ContainerID("u1", "app", attempt), 1)
-			settle(time.Second)
+			elapse(time.Second)
 		}
 		begin := time.Now()
 		for w.count(&w.starts, "") < 6 {
-			settle(time.Second)
+			elapse(time.Second)
 			w.exit(runtime.ContainerID("u1", "app", w.count(&w.starts, "")-1), 1)
 			if time.Since(begin) > time.Hour {
 				t.Fatalf("no restarts: %v", w.starts)
@@ -482,7 +482,7 @@ func TestVolumesAreRefreshed(t *testing.T) {
 		defer stop()
 		w.source.sync()
 		w.add(testPod("u1"))
-		settle(time.Second)
+		elapse(time.Second)
 		mounts := func() int {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -491,13 +491,13 @@ func TestVolumesAreRefreshed(t *testing.T) {
 		if mounts() != 1 {
 			t.Fatalf("mounted %d times at first", mounts())
 		}
-		settle(10 * time.Minute)
+		elapse(10 * time.Minute)
 		if n := mounts(); n < 8 || n > 11 {
 			t.Errorf("mounted %d times in 10 minutes, want about once a minute", n)
 		}
 		before := mounts()
 		loop.Renew("u1", podspec.ObjectRef{Kind: "configmap", Name: "c"})
-		settle(time.Millisecond)
+		elapse(time.Millisecond)
 		if mounts() != before+1 {
 			t.Error("news of a ConfigMap did not refresh the volume at once")
 		}
@@ -511,11 +511,11 @@ func TestEvictionEndsAPodAsFailed(t *testing.T) {
 		defer stop()
 		w.source.sync()
 		w.add(testPod("u1"))
-		settle(time.Minute)
+		elapse(time.Minute)
 		if !loop.End("u1", podspec.Termination{Reason: "Evicted", Message: "The node was low on resource: memory."}) || loop.End("none", podspec.Termination{}) {
 			t.Error("End does not know which pods there are")
 		}
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if s := w.newest("u1"); s.Phase != corev1.PodFailed || s.Reason != "Evicted" {
 			t.Errorf("an evicted pod is %s, %s\n%s", s.Phase, s.Reason, w.log)
 		}
@@ -547,7 +547,7 @@ func TestChurn(t *testing.T) {
 		}
 		for i := range 30 {
 			add(i)
-			settle(time.Duration(w.dice(500)) * time.Millisecond)
+			elapse(time.Duration(w.dice(500)) * time.Millisecond)
 		}
 		for uid, pod := range pods {
 			switch w.dice(4) {
@@ -565,7 +565,7 @@ func TestChurn(t *testing.T) {
 				}
 				w.mu.Unlock()
 			}
-			settle(time.Duration(w.dice(1000)) * time.Millisecond)
+			elapse(time.Duration(w.dice(1000)) * time.Millisecond)
 		}
 		w.cut(5 * time.Second)
 		stop()
@@ -576,13 +576,13 @@ func TestChurn(t *testing.T) {
 			w.add(pod)
 		}
 		w.source.sync()
-		settle(time.Minute)
+		elapse(time.Minute)
 		for uid, pod := range pods {
 			if pod.DeletionTimestamp == nil {
 				pods[uid] = w.remove(pod, 10)
 			}
 		}
-		settle(30 * time.Minute)
+		elapse(30 * time.Minute)
 		if left := w.left(); left != "" {
 			t.Errorf("left at the end:\n%s", left)
 		}

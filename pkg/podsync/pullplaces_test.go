@@ -21,7 +21,7 @@ import (
 // else takes a second.
 type registries struct {
 	mu     sync.Mutex
-	now    map[string]int // pulls under way, by registry
+	now    map[string]int // running pulls, by registry
 	most   map[string]int
 	total  int
 	record int // the most in total

@@ -27,7 +27,7 @@ func TestObjectThatAppears(t *testing.T) {
 					p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "s"}}
 					p.Spec.Containers[0].ImagePullPolicy = corev1.PullAlways
 				}))
-				settle(3 * time.Minute)
+				elapse(3 * time.Minute)
 				if s := w.newest("u1"); s.Phase != corev1.PodPending {
 					t.Fatalf("missing for the %s: phase %s", what, s.Phase)
 				}
@@ -35,13 +35,13 @@ func TestObjectThatAppears(t *testing.T) {
 					if (w.reads() > 0) == (reading > 0) {
 						break
 					}
-					settle(100 * time.Millisecond)
+					elapse(100 * time.Millisecond)
 				}
 				w.mu.Lock()
 				w.missing = ""
 				w.mu.Unlock()
 				loop.Renew("u1", secret)
-				settle(2 * time.Second)
+				elapse(2 * time.Second)
 				if s := w.newest("u1"); s.Phase != corev1.PodRunning {
 					t.Errorf("missing for the %s, found after %s: two seconds after it appeared the pod is %s\n%s", what, reading, s.Phase, w.log)
 				}

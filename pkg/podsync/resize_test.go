@@ -57,9 +57,9 @@ func TestResizeIsCarriedOutAndTold(t *testing.T) {
 		w.source.sync()
 		pod := asking("u1", "100m", 0)
 		w.add(pod)
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		pod = w.resized(pod, "200m")
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if got := w.resizesOf("u1"); got != "widen, container app requests.cpu=200m, narrow" {
 			t.Errorf("steps: %s\n%s", got, w.log)
 		}
@@ -80,7 +80,7 @@ func TestResizeIsCarriedOutAndTold(t *testing.T) {
 		pod = pod.DeepCopy()
 		pod.Status = w.newest("u1")
 		w.add(pod)
-		settle(5 * time.Minute)
+		elapse(5 * time.Minute)
 		if len(w.resizes) != steps || resizeEvents(w) != events {
 			t.Errorf("after a restart: %v, %v", w.resizes[steps:], w.events)
 		}
@@ -98,11 +98,11 @@ func TestDeferredResizesTakeTheirTurn(t *testing.T) {
 		for _, p := range []*corev1.Pod{filler, low, high} {
 			w.add(p)
 		}
-		settle(time.Minute)
+		elapse(time.Minute)
 		low = w.resized(low, "400m")
-		settle(10 * time.Second)
+		elapse(10 * time.Second)
 		high = w.resized(high, "400m")
-		settle(10 * time.Second)
+		elapse(10 * time.Second)
 		for _, p := range []*corev1.Pod{low, high} {
 			s := w.newest(p.UID)
 			if condition(s, corev1.PodResizePending) != corev1.ConditionTrue || s.ContainerStatuses[0].AllocatedResources.Cpu().String() != "100m" {
@@ -113,7 +113,7 @@ func TestDeferredResizesTakeTheirTurn(t *testing.T) {
 			t.Errorf("%d events:\n%s", n, strings.Join(w.events, "\n"))
 		}
 		filler = w.resized(filler, "450m") // room for one of them
-		settle(10 * time.Second)
+		elapse(10 * time.Second)
 		if s := w.newest("high"); condition(s, corev1.PodResizePending) != "" || s.ContainerStatuses[0].AllocatedResources.Cpu().String() != "400m" {
 			t.Errorf("the pod of higher priority: %+v\n%s", s, w.log)
 		}
@@ -122,12 +122,12 @@ func TestDeferredResizesTakeTheirTurn(t *testing.T) {
 		}
 		filler = w.remove(filler, 1)
 		w.gone(filler)
-		settle(10 * time.Second)
+		elapse(10 * time.Second)
 		if s := w.newest("low"); condition(s, corev1.PodResizePending) != "" || condition(s, corev1.PodResizeInProgress) != "" {
 			t.Errorf("when there is room for all: %+v\n%s", s, w.log)
 		}
 		w.resized(high, "2")
-		settle(10 * time.Second)
+		elapse(10 * time.Second)
 		if n := w.count(&w.events, "Warning ResizeInfeasible Pod resize Infeasible: "); n != 1 {
 			t.Errorf("%d events:\n%s", n, strings.Join(w.events, "\n"))
 		}
@@ -152,11 +152,11 @@ func TestWaitingResizeTakesNoRoom(t *testing.T) {
 		w.source.sync()
 		pod := asking("u1", "100m", 0)
 		w.add(pod)
-		settle(time.Minute)
+		elapse(time.Minute)
 		w.resized(pod, "3")
-		settle(time.Minute)
+		elapse(time.Minute)
 		w.add(asking("u2", "900m", 0))
-		settle(time.Minute)
+		elapse(time.Minute)
 		if counted != "u1=100m " {
 			t.Errorf("the new pod was held against %s", counted)
 		}

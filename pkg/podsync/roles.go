@@ -13,7 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Source tells which pods this node is to run.
+// Source emits the pods of this node.
 type Source interface {
 	// Run calls emit for every change until ctx ends. emit never blocks. Run emits all pods of the
 	// first complete answer before Synced says true.

@@ -50,7 +50,7 @@ func (s *APISecrets) Credentials(ctx context.Context, pod *corev1.Pod, image str
 		}
 		logins, err := pullsecret.Parse(secret)
 		if err != nil {
-			s.log.Warn("Image pull secret not understood", "pod", pod.Namespace+"/"+pod.Name, "secret", ref.Name, "error", err)
+			s.log.Warn("Image pull secret not understood", "pod", pod.Namespace+"/"+pod.Name, "secret", ref.Name, "err", err)
 			continue
 		}
 		entries = append(entries, logins...)

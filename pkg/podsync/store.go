@@ -32,7 +32,7 @@ type entry struct {
 	mu       sync.Mutex
 	ref      runtime.PodRef
 	update   podspec.Update
-	known    bool // a source has told of it
+	known    bool // a source has emitted it
 	ended    *podspec.Termination
 	admitted bool
 	// allocated is the pod of the last step, with what it was allocated; nil before the first step
@@ -45,7 +45,7 @@ type entry struct {
 	worker worker
 }
 
-// result is an ended action.
+// result is how an action ended.
 type result struct {
 	key    string
 	action podplan.Action // nil: a refresh of volumes
@@ -79,7 +79,7 @@ func (s *store) all() []*entry {
 	return entries
 }
 
-// ensure returns the entry, made if need be.
+// ensure returns the entry, and makes it if there is none.
 func (s *store) ensure(uid types.UID) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +97,7 @@ func (s *store) ensureLocked(uid types.UID) *entry {
 	return e
 }
 
-// found notes that the host has something of a pod.
+// found makes an entry for a pod that the host has something of.
 func (s *store) found(ref runtime.PodRef) {
 	e := s.ensure(ref.UID)
 	e.mu.Lock()
@@ -114,7 +114,7 @@ func (s *store) put(u podspec.Update) (interrupt bool) {
 	}
 	s.mu.Lock()
 	e := s.ensureLocked(u.UID)
-	e.mu.Lock() // before the entry can be dropped as that of a pod that nobody knows
+	e.mu.Lock() // before drop can take the entry
 	s.mu.Unlock()
 	defer e.mu.Unlock()
 	interrupt = u.Gone || u.Pod.DeletionTimestamp != nil
@@ -136,7 +136,7 @@ func (s *store) drop(e *entry) bool {
 	return true
 }
 
-// sameName returns the other entries that stand for a pod of this name.
+// sameName returns the other entries whose pod has this name.
 func (s *store) sameName(e *entry) []*entry {
 	var found []*entry
 	ref := e.name()

@@ -542,8 +542,8 @@ func (w *world) start() (*podsync.Loop, func()) {
 	}
 }
 
-// settle lets the world go on for a while.
-func settle(d time.Duration) {
+// elapse lets the world go on for a while.
+func elapse(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }

@@ -103,7 +103,7 @@ type renderer struct {
 	objects *Objects
 	builder *containerconfig.Builder
 	volumes *volumeset.Set
-	notes   []string // of the pod under way
+	notes   []string // of the pod that is being rendered
 }
 
 func newRenderer(objects *Objects, o PodOptions) (*renderer, error) {

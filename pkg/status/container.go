@@ -39,8 +39,8 @@ func (p *pod) container(c *podplan.ContainerView) corev1.ContainerStatus {
 		s.Image, s.ImageID, s.ContainerID = c.Reported.Image, c.Reported.ImageID, c.Reported.ContainerID
 	}
 	if c.Latest == nil && p.state.Resize.Pending.Reason != "" {
-		// What was given and is not what the spec asks for has no other place until there is a
-		// record of the container.
+		// Until the container has a record, nothing else keeps what it was allocated when the spec
+		// requests something else.
 		s.AllocatedResources, s.Resources = c.Spec.Resources.Requests.DeepCopy(), c.Spec.Resources.DeepCopy()
 	}
 	s.State, s.LastTerminationState = p.states(c)
@@ -83,8 +83,8 @@ func running(r *runtime.Container) corev1.ContainerState {
 	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt)}}
 }
 
-// after are the states of a container whose newest attempt has ended. It shows that end until there
-// is a reason that it waits for.
+// after are the states of a container whose newest attempt has ended. The state shows that end until
+// the next attempt waits for something specific.
 func (p *pod) after(c *podplan.ContainerView, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
 	ended := corev1.ContainerState{Terminated: end}
 	if c.State != podplan.Restarting {
@@ -169,7 +169,7 @@ func (p *pod) terminated(c *podplan.ContainerView, r *runtime.Container) *corev1
 	return t
 }
 
-// reportedMessage is the message that an attempt's end was reported with.
+// reportedMessage is the termination message that the status had for an attempt.
 func reportedMessage(old *corev1.ContainerStatus, id string) string {
 	if old == nil {
 		return ""
@@ -182,8 +182,8 @@ func reportedMessage(old *corev1.ContainerStatus, id string) string {
 	return ""
 }
 
-// waiting is what the next attempt of a container waits for; specific says that it is more than its
-// turn.
+// waiting is what the next attempt of a container waits for; specific says that it does not only
+// wait for what comes before it.
 func (p *pod) waiting(c *podplan.ContainerView) (w *corev1.ContainerStateWaiting, specific bool) {
 	if old := p.stillTrue(c); old != nil {
 		return old, true
@@ -202,11 +202,11 @@ func (p *pod) waiting(c *podplan.ContainerView) (w *corev1.ContainerStateWaiting
 	case start.Count > 0 && c.State == podplan.Restarting:
 		return failed, true
 	}
-	return p.waitingForTurn(), false
+	return p.notStarted(), false
 }
 
-// stillTrue is what was reported of a waiting container, where the agent cannot know better: the
-// pod ends, or the agent was started anew and has tried nothing yet.
+// stillTrue is what the status said of a waiting container, when the agent cannot know better: the
+// pod ends, or the agent has restarted and tried nothing yet.
 func (p *pod) stillTrue(c *podplan.ContainerView) *corev1.ContainerStateWaiting {
 	if c.Reported == nil || c.Reported.State.Waiting == nil {
 		return nil
@@ -223,7 +223,8 @@ func (p *pod) crashing(c *podplan.ContainerView) *corev1.ContainerStateWaiting {
 	return &corev1.ContainerStateWaiting{Reason: podplan.ReasonCrash, Message: podplan.CrashMessage(p.Pod, c)}
 }
 
-func (p *pod) waitingForTurn() *corev1.ContainerStateWaiting {
+// notStarted is the state of a container that waits for what comes before it.
+func (p *pod) notStarted() *corev1.ContainerStateWaiting {
 	if len(p.Pod.Spec.InitContainers) > 0 {
 		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 	}
@@ -234,11 +235,11 @@ func (p *pod) waitingForHook(c *podplan.ContainerView) *corev1.ContainerStateWai
 	if text := p.state.Hooks[c.Latest.ID].PostStartError; text != "" {
 		return &corev1.ContainerStateWaiting{Reason: "PostStartHookError", Message: text}
 	}
-	return p.waitingForTurn()
+	return p.notStarted()
 }
 
-// pullFailure shows a failure by its own reason at first, and as a back-off until the next try.
-// Failures that no waiting can mend keep their reason.
+// pullFailure shows a failure with its own reason at first, then as a back-off until the next try.
+// Failures that waiting does not repair keep their reason.
 func pullFailure(s podplan.ImageState, now time.Time) *corev1.ContainerStateWaiting {
 	f := s.Failure
 	switch f.Reason {
@@ -270,8 +271,8 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 	return out
 }
 
-// resources tells what was given to the container, and what it runs with: by its record, else by
-// what its cgroup was told.
+// resources fills in what the container was allocated, and what it runs with: by its record, else by
+// the settings of its cgroup.
 func resources(s *corev1.ContainerStatus, c *podplan.ContainerView) {
 	if c.Role == podspec.Ephemeral {
 		return

@@ -35,7 +35,7 @@ func Pod(want podplan.Want, state podplan.State, observed podplan.Observed, view
 		s.QOSClass = podspec.QOS(p.Pod)
 	}
 	s.Phase = p.phase()
-	s.Reason, s.Message = p.verdict(s.Phase)
+	s.Reason, s.Message = p.termination(s.Phase)
 	if p.refused() {
 		s.Conditions = p.conditions(s.Phase, false)
 		return s
@@ -61,8 +61,8 @@ func Pod(want podplan.Want, state podplan.State, observed podplan.Observed, view
 	return s
 }
 
-// podResources tells what was given to the pod as a whole, where it asks for something as such
-// (KEP-2837), and what its cgroup has: while that is being changed, what was told before.
+// podResources fills in what the pod as a whole was allocated, when it requests anything as such
+// (KEP-2837), and what its cgroup has: during a resize, what the status said before.
 func (p *pod) podResources(s *corev1.PodStatus) {
 	r := p.Pod.Spec.Resources
 	if r == nil {
@@ -75,14 +75,14 @@ func (p *pod) podResources(s *corev1.PodStatus) {
 	}
 }
 
-// refused says that the pod failed before the node took it in: of such a pod nothing but the
-// verdict is reported.
+// refused says that the pod failed before the node took it in: its status has nothing but the
+// termination.
 func (p *pod) refused() bool {
 	return p.want.Termination != nil && p.observed.Runtime.Empty() && p.want.Reported.StartTime == nil && len(p.want.Reported.ContainerStatuses) == 0
 }
 
-// verdict is the pod's reason and message. Those of a pod that has ended stay.
-func (p *pod) verdict(phase corev1.PodPhase) (reason, message string) {
+// termination is the pod's reason and message. Those of a pod that has ended stay.
+func (p *pod) termination(phase corev1.PodPhase) (reason, message string) {
 	old := p.want.Reported
 	switch {
 	case podspec.Terminal(old.Phase):
@@ -126,10 +126,10 @@ func (p *pod) lastPhase() corev1.PodPhase {
 	return corev1.PodSucceeded
 }
 
-// initDone says that the init containers are behind.
+// initDone says that the init containers are done.
 func (p *pod) initDone() bool { return p.Initialized || len(p.initPending()) == 0 }
 
-// initPending names the init containers that are not through.
+// initPending names the init containers that are not done.
 func (p *pod) initPending() []string {
 	var names []string
 	for i := range p.Containers {

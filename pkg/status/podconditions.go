@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// conditions are the agent's own, then those of others as they are. Of a pod that was refused there
-// is only its disruption.
+// conditions are the agent's own, then those of others as they are. A refused pod has no condition of
+// the agent's but its disruption.
 func (p *pod) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondition {
 	var own []corev1.PodCondition
 	if admitted {
@@ -47,8 +47,8 @@ func (p *pod) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondi
 	return out
 }
 
-// resize are the conditions of a change of the pod's resources (KEP-1287), with the generation that
-// each is about.
+// resize are the conditions of a resize (KEP-1287), each with the generation of the pod that it is
+// about.
 func (p *pod) resize(phase corev1.PodPhase) []corev1.PodCondition {
 	if p.Stopped || podspec.Terminal(phase) {
 		return nil

@@ -240,7 +240,7 @@ func waitsSince(pod *corev1.Pod) time.Time {
 
 // RecallResize is what an earlier life of the agent allocated to the wanted pod, and how far it was
 // with that: what the records of its containers say, and for those without a record what the API
-// was told. A resize that was in progress goes on. It is the ResizeState of a first step.
+// status reported. A resize that was in progress goes on. It is the ResizeState of a first step.
 func RecallResize(w Want, host runtime.Pod) ResizeState {
 	pod := w.Pod
 	r := ResizeState{Allocated: allocationOf(pod)}
@@ -265,8 +265,8 @@ func RecallResize(w Want, host runtime.Pod) ResizeState {
 	for name := range r.Allocated.Containers {
 		if had, known := recorded(host.Latest(name)); known {
 			r.Allocated.Containers[name] = podspec.Resources{Requests: had.Requests, Limits: had.Limits}
-		} else if told := podspec.Status(&w.Reported, name); told != nil && told.Resources != nil {
-			r.Allocated.Containers[name] = podspec.Resizable(*told.Resources)
+		} else if reported := podspec.Status(&w.Reported, name); reported != nil && reported.Resources != nil {
+			r.Allocated.Containers[name] = podspec.Resizable(*reported.Resources)
 		}
 	}
 	return r

@@ -140,7 +140,7 @@ func (c *ContainerView) inCurrent(s *runtime.Sandbox) bool {
 	return false
 }
 
-// exit is how the newest attempt ended, by the host's record, else by what the API was told.
+// exit is how the newest attempt ended, by the host's record, else by the reported status.
 func (v *viewer) exit(c *ContainerView) *Exit {
 	if r := c.Latest; r != nil {
 		if r.State != runtime.Exited {
@@ -194,7 +194,7 @@ func (v *viewer) hookPending(c *ContainerView) bool {
 	return !c.reportedRunning()
 }
 
-// reportedRunning says that the API was told that this very attempt runs.
+// reportedRunning says that the status reported this very attempt as running.
 func (c *ContainerView) reportedRunning() bool {
 	return c.Latest != nil && c.Reported != nil && c.Reported.State.Running != nil && c.Reported.ContainerID == podspec.StatusID(c.Latest.ID)
 }
@@ -216,7 +216,7 @@ func (v *viewer) startupDone(c *ContainerView) bool {
 }
 
 // Ready says whether a container counts as ready: it has started, and its readiness probe, if it
-// has one, succeeds. Until that has run, what the API was told of the same attempt counts, so that
+// has one, succeeds. Until that has run, the reported readiness of the same attempt counts, so that
 // a restart of the agent flips nothing. An init container is ready when it has succeeded.
 func (c *ContainerView) Ready(p podspec.Probes) bool {
 	switch {

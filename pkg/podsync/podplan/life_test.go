@@ -35,7 +35,7 @@ func TestLife(t *testing.T) {
 		// else what comes before is the state of things at first
 		begun := !strings.Contains("\n"+script, "\nstart\n")
 		if begun {
-			h.settle()
+			h.rest()
 		}
 		for line := range strings.Lines(script) {
 			line = strings.TrimSpace(line)
@@ -44,7 +44,7 @@ func TestLife(t *testing.T) {
 				t.Fatalf("playing %q: %v", line, err)
 			}
 			if begun = begun || line == "start"; begun {
-				h.settle()
+				h.rest()
 			}
 		}
 		if h.plan.Done {
@@ -106,7 +106,7 @@ func (p *player) change(word, first, rest string) error {
 		return err
 	case "gone":
 		p.want.Pod = nil
-	case "outcome":
+	case "termination":
 		p.want.Termination = &podspec.Termination{Reason: first, Message: rest}
 		if first == "Evicted" {
 			p.want.Termination.Disruption = "TerminationByKubelet"
@@ -130,7 +130,7 @@ func (p *player) change(word, first, rest string) error {
 			asked[name] = r
 		}
 		p.ask(asked)
-	case "room":
+	case "headroom":
 		return p.setHeadroom(strings.TrimSpace(first + " " + rest))
 	case "debug":
 		p.edit(func(pod *corev1.Pod) {

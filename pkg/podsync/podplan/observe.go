@@ -228,7 +228,7 @@ func (s *State) recallCrashes(v *viewer, view *PodView) {
 	}
 }
 
-// CrashMessage is what the API is told of a container in back-off; recallCrashes reads it.
+// CrashMessage is the status message of a container in back-off; recallCrashes reads it.
 func CrashMessage(pod *corev1.Pod, c *ContainerView) string {
 	return fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", c.Delay, c.Spec.Name, pod.Name, pod.Namespace, pod.UID)
 }

@@ -278,7 +278,7 @@ func TestEveryLifeSettles(t *testing.T) {
 		}
 		l.rule(!l.ready() && !l.plan.Stopped, "neither ready nor ended: %s; %v", summary(l.status), l.plan)
 		l.rule(len(l.plan.Actions) > 0, "not at rest: %v", l.plan)
-		l.checkSizes()
+		l.checkResources()
 		if len(l.wrong) > 0 {
 			pod, _ := json.Marshal(l.want.Pod)
 			t.Fatalf("seed %d:\n%s\nlife:\n%s\npod: %s", seed, strings.Join(l.wrong, "\n"), l.log, pod)

@@ -160,8 +160,8 @@ func (h *host) print(line string) {
 	h.log("%6s  %s", h.now.Sub(h.start), line)
 }
 
-// settle steps and finishes actions until nothing more is planned or runs.
-func (h *host) settle() {
+// rest steps and finishes actions until nothing more is planned or runs.
+func (h *host) rest() {
 	for range 200 {
 		launched := len(h.step())
 		finished := 0
@@ -193,11 +193,11 @@ func (h *host) isHeld(a podplan.Action) bool {
 func (h *host) advance(d time.Duration) {
 	until := h.now.Add(d)
 	for range 10000 {
-		h.settle()
+		h.rest()
 		next := h.plan.WakeAt
 		if next.IsZero() || next.After(until) {
 			h.now = h.now.Add(until.Sub(h.now))
-			h.settle()
+			h.rest()
 			return
 		}
 		h.now = h.now.Add(next.Sub(h.now))
@@ -401,7 +401,7 @@ func (h *host) deletePod(grace int64) {
 	})
 }
 
-// restartAgent forgets all that only the agent knew. What was under way is lost in the middle or
+// restartAgent forgets all that only the agent knew. Running actions are lost in the middle or
 // done unseen.
 func (h *host) restartAgent() {
 	h.state = podplan.State{}

@@ -74,7 +74,7 @@ func (h *host) checkLimits(a podplan.Action) {
 func resources(text string) (corev1.ResourceRequirements, error) {
 	s, ok := podspec.ParseResources(text)
 	if !ok {
-		return corev1.ResourceRequirements{}, fmt.Errorf("no sizes: %q", text)
+		return corev1.ResourceRequirements{}, fmt.Errorf("no resources: %q", text)
 	}
 	return s.Into(corev1.ResourceRequirements{}), nil
 }
@@ -139,8 +139,8 @@ func (l *life) resizeSome() {
 	l.ask(asked)
 }
 
-// checkSizes notes what a pod at rest does not have of what it asks for, when everything fits.
-func (l *life) checkSizes() {
+// checkResources notes what a pod at rest lacks of what it requests, when everything fits.
+func (l *life) checkResources() {
 	if l.plan.Stopped {
 		return
 	}

@@ -100,7 +100,7 @@ func (v *viewer) began() time.Time {
 	return v.state.Began
 }
 
-// StartTime is when the node took the pod in, as the API is told.
+// StartTime is when the node took the pod in, as the status says.
 func (s *State) StartTime(reported *corev1.PodStatus, now time.Time) time.Time {
 	switch {
 	case reported.StartTime != nil:
