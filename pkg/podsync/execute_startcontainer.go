@@ -24,7 +24,7 @@ func (x *Executor) createAndStart(ctx context.Context, t Task, a podplan.StartCo
 		return podspec.WithReason("ImageInspectError", fmt.Errorf("finding the image %q of container %q: %w", a.ImageID, a.Container, err))
 	}
 	config, err := x.config.Build.Container(ctx, ContainerRequest{
-		Pod: t.Want.Pod, HostIPs: t.Want.HostIPs, Static: t.Want.Static, Have: t.Runtime,
+		Pod: t.Want.Pod, HostIPs: t.Want.HostIPs, Static: t.Want.Static, Runtime: t.Runtime,
 		Name: a.Container, Attempt: a.Attempt, Image: image,
 	})
 	if err != nil {

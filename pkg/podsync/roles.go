@@ -55,7 +55,7 @@ type ContainerRequest struct {
 	Pod     *corev1.Pod
 	HostIPs []netip.Addr // of the node, primary first
 	Static  bool         // the pod is defined on this node
-	Have    runtime.Pod  // its sandbox is ready
+	Runtime runtime.Pod  // what the runtime holds of the pod; its sandbox is ready
 	Name    string       // of the container, whatever its role
 	Attempt int
 	Image   runtime.Image

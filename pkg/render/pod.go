@@ -190,7 +190,7 @@ func (r *renderer) pod(ctx context.Context, given *corev1.Pod) (Pod, error) {
 		Namespaces: runtime.NamespacePaths(filepath.Join(r.o.Config.Paths.Run, "pods", string(pod.UID)), sandbox),
 	}}
 	for _, c := range podspec.Containers(pod) {
-		config, err := r.container(ctx, containerconfig.Request{Pod: pod, HostIPs: want.HostIPs, Have: have, Name: c.Name}, c.Image)
+		config, err := r.container(ctx, containerconfig.Request{Pod: pod, HostIPs: want.HostIPs, Runtime: have, Name: c.Name}, c.Image)
 		if err != nil {
 			return Pod{}, fmt.Errorf("container %q: %w", c.Name, err)
 		}

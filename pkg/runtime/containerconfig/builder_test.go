@@ -129,7 +129,7 @@ func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (ru
 	}
 	return b.Build(ctx, containerconfig.Request{
 		Pod: pod, HostIPs: b.node.IPs,
-		Have: runtime.Pod{Sandbox: &runtime.Sandbox{
+		Runtime: runtime.Pod{Sandbox: &runtime.Sandbox{
 			ID: "5a4d", Ready: true, IPs: []netip.Addr{netip.MustParseAddr("10.244.0.7")}, SELinux: b.podLabels,
 		}},
 		Name: name, Attempt: attempt,

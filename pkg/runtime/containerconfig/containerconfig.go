@@ -149,7 +149,7 @@ type Request struct {
 	// Static marks a pod that is defined on this node: it starts without the Services, which it may
 	// not be able to read.
 	Static  bool
-	Have    runtime.Pod // its sandbox is ready
+	Runtime runtime.Pod // what the runtime holds of the pod; its sandbox is ready
 	Name    string      // of the container, whatever its role
 	Attempt int
 	Image   runtime.Image
@@ -163,7 +163,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 	if c == nil {
 		return runtime.ContainerConfig{}, configError(fmt.Errorf("container %q is not in the pod's spec", r.Name))
 	}
-	if r.Have.Sandbox == nil {
+	if r.Runtime.Sandbox == nil {
 		return runtime.ContainerConfig{}, reason("CreateContainerError", errors.New("the pod has no sandbox"))
 	}
 	b.config.Objects.Use(r.Pod)
@@ -208,7 +208,7 @@ func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig
 		StdinOnce:      c.StdinOnce,
 		TTY:            c.TTY,
 		ImageVolumes:   ocispec.ImageVolumes(input),
-		SandboxID:      r.Have.Sandbox.ID,
+		SandboxID:      r.Runtime.Sandbox.ID,
 		RuntimeHandler: handler,
 	}, nil
 }
@@ -280,13 +280,13 @@ func (w work) input(ctx context.Context) (ocispec.Input, error) {
 		Pod:         w.pod,
 		Container:   w.container,
 		ID:          id,
-		SandboxID:   w.request.Have.Sandbox.ID,
+		SandboxID:   w.request.Runtime.Sandbox.ID,
 		Image:       image.Config,
 		User:        user,
 		Env:         env,
 		Mounts:      mounts,
 		VolumeDir:   w.volumeDir(id),
-		Namespaces:  w.request.Have.Sandbox.Namespaces,
+		Namespaces:  w.request.Runtime.Sandbox.Namespaces,
 		TargetPID:   w.targetPID(),
 		Hostname:    hostname,
 		CgroupsPath: w.config.Cgroups.ContainerPath(w.pod, id),
@@ -310,7 +310,7 @@ func (w work) targetPID() string {
 	if w.target == "" {
 		return ""
 	}
-	if c := w.request.Have.Latest(w.target); c != nil && c.State == runtime.Running && c.Pid > 0 {
+	if c := w.request.Runtime.Latest(w.target); c != nil && c.State == runtime.Running && c.Pid > 0 {
 		return fmt.Sprintf("/proc/%d/ns/pid", c.Pid)
 	}
 	return ""

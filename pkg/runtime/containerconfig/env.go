@@ -213,7 +213,7 @@ func (w work) podIPs() []netip.Addr {
 	if w.pod.Spec.HostNetwork {
 		return w.hostIPs()
 	}
-	return w.request.Have.Sandbox.IPs
+	return w.request.Runtime.Sandbox.IPs
 }
 
 func (w work) hostIPs() []netip.Addr {

@@ -170,8 +170,8 @@ func (w work) sweepMessages(dir string) error {
 		return fmt.Errorf("listing termination messages: %w", err)
 	}
 	known := map[string]bool{strconv.Itoa(w.request.Attempt): true}
-	for i := range w.request.Have.Containers {
-		if c := &w.request.Have.Containers[i]; c.Name == w.container.Name {
+	for i := range w.request.Runtime.Containers {
+		if c := &w.request.Runtime.Containers[i]; c.Name == w.container.Name {
 			known[strconv.Itoa(c.Attempt)] = true
 		}
 	}

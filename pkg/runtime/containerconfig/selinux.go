@@ -29,7 +29,7 @@ func (b *Builder) hasSELinux() bool { return b.config.SELinux != nil && b.config
 
 // labels returns the container's labels: the pod's, unless the container has its own options.
 func (w work) labels() (runtime.SELinuxLabels, error) {
-	pod := w.request.Have.Sandbox.SELinux
+	pod := w.request.Runtime.Sandbox.SELinux
 	o := ocispec.SELinuxOptions(w.pod, w.container)
 	if o == nil || !w.hasSELinux() {
 		return pod, nil
