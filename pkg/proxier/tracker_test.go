@@ -1,12 +1,15 @@
 package proxier
 
 import (
+	"net/netip"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 func sliceOf(name string, pods ...types.UID) *discoveryv1.EndpointSlice {
@@ -56,5 +59,28 @@ func TestMarkingWhatNoSliceHasWakesNobody(t *testing.T) {
 	k.MarkUnready("x", true)
 	if len(wake) == 0 {
 		t.Error("a pod of a slice did not wake the loop")
+	}
+}
+
+// TestAddressesOfTheMachineStay when the Node object changes, and wake the loop only if they change.
+func TestAddressesOfTheMachineStay(t *testing.T) {
+	k := NewTracker()
+	wake := k.subscribe()
+	local := []netip.Addr{netip.MustParseAddr("192.0.2.7")}
+	for _, c := range []struct {
+		local []netip.Addr
+		wakes bool
+	}{{nil, true}, {local, true}, {local, false}, {nil, true}} {
+		for len(wake) > 0 {
+			<-wake
+		}
+		k.AddressesChanged(c.local)
+		if woke := len(wake) > 0; woke != c.wakes {
+			t.Errorf("with addresses %v the loop was woken: %v", c.local, woke)
+		}
+		k.NodeChanged(snapshot.Node{Name: "me"}, true)
+		if _, _, n := k.objects(); len(n.Local) != len(c.local) {
+			t.Errorf("after the Node object changed the addresses are %v, want %v", n.Local, c.local)
+		}
 	}
 }

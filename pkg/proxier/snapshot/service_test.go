@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestBuilderIsBuildWithMemory(t *testing.T) {
 	var prev *snapshot.Snapshot
 	for round := range 200 {
 		changed := ""
-		switch i := rand.IntN(len(svcs)); rand.IntN(6) {
+		switch i := rand.IntN(len(svcs)); rand.IntN(7) {
 		case 0:
 			svc := svcs[i].DeepCopy()
 			svc.Spec.Ports[0].Port = int32(1 + rand.IntN(60000))
@@ -80,10 +81,12 @@ func TestBuilderIsBuildWithMemory(t *testing.T) {
 			} else if prev != nil {
 				changed = "*"
 			}
+		case 4: // an address of the machine comes or goes
+			node.Local, changed = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(rand.IntN(250))})}, "nothing"
 		}
 		got := b.Build(svcs, sls, node)
-		if want := snapshot.Build(svcs, sls, node, corev1.IPv4Protocol); got.String() != want.String() {
-			t.Fatalf("round %d:\n%s", round, golden.LineDiff(want.String(), got.String()))
+		if want := snapshot.Build(svcs, sls, node, corev1.IPv4Protocol); got.String() != want.String() || !slices.Equal(got.NodePortAddresses(), node.Local) {
+			t.Fatalf("round %d, node ports on %v:\n%s", round, got.NodePortAddresses(), golden.LineDiff(want.String(), got.String()))
 		}
 		for i := range got.Services {
 			if prev != nil && changed != "*" && got.Services[i].Name != changed && got.Services[i] != prev.Services[i] {
