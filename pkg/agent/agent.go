@@ -113,7 +113,7 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	pods, err := newPodsHalf(s, o, podsNeeds{machinery, object.reporter, services.endpoints()})
+	pods, err := newPodsHalf(s, o, podsNeeds{machinery, object.reporter, endpoints(s, services)})
 	if err != nil {
 		return nil, err
 	}

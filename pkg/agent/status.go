@@ -6,6 +6,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/node/footprint"
+	"github.com/nodeagent/nodeagent/pkg/proxier/stack"
 	"github.com/nodeagent/nodeagent/pkg/status/errorlog"
 	"github.com/nodeagent/nodeagent/pkg/status/summary"
 	"github.com/nodeagent/nodeagent/pkg/version"
@@ -18,7 +19,7 @@ type statusReport struct {
 	certs    *certificates
 	node     *nodeObject
 	pods     *podsHalf
-	services *servicesHalf
+	services *stack.Stack
 	errors   *errorlog.Handler
 	started  time.Time
 }
@@ -38,7 +39,7 @@ func (s *statusReport) report() summary.Report {
 		s.pods.describe(&r)
 	}
 	if s.services != nil {
-		s.services.describe(&r)
+		s.services.Describe(&r)
 	}
 	return r
 }

@@ -1,4 +1,4 @@
-package agent
+package stack
 
 import (
 	"log/slog"
@@ -6,12 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/client-go/tools/record"
+
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
 // TestPagesOfKubeProxy: what dashboards, tools and the e2e suite ask on its metrics port.
 func TestPagesOfKubeProxy(t *testing.T) {
-	s := testServices(t, testShared(t, config.ProxyIPTables, slog.New(slog.DiscardHandler)))
+	s := newStack(t, config.ProxyIPTables, slog.New(slog.DiscardHandler), record.NewFakeRecorder(10))
 	for path, want := range map[string]string{
 		"/proxyMode": "iptables", "/healthz": "ok", "/configz": `{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration","apiVersion":"kubeproxy.config.k8s.io/v1alpha1",`,
 	} {
@@ -25,7 +27,7 @@ func TestPagesOfKubeProxy(t *testing.T) {
 	if code, _ := s.get("/debug/pprof/cmdline"); code != http.StatusNotFound {
 		t.Errorf("profiles are served though enableProfiling is false: %d", code)
 	}
-	s.config.Proxy.Profiling = true
+	s.Config.Config.Proxy.Profiling = true
 	if code, _ := s.get("/debug/pprof/cmdline"); code != http.StatusOK {
 		t.Errorf("profiles with enableProfiling: %d", code)
 	}
