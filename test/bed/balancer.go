@@ -51,13 +51,9 @@ type vip struct {
 // of them with session affinity. Packets reach the nodes unchanged; everything else is the nodes'
 // work.
 func (c *Cluster) Balance(ctx context.Context) error {
-	config, err := c.RESTConfig()
+	client, err := c.Client()
 	if err != nil {
 		return err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("making a client: %w", err)
 	}
 	b := &balancer{
 		cluster: c, client: client, next: netip.MustParseAddr("192.168.78.1"), vips: map[types.UID]*vip{},

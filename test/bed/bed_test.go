@@ -8,7 +8,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/nodeagent/nodeagent/test/bed"
 )
@@ -73,11 +72,7 @@ func TestPeer(t *testing.T) {
 // countPods asks from the test's own process.
 func countPods(ctx context.Context, t *testing.T, c *bed.Cluster) {
 	t.Helper()
-	config, err := c.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := c.Client()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package bed
 import (
 	"fmt"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -18,4 +19,17 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 	config.QPS = -1
 	config.UserAgent = "nodeagent-bed"
 	return config, nil
+}
+
+// Client is a client with the configuration of RESTConfig.
+func (c *Cluster) Client() (kubernetes.Interface, error) {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	return client, nil
 }

@@ -161,6 +161,22 @@ func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, 
 	return r.conn, r.err
 }
 
+// Listen listens for TCP connections in a named network namespace, in which the socket stays.
+func Listen(netns, address string) (net.Listener, error) {
+	type result struct {
+		listener net.Listener
+		err      error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		err := inNetNS(netns, func() { r.listener, r.err = net.Listen("tcp4", address) })
+		done <- result{r.listener, errors.Join(err, r.err)}
+	}()
+	r := <-done
+	return r.listener, r.err
+}
+
 // inNetNS calls do on a thread that has entered the named network namespace.
 func inNetNS(name string, do func()) error {
 	target, err := os.Open(netnsDir + name)

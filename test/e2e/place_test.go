@@ -83,11 +83,7 @@ func newPlace(ctx context.Context, t *testing.T, agent bed.Kind) (place, *bed.No
 
 func clientOf(t *testing.T, c *bed.Cluster) kubernetes.Interface {
 	t.Helper()
-	rc, err := c.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(rc)
+	client, err := c.Client()
 	if err != nil {
 		t.Fatal(err)
 	}

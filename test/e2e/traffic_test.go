@@ -75,7 +75,7 @@ func TestTraffic(t *testing.T) {
 	if err := c.Apply(ctx, trafficService); err != nil {
 		t.Fatal(err)
 	}
-	client := fastClient(t, c)
+	client := clientOf(t, c)
 	for i := range slicesOf {
 		if _, err := client.DiscoveryV1().EndpointSlices("default").Create(ctx, trafficSlice(i), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -130,20 +130,6 @@ func proxySyncs(ctx context.Context, n *bed.Node) error {
 		}
 	}
 	return ctx.Err()
-}
-
-func fastClient(t *testing.T, c *bed.Cluster) kubernetes.Interface {
-	t.Helper()
-	config, err := c.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.QPS, config.Burst = 1000, 1000
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client
 }
 
 func placeAddress(i int) string { return fmt.Sprintf("10.244.251.%d", i+1) }
@@ -223,7 +209,7 @@ func answerIn(t *testing.T, namespace string) {
 		},
 		7000: func(c net.Conn) { _, _ = io.Copy(c, c) },
 	} {
-		l, err := listenIn(namespace, fmt.Sprintf(":%d", port))
+		l, err := bed.Listen(namespace, fmt.Sprintf(":%d", port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,30 +227,6 @@ func answerIn(t *testing.T, namespace string) {
 			}
 		}()
 	}
-}
-
-// listenIn listens in a network namespace.
-func listenIn(name, address string) (net.Listener, error) {
-	runtime.LockOSThread()
-	here, err := netns.Get()
-	if err != nil {
-		return nil, err
-	}
-	defer here.Close()
-	there, err := netns.GetFromName(name)
-	if err != nil {
-		return nil, err
-	}
-	defer there.Close()
-	if err := netns.Set(there); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if netns.Set(here) == nil {
-			runtime.UnlockOSThread()
-		}
-	}()
-	return net.Listen("tcp4", address)
 }
 
 func longConnection(ctx context.Context, t *testing.T, n *bed.Node) net.Conn {

@@ -18,16 +18,12 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 
@@ -130,32 +126,14 @@ func loadCA(m *machine) (*x509.Certificate, any) {
 	return cert, pair.PrivateKey
 }
 
-// listenIn opens a port inside a network namespace; the socket stays there.
+// listenIn listens in the control plane's network namespace.
 func listenIn(t *testing.T, netns string) net.Listener {
 	t.Helper()
-	type result struct {
-		net.Listener
-		error
+	l, err := bed.Listen(netns, "192.168.77.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open(filepath.Join("/run/netns", netns))
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-		}
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		l, err := net.Listen("tcp", "192.168.77.1:0")
-		done <- result{l, err}
-	}()
-	r := <-done
-	if r.error != nil {
-		t.Fatal(r.error)
-	}
-	return r.Listener
+	return l
 }
 
 func (b *between) clear() {

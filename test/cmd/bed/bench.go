@@ -125,14 +125,11 @@ func (o benchOptions) run(ctx context.Context) (err error) {
 
 // newBench finds the two sides in the cluster.
 func newBench(o benchOptions, c *bed.Cluster) (*bench, error) {
-	config, err := c.RESTConfig()
+	client, err := c.Client()
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{benchOptions: o, cluster: c, report: newReport(o)}
-	if b.client, err = kubernetes.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("making a client: %w", err)
-	}
+	b := &bench{benchOptions: o, cluster: c, client: client, report: newReport(o)}
 	b.sides = [2]*side{
 		{name: "nodeagent", agent: []string{"nodeagent"}, proxy: "nodeagent"},
 		{name: "upstream", agent: []string{"kubelet", "kube-proxy"}, proxy: "kube-proxy"},
