@@ -1,5 +1,13 @@
-// Package runtimetest is a CONTRACT: the conformance suite of package runtime. Run holds an
-// implementation to what the contract promises, through the contract alone.
+// Package runtimetest is a CONTRACT: the conformance suite of package runtime. Run checks through
+// the contract alone that an implementation keeps its promises. It depends on nothing but package
+// runtime, so that an implementation outside of this module can use it:
+//
+//	func TestConformance(t *testing.T) {
+//		runtimetest.Run(t, func(t testing.TB) runtimetest.Subject { return newSubject(t) })
+//	}
+//
+// The tests leave pods behind; Subject's maker removes them with t.Cleanup. Package fakeruntime has
+// a short example of a subject, test/containerd a real one.
 package runtimetest
 
 import (
