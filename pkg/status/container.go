@@ -83,8 +83,8 @@ func running(r *runtime.Container) corev1.ContainerState {
 	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt)}}
 }
 
-// after are the states of a container whose newest attempt has ended. The state shows that end until
-// the next attempt waits for something specific.
+// after are the states of a container whose newest attempt has ended. The state shows that end
+// until the next attempt waits for something specific.
 func (p *pod) after(c *podplan.ContainerView, end *corev1.ContainerStateTerminated, last corev1.ContainerState) (corev1.ContainerState, corev1.ContainerState) {
 	ended := corev1.ContainerState{Terminated: end}
 	if c.State != podplan.Restarting {
@@ -271,8 +271,8 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 	return out
 }
 
-// resources fills in what the container was allocated, and what it runs with: by its record, else by
-// the settings of its cgroup.
+// resources fills in what the container was allocated, and what it runs with: by its record, else
+// by the settings of its cgroup.
 func resources(s *corev1.ContainerStatus, c *podplan.ContainerView) {
 	if c.Role == podspec.Ephemeral {
 		return

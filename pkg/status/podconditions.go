@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 )
 
-// conditions are the agent's own, then those of others as they are. A refused pod has no condition of
-// the agent's but its disruption.
+// conditions are the agent's own, then those of others as they are. A refused pod has no condition
+// of the agent's but its disruption.
 func (p *pod) conditions(phase corev1.PodPhase, admitted bool) []corev1.PodCondition {
 	var own []corev1.PodCondition
 	if admitted {
