@@ -258,7 +258,7 @@ func sameLeaf(a, b *tls.Certificate) bool {
 	return len(a.Certificate) > 0 && len(b.Certificate) > 0 && string(a.Certificate[0]) == string(b.Certificate[0])
 }
 
-// ErrExpired: the client certificate has expired.
+// ErrExpired means that the client certificate has expired.
 var ErrExpired = errors.New("the client certificate has expired")
 
 // CheckExpiry returns ErrExpired, wrapped with dates and remedy, if the certificate in use has
@@ -298,7 +298,7 @@ func (c *Credentials) CheckName(nodeName string) error {
 	}
 }
 
-// errRenamed: the certificate is for another name than this machine's.
+// errRenamed means that the certificate is for another name than this machine's.
 var errRenamed = errors.New("the client certificate is another node's")
 
 func leafOf(pair *tls.Certificate) *x509.Certificate {

@@ -68,7 +68,7 @@ func (r *renewer) run(ctx context.Context) error {
 			wait = max(until, time.Second)
 		}
 		if sleep.For(ctx, wait) != nil {
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		}
 	}
 }

@@ -117,7 +117,7 @@ func (s *Serving) Run(ctx context.Context) error {
 			}
 		}
 		if sleep.For(ctx, time.Minute) != nil {
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		}
 	}
 }

@@ -148,46 +148,17 @@ func (r *Resetter) Plan(ctx context.Context) ([]Step, error) {
 // again, it goes on with what is left. did reports whether anything was removed.
 func (r *Resetter) Run(ctx context.Context) (did bool, err error) {
 	w := &work{Resetter: r}
-	defer w.stop()
-	if err := w.plan(ctx); err != nil {
+	defer func() { did, err = w.did, errors.Join(err, w.stop()) }()
+	if err := w.stopDaemon(ctx); err != nil {
 		return false, err
-	}
-	if stopping := w.take(PhaseDaemon); len(stopping) > 0 {
-		for _, s := range stopping {
-			if err := w.step(ctx, s); err != nil {
-				return w.did, err
-			}
-		}
-		if err := w.plan(ctx); err != nil { // the agent may have changed what there is
-			return w.did, err
-		}
 	}
 	var all error
 	for len(w.steps) > 0 {
 		s := w.steps[0]
 		w.steps = w.steps[1:]
-		if w.kept && s.Phase != PhasePods && s.Phase != PhaseRules {
-			if !s.Maybe {
-				r.c.Report(Event{Step: s, State: Kept})
-			}
-			continue
-		}
-		if err := w.step(ctx, s); err != nil {
-			all = errors.Join(all, err)
-			w.kept = w.kept || s.Phase == PhasePods
-			if s.Action == AwaitContainerd {
-				w.drop(PhasePods, PhaseImages)
-			}
-			continue
-		}
-		if s.Action == AwaitContainerd && w.observed.Unreachable != "" {
-			if err := w.plan(ctx); err != nil {
-				return w.did, errors.Join(all, err)
-			}
-			w.drop(PhaseDaemon)
-		}
+		all = errors.Join(all, w.next(ctx, s))
 	}
-	return w.did, all
+	return false, all
 }
 
 // work is one Run.
@@ -197,7 +168,51 @@ type work struct {
 	steps    []Step // not yet taken
 	did      bool
 	kept     bool // pods could not be removed
-	end      func()
+	end      func() error
+}
+
+// stopDaemon takes the steps of PhaseDaemon, and plans the others.
+func (w *work) stopDaemon(ctx context.Context) error {
+	if err := w.plan(ctx); err != nil {
+		return err
+	}
+	stopping := w.take(PhaseDaemon)
+	for _, s := range stopping {
+		if err := w.step(ctx, s); err != nil {
+			return err
+		}
+	}
+	if len(stopping) == 0 {
+		return nil
+	}
+	return w.plan(ctx) // the agent may have changed what there is
+}
+
+// next takes one step, or keeps what it would remove.
+func (w *work) next(ctx context.Context, s Step) error {
+	if w.kept && s.Phase != PhasePods && s.Phase != PhaseRules {
+		if !s.Maybe {
+			w.c.Report(Event{Step: s, State: Kept})
+		}
+		return nil
+	}
+	if err := w.step(ctx, s); err != nil {
+		w.kept = w.kept || s.Phase == PhasePods
+		if s.Action == AwaitContainerd {
+			w.drop(PhasePods, PhaseImages)
+		}
+		return err
+	}
+	if s.Action != AwaitContainerd || w.observed.Unreachable == "" {
+		return nil
+	}
+	// now containerd can say which pods it has
+	if err := w.plan(ctx); err != nil {
+		w.kept = true
+		return err
+	}
+	w.drop(PhaseDaemon)
+	return nil
 }
 
 func (w *work) plan(ctx context.Context) error {
@@ -243,46 +258,40 @@ func (w *work) step(ctx context.Context, s Step) error {
 	return err
 }
 
+// do reports whether there was anything to do.
 func (w *work) do(ctx context.Context, s Step) (did bool, err error) {
-	switch s.Action {
-	case StopDaemon:
-		err = w.c.Daemon.Stop(ctx)
-	case CheckStopped:
-		err = w.checkStopped(ctx)
-	case AwaitContainerd:
-		err = w.start(ctx)
-	case RemoveContainer:
-		err = w.c.Remover.RemoveContainer(ctx, s.id)
-	case RemoveSandbox, RemoveNamespaces:
-		err = w.c.Remover.RemoveSandbox(ctx, types.UID(s.id))
-	case ReleaseNetwork:
-		err = w.c.Network.Release(ctx, w.observed.Networks[s.id], s.id)
-	case RemovePod:
-		err = w.c.Pods.Remove(ctx, types.UID(s.id))
-	case StopPump:
-		return w.c.Pump.Stop(ctx)
-	case RemoveImage:
-		err = w.c.Remover.RemoveImage(ctx, s.id)
-	case RemoveRules:
-		err = w.removeRules(ctx, s.Target)
-	case FindRules:
-		_, err = w.c.Rules(ctx)
-		return false, err
-	case RemoveCgroup:
-		return w.removeCgroup(ctx, s.Target)
-	case RemoveFile:
-		err = removeFile(s.Target)
-	case RemoveFolder:
-		err = removeFolder(s.Target)
-	case RemoveEmpty:
-		if !w.did {
-			return false, nil
-		}
-		return removeEmpty(s.Target)
-	default:
-		err = fmt.Errorf("carrying out step %q: it is not known", s.Action)
+	c := w.c
+	always := func(err error) (bool, error) { return err == nil, err }
+	do, ok := map[Action]func() (bool, error){
+		StopDaemon:       func() (bool, error) { return always(c.Daemon.Stop(ctx)) },
+		CheckStopped:     func() (bool, error) { return always(w.checkStopped(ctx)) },
+		AwaitContainerd:  func() (bool, error) { return always(w.start(ctx)) },
+		RemoveContainer:  func() (bool, error) { return always(c.Remover.RemoveContainer(ctx, s.id)) },
+		RemoveSandbox:    func() (bool, error) { return always(c.Remover.RemoveSandbox(ctx, types.UID(s.id))) },
+		ReleaseNetwork:   func() (bool, error) { return always(c.Network.Release(ctx, w.observed.Networks[s.id], s.id)) },
+		RemoveNamespaces: func() (bool, error) { return always(c.Remover.RemoveSandbox(ctx, types.UID(s.id))) },
+		RemovePod:        func() (bool, error) { return always(c.Pods.Remove(ctx, types.UID(s.id))) },
+		StopPump:         func() (bool, error) { return c.Pump.Stop(ctx) },
+		RemoveImage:      func() (bool, error) { return always(c.Remover.RemoveImage(ctx, s.id)) },
+		RemoveRules:      func() (bool, error) { return always(w.removeRules(ctx, s.Target)) },
+		FindRules: func() (bool, error) {
+			_, err := c.Rules(ctx)
+			return false, err
+		},
+		RemoveCgroup: func() (bool, error) { return w.removeCgroup(ctx, s.Target) },
+		RemoveFile:   func() (bool, error) { return always(removeFile(s.Target)) },
+		RemoveFolder: func() (bool, error) { return always(removeFolder(s.Target)) },
+		RemoveEmpty: func() (bool, error) {
+			if !w.did {
+				return false, nil
+			}
+			return removeEmpty(s.Target)
+		},
+	}[s.Action]
+	if !ok {
+		return false, fmt.Errorf("carrying out step %q: unknown action", s.Action)
 	}
-	return err == nil, err
+	return do()
 }
 
 func (w *work) checkStopped(ctx context.Context) error {
@@ -299,9 +308,9 @@ func (w *work) start(ctx context.Context) error {
 		running, cancel := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- w.c.Remover.Run(running) }()
-		w.end = func() {
+		w.end = func() error {
 			cancel()
-			<-ended
+			return <-ended
 		}
 	}
 	wait, cancel := context.WithTimeout(ctx, w.c.Patience)
@@ -317,10 +326,11 @@ func (w *work) start(ctx context.Context) error {
 	}
 }
 
-func (w *work) stop() {
-	if w.end != nil {
-		w.end()
+func (w *work) stop() error {
+	if w.end == nil {
+		return nil
 	}
+	return w.end()
 }
 
 // removeRules finds them again: their remover is a value of this moment.

@@ -96,7 +96,7 @@ func (s *Systemd) running(ctx context.Context, conn *dbus.Conn) (active, enabled
 func (s *Systemd) Stop(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // without systemd there is no unit
+		return nil // without systemd there is no unit
 	}
 	defer conn.Close()
 	active, enabled, err := s.running(ctx, conn)
