@@ -12,8 +12,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestPeer proves the bed with upstream's own programs: two nodes, a Deployment behind a Service,
-// cluster DNS, logs and exec. What fails here is the bed's fault.
+// TestPeer tests the bed with upstream's own programs: two nodes, a Deployment behind a Service,
+// cluster DNS, logs and exec. A failure here is the bed's fault.
 func TestPeer(t *testing.T) {
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{bed.Peer{}, bed.Peer{}}})
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
@@ -41,8 +41,8 @@ func TestPeer(t *testing.T) {
 	kubectl("run", "client", "--image="+bed.Busybox, "--restart=Never", "--", "sleep", "100000")
 	kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=180s")
 
-	// A pod that is Ready is no Service yet: kube-proxy and the cluster's DNS are told of it in
-	// their own time.
+	// A Ready pod is not yet part of its Service: kube-proxy and the cluster's DNS learn of it a
+	// moment later.
 	ask := "for i in 1 2 3 4 5 6; do timeout 5 wget -qO- http://web && exit; done; exit 1"
 	if got := kubectl("exec", "client", "--", "sh", "-c", ask); !strings.HasPrefix(got, "hello from web-") {
 		t.Errorf("the Service answers %q by name", got)
@@ -69,7 +69,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// countPods asks from the test's own process.
+// countPods uses a client in the test's own process.
 func countPods(ctx context.Context, t *testing.T, c *bed.Cluster) {
 	t.Helper()
 	client, err := c.Client()
@@ -85,7 +85,7 @@ func countPods(ctx context.Context, t *testing.T, c *bed.Cluster) {
 	}
 }
 
-// TestUML boots a machine with a kernel of its own beside the control plane, and makes it a node.
+// TestUML boots a machine with its own kernel and makes it a node.
 func TestUML(t *testing.T) {
 	c := bed.New(t, bed.Options{})
 	u, err := c.AddUML(t.Context(), "u1")

@@ -14,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/tools"
 )
 
-// TestKilledCI kills .ci/run itself, and it alone, in the middle of a step. The next run ends the
-// step's processes and removes what they had, and leaves alone a run that goes on.
+// TestKilledCI kills only .ci/run in the middle of a step. The next run ends the step's processes
+// and removes what they had, and does not touch another run that is still going.
 func TestKilledCI(t *testing.T) {
 	bed.Require(t)
 	source, err := tools.FindSource()
@@ -77,7 +77,7 @@ func TestKilledCI(t *testing.T) {
 	if got := there(otherFolder, otherPID); len(got) != 3 {
 		t.Errorf("a run swept one that goes on; it left %q", got)
 	}
-	// The step fails when its process ends, and the run cleans up after itself.
+	// The step fails when its process ends, and the run cleans up.
 	number, err := strconv.Atoi(otherPID)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestKilledCI(t *testing.T) {
 	}
 }
 
-// parent is the id of a process's parent.
+// parent returns the parent's pid of a process.
 func parent(t *testing.T, pid int) int {
 	t.Helper()
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

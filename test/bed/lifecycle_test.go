@@ -15,8 +15,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// traces lists what there is on this machine of a cluster: network namespaces, mounts, cgroups,
-// processes and its folder. A cluster's name is part of the name or the command line of each.
+// traces lists what this machine has of a cluster: network namespaces, mounts, cgroups, processes
+// and its folder. The cluster's id is part of their names or command lines.
 func traces(t *testing.T, id string) []string {
 	t.Helper()
 	var out []string
@@ -137,8 +137,6 @@ func TestKilledOwner(t *testing.T) {
 	if id == "" {
 		t.Fatal("the victim started no cluster")
 	}
-	// A process inside a container's place: its own session, nothing of the test's in its command
-	// line.
 	if err := victim.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -159,8 +157,8 @@ func TestKilledOwner(t *testing.T) {
 	}
 }
 
-// TestReadyFast holds the start of a control plane to the time that tests can bear. The best of a
-// few tries counts, since the machine may have other work; the first one may build programs.
+// TestReadyFast limits how long a control plane may take to start. The best of a few tries counts,
+// since the machine may be busy, and the first try may build programs.
 func TestReadyFast(t *testing.T) {
 	bed.Require(t)
 	const limit = 20 * time.Second
@@ -182,7 +180,7 @@ func TestReadyFast(t *testing.T) {
 	}
 }
 
-// TestCrashes kills what tests of the agent will kill, and sees it come back.
+// TestCrashes kills what tests of the agent kill, and starts it again.
 func TestCrashes(t *testing.T) {
 	c := bed.New(t, bed.Options{Nodes: []bed.Kind{bed.Bare{}}})
 	n := c.Nodes()[0]

@@ -3,7 +3,7 @@ package bed
 import (
 	"bufio"
 	"context"
-	_ "embed" // the holder's script is a file of its own, for the sake of its readers
+	_ "embed" // for the holder's script
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +78,7 @@ func (m *machine) startHolder(ctx context.Context, kind string) error {
 	if m.run.snapshot().Detached {
 		life = "detached"
 	}
-	// A file of its own keeps the process list readable.
+	// A separate file keeps the process list readable.
 	script := filepath.Join(m.dir(), "machine.sh")
 	if err := os.WriteFile(script, []byte(machineScript), 0o755); err != nil {
 		return errors.Join(fmt.Errorf("writing holder's script: %w", err), lifeW.Close(), readyW.Close())

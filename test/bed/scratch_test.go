@@ -14,8 +14,8 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// TestKilledScratch kills a test that has a mount in its scratch folder and a cgroup: a sweep
-// removes them, and not before.
+// TestKilledScratch kills a test that has a mount in its scratch folder and a cgroup. Sweep removes
+// them, but only then.
 func TestKilledScratch(t *testing.T) {
 	bed.Require(t)
 	if os.Getenv("BED_TEST_VICTIM") == "1" {

@@ -10,7 +10,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed"
 )
 
-// kubepods lists the cgroups that pods hang under, of this machine or of one node.
+// kubepods lists the parent cgroups of pods, of this machine or of one node.
 func kubepods(t *testing.T, below string) []string {
 	t.Helper()
 	var out []string
@@ -41,9 +41,9 @@ func podCgroups(t *testing.T, n *bed.Node) (count int) {
 	return count
 }
 
-// TestSideBySide runs two clusters at once, with the same addresses and the same pod. The agent of
-// one is started as a test starts it on a bare node, with nothing said of cgroups; then that node
-// is reset and its cluster swept around: the other one does not notice.
+// TestSideBySide runs two clusters at once, with the same addresses and the same pod. One agent is
+// started on a bare node without settings for cgroups; then its node is reset and a sweep runs. The
+// other cluster is not affected.
 func TestSideBySide(t *testing.T) {
 	ctx := t.Context()
 	shared := kubepods(t, "")

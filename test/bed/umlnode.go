@@ -13,20 +13,20 @@ import (
 	"github.com/nodeagent/nodeagent/test/bed/uml"
 )
 
-// UMLNode is a User-Mode Linux machine on the cluster's bridge: a kernel of its own with cgroup v2,
-// ip_vs and systemd, containerd running and CNI configured. It can be rebooted and have its plug
-// pulled. It ends with the cluster.
+// UMLNode is a User-Mode Linux machine on the cluster's bridge: it has its own kernel with cgroup
+// v2, ip_vs and systemd, a running containerd and CNI. Tests can reboot it and cut its power. It
+// ends with the cluster.
 type UMLNode struct {
 	NodeNet
 	*uml.Machine
 	cluster *Cluster
 }
 
-// UMLCommand is one command for such a machine's Run.
+// UMLCommand is a command for Run of such a machine.
 type UMLCommand = uml.Command
 
-// AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The disk is
-// prepared once a cache, which takes minutes; after that a machine is up in some ten seconds.
+// AddUML boots a machine with pause, busybox and a small agnhost in its containerd. The first call
+// prepares the disk, which takes minutes; afterwards a machine is up in about ten seconds.
 func (c *Cluster) AddUML(ctx context.Context, name string) (*UMLNode, error) {
 	disk, err := c.umlDisk(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (c *Cluster) AddUML(ctx context.Context, name string) (*UMLNode, error) {
 // Cluster is the cluster that the node belongs to.
 func (u *UMLNode) Cluster() *Cluster { return u.cluster }
 
-// umlDisk prepares the disk that every machine gets a copy of.
+// umlDisk prepares the disk that every machine copies.
 func (c *Cluster) umlDisk(ctx context.Context) (string, error) {
 	b := c.opts.Builder
 	programs, err := b.Build(ctx, append(tools.Node(), "agnhost")...)
@@ -75,9 +75,9 @@ func (c *Cluster) umlDisk(ctx context.Context) (string, error) {
 	return disk, nil
 }
 
-// InstallNodeAgent installs the product on the machine as `make install` does, and joins it for
-// real: systemd starts the daemon, and join returns when the node is Ready. It returns what join
-// prints, also with an error.
+// InstallNodeAgent installs the product on the machine like `make install` and joins it: systemd
+// starts the daemon, and join returns when the node is Ready. It returns join's output even if it
+// fails.
 func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, error) {
 	dir, err := a.programs(ctx, u.cluster)
 	if err != nil {
@@ -114,15 +114,15 @@ func (u *UMLNode) InstallNodeAgent(ctx context.Context, a NodeAgent) (string, er
 	return text, err
 }
 
-// umlSettings is what a small machine under systemd asks for.
+// umlSettings are the settings of a small machine under systemd.
 const umlSettings = kubeletKind + "cgroupDriver: systemd\nfailSwapOn: false\nevictionHard: {memory.available: 10Mi}\n"
 
-// WaitReady waits until the API says that the node is Ready.
+// WaitReady waits until the API reports the node Ready.
 func (u *UMLNode) WaitReady(ctx context.Context, limit time.Duration) error {
 	return u.cluster.WaitNodeReady(ctx, u.NodeNet, limit)
 }
 
-// StartKubeProxy starts upstream's kube-proxy as a unit of that name. settings are added to its
+// StartKubeProxy starts upstream's kube-proxy as a unit of that name, with settings added to its
 // KubeProxyConfiguration.
 func (u *UMLNode) StartKubeProxy(ctx context.Context, mode, settings string) error {
 	programs, err := u.cluster.Builder().Build(ctx, "kube-proxy")

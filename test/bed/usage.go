@@ -15,21 +15,19 @@ type Usage struct {
 	Name string // up to 15 bytes of the program's name, as the kernel has it
 	RSS  int64  // resident memory, bytes
 	Peak int64  // the most of it so far
-	// the same with shared pages divided among those who share them; 0 where the kernel does not
-	// say
+	// PSS divides shared pages among their users; 0 if the kernel does not report it
 	PSS int64
-	// CPU is what it has used since its start, with its children that have ended and been waited
-	// for.
+	// CPU is the CPU time since its start, including children that it has waited for.
 	CPU time.Duration
 }
 
-// Usage lists every process on the node, those of containers included.
+// Usage lists every process on the node, including those of containers.
 func (n *Node) Usage() ([]Usage, error) {
 	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", n.machine.holder.PID))
 	if err != nil {
 		return nil, fmt.Errorf("looking at node %q: %w", n.Name, err)
 	}
-	// Containers have pid namespaces of their own, below the node's; their processes hang under the
+	// Containers have their own PID namespaces below the node's; their processes descend from the
 	// node's process 1.
 	parents, err := processTree()
 	if err != nil {
@@ -70,7 +68,7 @@ func processTree() (map[int]int, error) {
 	return out, nil
 }
 
-// below says whether a process descends from another.
+// below reports whether a process descends from another.
 func below(parents map[int]int, pid, ancestor int) bool {
 	for pid > 1 {
 		if pid == ancestor {

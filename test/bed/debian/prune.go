@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// keep is how long what is cached may lie unused before Used removes it.
+// keep is how long a cached file may stay unused before Used removes it.
 const keep = 14 * 24 * time.Hour
 
-// Used marks a cached file as used now, and removes its relatives, the files that match the pattern
-// in the same folder, that no one has used for two weeks: every change of an input leaves a large
-// file behind.
+// Used marks a cached file as used now, and removes files in the same folder that match the pattern
+// and have not been used for two weeks: every change of an input leaves a large file behind.
 func Used(path, pattern string) error {
 	now := time.Now()
 	if err := os.Chtimes(path, now, now); err != nil {

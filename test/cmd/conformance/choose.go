@@ -32,7 +32,7 @@ func readDurations(path string) (conformance.Durations, error) {
 	return conformance.ParseDurations(f)
 }
 
-// choose turns --only and --rotate into an expression for exactly the specs that are meant.
+// choose turns --only and --rotate into an expression that selects exactly the chosen specs.
 func (s *settings) choose(ctx context.Context, source string, now time.Time) error {
 	var names []string
 	switch {
@@ -71,8 +71,7 @@ func (s *settings) choose(ctx context.Context, source string, now time.Time) err
 	return nil
 }
 
-// seed is the commit that is checked out; a tree that is none of Git's takes another part every
-// day.
+// seed is the checked-out commit; a tree without Git gets another part every day.
 func seed(ctx context.Context, source string, now time.Time) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -83,7 +82,7 @@ func seed(ctx context.Context, source string, now time.Time) string {
 	return strings.TrimSpace(string(out))
 }
 
-// title is the expression, unless it is as long as a list of names is.
+// title is the expression, unless it is too long to print.
 func (s settings) title() string {
 	if n := strings.Count(s.focus, "|") + 1; len(s.focus) > 200 {
 		return fmt.Sprintf("%d specs by name", n)

@@ -1,6 +1,6 @@
-// Command conformance runs specs of the Kubernetes e2e suite against the agent (or, as a yardstick,
-// upstream's kubelet and kube-proxy) on a cluster of its own, and holds the outcome against the
-// list of specs known to pass.
+// Command conformance runs specs of the Kubernetes e2e suite against the agent (or, for comparison,
+// upstream's kubelet and kube-proxy) on its own cluster, and compares the results with the list of
+// specs known to pass.
 //
 // Exit status: 0 all fine, 1 a listed spec failed or the suite broke, 2 it could not be run.
 package main
@@ -21,7 +21,7 @@ import (
 // errRegressed is the error of a run that is worse than the list.
 var errRegressed = errors.New("specs that used to pass have failed, or the suite itself has")
 
-// defaultSkip leaves out what needs a cluster, or an hour, of its own.
+// defaultSkip skips specs that need a cluster for themselves, or an hour.
 const defaultSkip = `\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]`
 
 // settings are the command's flags.
@@ -109,7 +109,7 @@ func (s *settings) resolve(source string, now time.Time) error {
 	case s.procs < 1 || s.nodes < 1:
 		return errors.New("at least one process and one node are needed")
 	case s.rotate && s.list == "":
-		return errors.New("choosing a part of the list: upstream has none of its own; say which with --list")
+		return errors.New("choosing a part of the list: upstream has no list; name one with --list")
 	case s.rotate && s.only != "":
 		return errors.New("choosing what to run: give either --rotate or --only")
 	}

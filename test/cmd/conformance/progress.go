@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// progress reads the suite's output as it comes and says now and then how far it is.
+// progress reads the suite's output and reports its progress from time to time.
 type progress struct {
 	out     io.Writer
 	stop    chan struct{}
@@ -47,12 +47,12 @@ func (p *progress) end() {
 func (p *progress) say() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// The last line grows by a • at a time, for as long as nothing fails.
+	// The last line grows by one • at a time as long as nothing fails.
 	_, _ = fmt.Fprintf(p.out, "%s: %d passed, %d failed\n", p.total, p.passed+bytes.Count(p.line, []byte(bullet)), p.failed)
 }
 
-// Write counts: ginkgo prints one • for a spec that passed, and a line that begins with "•
-// [FAILED]" (or another end) for one that did not.
+// Write counts specs: ginkgo prints one • for a spec that passed, and a line that begins with "•
+// [FAILED]" (or another result) for one that did not.
 func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -62,7 +62,7 @@ func run(ctx context.Context, s settings) error {
 	return s.judge(report, unstable)
 }
 
-// cluster starts a cluster with the nodes wanted, all images on them.
+// cluster starts a cluster with the requested nodes, all images on them.
 func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, error) {
 	var config []byte
 	if s.config != "" {
@@ -71,7 +71,7 @@ func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, 
 			return nil, fmt.Errorf("reading the nodes' configuration: %w", err)
 		}
 	}
-	// Assembled before the cluster starts: the first time it takes minutes.
+	// Images are assembled before the cluster starts, because the first time takes minutes.
 	if _, err := bed.BuildImages(ctx, b); err != nil {
 		return nil, err
 	}
@@ -106,8 +106,7 @@ func (s settings) cluster(ctx context.Context, b *tools.Builder) (*bed.Cluster, 
 	return c, nil
 }
 
-// labelZones spreads the nodes over three zones in turns, as cloud providers label them once they
-// have joined.
+// labelZones spreads the nodes over three zones, like cloud providers label joined nodes.
 func labelZones(ctx context.Context, c *bed.Cluster) error {
 	for i, n := range c.Nodes() {
 		if _, err := c.Kubectl(ctx, "label", "node", n.Name, fmt.Sprintf("%s=zone-%d", corev1.LabelTopologyZone, i%3+1)); err != nil {
@@ -117,7 +116,7 @@ func labelZones(ctx context.Context, c *bed.Cluster) error {
 	return nil
 }
 
-// end copies the logs and stops the cluster, unless it is to be kept.
+// end copies the logs and stops the cluster, unless it should be kept.
 func (s settings) end(ctx context.Context, c *bed.Cluster) {
 	if err := exec.CommandContext(ctx, "cp", "-a", c.LogDir()+"/.", filepath.Join(s.artifacts, "logs")).Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "keeping the logs:", err)
@@ -131,7 +130,7 @@ func (s settings) end(ctx context.Context, c *bed.Cluster) {
 	}
 }
 
-// judge prints the summary, keeps it beside the reports and compares with the list.
+// judge prints the summary, saves it with the reports, and compares with the list.
 func (s settings) judge(r conformance.Report, unstable []conformance.Spec) error {
 	listed, err := readList(s.list)
 	if err != nil {
@@ -162,7 +161,7 @@ func (s settings) judge(r conformance.Report, unstable []conformance.Spec) error
 	return nil
 }
 
-// learn adds to the list what passes newly, and notes how long what passed took.
+// learn adds newly passing specs to the list, and records how long passed specs took.
 func (s settings) learn(listed []string, v conformance.Verdict, r conformance.Report) error {
 	if len(v.New) > 0 {
 		if err := writeList(s.list, listComment, v.Merge(listed)); err != nil {
@@ -211,15 +210,14 @@ func writeList(path, comment string, names []string) error {
 	return nil
 }
 
-// suite is the e2e suite with what is to be run of it.
+// suite is the e2e suite with the specs to run.
 type suite struct {
 	settings
 	ginkgo, e2e, kubectl string
 }
 
-// again runs the specs that failed once more, one at a time. What passes then is no regression, but
-// it is told of: the machine may have been too busy for it, or the agent may have a fault that
-// shows now and then.
+// again runs failed specs once more, one at a time. One that passes then is no regression, but it
+// is reported: the machine may have been too busy, or the agent may have a rare fault.
 func (s suite) again(ctx context.Context, c *bed.Cluster, first conformance.Report) (conformance.Report, []conformance.Spec, error) {
 	failed := conformance.Judge(nil, first).Failed
 	if len(failed) == 0 || len(first.Suite) > 0 {
@@ -241,7 +239,7 @@ func (s suite) again(ctx context.Context, c *bed.Cluster, first conformance.Repo
 	return merged, unstable, nil
 }
 
-// selection are ginkgo's flags that say which specs are meant.
+// selection returns ginkgo's flags that select the specs.
 func (s suite) selection() []string {
 	args := []string{"--focus=" + s.focus}
 	if s.skip != "" {
@@ -250,7 +248,7 @@ func (s suite) selection() []string {
 	return args
 }
 
-// beside runs the suite with a load balancer beside it.
+// beside runs the suite while a load balancer runs.
 func (s suite) beside(ctx context.Context, c *bed.Cluster) (conformance.Report, error) {
 	balancing, stop := context.WithCancel(ctx)
 	var report conformance.Report
@@ -291,7 +289,7 @@ func (s suite) run(ctx context.Context, c *bed.Cluster) (conformance.Report, err
 		return conformance.Report{}, errors.Join(runErr, fmt.Errorf("opening the suite's report: %w", err))
 	}
 	defer func() { _ = f.Close() }()
-	// That specs failed is in the report; the exit status says no more.
+	// The report says which specs failed; the exit status adds nothing.
 	return conformance.ParseReport(f)
 }
 
