@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// daemonWith starts the daemon of a machine that has not joined: it gets as far as asking for an
+// daemonWith starts the daemon of a machine that has not joined: it ends when it finds no
 // identity.
 func daemonWith(t *testing.T, dir, root string) error {
 	t.Helper()
@@ -33,7 +33,7 @@ oomScoreAdj: 0
 	return c.ExecuteContext(t.Context())
 }
 
-// A folder that is not there is made, with those above it, before anything needs it.
+// The daemon makes missing folders and their parents before anything needs them.
 func TestDaemonMakesItsFolders(t *testing.T) {
 	dir := t.TempDir()
 	err := daemonWith(t, dir, filepath.Join(dir, "not/there"))
@@ -47,7 +47,7 @@ func TestDaemonMakesItsFolders(t *testing.T) {
 	}
 }
 
-// One that cannot be made ends the start at once, by its name, its setting and what to do.
+// A folder that cannot be made is an error at once, with its name, its setting and a remedy.
 func TestDaemonRefusesFolders(t *testing.T) {
 	dir := t.TempDir()
 	file, dangling := filepath.Join(dir, "file"), filepath.Join(dir, "dangling")

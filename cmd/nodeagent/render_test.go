@@ -10,8 +10,8 @@ import (
 	"github.com/nodeagent/nodeagent/internal/golden"
 )
 
-// TestRender runs the verb as the command line does. The file args of an archive has one argument a
-// line; every other input is a file in the working folder.
+// TestRender runs the verb as the command line does. The file args of an archive has one argument
+// per line; every other input is a file in the working folder.
 func TestRender(t *testing.T) {
 	golden.Run(t, "testdata/render-*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
 		back, err := os.Getwd()
@@ -51,7 +51,7 @@ func TestRender(t *testing.T) {
 	})
 }
 
-// TestRenderHelp: each verb explains itself by an example.
+// TestRenderHelp: the help of each verb has an example.
 func TestRenderHelp(t *testing.T) {
 	for _, args := range []string{"render", "render pod", "render services"} {
 		var out bytes.Buffer

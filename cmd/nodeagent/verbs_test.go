@@ -16,8 +16,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
-// TestMistypedCommandLines: what a newcomer gets wrong is an error that says what would be right,
-// never a help and exit code 0.
+// TestMistypedCommandLines: a mistyped command line is an error that says what is right, never
+// help and exit code 0.
 func TestMistypedCommandLines(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("typo.yaml", []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPod: 3\nport: 70000\n"), 0o600); err != nil {
@@ -62,7 +62,7 @@ func TestMistypedCommandLines(t *testing.T) {
 	}
 }
 
-// TestKubeadmCheckNames: a pasted kubeadm line may ignore checks by kubeadm's names.
+// TestKubeadmCheckNames: a pasted kubeadm line can ignore checks by kubeadm's names.
 func TestKubeadmCheckNames(t *testing.T) {
 	c := checks{known: strings.Split(checkNames, ", ")}
 	if err := c.Set("Swap,NumCPU,SystemVerification, Port-10250,FileContent--proc-sys-net-bridge-bridge-nf-call-iptables"); err != nil {
@@ -73,8 +73,8 @@ func TestKubeadmCheckNames(t *testing.T) {
 	}
 }
 
-// TestConfigCheckTellsAll: unknown fields do not hide wrong values, and alone they are an error of
-// this verb.
+// TestConfigCheckTellsAll: unknown fields do not hide wrong values, and are an error of this verb
+// by themselves.
 func TestConfigCheckTellsAll(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	check := func(text string) (out string, err error) {
@@ -108,7 +108,7 @@ func everyCommand(c *cobra.Command, do func(*cobra.Command)) {
 	}
 }
 
-// TestOutputs: every verb with -o knows its values and takes no other.
+// TestOutputs: every verb with -o accepts its values and no other.
 func TestOutputs(t *testing.T) {
 	seen := 0
 	everyCommand(rootCommand(), func(c *cobra.Command) {
@@ -126,8 +126,7 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
-// TestHelp: every verb has examples that it would take, and shows its own flags apart from those of
-// run.
+// TestHelp: every verb has valid examples, and shows its own flags apart from those of run.
 func TestHelp(t *testing.T) {
 	everyCommand(rootCommand(), func(c *cobra.Command) {
 		if c.Example == "" {
@@ -176,7 +175,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestFlagsSayWhatTheyAre: no flag is without a sentence.
+// TestFlagsSayWhatTheyAre: every flag has a usage text.
 func TestFlagsSayWhatTheyAre(t *testing.T) {
 	everyCommand(rootCommand(), func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
@@ -187,8 +186,8 @@ func TestFlagsSayWhatTheyAre(t *testing.T) {
 	})
 }
 
-// TestPreflightKnowsWhatItDoesNotKnow: nothing is said of a snapshotter of a containerd that does
-// not answer.
+// TestPreflightKnowsWhatItDoesNotKnow: the snapshotter of a containerd that does not answer is
+// unknown.
 func TestPreflightKnowsWhatItDoesNotKnow(t *testing.T) {
 	var b bytes.Buffer
 	root := rootCommand()
@@ -203,7 +202,7 @@ func TestPreflightKnowsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestLogLevels: each step of --v lets more through, of klog's levels too.
+// TestLogLevels: each higher --v logs more, of klog's levels, too.
 func TestLogLevels(t *testing.T) {
 	for v := range 10 {
 		log := newLogger(config.Log{Level: v})

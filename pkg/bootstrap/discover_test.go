@@ -58,13 +58,13 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// issue signs a certificate for this machine; life from one hour ago.
+// issue signs a certificate for this machine, valid from one hour ago.
 func (a *authority) issue(t testing.TB, subject pkix.Name, public any, life time.Duration) []byte {
 	t.Helper()
 	return a.sign(t, &x509.CertificateRequest{Subject: subject, PublicKey: public, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, life)
 }
 
-// sign gives a request what it asks for; life from one hour ago.
+// sign signs a request; the certificate is valid from one hour ago.
 func (a *authority) sign(t testing.TB, r *x509.CertificateRequest, life time.Duration) []byte {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
@@ -112,7 +112,7 @@ func (a *authority) serve(t testing.TB, h http.Handler, configure func(*tls.Conf
 
 var testToken = Token{"abcdef", "0123456789abcdef"}
 
-// info is a cluster-info as the bootstrap signer leaves it.
+// info is a cluster-info as the bootstrap signer writes it.
 func info(t testing.TB, ca []byte, signers ...Token) corev1.ConfigMap {
 	t.Helper()
 	kubeconfig := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://10.0.0.1:6443\n    certificate-authority-data: %s\n",
@@ -152,7 +152,7 @@ func discover(t testing.TB, d discovery) (cluster, error) {
 	return d.verify(t.Context(), a)
 }
 
-// TestDiscoveryFaults: each way in which the far end can be wrong ends in its code.
+// TestDiscoveryFaults: each fault of the other end is an error of its code.
 func TestDiscoveryFaults(t *testing.T) {
 	t.Parallel()
 	real, other := newAuthority(t, "kubernetes"), newAuthority(t, "kubernetes")
@@ -241,7 +241,7 @@ func TestDiscoveryFaults(t *testing.T) {
 	}
 }
 
-// TestClock: the certificate is judged by the clock handed in, and the difference of clocks is
+// TestClock: certificates are verified at the given time, and the difference of clocks is
 // measured.
 func TestClock(t *testing.T) {
 	t.Parallel()
@@ -265,7 +265,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestServersInTurn: the first that answers is used, and it is asked again when none did.
+// TestServersInTurn: the first server that answers is used; if none does, all are asked again.
 func TestServersInTurn(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")

@@ -46,8 +46,8 @@ func ensure(kubeconfig, certDir string) (*Credentials, []string, error) {
 }
 
 // TestRenewedElsewhere: a kubeconfig that names another file than the agent's own, or holds its
-// certificate, does not follow when that is renewed. The new one is asked for once, stays in use,
-// and is in use again after a restart.
+// certificate, does not get the renewed one. The agent requests a new certificate once, uses it,
+// and uses it again after a restart.
 func TestRenewedElsewhere(t *testing.T) {
 	for name, embedded := range map[string]bool{"another file": false, "embedded": true} {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestRenewedElsewhere(t *testing.T) {
 	}
 }
 
-// TestAnotherClustersPair: what lies in the agent's folder does not replace the certificate of a
+// TestAnotherClustersPair: a pair in the agent's folder does not replace the certificate of a
 // kubeconfig for another cluster.
 func TestAnotherClustersPair(t *testing.T) {
 	old, ca := newAuthority(t, "kubernetes"), newAuthority(t, "kubernetes")
@@ -116,8 +116,8 @@ func TestAnotherClustersPair(t *testing.T) {
 	}
 }
 
-// TestDamagedCertificateFile: an empty or half-written file is named, with what to do; an older
-// good one beside it is used.
+// TestDamagedCertificateFile: the error for an empty or incomplete file names it and a remedy; an
+// older valid pair beside it is used.
 func TestDamagedCertificateFile(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "half": "-----BEGIN CERTIFICATE-----\nMIIB"} {
 		t.Run(name, func(t *testing.T) {
@@ -174,8 +174,8 @@ func TestDamagedCertificateFile(t *testing.T) {
 	}
 }
 
-// TestReplacedFile: of what another program puts in the file's place, only a good one for the same
-// name is taken over.
+// TestReplacedFile: of files that another program puts in place, only a valid certificate for the
+// same name is used.
 func TestReplacedFile(t *testing.T) {
 	ca := newAuthority(t, "kubernetes")
 	kubeconfig, pairs := node(t, ca, 2*time.Hour, "127.0.0.1:1")
@@ -200,7 +200,7 @@ func TestReplacedFile(t *testing.T) {
 	for _, bad := range []struct {
 		node string
 		life time.Duration
-	}{{"other", 3 * time.Hour}, {"n1", time.Minute}} { // one hour of the life is over
+	}{{"other", 3 * time.Hour}, {"n1", time.Minute}} { // one hour of the lifetime is over
 		write(bad.node, bad.life)
 		if changed, err := creds.Reload(time.Now()); changed || err == nil || !strings.Contains(err.Error(), pairs.Path()) || !sameLeaf(creds.Certificate(), first) {
 			t.Errorf("a certificate of node %s with a life of %s: %v, %v", bad.node, bad.life, changed, err)
@@ -212,8 +212,8 @@ func TestReplacedFile(t *testing.T) {
 	}
 }
 
-// TestRenamedMachine: the certificate is that of the old name, with which everything under the new
-// one is forbidden.
+// TestRenamedMachine: the certificate has the old name, for which every request under the new one
+// is forbidden.
 func TestRenamedMachine(t *testing.T) {
 	ca := newAuthority(t, "kubernetes")
 	kubeconfig, pairs := node(t, ca, 2*time.Hour, "127.0.0.1:1")
@@ -232,8 +232,8 @@ func TestRenamedMachine(t *testing.T) {
 }
 
 // TestExpiredWhileRunning: a machine was paused past the end of its certificate. With a bootstrap
-// kubeconfig the agent gets another one, without a restart, and else says what to do; whether it
-// renews certificates otherwise or not.
+// kubeconfig the agent gets another one without a restart; without, it logs a remedy. Both hold
+// whether it renews certificates or not.
 func TestExpiredWhileRunning(t *testing.T) {
 	for _, renew := range []bool{true, false} {
 		dir := t.TempDir()
@@ -299,7 +299,8 @@ func TestExpiredWhileRunning(t *testing.T) {
 	}
 }
 
-// TestForbiddenRemedies: a node that may not ask is not told to bind a role to bootstrap tokens.
+// TestForbiddenRemedies: the remedy for a node whose request is forbidden is not that for
+// bootstrap tokens.
 func TestForbiddenRemedies(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "certificatesigningrequests"}, "x", errors.New("no"))
 	joining, renewing := clientRequest("n1"), clientRequest("n1")

@@ -13,7 +13,7 @@ import (
 	"k8s.io/cluster-bootstrap/token/jws"
 )
 
-// TestTokenStaysSecret: no way of printing shows the second half.
+// TestTokenStaysSecret: no format prints the second half.
 func TestTokenStaysSecret(t *testing.T) {
 	t.Parallel()
 	token, err := ParseToken(" abcdef.0123456789abcdef\n")
@@ -76,7 +76,7 @@ func TestEnvText(t *testing.T) {
 	}
 }
 
-// FuzzParsers: no text makes a parser panic, and what is accepted is what it says it is.
+// FuzzParsers: no text makes a parser panic, and accepted values are valid.
 func FuzzParsers(f *testing.F) {
 	f.Add("abcdef.0123456789abcdef")
 	f.Add("kubeadm join h:6443 --token abcdef.0123456789abcdef \\\n --discovery-token-ca-cert-hash sha256:00")
@@ -112,8 +112,8 @@ func FuzzParsers(f *testing.F) {
 	})
 }
 
-// FuzzSignature: no text passes for the token's signature but the one that the token makes (RFC
-// 7515 appendix F; the content is taken out of the middle).
+// FuzzSignature: only the signature by the token is accepted (RFC 7515 appendix F: the payload is
+// detached).
 func FuzzSignature(f *testing.F) {
 	token := Token{"abcdef", "0123456789abcdef"}
 	good, err := jws.ComputeDetachedSignature("text", token.id, token.secret)

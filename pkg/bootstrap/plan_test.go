@@ -13,7 +13,7 @@ import (
 
 var testNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// TestPlan: what is on disk and what is wanted in, the steps out.
+// TestPlan compares the steps for an observed machine and a configuration with golden files.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
@@ -35,7 +35,7 @@ func TestPlan(t *testing.T) {
 	})
 }
 
-// everyMachine yields all combinations of what can be on disk, good and bad.
+// everyMachine yields all combinations of what can be on disk, valid and invalid.
 func everyMachine(yield func(Observed)) {
 	pin := Pin{1}
 	good := Cert{
@@ -56,7 +56,7 @@ func everyMachine(yield func(Observed)) {
 	}
 }
 
-// carriedOut is what is there after the steps have been done.
+// carriedOut is what is observed after the steps.
 func carriedOut(h Observed, c Config, steps []Step) Observed {
 	for _, s := range steps {
 		switch s.Action {
@@ -87,9 +87,8 @@ func carriedOut(h Observed, c Config, steps []Step) Observed {
 	return h
 }
 
-// TestPlanConverges: from whatever is there, and after a stop at any step, carrying plans out ends
-// with nothing to do; the token's server is never used before it is proved; a good identity is
-// never thrown away.
+// TestPlanConverges: from every state, and after a stop at any step, the next plan completes the
+// join; no plan uses a server before it is verified; none replaces a valid identity.
 func TestPlanConverges(t *testing.T) {
 	t.Parallel()
 	c := Config{

@@ -32,7 +32,7 @@ import (
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-// node is a kubeconfig with a certificate by ca, in a folder of its own.
+// node makes a kubeconfig with a certificate by ca, in a folder of its own.
 func node(t testing.TB, ca *authority, life time.Duration, servers ...string) (kubeconfig string, pairs *Pairs) {
 	t.Helper()
 	pairs = NewPairs(filepath.Join(t.TempDir(), "pki"), clientPair)
@@ -61,9 +61,8 @@ func save(t testing.TB, ca *authority, pairs *Pairs, life time.Duration) *tls.Ce
 	return pair
 }
 
-// TestRotationDropsNothing: a watch that is under way goes on over its connection while everything
-// after it uses the new certificate, whether the agent has renewed it or another program has
-// replaced the file.
+// TestRotationDropsNothing: a running watch goes on over its connection while later requests use
+// the new certificate, whether the agent renewed it or another program replaced the file.
 func TestRotationDropsNothing(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -173,7 +172,7 @@ func TestCheckExpiry(t *testing.T) {
 	}
 }
 
-// TestRenewAt: 70 to 90 % of the life, whatever the jitter says.
+// TestRenewAt: 70 to 90 % of the lifetime, for any jitter.
 func TestRenewAt(t *testing.T) {
 	t.Parallel()
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -186,7 +185,7 @@ func TestRenewAt(t *testing.T) {
 	}
 }
 
-// signer is an API server that signs what it is asked to, after it has failed some times.
+// signer is an API server that signs every request, after some failures.
 func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernetes.Interface, *atomic.Int64) {
 	t.Helper()
 	var calls atomic.Int64
@@ -214,7 +213,7 @@ func signer(t testing.TB, ca *authority, failures int, wrongKey bool) (kubernete
 			}
 			request.PublicKey = &other.PublicKey
 		}
-		// the fake does not look for a name, and would answer with the request before
+		// the fake ignores names and would answer with the previous request
 		if last != "" {
 			if err := client.Tracker().Delete(certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), "", last); err != nil {
 				t.Error(err)
@@ -239,8 +238,8 @@ func testRenewer(client kubernetes.Interface, pairs *Pairs, current *tls.Certifi
 	return r
 }
 
-// TestRenew: nothing happens before the time; then failures are retried with growing pauses and the
-// same key, until the new pair is on disk and in use; no goroutine stays behind.
+// TestRenew: nothing happens before the time. Then failures are retried with growing pauses and
+// the same key, until the new pair is on disk and in use. No goroutine is left.
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -274,7 +273,7 @@ func TestRenew(t *testing.T) {
 	})
 }
 
-// TestRenewRefuses: a certificate for another key is not taken, and the one in use stays.
+// TestRenewRefuses: a certificate for another key is refused, and the one in use stays.
 func TestRenewRefuses(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -287,7 +286,7 @@ func TestRenewRefuses(t *testing.T) {
 	}
 }
 
-// TestPairs: half-written state never shows; old pairs go; secrets are for root alone.
+// TestPairs: incomplete pairs are never read; old pairs are removed; only root can read secrets.
 func TestPairs(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -333,8 +332,8 @@ func TestPairs(t *testing.T) {
 	}
 }
 
-// TestServing: self-signed at first need, the same after a restart, made again when an address is
-// added; by request when that is wanted.
+// TestServing: a self-signed certificate is made at the first need, reused after a restart, and
+// made again for a new address; with ByCSR it is requested.
 func TestServing(t *testing.T) {
 	t.Parallel()
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
@@ -383,9 +382,8 @@ func TestServing(t *testing.T) {
 	}
 }
 
-// TestServingFollowsAddresses: a certificate by request is asked for again when the node has
-// another address, within the time between two looks, and the old one is shown until the new one is
-// there.
+// TestServingFollowsAddresses: when the node gets another address, the next check requests a new
+// certificate, and the old one is used until the new one is there.
 func TestServingFollowsAddresses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// api is one of a cluster's API servers; what it does with a request can be changed.
+// api is one of a cluster's API servers, with a handler that can be changed.
 type api struct {
 	address string
 	served  atomic.Int32
@@ -39,8 +39,8 @@ func newAPI(t *testing.T, ca *authority) *api {
 
 func (a *api) set(do http.HandlerFunc) { a.do.Store(&do) }
 
-// TestFailover: each fault of the first address, what becomes of a read and of a write, and where
-// the next request goes.
+// TestFailover: for each fault of the first address, who answers a read and a write, and where the
+// next request goes.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	hangUp := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
@@ -109,7 +109,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// ask returns who answered, by name, or the status; empty when it failed.
+// ask returns the name of the server that answered, or the status; "" after a failure.
 func ask(t *testing.T, client *http.Client, method, address string, names map[string]string) string {
 	t.Helper()
 	var body io.Reader
@@ -139,8 +139,8 @@ func ask(t *testing.T, client *http.Client, method, address string, names map[st
 	return names[host]
 }
 
-// TestFailoverGivesUp: when no address answers, the error names each, every one was tried once; a
-// request that its caller ends moves nobody elsewhere.
+// TestFailoverGivesUp: if no address answers, each is tried once and the error names all. A
+// request that its caller cancels does not change the address in use.
 func TestFailoverGivesUp(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "kubernetes")
@@ -174,7 +174,7 @@ func TestFailoverGivesUp(t *testing.T) {
 }
 
 // TestKubeconfigServers: the list survives writing and reading, and other programs see a plain
-// kubeconfig of the first.
+// kubeconfig for the first server.
 func TestKubeconfigServers(t *testing.T) {
 	t.Parallel()
 	for _, servers := range [][]string{{"a:1"}, {"b:1", "[fd00::1]:2", "c:3"}} {
@@ -192,8 +192,8 @@ func TestKubeconfigServers(t *testing.T) {
 	}
 }
 
-// FuzzKubeconfig: no text makes the reader panic, and every address that it finds is host:port or
-// the first.
+// FuzzKubeconfig: no text makes the reader panic, and every address that it finds, except the
+// first, is host:port.
 func FuzzKubeconfig(f *testing.F) {
 	text, err := renderKubeconfig([]string{"a:1", "[fd00::1]:2"}, []byte("CA"), "n1", "/cert")
 	if err != nil {

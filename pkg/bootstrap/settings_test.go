@@ -30,7 +30,7 @@ func clusterSettings(t *testing.T, kubelet, proxy string, m machine) (settings, 
 	return s, c
 }
 
-// TestClusterSettingsAreCarriedWhole: a node that joins is as strict as the cluster's others.
+// TestClusterSettingsAreCarriedWhole: a node that joins is as strict as the cluster's other nodes.
 func TestClusterSettingsAreCarriedWhole(t *testing.T) {
 	s, c := clusterSettings(t, `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -73,8 +73,8 @@ clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}
 	}
 }
 
-// TestClusterSettingsThatCannotBe: a mistake in the cluster, and what this machine has not, are
-// left out and named.
+// TestClusterSettingsThatCannotBe: invalid settings, and those that are impossible on this
+// machine, are left out and listed.
 func TestClusterSettingsThatCannotBe(t *testing.T) {
 	s, c := clusterSettings(t, "clusterDNS: [10.96.0.10, dns.example]\ncgroupDriver: systemd\nmaxPods: -3\nseccompDefault: true\nevictionHard: {nodefs.avail: 1Gi}\n",
 		"mode: ipvs\nnodePortAddresses: [ten]\niptables: {masqueradeBit: 40}\n", machine{})
@@ -92,7 +92,7 @@ func TestClusterSettingsThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestResolverFile: only the stub's file is replaced.
+// TestResolverFile: only the file of systemd-resolved's stub is replaced.
 func TestResolverFile(t *testing.T) {
 	root := t.TempDir()
 	write := func(path, text string) {

@@ -29,8 +29,8 @@ func parseFlags(t testing.TB, args []string) *Flags {
 	return &f
 }
 
-// TestResolve: files in*.yaml and flags, one a line, in; what differs from the defaults, notes and
-// errors out.
+// TestResolve: the inputs are files in*.yaml and flags, one per line; the outputs are differences
+// from the defaults, notes and errors.
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	defaults, _, err := Resolve(nil, &Flags{}, testHost())
@@ -141,8 +141,8 @@ func sample(path string, t reflect.Type) string {
 	return "7"
 }
 
-// TestEveryFieldCounts: a field that is known either changes the configuration or is listed as
-// without effect.
+// TestEveryFieldCounts: a known field either changes the configuration or is listed as without
+// effect.
 func TestEveryFieldCounts(t *testing.T) {
 	t.Parallel()
 	defaults, _, err := Resolve(nil, &Flags{}, testHost())
@@ -229,7 +229,7 @@ func fieldType(t reflect.Type, names []string) reflect.Type {
 	return fieldType(fields[names[0]].Type(), names[1:])
 }
 
-// TestFlagsCount: every flag reaches its field and is named as the place of an error.
+// TestFlagsCount: every flag sets a field that exists.
 func TestFlagsCount(t *testing.T) {
 	t.Parallel()
 	known := everyField()
@@ -250,7 +250,8 @@ func TestTypesAreSmall(t *testing.T) {
 	}
 }
 
-// FuzzResolve: no text makes the loader panic, hang or accept something that it then cannot print.
+// FuzzResolve: no text makes the loader panic or hang, and every accepted configuration can be
+// printed.
 func FuzzResolve(f *testing.F) {
 	head := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 	f.Add(head + "port: 10250\nevictionHard: {memory.available: 1%}\n")
@@ -276,8 +277,8 @@ func FuzzResolve(f *testing.F) {
 	})
 }
 
-// FuzzFlags: no command line makes the parser panic, and what join hands on to the daemon means to
-// it what it meant to join.
+// FuzzFlags: no command line makes the parser panic, and the flags that join passes to the daemon
+// mean the same to both.
 func FuzzFlags(f *testing.F) {
 	f.Add("--node-ip=10.0.0.1\n--node-labels=a=b,c=d\n--v=4")
 	f.Add("--config\n/etc/a,b\n--config=\"x\"\n--max-pods\n12")

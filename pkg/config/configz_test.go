@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestConfigzGivesTheSameConfiguration: what /configz shows, given as a file, is this configuration
-// again.
+// TestConfigzGivesTheSameConfiguration: the document of /configz, read as a file, gives the same
+// configuration.
 func TestConfigzGivesTheSameConfiguration(t *testing.T) {
 	for _, text := range []string{
 		"mode: iptables",

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestConfigzGivesTheSameKubelet: what /configz of the node's API shows, given as a file, is this
-// configuration again.
+// TestConfigzGivesTheSameKubelet: the document of the node API's /configz, read as a file, gives
+// the same configuration.
 func TestConfigzGivesTheSameKubelet(t *testing.T) {
 	for _, text := range []string{"", `
 clusterDNS: [10.96.0.10]

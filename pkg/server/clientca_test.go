@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// TestClientCAComesLater: a CA that is written after the start, by the first bootstrap or anybody
-// else, is in force without a restart; one that the configuration names must exist.
+// TestClientCAComesLater: a CA file that is written after the start is used without a restart; one
+// that the configuration names must exist.
 func TestClientCAComesLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ca.crt")
 	now := time.Now()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestPagesWaitForTheirPort: a port that another program has when the agent starts is served as
+// TestPagesWaitForTheirPort: a port that another program uses when the agent starts is served as
 // soon as it is free, and is in the status until then.
 func TestPagesWaitForTheirPort(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
@@ -48,7 +48,7 @@ func TestPagesWaitForTheirPort(t *testing.T) {
 	}
 }
 
-// until asks until it is so.
+// until polls until so is true.
 func until(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestABusyPortIsOpenedLater: told once in the log, in the status for as long as it lasts.
+// TestABusyPortIsOpenedLater: it is logged once, and in the status until it is open.
 func TestABusyPortIsOpenedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var free atomic.Bool

@@ -38,7 +38,7 @@ func (s slowReviews) Create(_ context.Context, r *authenticationv1.TokenReview, 
 	return r, nil
 }
 
-// TestAFloodOfTokensIsBounded sends what anyone can send who reaches the port.
+// TestAFloodOfTokensIsBounded sends what anyone who reaches the port can send.
 func TestAFloodOfTokensIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var under, most, asked atomic.Int64

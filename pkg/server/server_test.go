@@ -238,7 +238,7 @@ func TestAccess(t *testing.T) {
 		body                       string
 	}{
 		{"get pods", "GET", "/pods", "good", 200, `"name":"pod"`},
-		// the old, wide permission still does
+		// the older, wider permission suffices, too
 		{"get proxy", "GET", "/pods", "good", 200, `"name":"pod"`},
 		{"get metrics", "GET", "/pods", "good", 403, "subresource(s)=[pods proxy]"},
 		{"get pods", "GET", "/pods", "bad", 401, "Unauthorized"},
