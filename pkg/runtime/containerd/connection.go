@@ -3,7 +3,6 @@ package containerd
 import (
 	"context"
 	"errors"
-	"maps"
 	"strings"
 	"time"
 
@@ -126,7 +125,7 @@ func (r *Runtime) reconcile(ctx context.Context) error {
 	if err != nil {
 		return native(err)
 	}
-	ids, err := r.recorded(ctx)
+	records, err := r.recorded(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,8 +135,11 @@ func (r *Runtime) reconcile(ctx context.Context) error {
 	if err := r.loadSandboxes(); err != nil {
 		return err
 	}
-	// Also those that were removed while the connection was down.
-	maps.Copy(ids, r.view.ids())
+	// The records, and those of the view that were removed while the connection was down.
+	ids := r.view.ids()
+	for _, record := range records {
+		ids[record.ID] = true
+	}
 	if err := r.adoptAll(ctx, ids); err != nil {
 		return err
 	}

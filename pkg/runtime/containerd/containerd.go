@@ -25,6 +25,7 @@
 //	connection.go   Run: connect, subscribe to events, reconcile; again after a loss
 //	view.go         the cache, and runtime.Pods on it
 //	adopt.go        from record and task to the view, after a connect or an event
+//	inventory.go    the pods by the records alone, without Run
 //
 //	sandbox.go      StartSandbox, RemoveSandbox and the sandbox records
 //	namespaces.go   creating and pinning namespaces      sysctls.go   their kernel parameters

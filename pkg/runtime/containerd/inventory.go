@@ -3,7 +3,6 @@ package containerd
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -15,11 +14,9 @@ import (
 // and the state folder have them. Unlike List it needs no Run and changes nothing; the containers'
 // states are not known.
 func (r *Runtime) Inventory(ctx context.Context) ([]runtime.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTime)
-	defer cancel()
-	records, err := r.store().List(ctx, fmt.Sprintf("labels.%q", labelUID))
+	records, err := r.recorded(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing containers: %w", native(err))
+		return nil, err
 	}
 	sandboxes, err := r.readSandboxes()
 	if err != nil {
@@ -33,7 +30,7 @@ func (r *Runtime) Inventory(ctx context.Context) ([]runtime.Pod, error) {
 		return pods[ref.UID]
 	}
 	for _, record := range records {
-		if record.Labels[labelName] == "" { // a sandbox's reaping process
+		if record.Labels[labelName] == "" { // a sandbox's reaper
 			continue
 		}
 		ref, c, _, _ := fromRecord(record) // with an error it has what can be read
@@ -45,9 +42,7 @@ func (r *Runtime) Inventory(ctx context.Context) ([]runtime.Pod, error) {
 	}
 	all := make([]runtime.Pod, 0, len(pods))
 	for _, p := range pods {
-		slices.SortFunc(p.Containers, func(a, b runtime.Container) int {
-			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attempt, b.Attempt))
-		})
+		slices.SortFunc(p.Containers, byNameAndAttempt)
 		all = append(all, *p)
 	}
 	slices.SortFunc(all, func(a, b runtime.Pod) int { return cmp.Compare(a.UID, b.UID) })

@@ -71,17 +71,13 @@ const (
 	maxAgain = 30 * time.Second
 )
 
-// recorded lists the ids of all containers of this agent.
-func (r *Runtime) recorded(ctx context.Context) (map[string]bool, error) {
+// recorded lists the records of all containers of this agent.
+func (r *Runtime) recorded(ctx context.Context) ([]containers.Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	records, err := r.store().List(ctx, fmt.Sprintf("labels.%q", labelUID))
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", native(err))
 	}
-	ids := map[string]bool{}
-	for _, record := range records {
-		ids[record.ID] = true
-	}
-	return ids, nil
+	return records, nil
 }

@@ -268,10 +268,12 @@ func (v *view) pod(uid types.UID) runtime.Pod {
 			p.Containers = append(p.Containers, c.c)
 		}
 	}
-	slices.SortFunc(p.Containers, func(a, b runtime.Container) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attempt, b.Attempt))
-	})
+	slices.SortFunc(p.Containers, byNameAndAttempt)
 	return p
+}
+
+func byNameAndAttempt(a, b runtime.Container) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attempt, b.Attempt))
 }
 
 // List returns every pod with a sandbox or a container, in order of UID.
