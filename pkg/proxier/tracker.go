@@ -205,7 +205,7 @@ func (t *Tracker) Missing() []string {
 	for _, s := range []struct {
 		name string
 		ok   bool
-	}{{"services", t.servicesSynced}, {"endpointslices", t.slicesSynced}, {"node", t.nodeSynced}, {"addresses", t.addressesSynced}} {
+	}{{"services", t.servicesSynced}, {"endpointslices", t.slicesSynced}, {"properties of the node", t.nodeSynced}, {"addresses of this machine", t.addressesSynced}} {
 		if !s.ok {
 			out = append(out, s.name)
 		}

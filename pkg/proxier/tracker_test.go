@@ -62,7 +62,8 @@ func TestMarkingWhatNoSliceHasWakesNobody(t *testing.T) {
 	}
 }
 
-// TestAddressesOfTheMachineStay when the Node object changes, and wake the loop only if they change.
+// TestAddressesOfTheMachineStay when the Node object changes, and wake the loop only if they
+// change.
 func TestAddressesOfTheMachineStay(t *testing.T) {
 	k := NewTracker()
 	wake := k.subscribe()

@@ -39,7 +39,7 @@ type Config struct {
 	Informers *apiclient.Informers
 	// Addresses are the node's own, the primary one first.
 	Addresses func() []netip.Addr
-	// Backend replaces that of the proxy mode; nil: it stands.
+	// Backend replaces that of the proxy mode; nil: the mode has its own.
 	Backend  func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	Registry *prometheus.Registry // of the proxy's metrics port
 	Events   record.EventRecorder
@@ -242,6 +242,10 @@ func (s *Stack) Describe(r *summary.Report) {
 		r.Node.Warn(problem + "; it is tried again every few seconds")
 	}
 	for _, missing := range s.tracker.Missing() {
-		r.Node.Warn("Services are not programmed yet: " + missing + " have not been read; " + apiclient.GrantHint)
+		warning := "Services are not programmed yet: " + missing + " have not been read"
+		if missing == "endpointslices" {
+			warning += "; " + apiclient.GrantHint
+		}
+		r.Node.Warn(warning)
 	}
 }

@@ -62,7 +62,7 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 		}
 		var r summary.Report
 		s.Describe(&r)
-		want = "proxy mode " + string(mode) + " is not there yet"
+		want = "proxy mode " + string(mode) + " is not implemented yet"
 		fallen := mode != config.ProxyIPTables
 		if got := len(events.Events) == 1; got != fallen || strings.Contains(log.String(), want) != fallen || strings.Contains(strings.Join(r.Node.Warnings, "\n"), want) != fallen {
 			t.Errorf("mode %s: an event: %v, status %q, log:\n%s", mode, got, r.Node.Warnings, log.String())
