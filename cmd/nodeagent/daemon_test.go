@@ -58,8 +58,8 @@ func TestDaemonRefusesFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for root, words := range map[string][]string{
-		file:     {file, "rootDir", "name another"},
-		dangling: {dangling, "/no/such/disk", "rootDir", "mount the disk"},
+		file:     {file, "rootDir", "configure another"},
+		dangling: {dangling, "/no/such/disk", "rootDir", "mount its disk"},
 	} {
 		err := daemonWith(t, dir, root)
 		for _, word := range words {
