@@ -260,7 +260,7 @@ func (p *podsHalf) makeLoop(more []podsync.Source) (err error) {
 		return err
 	}
 	p.loop, err = podsync.New(podsync.Config{
-		Sources: append([]podsync.Source{api, p.static}, more...), Sink: sink, Pods: p.machinery, Executor: executor, Claims: p.claims(), Host: host{p.builder, p.machinery},
+		Sources: append([]podsync.Source{api, p.static}, more...), Sink: sink, Pods: p.machinery, Executor: executor, Host: host{p.builder, p.machinery},
 		Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: p.events, Messages: terminationmessage.Reader{},
 		Admit: p.admit, Allocatable: p.reporter.Allocatable, HostIPs: p.addresses.List, SyncFrequency: c.Pods.SyncFrequency,
 		RefreshInterval: c.Volumes.RefreshInterval, RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax,

@@ -38,10 +38,10 @@ func checkClaims(claims map[podplan.Kind]Claims) error {
 }
 
 // held are the kinds of claims that the host holds for a pod.
-func (l *Loop) held(ctx context.Context, pod runtime.PodRef) ([]podplan.Kind, error) {
+func (x *Executor) held(ctx context.Context, pod runtime.PodRef) ([]podplan.Kind, error) {
 	var held []podplan.Kind
 	for _, kind := range podplan.Kinds() {
-		holds, err := l.config.Claims[kind].Held(ctx, pod)
+		holds, err := x.config.Claims[kind].Held(ctx, pod)
 		if err != nil {
 			return nil, fmt.Errorf("looking for claims of kind %q of pod %q: %w", kind, pod.UID, err)
 		}

@@ -32,7 +32,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/keyed"
-	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/sleep"
@@ -43,14 +42,12 @@ type Config struct {
 	Sources []Source
 	Sink    StatusSink
 	Pods    runtime.Pods
-	// Executor carries out the actions.
+	// Executor carries out the actions, and knows what the host holds for a pod.
 	Executor *Executor
 	Host     Host
-	// Claims are those of the Executor.
-	Claims  map[podplan.Kind]Claims
-	Volumes Volumes
-	Prober  Prober
-	Events  Events
+	Volumes  Volumes
+	Prober   Prober
+	Events   Events
 	// Messages reads termination messages.
 	Messages Messages
 	// Admit decides whether a pod that does not run yet may run beside the others; nil admits
@@ -95,9 +92,6 @@ func New(c Config) (*Loop, error) {
 		return nil, errors.New("making the pod loop: Sources, Sink, Pods, Executor, Host and Volumes are required")
 	case c.Prober == nil, c.Events == nil, c.Messages == nil, c.HostIPs == nil, c.Now == nil, c.Log == nil:
 		return nil, errors.New("making the pod loop: Prober, Events, Messages, HostIPs, Now and Log are required")
-	}
-	if err := checkClaims(c.Claims); err != nil {
-		return nil, fmt.Errorf("making the pod loop: %w", err)
 	}
 	if c.Admit == nil {
 		c.Admit = func(*corev1.Pod, []*corev1.Pod) *podspec.Termination { return nil }

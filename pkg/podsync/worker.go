@@ -335,7 +335,7 @@ func (l *Loop) observe(ctx context.Context, t step) (podplan.Observed, error) {
 		return o, nil
 	}
 	var err error
-	o.Held, err = l.held(ctx, t.name())
+	o.Held, err = l.config.Executor.held(ctx, t.name())
 	return o, err
 }
 

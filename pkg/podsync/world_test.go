@@ -523,7 +523,7 @@ func (w *world) start() (*podsync.Loop, func()) {
 		w.t.Fatal(err)
 	}
 	loop, err := podsync.New(podsync.Config{
-		Sources: []podsync.Source{w.source}, Sink: w, Pods: w, Executor: executor, Host: host{w}, Claims: claims, Volumes: vols{w}, Prober: w, Events: w,
+		Sources: []podsync.Source{w.source}, Sink: w, Pods: w, Executor: executor, Host: host{w}, Volumes: vols{w}, Prober: w, Events: w,
 		Messages: w, Admit: w.admit, Allocatable: func() corev1.ResourceList { return w.allocatable }, HostIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
 		Now: time.Now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
