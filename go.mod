@@ -7,6 +7,7 @@ require (
 	github.com/opencontainers/runtime-spec v1.3.0
 	k8s.io/api v0.36.3
 	k8s.io/apimachinery v0.36.3
+	sigs.k8s.io/knftables v0.0.21
 )
 
 require github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect

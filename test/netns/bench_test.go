@@ -10,6 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/proxier"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
@@ -40,20 +41,26 @@ func many(n int) ([]*corev1.Service, []*discoveryv1.EndpointSlice) {
 // BenchmarkSync measures whole rounds, build to kernel: the first sync, one
 // endpoint that changes, one Service that comes and goes, and the drift check.
 func BenchmarkSync(b *testing.B) {
+	f := corev1.IPv4Protocol
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, n := range []int{1000, 5000} {
 			b.Run(fmt.Sprintf("%s/%d", variant, n), func(b *testing.B) {
 				needRoot(b)
 				useVariant(b, variant)
-				benchmarkSync(b, n)
+				benchmarkSync(b, newBackend(b, newNS(b), f, nil), n)
 			})
 		}
 	}
+	for _, n := range []int{1000, 5000, 10000} {
+		b.Run(fmt.Sprintf("nftables/%d", n), func(b *testing.B) {
+			needRoot(b)
+			benchmarkSync(b, newNFTables(b, newNS(b), nftOptions(f), nil), n)
+		})
+	}
 }
 
-func benchmarkSync(b *testing.B, n int) {
+func benchmarkSync(b *testing.B, backend proxier.Backend, n int) {
 	svcs, sls := many(n)
-	backend := newBackend(b, newNS(b), corev1.IPv4Protocol, nil)
 	builder := snapshot.NewBuilder(corev1.IPv4Protocol, snapshot.NodePortAddresses{})
 	sync := func(svcs []*corev1.Service) time.Duration {
 		begin := time.Now()

@@ -1,6 +1,3 @@
-// Package nftables is EDGE: it removes the rules of a kube-proxy in mode nftables, through
-// netlink: the table kube-proxy of an address family. Connections go on, since conntrack keeps
-// their translation. Other tables stay.
 package nftables
 
 import (
@@ -11,12 +8,12 @@ import (
 
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/proxier/nftables/elements"
 )
 
-// table is kube-proxy's in mode nftables (KEP-3866).
-const table = "kube-proxy"
-
-// Leaver removes the table of one family. It implements proxier.Leaver.
+// Leaver removes the table of one family, ours or a kube-proxy's, on a machine without nft, too.
+// Connections go on, since conntrack keeps their translation. It implements proxier.Leaver.
 type Leaver struct {
 	family corev1.IPFamily
 	log    *slog.Logger
@@ -69,7 +66,7 @@ func (l *Leaver) find() (*nftables.Conn, *nftables.Table, error) {
 		return conn, nil, nil
 	}
 	for _, t := range tables {
-		if t.Name == table {
+		if t.Name == elements.TableName {
 			return conn, t, nil
 		}
 	}
