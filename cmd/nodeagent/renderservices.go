@@ -13,25 +13,25 @@ import (
 )
 
 type renderServicesFlags struct {
-	config  config.Flags
-	files   []string
-	backend choice
-	family  choice
-	node    string
-	zone    string
-	view    choice
+	config config.Flags
+	files  []string
+	mode   choice
+	family choice
+	node   string
+	zone   string
+	view   choice
 }
 
 func renderServicesCommand() *cobra.Command {
 	f := &renderServicesFlags{
-		backend: oneOf(previews()[0], previews()[1:]...), family: oneOf(string(corev1.IPv4Protocol), string(corev1.IPv6Protocol)),
+		mode: choice{among: previews()}, family: oneOf(string(corev1.IPv4Protocol), string(corev1.IPv6Protocol)),
 		view: oneOf("rules", "snapshot"),
 	}
 	c := &cobra.Command{
 		Use:   "services -f FILE [--node NAME] [flags of run]",
-		Short: "Print the rules for the Services and EndpointSlices in a file, as iptables-restore takes them",
-		Long: `Print the rules for the Services and EndpointSlices in a file, as iptables-restore takes them. Which endpoints are local,
-and the node's addresses and zone, are taken from its Node in the file. What was left out is told on standard error.`,
+		Short: "Print the rules for the Services and EndpointSlices in a file, as iptables-restore or nft -f takes them",
+		Long: `Print the rules for the Services and EndpointSlices in a file, as iptables-restore or nft -f takes them. Which endpoints are
+local, and the node's addresses and zone, are taken from its Node in the file. What was left out is told on standard error.`,
 		Example: `  nodeagent render services -f services.yaml --node n1 --zone a --cluster-cidr 10.244.0.0/16
   kubectl get services,endpointslices,nodes -A -o yaml | nodeagent render services -f - --node n1 --view snapshot`,
 		Args: noArguments,
@@ -39,7 +39,7 @@ and the node's addresses and zone, are taken from its Node in the file. What was
 	}
 	fs := c.Flags()
 	fs.StringArrayVarP(&f.files, "filename", "f", nil, `file with YAML or JSON documents, "-" for standard input; may be given several times`)
-	fs.Var(&f.backend, "backend", "what the rules are for")
+	fs.Var(&f.mode, "mode", "the proxy mode that the rules are for (default: that of the configuration)")
 	fs.Var(&f.family, "family", "the family of addresses")
 	fs.StringVar(&f.node, "node", "", "name of the node that the rules are for (default: the only Node in the files)")
 	fs.StringVar(&f.zone, "zone", "", "its zone (default: its label "+corev1.LabelTopologyZone+")")
@@ -58,7 +58,24 @@ func previews() (names []string) {
 	return names
 }
 
+// row is that of --mode, or of the mode that the configuration asks for; where the proxy is off,
+// that of the default one.
+func (f *renderServicesFlags) row(asked config.ProxyMode) modes.Mode {
+	switch {
+	case f.mode.value != "":
+		asked = config.ProxyMode(f.mode.value)
+	case asked == config.ProxyOff:
+		asked = config.ProxyIPTables
+	}
+	return modes.Programmed(asked)
+}
+
 func (f *renderServicesFlags) run(c *cobra.Command) error {
+	if f.mode.value != "" {
+		if err := c.Flags().Set("proxy-mode", f.mode.value); err != nil {
+			return err
+		}
+	}
 	cfg, _, err := config.Load(&f.config)
 	if err != nil {
 		return err
@@ -92,7 +109,7 @@ func (f *renderServicesFlags) run(c *cobra.Command) error {
 		_, err = fmt.Fprint(c.OutOrStdout(), rules.Snapshot)
 		return err
 	}
-	preview := modes.Of(config.ProxyMode(f.backend.value)).Preview(modes.Config{Proxy: cfg.Proxy, UtilChains: cfg.Network.UtilChains}, rules.Snapshot)
+	preview := f.row(cfg.Proxy.Mode).Preview(modes.Config{Proxy: cfg.Proxy, UtilChains: cfg.Network.UtilChains}, rules.Snapshot)
 	if _, err := fmt.Fprint(c.OutOrStdout(), preview); err != nil {
 		return fmt.Errorf("writing the rules: %w", err)
 	}

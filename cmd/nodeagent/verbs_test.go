@@ -51,7 +51,7 @@ func TestMistypedCommandLines(t *testing.T) {
 		"config check --config typo.yaml":       "port: must be 1 to 65535, is 70000",
 		"config check --node-ip=1.2.3":          "must be an IP address",
 		"render services --view all -f x":       "use rules or snapshot",
-		"render services --backend ipvs -f x":   "use iptables",
+		"render services --mode ipvs -f x":      "use iptables or nftables",
 		"render services --family v6 -f x":      "use IPv4 or IPv6",
 	} {
 		var errs bytes.Buffer

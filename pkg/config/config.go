@@ -290,7 +290,7 @@ type Auth struct {
 // ProxyMode is a mode of the services half.
 type ProxyMode string
 
-// The modes of kube-proxy, and off. Only iptables is implemented yet; it stands in for the others.
+// The modes of kube-proxy, and off. Mode ipvs is not implemented yet; iptables stands in for it.
 const (
 	ProxyOff      ProxyMode = "off"
 	ProxyIPTables ProxyMode = "iptables"
@@ -301,7 +301,7 @@ const (
 // Programmed is the mode that this version programs if m is configured. A mode that is not
 // implemented yet must not keep pods from running, so another one serves the same Services.
 func (m ProxyMode) Programmed() ProxyMode {
-	if m == ProxyOff {
+	if m == ProxyOff || m == ProxyNFTables {
 		return m
 	}
 	return ProxyIPTables

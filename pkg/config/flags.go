@@ -94,7 +94,7 @@ func podsFlags() []flagDef {
 func servicesFlags() []flagDef {
 	return []flagDef{
 		{"proxier", kindAgent + ".proxier", "services half: on or off (default on)", nil},
-		{"proxy-mode", kindProxy + ".mode", "iptables (default); it stands in for ipvs and nftables, which are not implemented yet", nil},
+		{"proxy-mode", kindProxy + ".mode", "iptables (default, and in the place of ipvs, which is not implemented yet) or nftables", nil},
 		{"cluster-cidr", kindProxy + ".clusterCIDR", "the pods' addresses, one CIDR per family", nil},
 		{"proxy-healthz-bind-address", kindProxy + ".healthzBindAddress", "address:port of the proxy's /healthz (default 0.0.0.0:10256)", nil},
 		{"proxy-metrics-bind-address", kindProxy + ".metricsBindAddress", "address:port of the proxy's /metrics (default 127.0.0.1:10249)", nil},

@@ -153,8 +153,6 @@ func proxyWithoutEffect(field string) string {
 		return "this is Linux"
 	case strings.HasPrefix(field, "ipvs."):
 		return "proxy mode ipvs is not implemented yet"
-	case strings.HasPrefix(field, "nftables."):
-		return "it is used with proxy mode nftables only"
 	}
 	return prefixWithoutEffect(field)
 }

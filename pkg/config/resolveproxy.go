@@ -2,7 +2,6 @@ package config
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -98,14 +97,34 @@ func (d *documents) localTraffic(c *Config) {
 func (d *documents) iptables() IPTables {
 	n := d.proxy.NFTables
 	own := d.rules("iptables", d.proxy.IPTables)
-	other := d.rules("nftables", kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
+	nftables := kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
 		MasqueradeBit: n.MasqueradeBit, MasqueradeAll: n.MasqueradeAll, SyncPeriod: n.SyncPeriod, MinSyncPeriod: n.MinSyncPeriod,
-	})
+	}
+	other := d.rules("nftables", nftables)
 	if d.proxy.Mode != "nftables" {
+		d.otherMode("nftables", nftables)
 		return own
 	}
-	d.notes = slices.DeleteFunc(d.notes, func(n Note) bool { return strings.HasPrefix(n.Field, kindProxy+".nftables.") })
+	d.otherMode("iptables", d.proxy.IPTables)
 	return other
+}
+
+// otherMode notes what is set in the section of a mode that is not configured.
+func (d *documents) otherMode(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) {
+	for _, f := range []struct {
+		field string
+		given bool
+	}{
+		{"localhostNodePorts", deref(p.LocalhostNodePorts, false)},
+		{"masqueradeAll", p.MasqueradeAll},
+		{"masqueradeBit", p.MasqueradeBit != nil},
+		{"minSyncPeriod", p.MinSyncPeriod.Duration != 0},
+		{"syncPeriod", p.SyncPeriod.Duration != 0},
+	} {
+		if f.given {
+			d.note(kindProxy+"."+section+"."+f.field, noEffect, "it is used with proxy mode "+section+" only")
+		}
+	}
 }
 
 func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) IPTables {

@@ -53,17 +53,17 @@ func TestAModeThatIsNotThereFallsBack(t *testing.T) {
 		var log bytes.Buffer
 		events := record.NewFakeRecorder(10)
 		s := newStack(t, mode, slog.New(slog.NewTextHandler(&log, nil)), events)
-		want := `nodeagent_proxy_mode{asked="` + string(mode) + `",programmed="iptables"} 1`
+		want := `nodeagent_proxy_mode{asked="` + string(mode) + `",programmed="` + string(mode.Programmed()) + `"} 1`
 		if _, body := s.get("/metrics"); !strings.Contains(body, want) {
 			t.Errorf("no %s in:\n%s", want, body)
 		}
-		if _, body := s.get("/proxyMode"); body != "iptables" {
+		if _, body := s.get("/proxyMode"); body != string(mode.Programmed()) {
 			t.Errorf("/proxyMode with mode %s: %s", mode, body)
 		}
 		var r summary.Report
 		s.Describe(&r)
 		want = "proxy mode " + string(mode) + " is not implemented yet"
-		fallen := mode != config.ProxyIPTables
+		fallen := mode == config.ProxyIPVS
 		if got := len(events.Events) == 1; got != fallen || strings.Contains(log.String(), want) != fallen || strings.Contains(strings.Join(r.Node.Warnings, "\n"), want) != fallen {
 			t.Errorf("mode %s: an event: %v, status %q, log:\n%s", mode, got, r.Node.Warnings, log.String())
 		}
