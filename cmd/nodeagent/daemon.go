@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/nodeagent/nodeagent/pkg/agent"
+	"github.com/nodeagent/nodeagent/pkg/bootstrap"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/version"
@@ -60,7 +61,7 @@ func runDaemon(ctx context.Context, flags *config.Flags, ignored []string) error
 	}
 	log.Info("Starting", "version", version.Kubernetes(), "node", loaded.Node.Name, "pid", os.Getpid())
 	tune(&loaded, log)
-	if err := agent.MakeFolders(&loaded); err != nil {
+	if err := bootstrap.MakeFolders(&loaded); err != nil {
 		return err
 	}
 	identity, err := agent.Identity(ctx, &loaded, log)

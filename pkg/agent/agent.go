@@ -37,7 +37,7 @@ import (
 )
 
 // Options are what an agent is made from. Config, Identity and Log are required. Config's folders
-// must exist: MakeFolders makes them.
+// must exist: bootstrap.MakeFolders makes them.
 type Options struct {
 	Config   *config.Config
 	Identity *bootstrap.Credentials // Identity finds or gets them

@@ -101,7 +101,7 @@ func TestPartsOfOnesOwn(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Dir(c.Paths.Root)); err != nil || len(entries) != 1 || asked.Load() != 0 {
 		t.Errorf("New made %v and asked the API server %d times", entries, asked.Load())
 	}
-	if err := agent.MakeFolders(c); err != nil {
+	if err := bootstrap.MakeFolders(c); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

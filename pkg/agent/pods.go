@@ -3,11 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	goruntime "runtime"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -188,28 +186,13 @@ func (p *podsHalf) makeBuilder() (err error) {
 		Volumes: p.volumes, Users: p.machinery, Objects: p.objects, Cgroups: p.cgroups,
 		DNS:  containerconfig.DNS{Servers: c.Pods.ClusterDNS, Domain: c.Pods.ClusterDomain, ResolvConf: c.Pods.ResolvConf},
 		Node: p.machineNow, SeccompDefault: c.Pods.SeccompDefault, Seccomp: containerd.DefaultSeccomp,
-		AppArmor: containerd.AppArmor{}, SELinux: selinux.Host{}, VolumeDir: p.machinery.VolumeDir, Handler: p.handler,
+		AppArmor: containerd.AppArmor{}, SELinux: selinux.Host{}, VolumeDir: p.machinery.VolumeDir, Handler: p.informers.RuntimeHandler(p.machinery.HandlerNames()),
 		Warn: func(pod *corev1.Pod, reason, message string) {
 			p.events.Event(pod, corev1.EventTypeWarning, reason, message)
 		},
 		Log: p.log,
 	})
 	return err
-}
-
-// handler finds the runtime handler of a RuntimeClass; "" is the default one's (KEP-585).
-func (p *podsHalf) handler(ctx context.Context, class string) (string, error) {
-	if class == "" {
-		return "", nil
-	}
-	found, err := p.informers.RuntimeClass(ctx, class)
-	if err != nil {
-		return "", err
-	}
-	if found.Handler == "" || slices.Contains(p.machinery.HandlerNames(), found.Handler) {
-		return found.Handler, nil
-	}
-	return "", fmt.Errorf("no runtime for %q is configured: RuntimeClass %q names it; runtime handlers here are %q", found.Handler, class, p.machinery.HandlerNames())
 }
 
 // machineNow is what containers may know of this machine. Its name may be set while the agent runs.
@@ -260,7 +243,7 @@ func (p *podsHalf) makeLoop(more []podsync.Source) (err error) {
 		return err
 	}
 	p.loop, err = podsync.New(podsync.Config{
-		Sources: append([]podsync.Source{api, p.static}, more...), Sink: sink, Pods: p.machinery, Executor: executor, Host: host{p.builder, p.machinery},
+		Sources: append([]podsync.Source{api, p.static}, more...), Sink: sink, Pods: p.machinery, Executor: executor, Host: podsync.OwnHost{Host: p.builder, Runtime: p.machinery},
 		Volumes: mounts{p.volumes, p.builder}, Prober: p.prober, Events: p.events, Messages: terminationmessage.Reader{},
 		Admit: p.admit, Allocatable: p.reporter.Allocatable, HostIPs: p.addresses.List, SyncFrequency: c.Pods.SyncFrequency,
 		RefreshInterval: c.Volumes.RefreshInterval, RequestTimeout: c.Pods.RequestTimeout, CrashMax: c.Pods.CrashMax,
@@ -317,7 +300,7 @@ func (p *podsHalf) makeExecutor() (*podsync.Executor, error) {
 		return nil, err
 	}
 	return podsync.NewExecutor(podsync.ExecutorConfig{
-		Runtime: p.machinery, Images: p.machinery, Puller: puller, Build: builder{p.builder}, Claims: p.claims(), Cgroups: p.cgroups,
+		Runtime: p.machinery, Images: p.machinery, Puller: puller, Build: p.builder, Claims: p.claims(), Cgroups: p.cgroups,
 		Hooks: hooks, Events: p.events,
 	})
 }
@@ -337,14 +320,6 @@ func (p *podsHalf) admit(pod *corev1.Pod, others []*corev1.Pod) *podspec.Termina
 	}, pod.Annotations[podsource.SourceAnnotation] == "file")
 }
 
-// builder fits containerconfig to what the loop asks for.
-type builder struct{ *containerconfig.Builder }
-
-// Container implements podsync.Builder.
-func (b builder) Container(ctx context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
-	return b.Build(ctx, containerconfig.Request(r))
-}
-
 // mounts are the volumes of pods with what their containers have mounted beside them.
 type mounts struct {
 	*volumeset.Set
@@ -362,24 +337,4 @@ func (m mounts) Unmount(ctx context.Context, uid types.UID) error {
 		return err
 	}
 	return m.Set.Unmount(ctx, uid)
-}
-
-// host finds what the host holds for pods.
-type host struct {
-	*containerconfig.Builder
-	runtime runtime.Shared
-}
-
-// Leftovers implements podsync.Host. What a kubelet's pods have by containerd's CRI plugin is no
-// leftover of ours.
-func (h host) Leftovers(ctx context.Context) ([]types.UID, error) {
-	left, err := h.Builder.Leftovers(ctx)
-	if err != nil || len(left) == 0 {
-		return nil, err
-	}
-	foreign, err := h.runtime.Foreign(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(left, func(uid types.UID) bool { return foreign[uid] }), nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -206,6 +207,24 @@ func (i *Informers) RuntimeClass(ctx context.Context, name string) (*nodev1.Runt
 		return nil, fmt.Errorf("looking up RuntimeClass %q: %w", name, err)
 	}
 	return found, nil
+}
+
+// RuntimeHandler returns a function that finds the runtime handler of a RuntimeClass among those
+// that the runtime knows. The default one is "" (KEP-585).
+func (i *Informers) RuntimeHandler(known []string) func(ctx context.Context, class string) (string, error) {
+	return func(ctx context.Context, class string) (string, error) {
+		if class == "" {
+			return "", nil
+		}
+		found, err := i.RuntimeClass(ctx, class)
+		if err != nil {
+			return "", err
+		}
+		if found.Handler == "" || slices.Contains(known, found.Handler) {
+			return found.Handler, nil
+		}
+		return "", fmt.Errorf("no runtime for %q is configured: RuntimeClass %q names it; runtime handlers here are %q", found.Handler, class, known)
+	}
 }
 
 // Node returns the node's own object as last watched; nil before the first.

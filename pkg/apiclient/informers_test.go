@@ -21,6 +21,14 @@ func TestYoungRuntimeClass(t *testing.T) {
 	if c, err := i.RuntimeClass(t.Context(), "kata"); err != nil || c.Handler != "kata" {
 		t.Errorf("got %+v, %v", c, err)
 	}
+	for class, known := range map[string][]string{"": nil, "kata": {"kata"}} {
+		if h, err := i.RuntimeHandler(known)(t.Context(), class); err != nil || h != class {
+			t.Errorf("handler of %q: %q, %v", class, h, err)
+		}
+	}
+	if _, err := i.RuntimeHandler([]string{"runsc"})(t.Context(), "kata"); err == nil {
+		t.Error("a handler that the runtime does not know was found")
+	}
 	if _, err := i.RuntimeClass(t.Context(), "none"); err == nil {
 		t.Error("a class that does not exist was found")
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/podsync/podplan"
 	"github.com/nodeagent/nodeagent/pkg/podsync/podspec"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 func (x *Executor) startContainer(ctx context.Context, t Task, a podplan.StartContainer) error {
@@ -23,7 +24,7 @@ func (x *Executor) createAndStart(ctx context.Context, t Task, a podplan.StartCo
 	if err != nil {
 		return podspec.WithReason("ImageInspectError", fmt.Errorf("finding the image %q of container %q: %w", a.ImageID, a.Container, err))
 	}
-	config, err := x.config.Build.Container(ctx, ContainerRequest{
+	config, err := x.config.Build.Container(ctx, runtime.ContainerRequest{
 		Pod: t.Want.Pod, HostIPs: t.Want.HostIPs, Static: t.Want.Static, Runtime: t.Runtime,
 		Name: a.Container, Attempt: a.Attempt, Image: image,
 	})

@@ -2,7 +2,6 @@ package podsync
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
@@ -45,20 +44,9 @@ type Events interface {
 // Builder makes finished configurations from pods. Its errors may be podspec.ReasonError.
 type Builder interface {
 	Sandbox(ctx context.Context, pod *corev1.Pod, attempt int) (runtime.SandboxConfig, error)
-	Container(ctx context.Context, r ContainerRequest) (runtime.ContainerConfig, error)
+	Container(ctx context.Context, r runtime.ContainerRequest) (runtime.ContainerConfig, error)
 	// Resources are the limits of a container by the pod's spec.
 	Resources(pod *corev1.Pod, container string) (*specs.LinuxResources, error)
-}
-
-// ContainerRequest asks for the configuration of one attempt of a container. Nobody writes to it.
-type ContainerRequest struct {
-	Pod     *corev1.Pod
-	HostIPs []netip.Addr // of the node, primary first
-	Static  bool         // the pod is defined on this node
-	Runtime runtime.Pod  // what the runtime holds of the pod; its sandbox is ready
-	Name    string       // of the container, whatever its role
-	Attempt int
-	Image   runtime.Image
 }
 
 // Host finds what an earlier life of the agent left.

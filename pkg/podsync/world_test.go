@@ -319,7 +319,7 @@ func (w *world) Sandbox(_ context.Context, pod *corev1.Pod, attempt int) (runtim
 	return runtime.SandboxConfig{Pod: ref(pod), Attempt: attempt}, nil
 }
 
-func (w *world) Container(_ context.Context, r podsync.ContainerRequest) (runtime.ContainerConfig, error) {
+func (w *world) Container(_ context.Context, r runtime.ContainerRequest) (runtime.ContainerConfig, error) {
 	if err := w.read("config"); err != nil {
 		return runtime.ContainerConfig{}, err
 	}

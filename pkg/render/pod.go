@@ -190,7 +190,7 @@ func (r *renderer) pod(ctx context.Context, given *corev1.Pod) (Pod, error) {
 		Namespaces: runtime.NamespacePaths(filepath.Join(r.o.Config.Paths.Run, "pods", string(pod.UID)), sandbox),
 	}}
 	for _, c := range podspec.Containers(pod) {
-		config, err := r.container(ctx, containerconfig.Request{Pod: pod, HostIPs: want.HostIPs, Runtime: have, Name: c.Name}, c.Image)
+		config, err := r.container(ctx, runtime.ContainerRequest{Pod: pod, HostIPs: want.HostIPs, Runtime: have, Name: c.Name}, c.Image)
 		if err != nil {
 			return Pod{}, fmt.Errorf("container %q: %w", c.Name, err)
 		}
@@ -201,7 +201,7 @@ func (r *renderer) pod(ctx context.Context, given *corev1.Pod) (Pod, error) {
 }
 
 // container renders one container.
-func (r *renderer) container(ctx context.Context, request containerconfig.Request, image string) (Container, error) {
+func (r *renderer) container(ctx context.Context, request runtime.ContainerRequest, image string) (Container, error) {
 	config, known := r.o.Images[image]
 	if !known {
 		config.Entrypoint = []string{fmt.Sprintf("<entrypoint of %s>", image)}
@@ -209,7 +209,7 @@ func (r *renderer) container(ctx context.Context, request containerconfig.Reques
 			"folder are left out (--image-config %s=FILE)", image, image)
 	}
 	request.Image = runtime.Image{ID: "sha256:0", Config: config}
-	built, err := r.builder.Build(ctx, request)
+	built, err := r.builder.Container(ctx, request)
 	if err != nil {
 		if !known && strings.Contains(err.Error(), "runAsNonRoot") {
 			err = fmt.Errorf("%w; the image's own user is not known: give --image-config %s=FILE", err, image)

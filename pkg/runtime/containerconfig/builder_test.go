@@ -127,7 +127,7 @@ func (b *bed) start(t testing.TB, pod *corev1.Pod, name string, attempt int) (ru
 	for _, v := range pod.Spec.Volumes {
 		must(t, b.volumes.Mount(ctx, pod, v.Name))
 	}
-	return b.Build(ctx, containerconfig.Request{
+	return b.Container(ctx, runtime.ContainerRequest{
 		Pod: pod, HostIPs: b.node.IPs,
 		Runtime: runtime.Pod{Sandbox: &runtime.Sandbox{
 			ID: "5a4d", Ready: true, IPs: []netip.Addr{netip.MustParseAddr("10.244.0.7")}, SELinux: b.podLabels,

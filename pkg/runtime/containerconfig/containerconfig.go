@@ -142,23 +142,10 @@ func New(c Config) (*Builder, error) {
 	return &Builder{config: c}, nil
 }
 
-// Request describes one attempt of one container. Build does not change it.
-type Request struct {
-	Pod     *corev1.Pod
-	HostIPs []netip.Addr // of the node, primary first; if empty, those of Node
-	// Static marks a pod that is defined on this node: it starts without the Services, which it may
-	// not be able to read.
-	Static  bool
-	Runtime runtime.Pod // what the runtime holds of the pod; its sandbox is ready
-	Name    string      // of the container, whatever its role
-	Attempt int
-	Image   runtime.Image
-}
-
-// Build returns the finished configuration. Its errors are podspec.ReasonErrors:
+// Container returns the finished configuration. Its errors are podspec.ReasonErrors:
 // CreateContainerConfigError if the pod's owner can fix the cause in the spec or in an object that
 // it names, else CreateContainerError.
-func (b *Builder) Build(ctx context.Context, r Request) (runtime.ContainerConfig, error) {
+func (b *Builder) Container(ctx context.Context, r runtime.ContainerRequest) (runtime.ContainerConfig, error) {
 	c, _ := podspec.Find(r.Pod, r.Name)
 	if c == nil {
 		return runtime.ContainerConfig{}, configError(fmt.Errorf("container %q is not in the pod's spec", r.Name))
@@ -239,7 +226,7 @@ func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) 
 // work is one call of Build.
 type work struct {
 	*Builder
-	request   Request
+	request   runtime.ContainerRequest
 	pod       *corev1.Pod
 	container *corev1.Container
 	target    string

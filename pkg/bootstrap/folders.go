@@ -1,4 +1,4 @@
-package agent
+package bootstrap
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/hostfs"
 )
 
-// MakeFolders makes the agent's folders that are missing. It comes before everything else, so that
-// one that cannot be made ends the start with its reason. Their paths stay as they are given,
-// links included: pods name them.
+// MakeFolders makes the daemon's folders that are missing. It runs before everything else, so that
+// the start fails with the reason when one cannot be made. Paths stay as they are given, links
+// included: pods name them.
 func MakeFolders(c *config.Config) error {
 	type folder struct {
 		field, path string
