@@ -53,6 +53,8 @@ type Config struct {
 	// NodeIP is the node's address of a family, the zero value if it has none. nil: not known.
 	NodeIP func(corev1.IPFamily) netip.Addr
 	Log    *slog.Logger
+	// Now is the clock; only Program needs it.
+	Now func() time.Time
 }
 
 // Programmer programs a mode.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -58,7 +57,7 @@ func programNFTables(c Config) Programmer {
 				return nil, err
 			}
 			return nftables.New(nftables.Config{
-				Options: nftablesOptions(c, f), Tool: nft, Kernel: nftables.NewReader(f), Log: c.Log, Metrics: metrics, Now: time.Now,
+				Options: nftablesOptions(c, f), Tool: nft, Kernel: nftables.NewReader(f), Log: c.Log, Metrics: metrics, Now: c.Now,
 			})
 		},
 	}

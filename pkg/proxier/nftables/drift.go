@@ -53,7 +53,7 @@ func (b *Backend) Check(ctx context.Context) (drift []string, err error) {
 const manyChains = 100
 
 // readRules reads the handles of rules that were written since they were read last, while nobody
-// else has written: what is there is ours.
+// else has written, so that the rules are ours.
 func (b *Backend) readRules(ctx context.Context, gen uint64) error {
 	if b.observed == nil || len(b.unread) >= manyChains {
 		kernel, err := b.c.Kernel.All(ctx, func(string) bool { return false })

@@ -16,7 +16,7 @@ import (
 )
 
 // run has the kernel take operations, all or none. With an error comes the port whose operation
-// was refused; nil: it cannot be told.
+// was refused; nil: unknown.
 func (b *Backend) run(ctx context.Context, ops []elements.Op) (*snapshot.Port, error) {
 	tx := b.c.Tool.NewTransaction()
 	for _, op := range ops {
@@ -107,7 +107,7 @@ func line(said string) (n int, ok bool) {
 	return n, err == nil
 }
 
-// culprit is the port that the refused operation belongs to; nil: it cannot be told.
+// culprit is the port that the refused operation belongs to; nil: unknown.
 func culprit(err error, ops []elements.Op) *snapshot.Port {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

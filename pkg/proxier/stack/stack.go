@@ -124,7 +124,7 @@ func (s *Stack) Run(ctx context.Context) error {
 }
 
 func (s *Stack) modeConfig() modes.Config {
-	return modes.Config{Proxy: s.Config.Config.Proxy, UtilChains: s.Config.Config.Network.UtilChains, NodeIP: s.nodeIP, Log: s.Log}
+	return modes.Config{Proxy: s.Config.Config.Proxy, UtilChains: s.Config.Config.Network.UtilChains, NodeIP: s.nodeIP, Log: s.Log, Now: s.Now}
 }
 
 // makeChecks makes what answers on health check node ports. Its event is kube-proxy's.

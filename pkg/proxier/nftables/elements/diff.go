@@ -262,7 +262,7 @@ func Replace(kernel *Observed, table *Table) Change {
 	return c
 }
 
-// clear takes away all that is there, but for chains, which stay empty: those that are not wanted
+// clear removes everything that the kernel has, except chains, which stay empty: unwanted ones
 // are stale.
 func (c *Change) clear(kernel *Observed, want *Listing) {
 	names := slices.Sorted(maps.Keys(kernel.Chains))

@@ -53,7 +53,7 @@ func Read(set string) bool {
 // Drift lists how the kernel differs from a table, at most a few for each chain or
 // set: chains, rules, sets and elements that are missing or are others. before,
 // if not nil, is what the kernel had right after the table was written; it tells
-// rules that were replaced. Chains and sets that nobody knows of are not drift.
+// rules that were replaced. Further chains and sets are no drift.
 // nil: no difference.
 func Drift(kernel, before *Observed, table *Table) []string {
 	var out []string
