@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/bootstrap"
@@ -50,7 +49,7 @@ func (p *podsHalf) describe(r *summary.Report) {
 		r.Node.Warn("cgroup v1 is on its way out: move this machine to cgroup v2")
 	}
 	for _, problem := range p.static.Problems() {
-		r.Node.Warn(fmt.Sprint(problem))
+		r.Node.Warn(problem.File + ": " + problem.Err.Error())
 	}
 	for _, v := range p.loop.Snapshot() {
 		pod := summary.Pod{

@@ -27,14 +27,13 @@ import (
 // watches above all, go on over the old connections until they end. client-go would close every
 // connection instead.
 type Credentials struct {
-	base       rest.Config // host, bearer token, impersonation; no TLS
-	tls        *tls.Config // roots, server name
-	proxy      func(*http.Request) (*url.URL, error)
-	file       *certFile
-	kubeconfig string
-	servers    *servers
-	observe    func(Request)
-	cert       atomic.Pointer[tls.Certificate]
+	base    rest.Config // host, bearer token, impersonation; no TLS
+	tls     *tls.Config // roots, server name
+	proxy   func(*http.Request) (*url.URL, error)
+	file    *certFile
+	servers *servers
+	observe func(Request)
+	cert    atomic.Pointer[tls.Certificate]
 
 	mu         sync.Mutex
 	transports []*swapTransport
@@ -66,7 +65,7 @@ func readCredentials(kubeconfig string) (c *Credentials, certErr, err error) {
 		return nil, nil, fmt.Errorf("reading kubeconfig %q: nodes cannot use credential plugins; use a certificate or a token", kubeconfig)
 	}
 	c = &Credentials{
-		kubeconfig: kubeconfig, proxy: base.Proxy, file: &certFile{cert: base.CertFile, key: base.KeyFile},
+		proxy: base.Proxy, file: &certFile{cert: base.CertFile, key: base.KeyFile},
 		servers: &servers{list: currentContext(&raw).servers},
 	}
 	if len(c.servers.list) == 0 {
@@ -252,10 +251,6 @@ func (c *Credentials) Reload(now time.Time) (bool, error) {
 	}
 	c.SetCertificate(pair)
 	return true, nil
-}
-
-func sameLeaf(a, b *tls.Certificate) bool {
-	return len(a.Certificate) > 0 && len(b.Certificate) > 0 && string(a.Certificate[0]) == string(b.Certificate[0])
 }
 
 // ErrExpired means that the client certificate has expired.

@@ -433,3 +433,7 @@ func TestServingFollowsAddresses(t *testing.T) {
 		}
 	})
 }
+
+func sameLeaf(a, b *tls.Certificate) bool {
+	return len(a.Certificate) > 0 && len(b.Certificate) > 0 && string(a.Certificate[0]) == string(b.Certificate[0])
+}

@@ -31,11 +31,9 @@ type PodInfo struct {
 	Running map[string]time.Duration
 	WakeAt  time.Time
 	Done    bool
-	// LastError is the newest error of an action or a step, and LastErrorAt its time; they stay
-	// until the pod goes.
-	LastError   string
-	LastErrorAt time.Time
-	StepAt      time.Time // of the last step
+	// LastError is the newest error of an action or a step; it stays until the pod goes.
+	LastError string
+	StepAt    time.Time // of the last step
 }
 
 // Synced says that every source has emitted all its pods.

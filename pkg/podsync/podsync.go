@@ -111,7 +111,7 @@ func New(c Config) (*Loop, error) {
 				log = c.Log.Debug // for every pod; firstList logs it once
 			}
 			log("Pod step failed", "uid", uid, "err", err)
-			l.store.get(uid).fail(err, c.Now())
+			l.store.get(uid).fail(err)
 		},
 	})
 	if err != nil {

@@ -246,11 +246,11 @@ func (e *entry) restart() {
 }
 
 // fail keeps an error of a step or an action, for Snapshot. Of a nil entry it keeps none.
-func (e *entry) fail(err error, now time.Time) {
+func (e *entry) fail(err error) {
 	if e == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.info.LastError, e.info.LastErrorAt = err.Error(), now
+	e.info.LastError = err.Error()
 }

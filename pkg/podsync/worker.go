@@ -388,7 +388,7 @@ func (l *Loop) complete(e *entry, r result, now time.Time) {
 	delete(e.worker.running, r.key)
 	if r.action == nil {
 		if r.Err != nil {
-			e.fail(fmt.Errorf("refreshing volumes: %w", r.Err), now)
+			e.fail(fmt.Errorf("refreshing volumes: %w", r.Err))
 		}
 		return
 	}
@@ -404,6 +404,6 @@ func (l *Loop) complete(e *entry, r result, now time.Time) {
 		log.Info("Pod action cancelled")
 	default:
 		log.Warn("Pod action failed", "err", r.Err)
-		e.fail(fmt.Errorf("%s: %w", r.action, r.Err), now)
+		e.fail(fmt.Errorf("%s: %w", r.action, r.Err))
 	}
 }

@@ -61,7 +61,6 @@ type file struct {
 	sum     [sha256.Size]byte
 	pods    []*corev1.Pod
 	problem error
-	at      time.Time // of the problem
 }
 
 // leaver is a pod whose manifest is gone, while its mirror may still show how it ends.
@@ -74,7 +73,6 @@ type leaver struct {
 type Problem struct {
 	File string
 	Err  error
-	At   time.Time
 }
 
 // NewStatic makes a Static source.
@@ -102,7 +100,7 @@ func (s *Static) Problems() []Problem {
 	var found []Problem
 	for name, f := range s.files {
 		if f.problem != nil {
-			found = append(found, Problem{File: name, Err: f.problem, At: f.at})
+			found = append(found, Problem{File: name, Err: f.problem})
 		}
 	}
 	slices.SortFunc(found, func(a, b Problem) int { return strings.Compare(a.File, b.File) })
@@ -211,7 +209,6 @@ func (s *Static) scan() {
 			now[pod.UID] = pod
 		}
 		if f.problem != nil && (s.files[name].problem == nil || s.files[name].problem.Error() != f.problem.Error()) {
-			f.at = s.config.Now()
 			s.config.Log.Error("Static pod manifest is invalid", "file", name, "err", f.problem)
 		}
 		files[name] = f
@@ -263,9 +260,9 @@ func (s *Static) read(name string, before file) (f file, exists bool) {
 		}
 	}
 	if err != nil {
-		return file{sum: sum, pods: before.pods, problem: err, at: before.at}, true
+		return file{sum: sum, pods: before.pods, problem: err}, true
 	}
-	return file{sum: sum, pods: pods, problem: warning, at: before.at}, true
+	return file{sum: sum, pods: pods, problem: warning}, true
 }
 
 // errNoFile is the error of a folder entry that is not a file.

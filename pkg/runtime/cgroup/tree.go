@@ -24,10 +24,6 @@ import (
 // hybridMount is where systemd mounts a v2 hierarchy without controllers on a machine with v1.
 const hybridMount = "/sys/fs/cgroup/unified"
 
-// V1Warning is the message for the owner of a machine with cgroup v1.
-const V1Warning = "this machine uses cgroup v1, which Kubernetes, systemd and runc are giving up: boot it with cgroup v2 " +
-	"(systemd.unified_cgroup_hierarchy=1)"
-
 // Config configures a Tree.
 type Config struct {
 	Layout  Layout
