@@ -4,8 +4,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Facts are what the edges found out about the machine and what the configuration says of the node:
-// everything that Node needs and cannot know.
+// Facts are everything that Node needs and cannot know: what edges found out about the machine, and
+// what the configuration says about the node.
 type Facts struct {
 	Name        string // of the Node object
 	Hostname    string // value of the label kubernetes.io/hostname; "" for Name
@@ -36,7 +36,7 @@ type Facts struct {
 	VolumesInUse []corev1.UniqueVolumeName
 }
 
-// RuntimeFacts are what the container runtime offers.
+// RuntimeFacts are the features of the container runtime.
 type RuntimeFacts struct {
 	Handlers                 []corev1.NodeRuntimeHandler // "" is the default handler
 	SupplementalGroupsPolicy bool
@@ -44,7 +44,7 @@ type RuntimeFacts struct {
 	DeclaredFeatures []string
 }
 
-// Conditions are what decides the node's conditions.
+// Conditions decide the node's conditions.
 type Conditions struct {
 	MemoryPressure, DiskPressure, PIDPressure bool
 	// RuntimeError is why the container runtime cannot be used, "" if it can.

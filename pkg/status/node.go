@@ -23,11 +23,11 @@ const (
 	nativeResourcesIn = "kubernetes.io/"
 )
 
-// Node returns prev with its status renewed from f: the object to compare with prev, and to patch
-// when they differ. Metadata and spec are prev's own; with prev nil it is a whole new Node, as
-// registered for the first time. What the agent does not own in the status (conditions of others,
-// volumesAttached, extended resources, config) is kept. Heartbeat times are now; transition times
-// move only when a condition's status does.
+// Node returns prev with a new status computed from f: the object to compare with prev, and to
+// patch when they differ. Metadata and spec stay prev's; with prev nil it returns a whole new Node,
+// for the first registration. It keeps what the agent does not own in the status: conditions of
+// others, volumesAttached, extended resources, config. Heartbeat times are now; a transition time
+// changes only with its condition's status.
 func Node(prev *corev1.Node, f Facts, now time.Time) *corev1.Node {
 	node := newNode(f)
 	if prev != nil {
@@ -55,7 +55,7 @@ func Node(prev *corev1.Node, f Facts, now time.Time) *corev1.Node {
 	return node
 }
 
-// newNode is the object without its status.
+// newNode makes the object without its status.
 func newNode(f Facts) *corev1.Node {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name:        f.Name,
@@ -87,8 +87,8 @@ func standardLabels(f Facts) map[string]string {
 	}
 }
 
-// reconciledLabels are set again on a node that exists, whatever they are there; other labels of
-// the configuration are only added, because people relabel nodes.
+// reconciledLabels are overwritten on a node that exists. Other labels of the configuration are
+// only added, because people relabel nodes.
 func reconciledLabels() []string {
 	return []string{
 		corev1.LabelHostname, corev1.LabelOSStable, corev1.LabelArchStable, betaOS, betaArch,
@@ -96,9 +96,9 @@ func reconciledLabels() []string {
 	}
 }
 
-// Register returns the metadata and spec that a node which exists should have when the agent starts
-// as wanted (made by Node with prev nil), and whether that differs from what it has. Taints and
-// cordons of a node that exists belong to the cluster's people and controllers: they stay.
+// Register returns an existing node with the metadata and spec that the agent wants when it starts
+// (wanted is made by Node with prev nil), and whether they differ from what it has. Taints and
+// cordons of an existing node belong to the cluster's people and controllers: they stay.
 func Register(existing, wanted *corev1.Node) (node *corev1.Node, changed bool) {
 	node = existing.DeepCopy()
 	if node.Labels == nil {
@@ -121,7 +121,8 @@ func Register(existing, wanted *corev1.Node) (node *corev1.Node, changed bool) {
 	return node, changed
 }
 
-// capacity is what the machine has, and the extended resources that others advertise in the status.
+// capacity is what the machine has, plus the extended resources that others advertise in the
+// status.
 func capacity(prev, found corev1.ResourceList) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	for name, quantity := range prev {
@@ -133,8 +134,8 @@ func capacity(prev, found corev1.ResourceList) corev1.ResourceList {
 	return out
 }
 
-// allocatable is capacity less what is reserved, never below zero. Huge pages are memory that pods
-// cannot have otherwise.
+// allocatable is capacity minus what is reserved, never below zero. Huge pages are taken out of
+// memory, which pods cannot use for anything else.
 func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	for name, quantity := range capacity {
@@ -164,8 +165,8 @@ func atLeastZero(q resource.Quantity) resource.Quantity {
 	return q
 }
 
-// images are the largest ones first, each with a few of its names, so that the object stays small
-// on a node with many.
+// images returns the largest ones first, each with a few of its names, so that the object stays
+// small on a node with many.
 func images(all []corev1.ContainerImage, limit int) []corev1.ContainerImage {
 	sorted := slices.SortedStableFunc(slices.Values(all), func(a, b corev1.ContainerImage) int {
 		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), slices.Compare(a.Names, b.Names))

@@ -9,9 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// nodeConditions keeps the conditions of others first and in their order, and ends with the agent's
-// own, Ready last: who reads them while they are being written must never see a Ready that is newer
-// than the pressures.
+// nodeConditions keeps the conditions of others first and in their order. The agent's own follow,
+// Ready last: a reader must never see a Ready that is newer than the pressures.
 func nodeConditions(prev []corev1.NodeCondition, f Facts, now time.Time) []corev1.NodeCondition {
 	own := []corev1.NodeCondition{
 		pressure(corev1.NodeMemoryPressure, f.Conditions.MemoryPressure,
@@ -43,7 +42,7 @@ func nodeConditions(prev []corev1.NodeCondition, f Facts, now time.Time) []corev
 	return out
 }
 
-// pressure is one condition whose True is bad; yes and no are reason and message.
+// pressure makes one condition whose True is bad; yes and no are reason and message.
 func pressure(kind corev1.NodeConditionType, under bool, yes, no [2]string) corev1.NodeCondition {
 	if under {
 		return corev1.NodeCondition{Type: kind, Status: corev1.ConditionTrue, Reason: yes[0], Message: yes[1]}
@@ -68,7 +67,7 @@ func ready(f Facts) corev1.NodeCondition {
 	}
 }
 
-// notReady lists every reason; the runtime's first, because the others often follow from it.
+// notReady lists every reason, the runtime's first: the others often follow from it.
 func notReady(f Facts) []string {
 	var why []string
 	c := f.Conditions

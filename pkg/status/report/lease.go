@@ -41,8 +41,8 @@ func NewLease(c LeaseConfig) (*Lease, error) {
 	return &Lease{config: c}, nil
 }
 
-// Run renews the lease until ctx ends. The lease is left to expire by itself: the node has not
-// gone, its agent has.
+// Run renews the lease until ctx ends. It does not delete the lease, which expires by itself: the
+// node still exists, only its agent has stopped.
 func (l *Lease) Run(ctx context.Context) error {
 	c := l.config
 	lease.NewController(c.Clock, noted{c.Client, l.note}, c.NodeName, int32(c.Duration/time.Second), nil, c.Duration/4,
@@ -50,7 +50,7 @@ func (l *Lease) Run(ctx context.Context) error {
 	return nil
 }
 
-// Renewed is when the API server last took the lease; zero if never.
+// Renewed is when the API server last accepted the lease; zero if never.
 func (l *Lease) Renewed() time.Time {
 	if t := l.renewed.Load(); t != nil {
 		return *t
@@ -58,7 +58,7 @@ func (l *Lease) Renewed() time.Time {
 	return time.Time{}
 }
 
-// note takes in how a write of the lease went.
+// note records the outcome of a write of the lease.
 func (l *Lease) note(err error) {
 	if err == nil {
 		now := l.config.Clock.Now()
@@ -66,8 +66,8 @@ func (l *Lease) note(err error) {
 	}
 }
 
-// own makes the Node the lease's owner, so that it is collected with it. It is called before each
-// write.
+// own makes the Node the lease's owner, so that the lease is collected with it. client-go calls it
+// before each write.
 func (l *Lease) own(le *coordinationv1.Lease) error {
 	uid := l.config.NodeUID()
 	if uid == "" {
@@ -79,7 +79,8 @@ func (l *Lease) own(le *coordinationv1.Lease) error {
 	return nil
 }
 
-// noted is a client that tells how writes of leases go: client-go's lease controller tells nobody.
+// noted is a client that reports the outcome of each write of a lease: client-go's lease controller
+// does not.
 type noted struct {
 	kubernetes.Interface
 	note func(err error)

@@ -29,8 +29,8 @@ type NodeConfig struct {
 	Name  string
 	// Register creates the Node if there is none.
 	Register bool
-	// UpdateEvery is how often the status is computed; ReportEvery, how often it is sent although
-	// nothing changed.
+	// UpdateEvery is how often the status is computed; ReportEvery is how often it is sent even if
+	// nothing has changed.
 	UpdateEvery, ReportEvery time.Duration
 	Clock                    clock.WithTicker
 	Log                      *slog.Logger
@@ -40,8 +40,8 @@ type NodeConfig struct {
 //
 //	Run: register (retried until it succeeds) → status at once → each UpdateEvery or on Changed: compute; differs or ReportEvery over → patch
 //
-// It registers only when it starts, as kubelet does: whoever deletes the Node of a machine that is
-// to go must not see it come back. A Node of the name that somebody else creates is taken up.
+// It registers only when it starts, as kubelet does: a Node that somebody deletes, to retire the
+// machine, must not come back. A Node of that name that somebody else creates is adopted.
 type Node struct {
 	config   NodeConfig
 	changed  chan struct{}
@@ -51,7 +51,7 @@ type Node struct {
 	deleted  atomic.Bool                 // the Node was deleted after it was registered
 }
 
-// NewNode makes a reporter; it does nothing until Run.
+// NewNode makes a reporter. It does nothing until Run.
 func NewNode(c NodeConfig) (*Node, error) {
 	if c.Name == "" || c.UpdateEvery <= 0 || c.ReportEvery <= 0 {
 		return nil, fmt.Errorf("making the node reporter: name %q and intervals %s and %s must be set", c.Name, c.UpdateEvery, c.ReportEvery)
@@ -59,7 +59,8 @@ func NewNode(c NodeConfig) (*Node, error) {
 	return &Node{config: c, changed: make(chan struct{}, 1), done: make(chan struct{})}, nil
 }
 
-// Changed asks for a status now: the runtime went away or came back, a CNI configuration appeared.
+// Changed has the status computed now, because the runtime went away or came back or a CNI
+// configuration appeared.
 func (n *Node) Changed() {
 	select {
 	case n.changed <- struct{}{}:
@@ -172,7 +173,7 @@ func (n *Node) tryRegister(ctx context.Context) error {
 	return nil
 }
 
-// report computes the status and sends it if it says something new.
+// report computes the status and sends it if it has changed or is due.
 func (n *Node) report(ctx context.Context) error {
 	facts, err := n.config.Facts(ctx)
 	if err != nil {
@@ -200,13 +201,13 @@ func (n *Node) report(ctx context.Context) error {
 	return nil
 }
 
-// get returns the newest of the Node that the API server has; nil when it has none.
+// get returns the newest Node that the API server has; nil when it has none.
 func (n *Node) get(ctx context.Context) (*corev1.Node, error) {
 	nodes := n.config.Client.CoreV1().Nodes()
-	// From the API server's cache, as kubelet does: it costs etcd nothing, and shows what others
-	// changed.
+	// The API server's cache, which kubelet reads too, costs etcd nothing and has the changes of
+	// others.
 	node, err := nodes.Get(ctx, n.config.Name, metav1.GetOptions{ResourceVersion: "0"})
-	if apierrors.IsNotFound(err) { // the cache may not have a Node that was just registered
+	if apierrors.IsNotFound(err) { // the cache may lack a Node that was registered a moment ago
 		node, err = nodes.Get(ctx, n.config.Name, metav1.GetOptions{})
 	}
 	switch {
@@ -220,12 +221,12 @@ func (n *Node) get(ctx context.Context) (*corev1.Node, error) {
 	}
 	n.current.Store(node)
 	if n.deleted.Swap(false) {
-		n.config.Log.Info("Node is there again: somebody else has created it", "node", n.config.Name)
+		n.config.Log.Info("Node exists again: somebody else has created it", "node", n.config.Name)
 	}
 	return node, nil
 }
 
-// sameStatus compares all but the heartbeat times, which always differ.
+// sameStatus compares everything but the heartbeat times, which always differ.
 func sameStatus(a, b corev1.NodeStatus) bool {
 	timeless := func(s corev1.NodeStatus) corev1.NodeStatus {
 		s = *s.DeepCopy()
@@ -237,8 +238,8 @@ func sameStatus(a, b corev1.NodeStatus) bool {
 	return equality.Semantic.DeepEqual(timeless(a), timeless(b))
 }
 
-// twoWay is the strategic merge patch from old to new. Address lists are replaced whole: two
-// addresses may share a type, which is the list's merge key.
+// twoWay is the strategic merge patch from prev to next. It replaces the list of addresses as a
+// whole: two addresses may share a type, which is the list's merge key.
 func twoWay(prev, next *corev1.Node) ([]byte, error) {
 	was, err := json.Marshal(prev)
 	if err != nil {
@@ -255,8 +256,8 @@ func twoWay(prev, next *corev1.Node) ([]byte, error) {
 	return replaceAddresses(patch, next.Status.Addresses)
 }
 
-// replaceAddresses puts the whole list with a "$patch: replace" directive where the patch touches
-// addresses.
+// replaceAddresses replaces the whole list of addresses ("$patch: replace") if the patch changes
+// it.
 func replaceAddresses(patch []byte, addresses []corev1.NodeAddress) ([]byte, error) {
 	var tree map[string]any
 	if err := json.Unmarshal(patch, &tree); err != nil {

@@ -23,18 +23,18 @@ import (
 // PodsConfig is what a Pods reporter is made from.
 type PodsConfig struct {
 	Client kubernetes.Interface // without limits
-	// QPS and Burst limit the requests, so that an API server that comes back is not met by the
-	// statuses of all pods of all nodes at once; QPS 0 or less: no limit.
+	// QPS and Burst limit the requests, so that an API server that comes back does not get the
+	// statuses of all pods of all nodes at once. A QPS of 0 or less means no limit.
 	QPS   float32
 	Burst int
 	Now   func() time.Time
 	Log   *slog.Logger
-	// Parallel bounds the requests under way; 0 for 16.
+	// Parallel bounds the concurrent requests; 0 means 16.
 	Parallel int
 }
 
-// Pods patches the status of pods. Each pod has a worker; the newest status replaces one that was
-// not sent yet. A patch is the difference to the newest object known, so no read precedes it.
+// Pods patches the status of pods. Each pod has a worker; a newer status replaces one that was not
+// sent yet. A patch is the difference from the newest object known, so no read precedes it.
 type Pods struct {
 	config PodsConfig
 	group  *keyed.Group[types.UID]
@@ -79,11 +79,11 @@ func (p *Pods) Run(ctx context.Context) error { return p.group.Run(ctx) }
 // never waits.
 func (p *Pods) Put(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, false) }
 
-// Hold does nothing: the API is told later.
+// Hold does nothing: such a status is not for the API server yet.
 func (p *Pods) Hold(*corev1.Pod, corev1.PodStatus) {}
 
-// Finish hands over the last status of a pod that is being deleted and of which nothing is left on
-// the host: the status is patched, then the object deleted without grace.
+// Finish hands over the last status of a pod that is being deleted and that the host holds nothing
+// of any more. The status is patched, then the object is deleted without grace.
 func (p *Pods) Finish(pod *corev1.Pod, s corev1.PodStatus) { p.put(pod, s, true) }
 
 func (p *Pods) put(pod *corev1.Pod, s corev1.PodStatus, finish bool) {
