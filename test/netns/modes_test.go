@@ -32,7 +32,7 @@ func TestCleanupOfEveryMode(t *testing.T) {
 		return removed
 	}
 	removed := cleanup()
-	for _, want := range []string{"Service rules (IPv4", "Service rules (IPv6", "kube-proxy's nftables table (IPv6)", "kube-proxy's virtual servers and ip sets (IPv4)"} {
+	for _, want := range []string{"Service rules (IPv4", "Service rules (IPv6", "the nftables table kube-proxy (IPv6)", "kube-proxy's virtual servers and ip sets (IPv4)"} {
 		if !slices.ContainsFunc(removed, func(what string) bool { return strings.HasPrefix(what, want) }) {
 			t.Errorf("it does not say that it removed %s: %q", want, removed)
 		}
