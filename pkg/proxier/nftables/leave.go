@@ -38,9 +38,9 @@ func (l *Leaver) Cleanup(context.Context) error {
 	}
 	conn.DelTable(found)
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("deleting kube-proxy's nftables table of %s (nft delete table): %w", l.family, err)
+		return fmt.Errorf("deleting the nftables table kube-proxy of %s (nft delete table): %w", l.family, err)
 	}
-	l.log.Info("Deleted the table of kube-proxy's mode nftables", "family", l.family)
+	l.log.Info("Deleted the nftables table kube-proxy", "family", l.family)
 	return nil
 }
 
@@ -58,7 +58,7 @@ func (l *Leaver) find() (*nftables.Conn, *nftables.Table, error) {
 	}
 	conn, err := nftables.New()
 	if err != nil {
-		return nil, nil, fmt.Errorf("looking for kube-proxy's nftables rules: %w", err)
+		return nil, nil, fmt.Errorf("looking for the nftables table kube-proxy: %w", err)
 	}
 	tables, err := conn.ListTablesOfFamily(family)
 	if err != nil {
