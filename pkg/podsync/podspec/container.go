@@ -20,7 +20,7 @@ const (
 	Ephemeral Role = "Ephemeral"
 )
 
-// Serves says whether containers of this role run as long as their pod does, so that they have
+// Serves reports whether containers of this role run as long as their pod does, so that they have
 // probes and ports: sidecars and app containers.
 func (r Role) Serves() bool { return r == Sidecar || r == App }
 

@@ -38,7 +38,7 @@ func ContainerReference(pod *corev1.Pod, name string) *corev1.ObjectReference {
 	return ref
 }
 
-// Terminal says whether a pod in this phase has ended for good.
+// Terminal reports whether a pod in this phase has ended for good.
 func Terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
 // Update is the newest state of one pod that a source knows. Nobody writes to its objects.

@@ -128,7 +128,7 @@ func (s Resources) Equal(o Resources) bool {
 	return true
 }
 
-// Differs says whether s and o differ in one resource.
+// Differs reports whether s and o differ in one resource.
 func (s Resources) Differs(o Resources, name corev1.ResourceName) bool {
 	theirs := o.parts()
 	for i, part := range s.parts() {
@@ -140,7 +140,7 @@ func (s Resources) Differs(o Resources, name corev1.ResourceName) bool {
 	return false
 }
 
-// Grows says whether o bounds any resource higher than s does: by its limit, else its request.
+// Grows reports whether o bounds any resource higher than s does: by its limit, else its request.
 func (s Resources) Grows(o Resources) bool {
 	for _, name := range ResizableNames() {
 		a, b := s.bound(name), o.bound(name)

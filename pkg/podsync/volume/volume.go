@@ -38,7 +38,7 @@ type Plugin interface {
 	// Name is the kind's name, domain/kind, as in "kubernetes.io/configmap". It names folders on
 	// the host: another name loses the volumes of running pods.
 	Name() string
-	// Handles says whether the volume is of this kind. The first plugin that says so gets it.
+	// Handles reports whether the volume is of this kind. The first plugin that says so gets it.
 	Handles(v *corev1.Volume) bool
 	// Mount makes the volume ready at r.Target, or brings it up to date. changed says that the
 	// target did not show these contents before.

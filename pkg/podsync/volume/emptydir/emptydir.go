@@ -35,7 +35,7 @@ type Plugin struct{}
 // Name is the kind's name.
 func (Plugin) Name() string { return "kubernetes.io/empty-dir" }
 
-// Handles says whether the volume is an emptyDir.
+// Handles reports whether the volume is an emptyDir.
 func (Plugin) Handles(v *corev1.Volume) bool { return v.EmptyDir != nil }
 
 // Mount creates the folder unless it exists.

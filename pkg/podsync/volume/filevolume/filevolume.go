@@ -35,7 +35,7 @@ func New(k Kind) *Plugin { return &Plugin{kind: k} }
 // Name is the kind's name.
 func (p *Plugin) Name() string { return p.kind.Name }
 
-// Handles says whether the volume is of this kind.
+// Handles reports whether the volume is of this kind.
 func (p *Plugin) Handles(v *corev1.Volume) bool { return p.kind.Handles(v) }
 
 // Refreshes is true: the contents follow their sources.

@@ -21,7 +21,7 @@ type Plugin struct{}
 // Name is the kind's name.
 func (Plugin) Name() string { return "kubernetes.io/host-path" }
 
-// Handles says whether the volume is a hostPath.
+// Handles reports whether the volume is a hostPath.
 func (Plugin) Handles(v *corev1.Volume) bool { return v.HostPath != nil }
 
 // Path is the path on the host.

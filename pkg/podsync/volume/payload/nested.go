@@ -50,7 +50,8 @@ func nest(files filetree.Files, at string, mounts []corev1.VolumeMount) []string
 	return folders
 }
 
-// covered says whether another mount lies between the volume at the path at and a mount below it.
+// covered reports whether another mount lies between the volume at the path at and a mount below
+// it.
 func covered(mount, at string, mounts []corev1.VolumeMount) bool {
 	return slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool {
 		between := clean(&m)
