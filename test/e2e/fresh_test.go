@@ -32,9 +32,8 @@ func TestFreshObjects(t *testing.T) {
 	t.Logf("created to Ready, %d pods one after the other: p50 %s, p99 %s", count, took[count/2], took[count-1])
 	p.fewEvents(ctx, t, "FailedMount", "Failed", "FailedToRetrieveImagePullSecret")
 
-	// The back-offs of a volume and of a container's configuration have grown by then to 8 s and 10
-	// s.
-	// On a busy machine a start may take as long; not three times in a row.
+	// The back-offs of a volume and of a container's configuration have grown by then to 8 s and
+	// 10 s. On a busy machine a start may take as long; not three times in a row.
 	const late = 18 * time.Second
 	for try := 1; ; try++ {
 		after := p.startFresh(ctx, t, fmt.Sprintf("late-%d", try), late) - late
