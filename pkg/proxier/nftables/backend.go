@@ -15,9 +15,14 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
-// staleAge is how long a chain that nothing leads to is kept. Kernels before 6.2 count references
-// of deleted elements for a moment longer.
-const staleAge = time.Second
+const (
+	// staleAge is how long a chain that nothing leads to is kept. Kernels before 6.2 count
+	// references of deleted elements for a moment longer.
+	staleAge = time.Second
+	// staleRetry is when stale chains that could not be deleted are tried again: a rule of another
+	// program may lead to one.
+	staleRetry = time.Minute
+)
 
 // Tool is what the backend needs of the program nft. knftables.Interface is
 // the real one.
@@ -68,7 +73,7 @@ type Backend struct {
 	applied  *elements.Table    // nil: the kernel's state is not known
 	observed *elements.Observed // what the kernel had with applied in it; nil: not read
 	unread   map[string]bool    // chains whose rules are not in observed; true: a base chain
-	stale    map[string]time.Time
+	stale    map[string]time.Time // chains to delete, and when
 	gen      uint64              // the kernel's generation with applied in it; 0: not known
 	quick    uint64              // the generation that QuickCheck saw last
 	patience int                 // Checks until what was refused is tried again
@@ -175,9 +180,9 @@ func (b *Backend) wrote(want *elements.Table, change elements.Change, before uin
 	if b.gen-before > 1 {
 		b.gen = 0
 	}
-	now := b.c.Now()
+	at := b.c.Now().Add(staleAge)
 	for _, name := range change.Stale {
-		b.stale[name] = now
+		b.stale[name] = at
 	}
 	for _, op := range change.Ops {
 		if op.Verb == elements.Add && op.Chain != nil {
@@ -216,13 +221,13 @@ func (b *Backend) generation() uint64 {
 	return gen
 }
 
-// deleteStale deletes chains that have been without use for long enough. It may fail: the next
-// Sync tries again.
+// deleteStale deletes chains that have been without use for long enough. If it fails, it tries
+// again after staleRetry.
 func (b *Backend) deleteStale(ctx context.Context) {
 	now := b.c.Now()
 	var names []string
-	for name, since := range b.stale {
-		if now.Sub(since) >= staleAge {
+	for name, at := range b.stale {
+		if !now.Before(at) {
 			names = append(names, name)
 		}
 	}
@@ -233,10 +238,8 @@ func (b *Backend) deleteStale(ctx context.Context) {
 	before := b.generation()
 	if _, err := b.run(ctx, elements.DeleteChains(names)); err != nil {
 		b.c.Metrics.cleanupFailed(b.c.Options.Family)
-		b.c.Log.Warn("Deleting stale nftables chains failed", "family", b.c.Options.Family, "chains", len(names), "err", err)
-		for _, name := range names {
-			b.stale[name] = now
-		}
+		b.c.Log.Warn("Deleting stale nftables chains failed", "family", b.c.Options.Family, "chains", len(names), "err", err, "retryIn", staleRetry)
+		b.postpone(ctx, names)
 		return
 	}
 	if b.gen != 0 && b.gen == before {
@@ -247,13 +250,27 @@ func (b *Backend) deleteStale(ctx context.Context) {
 	}
 }
 
+// postpone has the stale chains tried again later, except those that another program has deleted.
+func (b *Backend) postpone(ctx context.Context, names []string) {
+	kernel, err := b.c.Kernel.Names(ctx)
+	for _, name := range names {
+		b.stale[name] = b.c.Now().Add(staleRetry)
+		if err != nil {
+			continue
+		}
+		if _, has := kernel.Chains[name]; !has {
+			delete(b.stale, name)
+		}
+	}
+}
+
 // WakeAt is when stale chains can be deleted; the zero value: there are none.
 func (b *Backend) WakeAt() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var first time.Time
-	for _, since := range b.stale {
-		if at := since.Add(staleAge); first.IsZero() || at.Before(first) {
+	for _, at := range b.stale {
+		if first.IsZero() || at.Before(first) {
 			first = at
 		}
 	}

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -90,6 +91,48 @@ func TestStaleChainsGoAfterAWhile(t *testing.T) {
 	}
 	if drift, err := b.Check(t.Context()); err != nil || drift != nil {
 		t.Errorf("drift %v, %v", drift, err)
+	}
+}
+
+// TestStaleChainThatStays: a chain that the kernel keeps, since a rule of another program leads to
+// it, is tried once a minute; one that another program has deleted is forgotten.
+func TestStaleChainThatStays(t *testing.T) {
+	k, c := newFakeKernel(corev1.IPv4Protocol), &clock{now: time.Unix(1, 0)}
+	b := newBackend(t, k, c)
+	for _, n := range []int{2, 1} {
+		proxiertest.Sync(t, b, services(n, 1))
+	}
+	busy := true
+	k.fail = func() error {
+		if busy {
+			busy = false
+			return errors.New("device or resource busy")
+		}
+		return nil
+	}
+	c.now = b.WakeAt()
+	proxiertest.Sync(t, b, services(1, 1))
+	if want := c.now.Add(staleRetry); !b.WakeAt().Equal(want) {
+		t.Errorf("asks to be woken at %v, want %v", b.WakeAt(), want)
+	}
+	before := len(k.Table.Chains)
+	c.now = b.WakeAt()
+	busy = true
+	for name := range b.stale {
+		delete(k.Table.Chains, name)
+	}
+	proxiertest.Sync(t, b, services(1, 1))
+	if !b.WakeAt().IsZero() || len(k.Table.Chains) != before-1 {
+		t.Errorf("asks to be woken at %v for chains that nobody has", b.WakeAt())
+	}
+}
+
+// TestNftThatHangs is killed, and the error says so.
+func TestNftThatHangs(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if err := hung(ctx, errors.New("signal: killed")); !strings.Contains(err.Error(), "hangs") {
+		t.Errorf("the error is %q", err)
 	}
 }
 

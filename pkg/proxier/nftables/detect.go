@@ -15,6 +15,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
+// askTimeout bounds runs of nft that write nothing. It is that of the iptables programs.
+const askTimeout = 10 * time.Second
+
 // Detect finds nft, and tries whether the kernel takes from it all that rules
 // of Services need; it writes none. The error names the remedy.
 func Detect(ctx context.Context, f corev1.IPFamily) (knftables.Interface, error) {
@@ -26,18 +29,22 @@ func Detect(ctx context.Context, f corev1.IPFamily) (knftables.Interface, error)
 	for _, op := range elements.Recreate(elements.Render(sample(f), elements.Options{Family: f, MasqueradeBit: 14})).Ops {
 		apply(tx, op)
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if err := nft.Check(ctx, tx); err != nil {
 		return nil, fmt.Errorf("trying whether the kernel takes nftables rules of Services (it needs Linux 5.13 or newer with nf_tables, nft_nat, "+
-			"nft_masq, nft_fib, nft_numgen and nft_reject; else set mode: iptables): %w", err)
+			"nft_masq, nft_fib, nft_numgen and nft_reject; else set mode: iptables): %w", hung(ctx, err))
 	}
 	return nft, nil
 }
 
 // Version is what nft says of itself, such as "nftables v1.0.6 (Lester Gooch #5)".
 func Version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	out, err := exec.CommandContext(ctx, "nft", "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("asking nft for its version: %w", err)
+		return "", fmt.Errorf("asking nft for its version: %w", hung(ctx, err))
 	}
 	return strings.TrimSpace(string(out)), nil
 }

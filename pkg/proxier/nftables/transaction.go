@@ -3,10 +3,12 @@ package nftables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/knftables"
@@ -15,17 +17,30 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
+// runTimeout bounds one run of nft: large tables take seconds.
+const runTimeout = 2 * time.Minute
+
 // run has the kernel take operations, all or none. With an error comes the port whose operation
 // was refused; nil: unknown.
 func (b *Backend) run(ctx context.Context, ops []elements.Op) (*snapshot.Port, error) {
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
 	tx := b.c.Tool.NewTransaction()
 	for _, op := range ops {
 		apply(tx, op)
 	}
 	if err := b.c.Tool.Run(ctx, tx); err != nil {
-		return culprit(err, ops), err
+		return culprit(err, ops), hung(ctx, err)
 	}
 	return nil, nil
+}
+
+// hung adds to the error of a run that nft was killed because ctx ran out of time.
+func hung(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("running nft: it hangs, and was killed: %w", err)
+	}
+	return err
 }
 
 // apply puts one operation into a transaction, as one line of nft's input.
