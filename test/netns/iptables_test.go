@@ -159,7 +159,7 @@ func TestDetectFollowsTheNode(t *testing.T) {
 }
 
 func options(f corev1.IPFamily) rules.Options {
-	return rules.Options{Family: f, MasqueradeBit: 14, Local: rules.Local{CIDR: proxiertest.PodRange(f)}, RandomFully: true}
+	return rules.Options{Family: f, MasqueradeBit: 14, Local: snapshot.LocalTraffic{CIDR: proxiertest.PodRange(f)}, RandomFully: true}
 }
 
 // detect finds the programs from inside a namespace.

@@ -89,7 +89,7 @@ func newNFTables(t testing.TB, ns vnetns.NsHandle, o elements.Options, fail func
 }
 
 func nftOptions(f corev1.IPFamily) elements.Options {
-	return elements.Options{Family: f, MasqueradeBit: 14, Local: elements.Local{CIDR: proxiertest.PodRange(f)}}
+	return elements.Options{Family: f, MasqueradeBit: 14, Local: snapshot.LocalTraffic{CIDR: proxiertest.PodRange(f)}}
 }
 
 // TestNFTables runs the suite of all backends against the kernel's nf_tables.

@@ -184,7 +184,7 @@ func TestNewServicesAreInserted(t *testing.T) {
 }
 
 func testOptions(f corev1.IPFamily) rules.Options {
-	return rules.Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: rules.Local{CIDR: proxiertest.PodRange(f)}}
+	return rules.Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: snapshot.LocalTraffic{CIDR: proxiertest.PodRange(f)}}
 }
 
 // scenes are the snapshots of the golden files of package rules.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/fakekernel"
 	"github.com/nodeagent/nodeagent/pkg/proxier"
-	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
 	"github.com/nodeagent/nodeagent/pkg/proxier/proxiertest"
+	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 // fakeWorld walks packets through the fake kernel.
@@ -63,7 +63,7 @@ func TestConformance(t *testing.T) {
 				return nil
 			})
 			o := testOptions(f)
-			o.Local = rules.Local{CIDR: proxiertest.PodRange(f)}
+			o.Local = snapshot.LocalTraffic{CIDR: proxiertest.PodRange(f)}
 			b, err := New(Config{Options: o, Tool: fakeTool{k}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 			if err != nil {
 				t.Fatal(err)

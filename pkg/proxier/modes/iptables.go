@@ -73,21 +73,21 @@ func iptablesOptions(c Config, f corev1.IPFamily) rules.Options {
 }
 
 // localTraffic is detectLocalMode.
-func localTraffic(p config.Proxy, f corev1.IPFamily) rules.Local {
+func localTraffic(p config.Proxy, f corev1.IPFamily) snapshot.LocalTraffic {
 	switch p.DetectLocal {
 	case "BridgeInterface":
-		return rules.Local{Interface: p.Interface}
+		return snapshot.LocalTraffic{Interface: p.Interface}
 	case "InterfaceNamePrefix":
-		return rules.Local{Interface: p.Interface + "+"}
+		return snapshot.LocalTraffic{Interface: p.Interface, Prefix: true}
 	case "NodeCIDR":
-		return rules.Local{NodeCIDR: true}
+		return snapshot.LocalTraffic{NodeCIDR: true}
 	}
 	for _, r := range p.ClusterCIDRs {
 		if r.Addr().Is4() == (f == corev1.IPv4Protocol) {
-			return rules.Local{CIDR: r}
+			return snapshot.LocalTraffic{CIDR: r}
 		}
 	}
-	return rules.Local{}
+	return snapshot.LocalTraffic{}
 }
 
 // accounting makes the packet counters that rules use, or says why rules cannot use them.

@@ -3,7 +3,6 @@ package modes
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -66,10 +65,8 @@ func programNFTables(c Config) Programmer {
 // nftablesOptions are what the configuration says of one family's table.
 func nftablesOptions(c Config, f corev1.IPFamily) elements.Options {
 	p := c.Proxy
-	local := elements.Local(localTraffic(p, f))
-	local.Interface = strings.Replace(local.Interface, "+", "*", 1)
 	return elements.Options{
-		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal, Local: local,
+		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal, Local: localTraffic(p, f),
 	}
 }
 

@@ -70,14 +70,14 @@ type Backend struct {
 
 	mu       sync.Mutex
 	renderer *elements.Renderer
-	applied  *elements.Table    // nil: the kernel's state is not known
-	observed *elements.Observed // what the kernel had with applied in it; nil: not read
-	unread   map[string]bool    // chains whose rules are not in observed; true: a base chain
+	applied  *elements.Table      // nil: the kernel's state is not known
+	observed *elements.Observed   // what the kernel had with applied in it; nil: not read
+	unread   map[string]bool      // chains whose rules are not in observed; true: a base chain
 	stale    map[string]time.Time // chains to delete, and when
-	gen      uint64              // the kernel's generation with applied in it; 0: not known
-	quick    uint64              // the generation that QuickCheck saw last
-	patience int                 // Checks until what was refused is tried again
-	found    []snapshot.Frontend // of the kernel's first table
+	gen      uint64               // the kernel's generation with applied in it; 0: not known
+	quick    uint64               // the generation that QuickCheck saw last
+	patience int                  // Checks until what was refused is tried again
+	found    []snapshot.Frontend  // of the kernel's first table
 }
 
 // New checks the configuration; it does nothing yet.

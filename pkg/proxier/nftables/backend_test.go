@@ -26,7 +26,7 @@ type clock struct{ now time.Time }
 
 func newBackend(t testing.TB, k *fakeKernel, c *clock) *Backend {
 	t.Helper()
-	o := elements.Options{Family: k.f, MasqueradeBit: 14, Local: elements.Local{CIDR: proxiertest.PodRange(k.f)}}
+	o := elements.Options{Family: k.f, MasqueradeBit: 14, Local: snapshot.LocalTraffic{CIDR: proxiertest.PodRange(k.f)}}
 	b, err := New(Config{Options: o, Tool: k, Kernel: k, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return c.now }})
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -18,7 +17,7 @@ type Options struct {
 	// MasqueradeAll masquerades all traffic to cluster IPs.
 	MasqueradeAll bool
 	// Local distinguishes traffic of this node's pods from other traffic.
-	Local Local
+	Local snapshot.LocalTraffic
 	// Localhost says that node ports answer on 127.0.0.1; this needs the sysctl route_localnet.
 	Localhost bool
 	// NoFirewall leaves out KUBE-FIREWALL, which protects 127.0.0.1 from other hosts, unless
@@ -48,33 +47,22 @@ func (o Options) count(counter string) string {
 	return "-m nfacct --nfacct-name " + counter
 }
 
-// Local recognizes packets of this node's pods (detectLocalMode); at most one
-// field is set. With none, no packet counts as such.
-type Local struct {
-	// CIDR is the pods' range (ClusterCIDR).
-	CIDR netip.Prefix
-	// NodeCIDR takes the range that the control plane has assigned to the node; while there is
-	// none, no packet counts as local.
-	NodeCIDR bool
-	// Interface is a bridge's name (BridgeInterface), or a prefix and "+"
-	// (InterfaceNamePrefix).
-	Interface string
-}
-
-// is are the match arguments for a local packet; empty: unknown.
-func (l Local) is() string {
+// isLocal are the match arguments for a packet of this node's pods; empty: unknown.
+func (s nodeOptions) isLocal() string {
 	switch {
-	case l.CIDR.IsValid():
-		return "-s " + l.CIDR.String()
-	case l.Interface != "":
-		return "-i " + l.Interface
+	case s.Local.CIDR.IsValid():
+		return "-s " + s.Local.CIDR.String()
+	case s.Local.Prefix:
+		return "-i " + s.Local.Interface + "+"
+	case s.Local.Interface != "":
+		return "-i " + s.Local.Interface
 	}
 	return ""
 }
 
-// isNot are the match arguments for all other packets.
-func (l Local) isNot() string {
-	if is := l.is(); is != "" {
+// isNotLocal are the match arguments for all other packets.
+func (s nodeOptions) isNotLocal() string {
+	if is := s.isLocal(); is != "" {
 		return "! " + is
 	}
 	return ""
@@ -89,11 +77,8 @@ type nodeOptions struct {
 }
 
 func (o Options) at(s *snapshot.Snapshot) nodeOptions {
-	out := nodeOptions{Options: o, nodePorts: s.NodePorts}
-	if o.Local.NodeCIDR {
-		out.Local = Local{CIDR: s.Node.PodCIDR(o.Family)}
-	}
-	return out
+	o.Local = o.Local.At(o.Family, s.Node)
+	return nodeOptions{Options: o, nodePorts: s.NodePorts}
 }
 
 func (s nodeOptions) equal(o nodeOptions) bool {

@@ -16,7 +16,7 @@ import (
 )
 
 func testOptions(f corev1.IPFamily) Options {
-	o := Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: Local{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
+	o := Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: snapshot.LocalTraffic{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
 	if f == corev1.IPv6Protocol {
 		o.Local.CIDR = netip.MustParsePrefix("fd00:244::/32")
 	}
@@ -31,13 +31,13 @@ func goldenOptions(f corev1.IPFamily, text string) (o Options, nodePorts snapsho
 		case "masqueradeAll":
 			o.MasqueradeAll = true
 		case "bridge":
-			o.Local = Local{Interface: "cni0"}
+			o.Local = snapshot.LocalTraffic{Interface: "cni0"}
 		case "prefix":
-			o.Local = Local{Interface: "veth+"}
+			o.Local = snapshot.LocalTraffic{Interface: "veth", Prefix: true}
 		case "noLocal":
-			o.Local = Local{}
+			o.Local = snapshot.LocalTraffic{}
 		case "nodeCIDR":
-			o.Local = Local{NodeCIDR: true}
+			o.Local = snapshot.LocalTraffic{NodeCIDR: true}
 		case "localhostNodePorts":
 			nodePorts.Localhost = true
 		case "accounting":
@@ -205,7 +205,7 @@ func byName(r *Ruleset) string {
 // TestRendererIsRenderWithMemory: whatever it remembers, it writes the same.
 func TestRendererIsRenderWithMemory(t *testing.T) {
 	o := testOptions(corev1.IPv4Protocol)
-	o.Local = Local{NodeCIDR: true}
+	o.Local = snapshot.LocalTraffic{NodeCIDR: true}
 	r := NewRenderer(o)
 	list := scenes(t)
 	other := snapshottest.Node()

@@ -124,7 +124,7 @@ func (r *portRules) masqueradeClusterIP(chain string) string {
 	if r.o.MasqueradeAll {
 		return line(chain, match, "-j", chainMarkMasq)
 	}
-	if not := r.o.Local.isNot(); not != "" {
+	if not := r.o.isNotLocal(); not != "" {
 		return line(chain, match, not, "-j", chainMarkMasq)
 	}
 	return ""
@@ -224,7 +224,7 @@ func (r *portRules) externalChain() {
 	if !p.ExternalLocal {
 		b.WriteString(line(r.ext, comment("masquerade traffic", what), "-j", chainMarkMasq))
 	} else if len(p.Cluster) > 0 {
-		if is := r.o.Local.is(); is != "" {
+		if is := r.o.isLocal(); is != "" {
 			b.WriteString(line(r.ext, comment("pod traffic", what), is, "-j", r.svc))
 		}
 		b.WriteString(line(r.ext, comment("masquerade LOCAL traffic", what), "-m addrtype --src-type LOCAL -j", chainMarkMasq))

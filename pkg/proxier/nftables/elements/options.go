@@ -2,7 +2,6 @@ package elements
 
 import (
 	"fmt"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -18,22 +17,10 @@ type Options struct {
 	// MasqueradeAll rewrites the source of all traffic to cluster IPs.
 	MasqueradeAll bool
 	// Local tells traffic of this node's pods from other traffic.
-	Local Local
+	Local snapshot.LocalTraffic
 	// TCPBeLiberal says that conntrack forgives packets out of window, so that
 	// INVALID ones need not be dropped.
 	TCPBeLiberal bool
-}
-
-// Local recognizes packets of this node's pods (detectLocalMode); at most one
-// field is set. With none, no packet counts as such.
-type Local struct {
-	// CIDR is the pods' range (ClusterCIDR).
-	CIDR netip.Prefix
-	// NodeCIDR takes the range that the control plane has assigned to the node;
-	// while the node has none, no packet counts as local.
-	NodeCIDR bool
-	// Interface is a bridge's name (BridgeInterface), or a prefix and "*" (InterfaceNamePrefix).
-	Interface string
 }
 
 // nodeOptions are the Options completed by what the snapshot says of the node.
@@ -43,11 +30,8 @@ type nodeOptions struct {
 }
 
 func (o Options) at(s *snapshot.Snapshot) nodeOptions {
-	out := nodeOptions{Options: o, nodePorts: s.NodePorts}
-	if o.Local.NodeCIDR {
-		out.Local = Local{CIDR: s.Node.PodCIDR(o.Family)}
-	}
-	return out
+	o.Local = o.Local.At(o.Family, s.Node)
+	return nodeOptions{Options: o, nodePorts: s.NodePorts}
 }
 
 func (s nodeOptions) equal(o nodeOptions) bool {
@@ -83,6 +67,8 @@ func (s nodeOptions) local(op string) string {
 	switch {
 	case s.Local.CIDR.IsValid():
 		return s.ip() + " saddr " + op + s.Local.CIDR.String()
+	case s.Local.Prefix:
+		return "iifname " + op + `"` + s.Local.Interface + `*"`
 	case s.Local.Interface != "":
 		return "iifname " + op + `"` + s.Local.Interface + `"`
 	}

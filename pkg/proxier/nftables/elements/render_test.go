@@ -14,7 +14,7 @@ import (
 )
 
 func testOptions(f corev1.IPFamily) Options {
-	o := Options{Family: f, MasqueradeBit: 14, Local: Local{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
+	o := Options{Family: f, MasqueradeBit: 14, Local: snapshot.LocalTraffic{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
 	if f == corev1.IPv6Protocol {
 		o.Local.CIDR = netip.MustParsePrefix("fd00:244::/32")
 	}
@@ -29,13 +29,13 @@ func goldenOptions(f corev1.IPFamily, text string) (o Options, nodePorts snapsho
 		case "masqueradeAll":
 			o.MasqueradeAll = true
 		case "bridge":
-			o.Local = Local{Interface: "cni0"}
+			o.Local = snapshot.LocalTraffic{Interface: "cni0"}
 		case "prefix":
-			o.Local = Local{Interface: "veth*"}
+			o.Local = snapshot.LocalTraffic{Interface: "veth", Prefix: true}
 		case "noLocal":
-			o.Local = Local{}
+			o.Local = snapshot.LocalTraffic{}
 		case "nodeCIDR":
-			o.Local = Local{NodeCIDR: true}
+			o.Local = snapshot.LocalTraffic{NodeCIDR: true}
 		case "liberal":
 			o.TCPBeLiberal = true
 		case "primary":
@@ -90,7 +90,7 @@ func snapshots(t testing.TB) []*snapshot.Snapshot {
 // TestRendererIsRenderWithMemory: whatever it remembers, it makes the same table.
 func TestRendererIsRenderWithMemory(t *testing.T) {
 	o := testOptions(corev1.IPv4Protocol)
-	o.Local = Local{NodeCIDR: true}
+	o.Local = snapshot.LocalTraffic{NodeCIDR: true}
 	r := NewRenderer(o)
 	list := snapshots(t)
 	other, renumbered := *list[0], *list[0]
