@@ -59,7 +59,7 @@ clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}
 		c.Eviction.Hard["memory.available"] != "300Mi" || c.Reserved.System.Memory().String() != "1Gi" || c.Auth.Webhook {
 		t.Errorf("kubelet's settings are lost: %+v", c)
 	}
-	if len(c.Proxy.NodePortAddresses) != 1 || !c.Proxy.IPTables.MasqueradeAll || len(c.Proxy.ClusterCIDRs) != 1 {
+	if len(c.Proxy.NodePortAddresses) != 1 || !c.Proxy.Rules.MasqueradeAll || len(c.Proxy.ClusterCIDRs) != 1 {
 		t.Errorf("kube-proxy's settings are lost: %+v", c.Proxy)
 	}
 	if c.Auth.ClientCAFile != "" || c.Pods.ResolvConf != resolvedFile || c.Runtime.Address != "/run/containerd/containerd.sock" {

@@ -318,9 +318,9 @@ func (m ProxyMode) Fallback() string {
 // Proxy is the services half.
 type Proxy struct {
 	// Mode is the configured mode: off, iptables (default), ipvs or nftables.
-	Mode     ProxyMode
-	IPTables IPTables
-	IPVS     IPVS
+	Mode  ProxyMode
+	Rules ProxyRules
+	IPVS  IPVS
 	// ClusterCIDRs are the pods' addresses, at most one per family, for detectLocalMode
 	// ClusterCIDR.
 	ClusterCIDRs []netip.Prefix
@@ -346,14 +346,16 @@ type Proxy struct {
 	LocalEndpoints bool
 }
 
-// IPTables is proxy mode iptables.
-type IPTables struct {
+// ProxyRules are the settings of the section iptables of KubeProxyConfiguration; with mode nftables,
+// those of the section nftables.
+type ProxyRules struct {
 	// MasqueradeBit is the fwmark bit of packets to masquerade, 0 to 31; default 14.
 	MasqueradeBit int
 	// MasqueradeAll masquerades all traffic to cluster IPs; default false.
 	MasqueradeAll bool
 	// LocalhostNodePorts answers NodePorts on 127.0.0.1; default false, unlike kube-proxy: it needs
 	// route_localnet, which lets neighbours of the node send packets to 127.0.0.1 (CVE-2020-8558).
+	// With mode nftables always false.
 	LocalhostNodePorts bool
 	// MinSyncPeriod is the shortest time between two syncs; default 1s. SyncPeriod is how often
 	// the rules are checked; default 30s.

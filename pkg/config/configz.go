@@ -27,10 +27,10 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 		NodePortAddresses:   p.NodePortAddresses,
 		ConfigSyncPeriod:    metav1.Duration{Duration: p.ResyncPeriod},
 		IPTables: kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
-			MasqueradeBit: small(p.IPTables.MasqueradeBit), MasqueradeAll: p.IPTables.MasqueradeAll,
-			LocalhostNodePorts: new(p.IPTables.LocalhostNodePorts),
-			SyncPeriod:         metav1.Duration{Duration: p.IPTables.SyncPeriod},
-			MinSyncPeriod:      metav1.Duration{Duration: p.IPTables.MinSyncPeriod},
+			MasqueradeBit: small(p.Rules.MasqueradeBit), MasqueradeAll: p.Rules.MasqueradeAll,
+			LocalhostNodePorts: new(p.Rules.LocalhostNodePorts),
+			SyncPeriod:         metav1.Duration{Duration: p.Rules.SyncPeriod},
+			MinSyncPeriod:      metav1.Duration{Duration: p.Rules.MinSyncPeriod},
 		},
 		IPVS: kubeproxyv1alpha1.KubeProxyIPVSConfiguration{ExcludeCIDRs: texts(p.IPVS.ExcludeCIDRs)},
 		Conntrack: kubeproxyv1alpha1.KubeProxyConntrackConfiguration{

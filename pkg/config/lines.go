@@ -6,7 +6,7 @@ import (
 	"sort"
 )
 
-// Lines prints a configuration as sorted lines "Proxy.IPTables.MasqueradeBit = 14", for people and
+// Lines prints a configuration as sorted lines "Proxy.Rules.MasqueradeBit = 14", for people and
 // for tests.
 func Lines(c Config) []string {
 	var lines []string

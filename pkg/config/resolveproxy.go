@@ -28,7 +28,7 @@ func (d *documents) services(c *Config) {
 	}
 	c.Proxy = Proxy{
 		Mode: ProxyMode(or(p.Mode, "iptables")),
-		IPVS: d.ipvs(), IPTables: d.iptables(), Conntrack: d.conntrack(),
+		IPVS: d.ipvs(), Rules: d.ruleSettings(), Conntrack: d.conntrack(),
 		DetectLocal:  or(string(p.DetectLocalMode), localClusterCIDR),
 		Healthz:      d.addressPort(kindProxy+".healthzBindAddress", p.HealthzBindAddress, netip.AddrPortFrom(wild, 10256)),
 		Metrics:      d.addressPort(kindProxy+".metricsBindAddress", p.MetricsBindAddress, netip.AddrPortFrom(loopback, 10249)),
@@ -93,8 +93,8 @@ func (d *documents) localTraffic(c *Config) {
 	}
 }
 
-// iptables resolves the settings of the rules: those of mode nftables if that is configured.
-func (d *documents) iptables() IPTables {
+// ruleSettings are those of the section nftables if that mode is configured, else of iptables.
+func (d *documents) ruleSettings() ProxyRules {
 	n := d.proxy.NFTables
 	own := d.rules("iptables", d.proxy.IPTables)
 	nftables := kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
@@ -127,9 +127,9 @@ func (d *documents) otherMode(section string, p kubeproxyv1alpha1.KubeProxyIPTab
 	}
 }
 
-func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) IPTables {
+func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) ProxyRules {
 	of := kindProxy + "." + section
-	i := IPTables{
+	i := ProxyRules{
 		MasqueradeBit: int(deref(p.MasqueradeBit, 14)), MasqueradeAll: p.MasqueradeAll, LocalhostNodePorts: deref(p.LocalhostNodePorts, false),
 		MinSyncPeriod: duration(p.MinSyncPeriod, time.Second),
 		SyncPeriod:    d.positive(of+".syncPeriod", duration(p.SyncPeriod, 30*time.Second)),

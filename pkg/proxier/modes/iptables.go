@@ -67,7 +67,7 @@ func programIPTables(c Config) Programmer {
 func iptablesOptions(c Config, f corev1.IPFamily) rules.Options {
 	p := c.Proxy
 	return rules.Options{
-		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
+		Family: f, MasqueradeBit: p.Rules.MasqueradeBit, MasqueradeAll: p.Rules.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal,
 		Localhost: NodePorts(p).At(f, snapshot.Node{}).Loopback, Local: localTraffic(p, f), NoFirewall: !c.UtilChains,
 	}
 }

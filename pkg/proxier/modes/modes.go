@@ -144,7 +144,7 @@ const Device = ipvs.Device
 
 // NodePorts are the addresses on which node ports answer.
 func NodePorts(p config.Proxy) snapshot.NodePortAddresses {
-	out := snapshot.NodePortAddresses{Localhost: p.IPTables.LocalhostNodePorts}
+	out := snapshot.NodePortAddresses{Localhost: p.Rules.LocalhostNodePorts}
 	for _, a := range p.NodePortAddresses {
 		if a == "primary" {
 			out.Primary = true
@@ -155,9 +155,9 @@ func NodePorts(p config.Proxy) snapshot.NodePortAddresses {
 	return out
 }
 
-// periods are those of the section iptables or nftables, whichever is in use: config resolves it.
+// periods are the same in every mode: config has chosen the section.
 func periods(p config.Proxy) Periods {
-	return Periods{Min: p.IPTables.MinSyncPeriod, Check: p.IPTables.SyncPeriod}
+	return Periods{Min: p.Rules.MinSyncPeriod, Check: p.Rules.SyncPeriod}
 }
 
 // Metric says which mode was asked for and which is programmed; its value is always 1.

@@ -46,7 +46,7 @@ func TestTheOthersLeave(t *testing.T) {
 // TestPreviewHasTheOptions of the configuration.
 func TestPreviewHasTheOptions(t *testing.T) {
 	c := Config{UtilChains: true}
-	c.Proxy.IPTables.MasqueradeBit = 15
+	c.Proxy.Rules.MasqueradeBit = 15
 	s := snapshot.Build(nil, nil, snapshot.Node{Name: "n"}, corev1.IPv4Protocol)
 	text := Of(config.ProxyIPTables).Preview(c, s)
 	for _, want := range []string{"#   -t nat -A PREROUTING ", "--or-mark 0x8000", "KUBE-FIREWALL"} {

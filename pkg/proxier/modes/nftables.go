@@ -66,7 +66,7 @@ func programNFTables(c Config) Programmer {
 func nftablesOptions(c Config, f corev1.IPFamily) elements.Options {
 	p := c.Proxy
 	return elements.Options{
-		Family: f, MasqueradeBit: p.IPTables.MasqueradeBit, MasqueradeAll: p.IPTables.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal, Local: localTraffic(p, f),
+		Family: f, MasqueradeBit: p.Rules.MasqueradeBit, MasqueradeAll: p.Rules.MasqueradeAll, TCPBeLiberal: p.Conntrack.TCPBeLiberal, Local: localTraffic(p, f),
 	}
 }
 

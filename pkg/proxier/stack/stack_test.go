@@ -24,7 +24,7 @@ import (
 func newStack(t *testing.T, mode config.ProxyMode, log *slog.Logger, events record.EventRecorder) *Stack {
 	t.Helper()
 	c := &config.Config{}
-	c.Proxy.Mode, c.Node.Name, c.Proxy.IPTables.MasqueradeBit = mode, "n1", 14
+	c.Proxy.Mode, c.Node.Name, c.Proxy.Rules.MasqueradeBit = mode, "n1", 14
 	i, err := apiclient.NewInformers(apiclient.InformersConfig{Client: fake.NewClientset(), NodeName: "n1", Resync: time.Hour, Slices: true, Log: log})
 	if err != nil {
 		t.Fatal(err)
