@@ -207,7 +207,7 @@ type Network struct {
 	CNIConfDir string
 	// CNICacheDir is libcni's result cache; default /var/lib/cni/cache.
 	CNICacheDir string
-	// UtilChains keeps KUBE-IPTABLES-HINT and KUBE-FIREWALL; default true.
+	// UtilChains writes KUBE-IPTABLES-HINT, and with proxy mode iptables KUBE-FIREWALL; default true.
 	UtilChains bool
 }
 

@@ -83,7 +83,8 @@ func TestNFTables(t *testing.T) {
 	phase("endpoints change again", func() error { return changeEndpoints(ctx, t, client, 3*time.Second) })
 }
 
-// alone says whether a mode is programmed and nothing of the other one is left.
+// alone says whether a mode is programmed, nothing of the other one is left, and other programs find
+// the hint which iptables the node uses.
 func alone(ctx context.Context, n *bed.Node, mode string) (bool, string) {
 	client := http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	answer, err := client.Get("http://127.0.0.1:10249/proxyMode")
@@ -99,5 +100,6 @@ func alone(ctx context.Context, n *bed.Node, mode string) (bool, string) {
 	}
 	hasTable, hasChains := strings.Contains(tables, "table ip kube-proxy"), strings.Contains(chains, ":KUBE-SERVICES")
 	nftables := mode == "nftables"
-	return string(said) == mode && hasTable == nftables && hasChains == !nftables, string(said) + "\n" + tables + chains
+	hint := strings.Contains(chains, ":KUBE-IPTABLES-HINT")
+	return string(said) == mode && hasTable == nftables && hasChains == !nftables && hint, string(said) + "\n" + tables + chains
 }

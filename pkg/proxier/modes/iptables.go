@@ -118,12 +118,21 @@ func packetCounters() []prometheus.Collector {
 }
 
 // iptablesLeaver is not needed beside a backend that writes its own rules through an
-// iptables.Engine: the engine has removed the chains that the backend does not want.
+// iptables.Engine: the engine has removed the chains that the backend does not want. Beside others
+// only the hint stays, which is kubelet's and not kube-proxy's.
 func iptablesLeaver(c Config, f corev1.IPFamily, current proxier.Backend) (proxier.Leaver, error) {
 	if _, shared := current.(ipvsGuards); shared {
 		return nil, nil
 	}
-	return leaving(func(ctx context.Context) error { return removeIPTables(ctx, c, f) }), nil
+	return leaving(func(ctx context.Context) error {
+		if err := removeIPTables(ctx, c, f); err != nil {
+			return err
+		}
+		if c.UtilChains {
+			writeHint(ctx, f, c.Log)
+		}
+		return nil
+	}), nil
 }
 
 // leaving is a Leaver that never waits: conntrack keeps the translation of connections.
@@ -192,11 +201,16 @@ func quoted(words []string) string {
 }
 
 // WriteHint tells other programs which variant of iptables this node uses, as kubelet does. It is
-// for nodes whose services half is off: a backend of mode iptables does the same.
+// for nodes whose services half is off: mode iptables writes it as it starts, and any other mode
+// after it has removed the rules of mode iptables.
 func WriteHint(ctx context.Context, log *slog.Logger) {
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-		if _, err := iptables.Detect(ctx, f, log); err != nil && ctx.Err() == nil {
-			log.Info("Writing the hint which iptables this node uses (KUBE-IPTABLES-HINT) failed", "family", f, "err", err)
-		}
+		writeHint(ctx, f, log)
+	}
+}
+
+func writeHint(ctx context.Context, f corev1.IPFamily, log *slog.Logger) {
+	if _, err := iptables.Detect(ctx, f, log); err != nil && ctx.Err() == nil {
+		log.Info("Writing the hint which iptables this node uses (KUBE-IPTABLES-HINT) failed", "family", f, "err", err)
 	}
 }
