@@ -207,7 +207,8 @@ type Network struct {
 	CNIConfDir string
 	// CNICacheDir is libcni's result cache; default /var/lib/cni/cache.
 	CNICacheDir string
-	// UtilChains writes KUBE-IPTABLES-HINT, and with proxy mode iptables KUBE-FIREWALL; default true.
+	// UtilChains writes KUBE-IPTABLES-HINT and, in proxy mode iptables, KUBE-FIREWALL; default
+	// true.
 	UtilChains bool
 }
 
@@ -346,8 +347,8 @@ type Proxy struct {
 	LocalEndpoints bool
 }
 
-// ProxyRules are the settings of the section iptables of KubeProxyConfiguration; with mode nftables,
-// those of the section nftables.
+// ProxyRules are the settings of the section iptables of KubeProxyConfiguration; in mode nftables,
+// of the section nftables.
 type ProxyRules struct {
 	// MasqueradeBit is the fwmark bit of packets to masquerade, 0 to 31; default 14.
 	MasqueradeBit int

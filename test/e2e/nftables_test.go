@@ -83,8 +83,8 @@ func TestNFTables(t *testing.T) {
 	phase("endpoints change again", func() error { return changeEndpoints(ctx, t, client, 3*time.Second) })
 }
 
-// alone says whether a mode is programmed, nothing of the other one is left, and other programs find
-// the hint which iptables the node uses.
+// alone says whether a mode is programmed, nothing of the other one is left, and other programs
+// find the hint which iptables the node uses.
 func alone(ctx context.Context, n *bed.Node, mode string) (bool, string) {
 	client := http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	answer, err := client.Get("http://127.0.0.1:10249/proxyMode")
