@@ -47,7 +47,8 @@ type Options struct {
 	// package runtime. A runtime brings its own pod network.
 	Runtime runtime.Runtime
 	// Backend makes what programs the Services of one address family, in place of that of the proxy
-	// mode.
+	// mode. Once it has synced, the rules of the other modes are removed, kube-proxy's too; those
+	// of mode iptables stay beside a backend that embeds an iptables.Engine.
 	Backend func(ctx context.Context, f corev1.IPFamily) (proxier.Backend, error)
 	// Volumes and Sources come in addition to the agent's own.
 	Volumes []volume.Plugin
