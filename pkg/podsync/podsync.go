@@ -14,8 +14,8 @@
 //
 // A pod that the host has and no source knows gets an entry too. The loop leaves it alone until
 // every source has synced, and then ends it. When a plan says Stopped, the worker freezes what it
-// has observed, and with it the status. When a plan says Done, the loop hands a pod that is being
-// deleted to the sink's Finish; the entry goes when the source says Gone.
+// has observed and its state, and with them the status. When a plan says Done, the loop hands a pod
+// that is being deleted to the sink's Finish; the entry goes when the source says Gone.
 package podsync
 
 import (

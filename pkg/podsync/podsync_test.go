@@ -522,6 +522,37 @@ func TestEvictionEndsAPodAsFailed(t *testing.T) {
 	})
 }
 
+// TestEndOfAPodWhoseTaskDoesNotAnswer: the phase stays terminal when the container's record goes.
+func TestEndOfAPodWhoseTaskDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		_, stop := w.start()
+		defer stop()
+		w.source.sync()
+		pod := testPod("a")
+		w.add(pod)
+		elapse(10 * time.Second)
+		w.mu.Lock()
+		w.pods["a"].Containers[0].State = runtime.Unknown
+		w.mu.Unlock()
+		w.remove(pod, 5)
+		elapse(time.Minute)
+		if left := w.left(); left != "" {
+			t.Errorf("left on the host:\n%s", left)
+		}
+		if phase := w.finished["a"].Phase; phase != corev1.PodFailed {
+			t.Errorf("the last phase is %q", phase)
+		}
+		ended := false
+		for _, s := range w.statuses["a"] {
+			if ended && s.Phase != corev1.PodFailed {
+				t.Errorf("phase %q after Failed", s.Phase)
+			}
+			ended = ended || s.Phase == corev1.PodFailed
+		}
+	})
+}
+
 // TestChurn starts and ends many pods in all sorts of ways while a tenth of all calls fail, the
 // agent is restarted and the runtime goes away, and looks whether anything is left.
 func TestChurn(t *testing.T) {

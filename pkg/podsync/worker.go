@@ -30,14 +30,21 @@ type worker struct {
 	// ending is the pod as it was when it first had to end; from then on it never lives again under
 	// this worker.
 	ending *corev1.Pod
-	// frozen is what was observed when the plan first said Stopped.
-	frozen  *podplan.Observed
+	// frozen is nil before the plan first says Stopped.
+	frozen  *frozen
 	stopped bool
 	// messages are the termination messages of the containers by id, each read once.
 	messages  map[string]string
 	refresh   time.Time           // next refresh of volumes; zero: none is planned
 	waiting   map[string]string   // reason of each waiting container, for BackOff events
 	announced podplan.ResizeState // as of the last events
+}
+
+// frozen is what was observed and known of a pod when its plan first said Stopped. Its status is
+// made from that: what is removed from then on, and forgotten with it, does not change it.
+type frozen struct {
+	observed podplan.Observed
+	state    podplan.State
 }
 
 func (w *worker) reset() {
@@ -53,7 +60,8 @@ type step struct {
 	now   time.Time
 }
 
-// step takes a pod one step. It waits for nothing but the runtime's cache.
+// step takes a pod one step. It reads the runtime's cache and, of a pod that ends, the host's
+// folders; it never waits for an action.
 func (l *Loop) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 	e := l.store.get(uid)
 	if e == nil {
@@ -120,18 +128,18 @@ func (l *Loop) proceed(ctx context.Context, t step) (keyed.Next, error) {
 	if plan.Stopped {
 		l.retryDeferred(t.entry)
 		if w.frozen == nil {
-			frozen := observed
-			w.frozen = &frozen
+			w.frozen = &frozen{observed, w.state}
 		}
 	}
+	state := w.state
 	if w.frozen != nil {
-		observed = *w.frozen
-		view = podplan.View(t.want, w.state, observed, t.now)
+		observed, state = w.frozen.observed, w.frozen.state
+		view = podplan.View(t.want, state, observed, t.now)
 	}
 	over := plan.Done && len(w.running) == 0
 	s := corev1.PodStatus{}
 	if t.want.Pod != nil {
-		s = status.Pod(t.want, w.state, observed, view, t.now)
+		s = status.Pod(t.want, state, observed, view, t.now)
 		l.report(t, s, plan.Hold, over)
 	}
 	t.publish(t, plan, s)
