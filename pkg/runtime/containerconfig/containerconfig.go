@@ -5,7 +5,7 @@
 // spec.
 //
 // No other package writes <root>/pods/<uid> (except the volumes below it), the pods' log folders
-// and the pods' /dev/shm below the run folder, or creates the pods' cgroups.
+// and the pods' /dev/shm below the run folder.
 package containerconfig
 
 import (
@@ -58,7 +58,7 @@ type SELinux interface {
 	Relabel(path, label string) error
 }
 
-// Cgroups creates and names the pods' control groups.
+// Cgroups names, finds and removes the pods' control groups.
 type Cgroups interface {
 	// PodPath and ContainerPath have the form that OCI runtimes expect with the node's cgroup
 	// driver.

@@ -17,8 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// Prepare creates the pod's folder, log folder, cgroup and /dev/shm. Those that exist stay as they
-// are.
+// Prepare creates the pod's folder, log folder and /dev/shm. Those that exist stay as they are.
 func (b *Builder) Prepare(_ context.Context, pod *corev1.Pod) error {
 	b.config.Objects.Use(pod)
 	if err := os.MkdirAll(b.podDir(pod.UID), 0o750); err != nil {
