@@ -47,7 +47,8 @@ type Plugin interface {
 	Unmount(ctx context.Context, target string) error
 }
 
-// Pather is a Plugin whose volumes are not below the pod's folder (hostPath).
+// Pather is a Plugin whose volumes are not below the pod's folder (hostPath). They belong to the
+// host: Unmount is never called for them.
 type Pather interface {
 	// Path is where the volume is on the host.
 	Path(v *corev1.Volume) string
