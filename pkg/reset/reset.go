@@ -212,6 +212,11 @@ func (w *work) next(ctx context.Context, s Step) error {
 		return err
 	}
 	w.drop(PhaseDaemon)
+	if w.observed.Unreachable != "" { // it answers, but not this question: waiting on does not help
+		w.kept = true
+		w.drop(PhasePods, PhaseImages)
+		return fmt.Errorf("removing pods: containerd answers but has not said which pods it has: %s", w.observed.Unreachable)
+	}
 	return nil
 }
 
@@ -274,13 +279,10 @@ func (w *work) do(ctx context.Context, s Step) (did bool, err error) {
 		StopPump:         func() (bool, error) { return c.Pump.Stop(ctx) },
 		RemoveImage:      func() (bool, error) { return always(c.Remover.RemoveImage(ctx, s.id)) },
 		RemoveRules:      func() (bool, error) { return always(w.removeRules(ctx, s.Target)) },
-		FindRules: func() (bool, error) {
-			_, err := c.Rules(ctx)
-			return false, err
-		},
-		RemoveCgroup: func() (bool, error) { return w.removeCgroup(ctx, s.Target) },
-		RemoveFile:   func() (bool, error) { return always(removeFile(s.Target)) },
-		RemoveFolder: func() (bool, error) { return always(removeFolder(s.Target)) },
+		FindRules:        func() (bool, error) { return w.removeFoundRules(ctx) },
+		RemoveCgroup:     func() (bool, error) { return w.removeCgroup(ctx, s.Target) },
+		RemoveFile:       func() (bool, error) { return always(removeFile(s.Target)) },
+		RemoveFolder:     func() (bool, error) { return always(removeFolder(s.Target)) },
 		RemoveEmpty: func() (bool, error) {
 			if !w.did {
 				return false, nil
@@ -342,6 +344,16 @@ func (w *work) removeRules(ctx context.Context, what string) error {
 		}
 	}
 	return err
+}
+
+// removeFoundRules looks again for rules, for a plan that could not look for all of them, and
+// removes what it finds.
+func (w *work) removeFoundRules(ctx context.Context) (did bool, err error) {
+	found, err := w.c.Rules(ctx)
+	for _, r := range found {
+		err = errors.Join(err, r.Remove(ctx))
+	}
+	return len(found) > 0, err
 }
 
 func (w *work) removeCgroup(ctx context.Context, name string) (bool, error) {

@@ -24,6 +24,7 @@ type fakeMachine struct {
 	active, enabled bool
 	stubborn        bool // an agent that Stop does not end
 	down            bool // containerd
+	noImages        bool // containerd cannot list them
 	running         bool // the remover
 	pods            map[types.UID]*runtime.Pod
 	networks        map[string]string
@@ -170,6 +171,9 @@ func (r records) Inventory(context.Context) ([]runtime.Pod, error) {
 func (r records) Foreign(context.Context) (map[types.UID]bool, error) { return r.m.foreign, nil }
 
 func (r records) Images(context.Context) ([]runtime.Image, error) {
+	if r.m.noImages {
+		return nil, errors.New("bad image")
+	}
 	var images []runtime.Image
 	for id := range r.m.images {
 		images = append(images, runtime.Image{ID: id})
@@ -384,5 +388,34 @@ func TestRulesThatCannotBeLookedFor(t *testing.T) {
 	m.must(err)
 	if _, err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "no netlink") || m.rules || len(m.files()) > 0 {
 		t.Errorf("error %v, rules there %v, left %q", err, m.rules, m.files())
+	}
+}
+
+// TestContainerdAnswersInPart: one that is ready but does not answer a question is not asked for
+// ever.
+func TestContainerdAnswersInPart(t *testing.T) {
+	m := newMachine(t)
+	m.noImages = true
+	_, lines, err := m.reset(Options{Images: true})
+	if err == nil || !strings.Contains(err.Error(), "bad image") || m.rules || !exists(m.path("root/nodeagent/record")) {
+		t.Errorf("error %v, rules there %v, %q", err, m.rules, lines)
+	}
+}
+
+// TestRulesThatAreFoundLater: what only the second look finds is removed as well.
+func TestRulesThatAreFoundLater(t *testing.T) {
+	m := newMachine(t)
+	c := m.config(Options{}, nil)
+	looks := 0
+	c.Rules = func(ctx context.Context) ([]Rules, error) {
+		if looks++; looks <= 2 { // before and after the daemon is stopped
+			return nil, errors.New("the lock is held")
+		}
+		return m.findRules(ctx)
+	}
+	r, err := New(c)
+	m.must(err)
+	if _, err := r.Run(t.Context()); err != nil || m.rules {
+		t.Errorf("error %v, rules there %v", err, m.rules)
 	}
 }

@@ -128,7 +128,7 @@ func (s systemd) leave() {
 	s.t.Helper()
 	ctx := s.t.Context()
 	out, err := s.u.Output(ctx, "nodeagent", "reset", "--yes")
-	if err != nil || !strings.Contains(out, "stopped and disabled the daemon") {
+	if err != nil || !strings.Contains(out, "stop and disable nodeagent.service") {
 		s.t.Fatalf("reset: %v\n%s", err, out)
 	}
 	state, _ := s.u.Output(ctx, "sh", "-c", "systemctl is-active nodeagent; systemctl is-enabled nodeagent; true")
