@@ -3,9 +3,11 @@ package report
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -17,19 +19,44 @@ import (
 type Events struct {
 	record.EventRecorder
 	broadcaster record.EventBroadcaster
-	sink        record.EventSink
-	log         *slog.Logger
+	sending     watch.Interface
+	showing     watch.Interface
+	run         func() // opens the sink
 }
 
-// NewEvents makes a recorder for the node; it sends nothing until Run.
+// NewEvents makes a recorder for the node. It keeps events until Run, and sends them then.
 func NewEvents(c kubernetes.Interface, node string, log *slog.Logger) *Events {
-	b := record.NewBroadcaster()
+	b, running := record.NewBroadcaster(), make(chan struct{})
 	return &Events{
 		EventRecorder: b.NewRecorder(clientscheme.Scheme, corev1.EventSource{Component: "kubelet", Host: node}),
 		broadcaster:   b,
-		sink:          &typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")},
-		log:           log,
+		// a broadcaster drops events that nobody watches
+		sending: b.StartRecordingToSink(sinkAfter{&typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")}, running}),
+		showing: b.StartEventWatcher(func(e *corev1.Event) {
+			log.Debug("Event", "object", e.InvolvedObject.Kind+"/"+e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name,
+				"type", e.Type, "reason", e.Reason, "message", e.Message)
+		}),
+		run: sync.OnceFunc(func() { close(running) }),
 	}
+}
+
+// sinkAfter is a sink that takes nothing until running is closed. New events are created and known
+// ones patched: an EventBroadcaster calls no other method.
+type sinkAfter struct {
+	record.EventSink
+	running <-chan struct{}
+}
+
+// Create implements record.EventSink.
+func (s sinkAfter) Create(e *corev1.Event) (*corev1.Event, error) {
+	<-s.running
+	return s.EventSink.Create(e)
+}
+
+// Patch implements record.EventSink.
+func (s sinkAfter) Patch(e *corev1.Event, data []byte) (*corev1.Event, error) {
+	<-s.running
+	return s.EventSink.Patch(e, data)
 }
 
 // NodeRef is what events about the Node refer to. Its UID is the node's name, as in kubelet's.
@@ -39,14 +66,10 @@ func NodeRef(name string) *corev1.ObjectReference {
 
 // Run sends until ctx ends.
 func (e *Events) Run(ctx context.Context) error {
-	sending := e.broadcaster.StartRecordingToSink(e.sink)
-	showing := e.broadcaster.StartEventWatcher(func(ev *corev1.Event) {
-		e.log.Debug("Event", "object", ev.InvolvedObject.Kind+"/"+ev.InvolvedObject.Namespace+"/"+ev.InvolvedObject.Name,
-			"type", ev.Type, "reason", ev.Reason, "message", ev.Message)
-	})
+	e.run()
 	<-ctx.Done()
 	e.broadcaster.Shutdown()
-	sending.Stop()
-	showing.Stop()
+	e.sending.Stop()
+	e.showing.Stop()
 	return nil
 }
