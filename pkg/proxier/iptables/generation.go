@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,58 +15,11 @@ import (
 // sizes and numbers of rules.
 func (p *Program) Generation() (generation uint64, exact bool, err error) {
 	if p.Variant == nfTables {
-		generation, err = p.nftGeneration()
+		generation, err = p.nftables.Generation()
 		return generation, true, err
 	}
 	generation, err = legacyHash(p.ipv6)
 	return generation, false, err
-}
-
-// From linux/netfilter/nf_tables.h and nfnetlink.h.
-const (
-	subsystemNFTables = 10
-	getGeneration     = 16
-	generationID      = 1
-	headerSize        = 4 // struct nfgenmsg
-)
-
-// nftGeneration is the number of transactions of nf_tables in this network namespace. The socket
-// is kept, since it is used every second.
-func (p *Program) nftGeneration() (uint64, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.socket == nil {
-		conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-		if err != nil {
-			return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-		}
-		p.socket = conn
-	}
-	answers, err := p.socket.Execute(netlink.Message{
-		Header: netlink.Header{Type: subsystemNFTables<<8 | getGeneration, Flags: netlink.Request},
-		Data:   make([]byte, headerSize),
-	})
-	if err != nil {
-		_ = p.socket.Close()
-		p.socket = nil
-		return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-	}
-	for _, answer := range answers {
-		if len(answer.Data) < headerSize {
-			continue
-		}
-		attributes, err := netlink.NewAttributeDecoder(answer.Data[headerSize:])
-		if err != nil {
-			return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-		}
-		attributes.ByteOrder = binary.BigEndian
-		for attributes.Next() {
-			if attributes.Type() == generationID {
-				return uint64(attributes.Uint32()), attributes.Err()
-			}
-		}
-	}
-	return 0, errors.New("reading the generation of nf_tables: the answer has none")
 }
 
 // tableInfo is struct ipt_getinfo (linux/netfilter_ipv4/ip_tables.h), the same for IPv6.

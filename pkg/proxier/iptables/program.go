@@ -13,15 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
-	"github.com/mdlayher/netlink"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/clip"
 	"github.com/nodeagent/nodeagent/pkg/proxier/iptables/rules"
+	"github.com/nodeagent/nodeagent/pkg/proxier/nfgen"
 )
 
 const (
@@ -49,8 +48,7 @@ type Program struct {
 	// Variant is nf_tables or legacy.
 	Variant string
 
-	mu     sync.Mutex
-	socket *netlink.Conn // for Generation; nil: not open
+	nftables nfgen.Reader
 }
 
 // RandomFully says whether MASQUERADE --random-fully is supported; only Detect finds out.

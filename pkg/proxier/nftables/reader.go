@@ -12,12 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/proxier/nfgen"
 	"github.com/nodeagent/nodeagent/pkg/proxier/nftables/elements"
 )
 
 // Reader reads the table kube-proxy of one family over netlink, in the network
 // namespace of its caller.
-type Reader struct{ proto byte }
+type Reader struct {
+	proto      byte
+	generation nfgen.Reader
+}
 
 // NewReader returns a Reader; it does nothing yet.
 func NewReader(f corev1.IPFamily) *Reader {
@@ -32,8 +36,6 @@ const headerSize = 4
 
 // Attributes, from linux/netfilter/nf_tables.h.
 const (
-	attrGenID = 1 // NFTA_GEN_ID
-
 	attrChainTable, attrChainName, attrChainHook = 1, 3, 4
 	attrRuleTable, attrRuleChain, attrRuleHandle = 1, 2, 3
 	attrSetTable, attrSetName, attrSetFlags      = 1, 2, 3
@@ -96,17 +98,7 @@ func (r *Reader) dump(message uint16, ask []netlink.Attribute, found func([]netl
 }
 
 // Generation is the number of transactions of nf_tables in this network namespace.
-func (r *Reader) Generation() (gen uint64, err error) {
-	err = r.ask(unix.NFT_MSG_GETGEN, 0, nil, func(attrs []netlink.Attribute) {
-		if raw := value(attrs, attrGenID); len(raw) == 4 {
-			gen = uint64(binary.BigEndian.Uint32(raw))
-		}
-	})
-	if err != nil {
-		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
-	}
-	return gen, nil
-}
+func (r *Reader) Generation() (uint64, error) { return r.generation.Generation() }
 
 // Has says whether a chain exists.
 func (r *Reader) Has(_ context.Context, chain string) (has bool, err error) {
