@@ -553,6 +553,34 @@ func TestEndOfAPodWhoseTaskDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// TestPodIsStoppedWhateverItHolds: what it holds cannot be found out, and it is stopped all the
+// same; it is only given up when that is known.
+func TestPodIsStoppedWhateverItHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		_, stop := w.start()
+		defer stop()
+		w.source.sync()
+		pod := testPod("a")
+		w.add(pod)
+		elapse(10 * time.Second)
+		w.setUnlisted(true)
+		w.remove(pod, 5)
+		elapse(time.Minute)
+		if n := w.count(&w.signals, syscall.SIGTERM.String()); n != 1 {
+			t.Errorf("%d stop signals", n)
+		}
+		if _, finished := w.finished["a"]; finished {
+			t.Error("given up while nobody knows what it holds")
+		}
+		w.setUnlisted(false)
+		elapse(time.Minute)
+		if _, finished := w.finished["a"]; !finished || w.left() != "" {
+			t.Errorf("finished: %v, left:\n%s", finished, w.left())
+		}
+	})
+}
+
 // TestChurn starts and ends many pods in all sorts of ways while a tenth of all calls fail, the
 // agent is restarted and the runtime goes away, and looks whether anything is left.
 func TestChurn(t *testing.T) {

@@ -60,8 +60,8 @@ type step struct {
 	now   time.Time
 }
 
-// step takes a pod one step. It reads the runtime's cache and, of a pod that ends, the host's
-// folders; it never waits for an action.
+// step takes a pod one step. It reads the runtime's cache and, for a pod that has stopped, the
+// host's folders; it never waits for an action.
 func (l *Loop) step(ctx context.Context, uid types.UID) (keyed.Next, error) {
 	e := l.store.get(uid)
 	if e == nil {
@@ -339,7 +339,7 @@ func (l *Loop) observe(ctx context.Context, t step) (podplan.Observed, error) {
 	maps.DeleteFunc(w.messages, func(id, _ string) bool {
 		return !slices.ContainsFunc(t.rt.Containers, func(c runtime.Container) bool { return c.ID == id })
 	})
-	if !isEnding(t.want) && !w.stopped {
+	if !w.stopped { // an error must not keep the pod from being stopped
 		return o, nil
 	}
 	var err error

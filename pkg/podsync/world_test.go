@@ -40,6 +40,7 @@ type world struct {
 	pods        map[types.UID]*runtime.Pod
 	hints       chan types.UID
 	down        bool // the runtime does not answer
+	unlisted    bool // the folders of volumes cannot be listed
 	images      map[string]bool
 	pulls       int
 	pulling     chan struct{}                // when not nil, a pull waits for it
@@ -416,7 +417,16 @@ func (v vols) Refreshable(pod *corev1.Pod) []string {
 func (v vols) Mounted(_ context.Context, uid types.UID) (bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.unlisted {
+		return false, syscall.ENOTDIR
+	}
 	return len(v.volumes[uid]) > 0, nil
+}
+
+func (w *world) setUnlisted(unlisted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unlisted = unlisted
 }
 
 func (v vols) Unmount(ctx context.Context, uid types.UID) error {

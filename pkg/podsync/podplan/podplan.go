@@ -41,7 +41,7 @@ type Want struct {
 type Observed struct {
 	Runtime runtime.Pod
 	// Held are the kinds of claims that the host still holds for the pod. They are only observed
-	// for a pod that ends or has ended.
+	// after a plan has said Stopped.
 	Held []Kind
 	// Probes has the newest results by container id.
 	Probes map[string]podspec.Probes
