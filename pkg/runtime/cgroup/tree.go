@@ -290,7 +290,7 @@ func (t *Tree) killIn(uid types.UID, dir string) error {
 		return fmt.Errorf("listing processes of pod %q: %w", uid, err)
 	}
 	for _, pid := range pids {
-		t.config.Log.Warn("Killing a process that outlived its pod", "pod", uid, "pid", pid, "cgroup", dir)
+		t.config.Log.Warn("Killing a process that outlived its pod", "uid", uid, "pid", pid, "cgroup", dir)
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("killing process %d of pod %q: %w", pid, uid, err)
 		}

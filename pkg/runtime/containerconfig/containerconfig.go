@@ -223,7 +223,7 @@ func (b *Builder) handler(ctx context.Context, pod *corev1.Pod) (string, error) 
 	return b.config.Handler(ctx, *pod.Spec.RuntimeClassName)
 }
 
-// work is one call of Build.
+// work is one call of Container.
 type work struct {
 	*Builder
 	request   runtime.ContainerRequest
