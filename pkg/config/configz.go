@@ -12,9 +12,13 @@ import (
 const KubeProxyGroup = "kubeproxy.config.k8s.io"
 
 // KubeProxyConfiguration is the document that results in this configuration, with defaults. Fields
-// without effect here are empty.
+// without effect here are empty; the section of the mode that is not in use has its defaults.
 func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfiguration {
 	p := &c.Proxy
+	iptables, nftables := p.Rules, defaultRules()
+	if p.Mode == ProxyNFTables {
+		iptables, nftables = nftables, iptables
+	}
 	out := &kubeproxyv1alpha1.KubeProxyConfiguration{
 		Mode:                kubeproxyv1alpha1.ProxyMode(p.Mode),
 		HostnameOverride:    c.Node.Name,
@@ -27,10 +31,15 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 		NodePortAddresses:   p.NodePortAddresses,
 		ConfigSyncPeriod:    metav1.Duration{Duration: p.ResyncPeriod},
 		IPTables: kubeproxyv1alpha1.KubeProxyIPTablesConfiguration{
-			MasqueradeBit: small(p.Rules.MasqueradeBit), MasqueradeAll: p.Rules.MasqueradeAll,
-			LocalhostNodePorts: new(p.Rules.LocalhostNodePorts),
-			SyncPeriod:         metav1.Duration{Duration: p.Rules.SyncPeriod},
-			MinSyncPeriod:      metav1.Duration{Duration: p.Rules.MinSyncPeriod},
+			MasqueradeBit: small(iptables.MasqueradeBit), MasqueradeAll: iptables.MasqueradeAll,
+			LocalhostNodePorts: new(iptables.LocalhostNodePorts),
+			SyncPeriod:         metav1.Duration{Duration: iptables.SyncPeriod},
+			MinSyncPeriod:      metav1.Duration{Duration: iptables.MinSyncPeriod},
+		},
+		NFTables: kubeproxyv1alpha1.KubeProxyNFTablesConfiguration{
+			MasqueradeBit: small(nftables.MasqueradeBit), MasqueradeAll: nftables.MasqueradeAll,
+			SyncPeriod:    metav1.Duration{Duration: nftables.SyncPeriod},
+			MinSyncPeriod: metav1.Duration{Duration: nftables.MinSyncPeriod},
 		},
 		IPVS: kubeproxyv1alpha1.KubeProxyIPVSConfiguration{ExcludeCIDRs: texts(p.IPVS.ExcludeCIDRs)},
 		Conntrack: kubeproxyv1alpha1.KubeProxyConntrackConfiguration{
@@ -39,11 +48,6 @@ func (c *Config) KubeProxyConfiguration() *kubeproxyv1alpha1.KubeProxyConfigurat
 			TCPCloseWaitTimeout:   &metav1.Duration{Duration: p.Conntrack.TCPCloseWait},
 			UDPTimeout:            metav1.Duration{Duration: p.Conntrack.UDP}, UDPStreamTimeout: metav1.Duration{Duration: p.Conntrack.UDPStream},
 		},
-	}
-	if i := &out.IPTables; p.Mode == ProxyNFTables {
-		out.NFTables = kubeproxyv1alpha1.KubeProxyNFTablesConfiguration{
-			MasqueradeBit: i.MasqueradeBit, MasqueradeAll: i.MasqueradeAll, SyncPeriod: i.SyncPeriod, MinSyncPeriod: i.MinSyncPeriod,
-		}
 	}
 	switch p.DetectLocal {
 	case localBridge:

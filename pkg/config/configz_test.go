@@ -24,6 +24,7 @@ configSyncPeriod: 3m
 iptables: {masqueradeBit: 15, masqueradeAll: true, localhostNodePorts: true, syncPeriod: 20s, minSyncPeriod: 2s}
 ipvs: {scheduler: lc, excludeCIDRs: [10.1.0.0/16], strictARP: true, syncPeriod: 10s, minSyncPeriod: 1s, tcpTimeout: 1s, tcpFinTimeout: 2s, udpTimeout: 3s}
 conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 1h, tcpCloseWaitTimeout: 0s, tcpBeLiberal: true, udpTimeout: 4s, udpStreamTimeout: 5s}`,
+		"mode: nftables\nnftables: {masqueradeBit: 12, masqueradeAll: true, syncPeriod: 1m, minSyncPeriod: 2s}",
 		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
 	} {
 		c := resolved(t, []byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"+text))
@@ -34,6 +35,15 @@ conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 1h, tcpCloseWaitTimeou
 		if again := resolved(t, shown); !reflect.DeepEqual(c.Proxy, again.Proxy) {
 			t.Errorf("from %s\n%+v\n%+v", shown, c.Proxy, again.Proxy)
 		}
+	}
+}
+
+// TestConfigzKeepsModesApart: settings of mode nftables are not shown as those of iptables.
+func TestConfigzKeepsModesApart(t *testing.T) {
+	c := resolved(t, []byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nnftables: {masqueradeBit: 12}"))
+	shown := c.KubeProxyConfiguration()
+	if a, b := *shown.IPTables.MasqueradeBit, *shown.NFTables.MasqueradeBit; a != 14 || b != 12 {
+		t.Errorf("masqueradeBit %d of iptables, %d of nftables", a, b)
 	}
 }
 

@@ -127,13 +127,21 @@ func (d *documents) otherMode(section string, p kubeproxyv1alpha1.KubeProxyIPTab
 	}
 }
 
+// defaultRules are the defaults of either section.
+func defaultRules() ProxyRules {
+	return ProxyRules{MasqueradeBit: 14, MinSyncPeriod: time.Second, SyncPeriod: 30 * time.Second}
+}
+
 func (d *documents) rules(section string, p kubeproxyv1alpha1.KubeProxyIPTablesConfiguration) ProxyRules {
 	of := kindProxy + "." + section
-	i := ProxyRules{
-		MasqueradeBit: int(deref(p.MasqueradeBit, 14)), MasqueradeAll: p.MasqueradeAll, LocalhostNodePorts: deref(p.LocalhostNodePorts, false),
-		MinSyncPeriod: duration(p.MinSyncPeriod, time.Second),
-		SyncPeriod:    d.positive(of+".syncPeriod", duration(p.SyncPeriod, 30*time.Second)),
+	i := defaultRules()
+	if p.MasqueradeBit != nil {
+		i.MasqueradeBit = int(*p.MasqueradeBit)
 	}
+	i.MasqueradeAll = p.MasqueradeAll
+	i.LocalhostNodePorts = deref(p.LocalhostNodePorts, i.LocalhostNodePorts)
+	i.MinSyncPeriod = duration(p.MinSyncPeriod, i.MinSyncPeriod)
+	i.SyncPeriod = d.positive(of+".syncPeriod", duration(p.SyncPeriod, i.SyncPeriod))
 	d.within(of+".masqueradeBit", i.MasqueradeBit, 0, 31)
 	if i.MinSyncPeriod < 0 || i.MinSyncPeriod > i.SyncPeriod {
 		d.bad(of+".minSyncPeriod", "must be from 0 to syncPeriod %s, is %s", i.SyncPeriod, i.MinSyncPeriod)
