@@ -56,7 +56,7 @@ func (b *Backend) Sync(ctx context.Context, s *snapshot.Snapshot) error {
 	for {
 		err := b.Apply(ctx, b.renderer.Render(s))
 		if err == nil {
-			return b.leftOut()
+			return snapshot.LeftOut(b.renderer.LeftOut())
 		}
 		var refused *RefusedError
 		if !errors.As(err, &refused) || len(b.renderer.LeftOut()) >= maxLeftOut {

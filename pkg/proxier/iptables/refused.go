@@ -1,12 +1,6 @@
 package iptables
 
-import (
-	"fmt"
-	"slices"
-	"strings"
-
-	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
-)
+import "fmt"
 
 const (
 	// maxLeftOut bounds how many ports are left out: if more are refused, the reason is another.
@@ -31,20 +25,6 @@ func (e *RefusedError) Error() string {
 		return "iptables-restore refused: " + e.Said
 	}
 	return fmt.Sprintf("iptables-restore refused %q: %s", e.Rule, e.Said)
-}
-
-// leftOut is what Sync returns: nil if every port has rules.
-func (b *Backend) leftOut() error {
-	left := b.renderer.LeftOut()
-	if len(left) == 0 {
-		return nil
-	}
-	out := &snapshot.LeftOutError{}
-	for p, why := range left {
-		out.Problems = append(out.Problems, snapshot.Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
-	}
-	slices.SortFunc(out.Problems, func(a, b snapshot.Problem) int { return strings.Compare(a.Object, b.Object) })
-	return out
 }
 
 // retryRefused says whether it is time to try refused rules again.

@@ -103,7 +103,7 @@ func (b *Backend) Sync(ctx context.Context, s *snapshot.Snapshot) error {
 	for {
 		port, err := b.write(ctx, s)
 		if err == nil {
-			return b.leftOut()
+			return snapshot.LeftOut(b.renderer.LeftOut())
 		}
 		b.c.Metrics.syncFailed(b.c.Options.Family)
 		left := b.renderer.LeftOut()

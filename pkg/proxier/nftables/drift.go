@@ -3,11 +3,8 @@ package nftables
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/nodeagent/nodeagent/pkg/proxier/nftables/elements"
-	"github.com/nodeagent/nodeagent/pkg/proxier/snapshot"
 )
 
 const (
@@ -103,20 +100,6 @@ func (b *Backend) QuickCheck(ctx context.Context) (written bool, lost string, er
 	}
 	b.quick = gen
 	return true, "", nil
-}
-
-// leftOut is what Sync says of ports without rules.
-func (b *Backend) leftOut() error {
-	left := b.renderer.LeftOut()
-	if len(left) == 0 {
-		return nil
-	}
-	out := &snapshot.LeftOutError{}
-	for p, why := range left {
-		out.Problems = append(out.Problems, snapshot.Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
-	}
-	slices.SortFunc(out.Problems, func(a, b snapshot.Problem) int { return strings.Compare(a.Object, b.Object) })
-	return out
 }
 
 // tryAgain says so when it is time to try what was refused.

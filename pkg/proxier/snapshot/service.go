@@ -11,7 +11,9 @@ package snapshot
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -207,6 +209,19 @@ func quote(s string) string { return strconv.Quote(s) }
 // LeftOutError says that a backend has programmed everything but the ports that Problems name.
 type LeftOutError struct {
 	Problems []Problem
+}
+
+// LeftOut is the error for ports whose rules the kernel refused, by why; nil if there are none.
+func LeftOut(refused map[*Port]string) error {
+	if len(refused) == 0 {
+		return nil
+	}
+	out := &LeftOutError{}
+	for p, why := range refused {
+		out.Problems = append(out.Problems, Problem{Object: "Service port " + p.Name + " " + string(p.Protocol), Reason: why})
+	}
+	slices.SortFunc(out.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	return out
 }
 
 // Error names the first, and how many more there are.
