@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ import (
 
 // world is what a node loop observes and does.
 type world struct {
+	mu          sync.Mutex // held by the test, but for the time in pass
 	health      string
 	reports     int
 	allocatable corev1.ResourceList
@@ -35,7 +37,21 @@ type world struct {
 	events      []string
 }
 
+func (w *world) lock() (unlock func()) {
+	w.mu.Lock()
+	return w.mu.Unlock
+}
+
+// pass lets the loop run for d.
+func (w *world) pass(d time.Duration) {
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func (w *world) SetNode(context.Context, corev1.ResourceList) error {
+	defer w.lock()()
 	w.nodeLimits++
 	if w.failing {
 		return errors.New("read-only file system")
@@ -43,23 +59,32 @@ func (w *world) SetNode(context.Context, corev1.ResourceList) error {
 	return nil
 }
 
-func (w *world) SetLevels(pods []*corev1.Pod) error { w.levels = len(pods); return nil }
+func (w *world) SetLevels(pods []*corev1.Pod) error {
+	defer w.lock()()
+	w.levels = len(pods)
+	return nil
+}
 
 func (w *world) Event(o kruntime.Object, _, reason, _ string) {
+	defer w.lock()()
 	w.events = append(w.events, o.(*corev1.Pod).Name+" "+reason)
 }
 
 func (w *world) config() node.Config {
 	w.measured, w.evicted = map[types.UID]int{}, map[types.UID]podspec.Termination{}
 	return node.Config{
-		Health: func(context.Context) string { return w.health }, Changed: func() { w.reports++ },
-		Pods: func() []node.Pod { return w.pods }, Allocatable: func() corev1.ResourceList { return w.allocatable }, Cgroups: w,
+		Health:       func(context.Context) string { defer w.lock()(); return w.health },
+		Changed:      func() { defer w.lock()(); w.reports++ },
+		Pods:         func() []node.Pod { defer w.lock()(); return w.pods },
+		Allocatable:  func() corev1.ResourceList { defer w.lock()(); return w.allocatable },
+		Cgroups:      w,
 		LimitStorage: true,
 		Storage: func(_ context.Context, pod *corev1.Pod) (pressure.Usage, error) {
+			defer w.lock()()
 			w.measured[pod.UID]++
 			return pressure.Usage{Files: w.used}, errors.New("a volume is not mounted")
 		},
-		Evict:  func(uid types.UID, t podspec.Termination) { w.evicted[uid] = t },
+		Evict:  func(uid types.UID, t podspec.Termination) { defer w.lock()(); w.evicted[uid] = t },
 		Events: w, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -83,7 +108,9 @@ func run(t *testing.T, w *world, test func()) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- l.Run(ctx) }()
+		w.mu.Lock()
 		test()
+		w.mu.Unlock()
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -101,14 +128,12 @@ func TestStorageLimits(t *testing.T) {
 		{Pod: limited("a")}, {Pod: limited("static"), Static: true}, {Pod: limited("ended"), Ended: true}, {Pod: deleted}, {Pod: over}, {Pod: &corev1.Pod{}},
 	}}
 	run(t, w, func() {
-		time.Sleep(15 * time.Second)
-		synctest.Wait()
+		w.pass(15 * time.Second)
 		if len(w.measured) != 1 || w.measured["a"] != 1 || len(w.evicted) != 0 {
 			t.Errorf("measured %v, evicted %v", w.measured, w.evicted)
 		}
 		w.used = 1<<20 + 1
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
+		w.pass(10 * time.Second)
 		if e := w.evicted["a"]; len(w.evicted) != 1 || e.Reason != "Evicted" || len(w.events) != 1 || w.events[0] != "a Evicted" {
 			t.Errorf("evicted %+v, events %v", w.evicted, w.events)
 		}
@@ -120,20 +145,17 @@ func TestStorageLimits(t *testing.T) {
 func TestHealthAndCgroups(t *testing.T) {
 	w := &world{health: "fine", pods: []node.Pod{{Pod: limited("a")}}}
 	run(t, w, func() {
-		time.Sleep(10500 * time.Millisecond)
-		synctest.Wait()
+		w.pass(10500 * time.Millisecond)
 		if w.reports != 1 || w.nodeLimits != 0 || w.levels != 1 {
 			t.Errorf("%d reports, %d limits, %d pods in levels", w.reports, w.nodeLimits, w.levels)
 		}
 		w.health, w.failing, w.allocatable = "network gone", true, corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
+		w.pass(10 * time.Second)
 		if w.reports != 2 || w.nodeLimits != 2 {
 			t.Errorf("%d reports, %d limits", w.reports, w.nodeLimits)
 		}
 		w.failing = false
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		w.pass(time.Minute)
 		if w.nodeLimits != 3 {
 			t.Errorf("a limit that stands is written again: %d times", w.nodeLimits)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,8 +118,9 @@ func TestYoungNodeIsNotTakenForDeleted(t *testing.T) {
 func TestLeaseIsRenewedWhenItIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
-		down := true
-		refuse := func(clienttesting.Action) (bool, runtime.Object, error) { return down, nil, errors.New("down") }
+		var down atomic.Bool
+		down.Store(true)
+		refuse := func(clienttesting.Action) (bool, runtime.Object, error) { return down.Load(), nil, errors.New("down") }
 		client.PrependReactor("create", "leases", refuse)
 		client.PrependReactor("update", "leases", refuse)
 		lease, err := NewLease(LeaseConfig{
@@ -134,12 +136,12 @@ func TestLeaseIsRenewedWhenItIsWritten(t *testing.T) {
 		if !lease.Renewed().IsZero() {
 			t.Errorf("the API server took no lease, and it was renewed at %v", lease.Renewed())
 		}
-		down = false
+		down.Store(false)
 		time.Sleep(time.Minute)
 		if age := time.Since(lease.Renewed()); age > 15*time.Second {
 			t.Errorf("the API server takes leases again, and it was renewed %s ago", age)
 		}
-		down = true
+		down.Store(true)
 		time.Sleep(time.Hour)
 		if age := time.Since(lease.Renewed()); age < 59*time.Minute {
 			t.Errorf("after an hour's outage it was renewed %s ago", age)

@@ -125,6 +125,7 @@ func TestConflictIsNotTheEnd(t *testing.T) {
 			go func() { _ = p.Run(t.Context()) }()
 			p.Finish(one, phase(corev1.PodSucceeded))
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			if _, err := client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "ns", "one"); err == nil {
 				t.Errorf("a minute after conflicts at its %s the object is still there", verb)
 			}
@@ -141,6 +142,7 @@ func TestConflictIsNotTheEnd(t *testing.T) {
 			}
 			p.Finish(told, phase(corev1.PodFailed))
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			if calls > 1 {
 				t.Errorf("the name is another pod's, and %d times a %s was tried", calls, verb)
 			}
