@@ -41,7 +41,8 @@ test-unit: ## what needs nothing but Go
 	$(GO) test $(TESTFLAGS) $$($(GO) list ./... | grep -v /test/)
 
 # What has goroutines of its own; client-go, which takes minutes to build with the detector, is not among what they import.
-RACE := ./pkg/keyed ./pkg/node ./pkg/podsync ./pkg/proxier ./pkg/status/report ./pkg/podsync/probe ./pkg/podsync/hook ./pkg/runtime/logpump/... ./pkg/runtime/fakeruntime
+RACE := ./pkg/keyed ./pkg/node ./pkg/podsync ./pkg/proxier ./pkg/proxier/nftables ./pkg/proxier/healthcheck ./pkg/podsync/probe ./pkg/podsync/hook \
+	./pkg/reset ./pkg/runtime/logpump/... ./pkg/runtime/fakeruntime
 
 .PHONY: test-race
 test-race: ## loops under the race detector

@@ -21,7 +21,7 @@ const askTimeout = 10 * time.Second
 // Detect finds nft, and tries whether the kernel takes from it all that rules
 // of Services need; it writes none. The error names the remedy.
 func Detect(ctx context.Context, f corev1.IPFamily) (knftables.Interface, error) {
-	nft, err := knftables.New(family(f), elements.TableName)
+	nft, err := find(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("looking for nft (it needs version 1.0.1 or newer; install the package nftables, or set mode: iptables): %w", err)
 	}
@@ -36,6 +36,27 @@ func Detect(ctx context.Context, f corev1.IPFamily) (knftables.Interface, error)
 			"nft_masq, nft_fib, nft_numgen and nft_reject; else set mode: iptables): %w", hung(ctx, err))
 	}
 	return nft, nil
+}
+
+// find is knftables.New with a deadline: it runs nft without one. An nft that hangs is left behind.
+func find(ctx context.Context, f corev1.IPFamily) (knftables.Interface, error) {
+	type result struct {
+		nft knftables.Interface
+		err error
+	}
+	found := make(chan result, 1)
+	go func() {
+		nft, err := knftables.New(family(f), elements.TableName)
+		found <- result{nft, err}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	select {
+	case r := <-found:
+		return r.nft, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("running nft: it does not answer: %w", ctx.Err())
+	}
 }
 
 // Version is what nft says of itself, such as "nftables v1.0.6 (Lester Gooch #5)".
