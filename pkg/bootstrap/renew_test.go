@@ -388,12 +388,13 @@ func TestServingFollowsAddresses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+		var addresses atomic.Pointer[[]netip.Addr]
+		addresses.Store(&[]netip.Addr{netip.MustParseAddr("10.0.0.1")})
 		ca := newAuthority(t, "kubernetes")
 		client, calls := signer(t, ca, 0, false)
 		s := &Serving{
 			c: ServingConfig{
-				NodeName: "n1", CertDir: dir, Addresses: func() []netip.Addr { return addresses },
+				NodeName: "n1", CertDir: dir, Addresses: func() []netip.Addr { return *addresses.Load() },
 				Now: time.Now, Jitter: func() float64 { return 0.5 }, Log: quiet(),
 			},
 			pairs: NewPairs(dir, servingPair),
@@ -415,7 +416,7 @@ func TestServingFollowsAddresses(t *testing.T) {
 		if !shows("10.0.0.1") || calls.Load() != 1 {
 			t.Fatalf("at first there were %d requests", calls.Load())
 		}
-		addresses = []netip.Addr{netip.MustParseAddr("10.0.0.2")}
+		addresses.Store(&[]netip.Addr{netip.MustParseAddr("10.0.0.2")})
 		if !shows("10.0.0.1") {
 			t.Error("the old certificate is not shown any more")
 		}
