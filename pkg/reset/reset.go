@@ -83,7 +83,7 @@ type Config struct {
 	// Unit is the name of Daemon's.
 	Unit   string
 	Daemon Daemon
-	// Answers reports whether an agent answers at Places.StatusSocket.
+	// Answers reports whether an agent listens at Places.StatusSocket.
 	Answers func(ctx context.Context) bool
 	// Containerd is its address; Records and Remover ask it.
 	Containerd string

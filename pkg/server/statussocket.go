@@ -56,10 +56,23 @@ func (s StatusSocket) answer(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// AskStatus asks the running agent for its report.
+// askTimeout is the longest that the agent is waited for: it answers from memory.
+const askTimeout = 10 * time.Second
+
+// Listens reports whether an agent listens at the status socket. One that hangs does, too.
+func Listens(ctx context.Context, path string) bool {
+	conn, err := (&net.Dialer{Timeout: askTimeout}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// AskStatus asks the running agent for its report. It waits for ten seconds at most.
 func AskStatus(ctx context.Context, path string) (summary.Report, error) {
 	var r summary.Report
-	client := http.Client{Transport: &http.Transport{
+	client := http.Client{Timeout: askTimeout, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},

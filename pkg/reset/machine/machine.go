@@ -67,10 +67,7 @@ func New(c Config) (*reset.Resetter, error) {
 			Settings: c.Settings, Env: c.Env,
 		},
 		Unit: c.Unit, Daemon: unit.New(c.Unit),
-		Answers: func(ctx context.Context) bool {
-			_, err := server.AskStatus(ctx, p.StatusSocket)
-			return err == nil
-		},
+		Answers:    func(ctx context.Context) bool { return server.Listens(ctx, p.StatusSocket) },
 		Containerd: own.Runtime.Address, Records: containers.Runtime, Remover: containers.Runtime,
 		Network: network{containers.Network}, Pods: host, Pump: containers.Pump, Rules: rules(&own, c.Log),
 		Cgroups: groups, Now: c.Now, Report: c.Report,
