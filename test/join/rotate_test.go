@@ -122,7 +122,8 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(log)) {
-		if regexp.MustCompile(`(?i)unauthorized|expired|\b401\b|level=ERROR`).MatchString(line) {
+		// not by the number: a duration may have it, and requests counts the answers by code
+		if regexp.MustCompile(`(?i)unauthorized|expired|level=ERROR`).MatchString(line) {
 			t.Errorf("the agent was refused something: %s", line)
 		}
 	}
