@@ -16,28 +16,20 @@ import (
 )
 
 func testOptions(f corev1.IPFamily) Options {
-	o := Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: snapshot.LocalTraffic{CIDR: netip.MustParsePrefix("10.244.0.0/16")}}
-	if f == corev1.IPv6Protocol {
-		o.Local.CIDR = netip.MustParsePrefix("fd00:244::/32")
-	}
-	return o
+	return Options{Family: f, MasqueradeBit: 14, RandomFully: true, Local: snapshottest.Pods(f)}
 }
 
 // goldenOptions reads words like "masqueradeAll" from the file options.
 func goldenOptions(f corev1.IPFamily, text string) (o Options, nodePorts snapshot.NodePortAddresses) {
 	o = testOptions(f)
 	for _, word := range strings.Fields(text) {
+		if local, ok := snapshottest.Local(word); ok {
+			o.Local = local
+			continue
+		}
 		switch word {
 		case "masqueradeAll":
 			o.MasqueradeAll = true
-		case "bridge":
-			o.Local = snapshot.LocalTraffic{Interface: "cni0"}
-		case "prefix":
-			o.Local = snapshot.LocalTraffic{Interface: "veth", Prefix: true}
-		case "noLocal":
-			o.Local = snapshot.LocalTraffic{}
-		case "nodeCIDR":
-			o.Local = snapshot.LocalTraffic{NodeCIDR: true}
 		case "localhostNodePorts":
 			nodePorts.Localhost = true
 		case "accounting":
